@@ -25,7 +25,7 @@ impl Algorithm {
     }
 
     /// How many bytes a digest has, and so a compression state.
-    pub const fn len(self) -> usize {
+    pub const fn output_len(self) -> usize {
         match self {
             Self::Sha256 => 32,
             Self::Sha512 => 64,
@@ -93,7 +93,7 @@ impl Digest {
 
     /// A digest from its raw bytes; `None` if their number is not the algorithm's.
     pub fn from_bytes(algorithm: Algorithm, raw: &[u8]) -> Option<Self> {
-        (raw.len() == algorithm.len()).then(|| {
+        (raw.len() == algorithm.output_len()).then(|| {
             let mut bytes = [0; 64];
             bytes[..raw.len()].copy_from_slice(raw);
             Self { algorithm, bytes }
@@ -105,14 +105,14 @@ impl Digest {
         self.algorithm
     }
 
-    /// The raw bytes, as many as [`Algorithm::len`] says.
+    /// The raw bytes, as many as [`Algorithm::output_len`] says.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.algorithm.len()]
+        &self.bytes[..self.algorithm.output_len()]
     }
 
     /// The digits without the algorithm.
     pub fn hex(&self) -> String {
-        let mut out = String::with_capacity(2 * self.algorithm.len());
+        let mut out = String::with_capacity(2 * self.algorithm.output_len());
         for byte in self.as_bytes() {
             out.push(nibble(byte >> 4));
             out.push(nibble(byte & 15));
@@ -144,7 +144,7 @@ impl FromStr for Digest {
             "sha512" => Algorithm::Sha512,
             _ => return Err(DigestError::Algorithm(name.chars().take(80).collect())),
         };
-        let expected = 2 * algorithm.len();
+        let expected = 2 * algorithm.output_len();
         let found = hex.chars().count();
         if found != expected {
             return Err(DigestError::Length { algorithm: algorithm.name(), expected, found });
@@ -204,9 +204,9 @@ impl<C> bincode::Decode<C> for Digest {
             1 => Algorithm::Sha512,
             _ => return Err(bincode::error::DecodeError::Other("unknown digest algorithm")),
         };
-        decoder.claim_bytes_read(algorithm.len())?;
+        decoder.claim_bytes_read(algorithm.output_len())?;
         let mut bytes = [0; 64];
-        bincode::de::read::Reader::read(decoder.reader(), &mut bytes[..algorithm.len()])?;
+        bincode::de::read::Reader::read(decoder.reader(), &mut bytes[..algorithm.output_len()])?;
         Ok(Self { algorithm, bytes })
     }
 }

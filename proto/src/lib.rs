@@ -3,6 +3,14 @@
 //! This crate does no I/O and has no clock: bytes and times come in as arguments, so every part can be
 //! driven by property tests, fuzzers and a simulation exactly as by the daemon.
 
+mod chain;
+mod chunk;
+mod claim;
 mod digest;
+mod identity;
 
+pub use chain::{ChainBuilder, End, Link, State, StateChain, WrongChainLength, WrongLength, WrongSize, link};
+pub use chunk::{ChunkIndex, ChunkMap, ChunkSet, MAX_BLOB_LEN, MAX_CHUNK_LEN, TooLarge};
+pub use claim::{ClaimError, HeldClaim, StreamClaim};
 pub use digest::{Algorithm, Digest, DigestError};
+pub use identity::{BadSignature, IdError, NetworkId, NodeId, SecretKey, Signature};
