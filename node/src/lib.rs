@@ -1,3 +1,5 @@
 //! Placeholder.
 
 pub mod config;
+mod http;
+pub mod status;
