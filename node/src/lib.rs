@@ -1,1 +1,3 @@
-//! Placeholder.
+//! One machine of a wherry network: store, swarm, transfer, images, and what the `wherry` command is made of.
+
+pub mod transfer;

@@ -33,8 +33,28 @@ pub enum Claimed {
 #[derive(Debug, Clone)]
 struct Rival {
     chain: Arc<StateChain>,
-    // Empty when all have been dropped as sources: the chain then serves until something contradicts it.
-    signers: Vec<NodeId>,
+    // All who signed it: a refuted chain is held against each of them, also when it no longer is a source.
+    signers: Vec<Signer>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Signer {
+    node: NodeId,
+    is_source: bool,
+}
+
+impl Rival {
+    fn sources(&self) -> impl Iterator<Item = NodeId> {
+        self.signers.iter().filter(|signer| signer.is_source).map(|signer| signer.node)
+    }
+
+    fn is_orphan(&self) -> bool {
+        self.sources().next().is_none()
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.signers.iter().map(|signer| signer.node)
+    }
 }
 
 /// The state of one transfer's evidence. See the module's description.
@@ -119,7 +139,7 @@ impl Ledger {
 
     /// Whether anybody who may still serve as a source has signed the chain at hand.
     pub fn has_signer(&self) -> bool {
-        self.rivals.iter().any(|rival| !rival.signers.is_empty())
+        self.rivals.iter().any(|rival| !rival.is_orphan())
     }
 
     /// Takes in a claim whose signature was checked.
@@ -131,15 +151,20 @@ impl Ledger {
             return Claimed::Refuted;
         }
         if let Some(rival) = self.rivals.iter_mut().find(|rival| rival.chain == chain) {
-            if !rival.signers.contains(&signer) && rival.signers.len() < MAX_SIGNERS {
-                rival.signers.push(signer);
+            if let Some(known) = rival.signers.iter_mut().find(|known| known.node == signer) {
+                known.is_source = true;
+            } else if rival.signers.len() < MAX_SIGNERS {
+                rival.signers.push(Signer { node: signer, is_source: true });
+            } else {
+                return Claimed::Ignored;
             }
             return Claimed::Agrees;
         }
         if self.rivals.len() == MAX_RIVALS {
             return Claimed::Ignored;
         }
-        self.rivals.push(Rival { chain, signers: vec![signer] });
+        self.rivals.push(Rival { chain, signers: vec![Signer { node: signer, is_source: true }] });
+        self.rivals.sort_by_key(Rival::is_orphan);
         self.relink();
         if self.rivals.len() > 1 { Claimed::Disputes } else { Claimed::Agrees }
     }
@@ -156,13 +181,13 @@ impl Ledger {
         out
     }
 
-    /// The chunk that decides between the chain at hand and another, and who has signed either.
+    /// The chunk that decides between the chain at hand and another, and which sources have signed either.
     ///
     /// Behind it both agree; whoever is right can serve it and whoever is wrong cannot.
     pub fn dispute(&self) -> Option<(ChunkIndex, Vec<NodeId>)> {
         let (hand, other) = (self.rivals.first()?, self.rivals.get(1)?);
         let index = hand.chain.last_difference(&other.chain)?;
-        Some((index, hand.signers.iter().chain(&other.signers).copied().collect()))
+        Some((index, hand.sources().chain(other.sources()).collect()))
     }
 
     /// Takes in that a chunk with this link is here. Returns the signers whose claims it refutes.
@@ -175,7 +200,7 @@ impl Ledger {
         self.rivals.retain(|rival| {
             let false_claim = refutes(index, link, &rival.chain);
             if false_claim {
-                refuted.extend_from_slice(&rival.signers);
+                refuted.extend(rival.nodes());
             }
             !false_claim
         });
@@ -196,16 +221,16 @@ impl Ledger {
     /// A node no longer serves as a source. What it claimed stays a claim until something contradicts it.
     pub fn drop_signer(&mut self, node: NodeId) {
         for rival in &mut self.rivals {
-            rival.signers.retain(|signer| *signer != node);
+            rival.signers.iter_mut().filter(|s| s.node == node).for_each(|s| s.is_source = false);
         }
         // A chain that somebody can still serve goes before one that nobody can.
-        self.rivals.sort_by_key(|rival| rival.signers.is_empty());
+        self.rivals.sort_by_key(Rival::is_orphan);
         self.relink();
     }
 
     /// Forgets the chains that nobody can serve any more: a source contradicts them, and nothing can decide.
     pub fn forget_orphans(&mut self) {
-        self.rivals.retain(|rival| !rival.signers.is_empty());
+        self.rivals.retain(|rival| !rival.is_orphan());
         self.relink();
     }
 
@@ -220,7 +245,7 @@ impl Ledger {
         let links: Option<Vec<Link>> = self.links.iter().copied().collect();
         let chain = StateChain::from_links(self.digest, self.map, &links?)?;
         let false_claims = self.rivals.iter().filter(|rival| *rival.chain != chain);
-        let refuted = false_claims.flat_map(|rival| rival.signers.clone()).collect();
+        let refuted = false_claims.flat_map(Rival::nodes).collect();
         Some((chain, refuted))
     }
 
