@@ -1,0 +1,3 @@
+//! One blob from many sources.
+
+pub mod planner;
