@@ -84,7 +84,10 @@ pub(crate) async fn serve<L: Accept>(listener: L, router: Router, shutdown: Canc
     drop(listener);
     let all = async { while connections.join_next().await.is_some() {} };
     if timeout(GRACE, all).await.is_err() {
-        tracing::warn!(connections = connections.len(), "connections were cut because they did not end in time");
+        tracing::warn!(
+            connections = connections.len(),
+            "connections were cut because they did not end in time"
+        );
     }
     connections.shutdown().await;
 }

@@ -2,6 +2,7 @@
 
 pub mod config;
 mod http;
+pub mod images;
 pub mod status;
 pub mod store;
 pub mod transfer;

@@ -118,7 +118,12 @@ impl Metrics {
     pub(super) fn openmetrics(&self, status: &NodeStatus) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix("wherry");
         let bytes = || Unit::Bytes;
-        registry.register_with_unit("received", "Blobs and manifests received", bytes(), self.received.clone());
+        registry.register_with_unit(
+            "received",
+            "Blobs and manifests received",
+            bytes(),
+            self.received.clone(),
+        );
         registry.register_with_unit("sent", "Blobs and manifests sent", bytes(), self.sent.clone());
         registry.register("requests", "Requests of container runtimes", self.requests.clone());
         registry.register("fetched_blobs", "Blobs fetched and verified", self.fetched.clone());

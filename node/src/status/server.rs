@@ -41,7 +41,9 @@ pub async fn serve<R: Report>(
         .route("/healthz", get(healthz::<R>))
         .route("/status", get(status::<R>))
         .route("/metrics", get(metrics_page::<R>))
-        .fallback(async || page(StatusCode::NOT_FOUND, "text/plain", "see /healthz, /status, /metrics\n".into()))
+        .fallback(async || {
+            page(StatusCode::NOT_FOUND, "text/plain", "see /healthz, /status, /metrics\n".into())
+        })
         .with_state(Arc::new(Pages { report, metrics }));
     http::serve(listener, router, shutdown).await;
 }
