@@ -1,6 +1,7 @@
 //! One machine of a wherry network: store, swarm, transfer, images, and what the `wherry` command is made of.
 
 pub mod config;
+pub mod control;
 mod http;
 pub mod images;
 pub mod status;
