@@ -3,6 +3,7 @@
 pub mod config;
 pub mod control;
 mod http;
+pub mod identity;
 pub mod images;
 pub mod status;
 pub mod store;

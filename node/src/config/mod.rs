@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use key::is_multiaddr;
 pub use key::{Flag, KEYS, Key};
 pub use resolve::{ConfigError, Expected, Loaded, Problem, control_socket, load};
 pub use source::{ConfigFile, DEFAULT_FILE, MAX_FILE, Source, Sources, Surroundings};
