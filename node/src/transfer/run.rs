@@ -111,7 +111,10 @@ impl Driver {
     }
 
     /// Runs the transfer to its end.
-    pub(super) async fn run(mut self, mut happenings: mpsc::Receiver<Happening>) -> Result<(), TransferError> {
+    pub(super) async fn run(
+        mut self,
+        mut happenings: mpsc::Receiver<Happening>,
+    ) -> Result<(), TransferError> {
         self.search();
         let stop = self.stop.clone();
         let ended = loop {
@@ -176,10 +179,14 @@ impl Driver {
             Event::Kept(_, index, _) => Some(*index),
             _ => None,
         };
-        let steady = matches!(event, Event::Arrived(..) | Event::Reading(..) | Event::Busy(..) | Event::Ready(_));
+        let steady =
+            matches!(event, Event::Arrived(..) | Event::Reading(..) | Event::Busy(..) | Event::Ready(_));
         let effects = self.planner.apply(event);
         let moved = effects.iter().any(|effect| {
-            matches!(effect, Effect::Ban(..) | Effect::Drop(..) | Effect::OriginWrong(_) | Effect::ReadOrigin(..))
+            matches!(
+                effect,
+                Effect::Ban(..) | Effect::Drop(..) | Effect::OriginWrong(_) | Effect::ReadOrigin(..)
+            )
         });
         let linked = self.planner.ledger().linked();
         match kept {
@@ -206,6 +213,7 @@ impl Driver {
             Effect::StopOrigin => {
                 self.reading += 1;
                 self.reading_stop.cancel();
+                self.view.set_in_order(false);
             }
             Effect::Keep(source, index, link) => self.keep(source, index, link),
             Effect::Discard(source, index) => {
@@ -225,7 +233,7 @@ impl Driver {
             }
             Effect::OriginContradicts(index) => {
                 let origin = self.routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                warn!(blob = %digest.short(), %origin, chunk = %index, "origin contradicts what peers have signed");
+                info!(blob = %digest.short(), %origin, chunk = %index, "origin and what peers have signed differ");
             }
             Effect::Search => self.search(),
             Effect::Verified | Effect::Failed(_) => {}
@@ -295,6 +303,7 @@ impl Driver {
         self.reading += 1;
         self.reading_stop.cancel();
         self.reading_stop = self.stop.child_token();
+        self.view.set_in_order(!self.planner.ledger().has_chain());
         let reading = Reading {
             parts: self.parts.clone(),
             digest: self.digest(),
@@ -337,7 +346,8 @@ pub(super) async fn hash(
     bytes: Bytes,
 ) -> Result<(Vec<Link>, Bytes), String> {
     let work = move || {
-        let links: Result<Vec<Link>, _> = starts.iter().map(|from| link(&map, index, *from, &bytes)).collect();
+        let links: Result<Vec<Link>, _> =
+            starts.iter().map(|from| link(&map, index, *from, &bytes)).collect();
         links.map(|links| (links, bytes)).map_err(|wrong| wrong.to_string())
     };
     if map.len(index) as usize <= HASH_INLINE {

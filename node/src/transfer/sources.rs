@@ -36,7 +36,12 @@ pub trait Peers: Send + Sync + 'static {
     fn search(&self, digest: Digest) -> BoxStream<'static, Found>;
 
     /// A holder's claim, its signature checked.
-    fn chain(&self, node: NodeId, digest: Digest, size: u64) -> BoxFuture<'_, Result<Arc<StateChain>, String>>;
+    fn chain(
+        &self,
+        node: NodeId,
+        digest: Digest,
+        size: u64,
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, String>>;
 
     /// One chunk of a blob, unverified, of the length that the map says. Fails within seconds when no byte comes.
     fn chunk(
@@ -90,5 +95,10 @@ pub struct OriginBlob {
 /// The registries that images come from.
 pub trait Origins: Send + Sync + 'static {
     /// Starts to read a blob at an offset.
-    fn open(&self, route: &Route, digest: Digest, from: u64) -> BoxFuture<'_, Result<OriginBlob, OriginFailure>>;
+    fn open(
+        &self,
+        route: &Route,
+        digest: Digest,
+        from: u64,
+    ) -> BoxFuture<'_, Result<OriginBlob, OriginFailure>>;
 }

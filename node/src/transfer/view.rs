@@ -27,11 +27,14 @@ struct Seen {
     linked: ChunkSet,
     // Counts how often chunks that readers may have been given turned out not to lead to the digest.
     voids: u32,
+    // Whether the origin is being read and nothing is known of the chunks behind.
+    in_order: bool,
     outcome: Option<Outcome>,
 }
 
 /// Shared between the task that drives a transfer and everybody who reads from it.
 pub(super) struct View {
+    map: ChunkMap,
     seen: Mutex<Seen>,
     changes: watch::Sender<u64>,
     pub(super) from_peers: AtomicU64,
@@ -41,7 +44,8 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(map: ChunkMap) -> Self {
         Self {
-            seen: Mutex::new(Seen { linked: ChunkSet::empty(map), voids: 0, outcome: None }),
+            map,
+            seen: Mutex::new(Seen { linked: ChunkSet::empty(map), voids: 0, in_order: false, outcome: None }),
             changes: watch::Sender::new(0),
             from_peers: AtomicU64::new(0),
             from_origin: AtomicU64::new(0),
@@ -88,6 +92,25 @@ impl View {
 
     pub(super) fn has(&self, index: ChunkIndex) -> bool {
         self.lock().linked.contains(index)
+    }
+
+    /// While the blob is being read in order only, the number of bytes at its start that are here.
+    pub(super) fn in_order(&self) -> Option<u64> {
+        let seen = self.lock();
+        if !seen.in_order {
+            return None;
+        }
+        let missing = seen.linked.first_missing(self.map.first());
+        Some(missing.map_or(self.map.size(), |index| self.map.offset(index)))
+    }
+
+    pub(super) fn set_in_order(&self, in_order: bool) {
+        let mut seen = self.lock();
+        if seen.in_order != in_order {
+            seen.in_order = in_order;
+            drop(seen);
+            self.changed();
+        }
     }
 
     pub(super) fn voids(&self) -> u32 {
