@@ -192,7 +192,7 @@ impl Store {
         // Before anything is written, and also if the blob is held: wrong bytes are never fine.
         let found = Digest::of(digest.algorithm(), bytes);
         if found != *digest {
-            return Err(StoreError::WrongDigest { expected: *digest, found });
+            return Err(StoreError::WrongDigest { expected: Box::new(*digest), found: Box::new(found) });
         }
         if let Some(held) = self.get(digest) {
             return Ok(held);
