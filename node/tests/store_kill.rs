@@ -41,11 +41,12 @@ fn child() {
     for step in 0..map.count() {
         let index = map.index(step * 29 % map.count()).unwrap();
         let offset = map.offset(index) as usize;
-        if done[index.get() as usize].is_none() {
-            let chunk = &bytes[offset..][..map.len(index) as usize];
-            partial.write(index, chunk, chain.link(index)).unwrap();
-            println!("\nchunk {index}");
+        if done[index.get() as usize].is_some() {
+            continue;
         }
+        let chunk = &bytes[offset..][..map.len(index) as usize];
+        partial.write(index, chunk, chain.link(index)).unwrap();
+        println!("\nchunk {index}");
         if step % 3 == 0 {
             let blob = small(first_small + step / 3);
             store.put(&Digest::sha256(&blob), &blob).unwrap();
