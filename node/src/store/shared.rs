@@ -70,6 +70,18 @@ pub(super) struct State {
     pub(super) used: u64,
 }
 
+impl State {
+    /// A line that tells one set of held blobs from another: how many, and their digests folded together.
+    pub(super) fn summary(&self) -> String {
+        let mut folded = [0; 32];
+        for digest in self.blobs.keys() {
+            folded.iter_mut().zip(digest.as_bytes()).for_each(|(to, from)| *to ^= from);
+        }
+        let folded = Digest::from_bytes(Algorithm::Sha256, &folded).map_or_else(String::new, |it| it.hex());
+        format!("{} {folded}\n", self.blobs.len())
+    }
+}
+
 pub(super) struct Shared {
     pub(super) layout: Layout,
     pub(super) index: Index,

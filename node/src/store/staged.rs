@@ -84,7 +84,8 @@ impl Staged {
         if let Some(expected) = expected
             && expected != chain.digest()
         {
-            return Err(StoreError::WrongDigest { expected, found: chain.digest() });
+            let (expected, found) = (Box::new(expected), Box::new(chain.digest()));
+            return Err(StoreError::WrongDigest { expected, found });
         }
         let charge = self.charge.unwrap_or(0);
         let held = self.store.shared.adopt(&self.path, &self.file, &chain, charge)?;
