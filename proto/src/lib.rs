@@ -7,12 +7,30 @@ mod chain;
 mod chunk;
 mod claim;
 mod digest;
+mod frame;
+#[doc(hidden)]
+pub mod hostile;
 mod identity;
 mod ledger;
+mod membership;
+mod message;
+mod tag;
 
 pub use chain::{ChainBuilder, End, Link, State, StateChain, WrongChainLength, WrongLength, WrongSize, link};
 pub use chunk::{ChunkIndex, ChunkMap, ChunkSet, MAX_BLOB_LEN, MAX_CHUNK_LEN, TooLarge};
 pub use claim::{ClaimError, HeldClaim, StreamClaim};
 pub use digest::{Algorithm, Digest, DigestError};
+pub use frame::{
+    FrameError, List, Message, PREFIX_LEN, Text, TextError, decode_payload, encode_frame, encode_payload,
+    payload_len,
+};
 pub use identity::{BadSignature, IdError, NetworkId, NodeId, SecretKey, Signature};
 pub use ledger::{Claimed, Ledger, MAX_RIVALS, MAX_SIGNERS};
+pub use membership::{
+    CERTIFICATE_PREFIX, Certificate, CertificateError, CertificateTextError, MAX_CERTIFICATE_TEXT, Roles,
+};
+pub use message::{
+    Answer, Ask, BlobName, Hello, Holding, MAX_CHAIN_LEN, MAX_SITE_LEN, MAX_WANT, PROTOCOL_VERSION, Ports,
+    Question, Refusal, Reply, Request, Response, SiteName, Version,
+};
+pub use tag::{MAX_MEDIA_TYPE_LEN, MAX_REFERENCE_LEN, TagMeaning, TagRecord};

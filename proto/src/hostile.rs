@@ -1,0 +1,89 @@
+//! What must hold for any bytes at all: the bodies that fuzz targets and property tests share.
+//!
+//! Each panics where a promise is broken.
+
+use crate::{
+    Ask, Certificate, ChunkMap, Digest, Hello, Message, NodeId, PREFIX_LEN, Reply, Request, Response,
+    SecretKey, StateChain, TagRecord, decode_payload, encode_frame, encode_payload, payload_len,
+};
+
+/// A message that was read is written and read again as itself.
+fn goes_round<M: Message + PartialEq + std::fmt::Debug>(payload: &[u8]) {
+    let Ok(message) = decode_payload::<M>(payload) else { return };
+    let written = encode_payload(&message);
+    assert!(
+        matches!(&written, Ok(bytes) if decode_payload::<M>(bytes).as_ref() == Ok(&message)),
+        "{message:?}"
+    );
+}
+
+/// Bytes as the payload of every message.
+pub fn messages(bytes: &[u8]) {
+    goes_round::<Hello>(bytes);
+    goes_round::<Ask>(bytes);
+    goes_round::<Reply>(bytes);
+    goes_round::<Request>(bytes);
+    goes_round::<Response>(bytes);
+    goes_round::<Certificate>(bytes);
+    goes_round::<TagRecord>(bytes);
+    let _ = Hello::read(bytes);
+}
+
+fn frame_of<M: Message>(bytes: &[u8]) {
+    let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_LEN>() else { return };
+    let Ok(len) = payload_len::<M>(*prefix) else { return };
+    assert!((1..=M::MAX_LEN).contains(&len));
+    if let Some(payload) = rest.get(..len)
+        && let Ok(message) = decode_payload::<M>(payload)
+    {
+        let again = encode_frame(&message);
+        assert!(again.is_ok_and(|frame| frame.len() <= PREFIX_LEN + M::MAX_LEN));
+    }
+}
+
+/// Bytes as they come from a connection.
+pub fn frames(bytes: &[u8]) {
+    frame_of::<Hello>(bytes);
+    frame_of::<Ask>(bytes);
+    frame_of::<Reply>(bytes);
+    frame_of::<Request>(bytes);
+    frame_of::<Response>(bytes);
+}
+
+/// Text as a digest: what is accepted is written the same.
+pub fn digest(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(digest) = text.parse::<Digest>()
+    {
+        assert_eq!(digest.to_string(), text);
+    }
+}
+
+/// Text as a certificate: what is accepted goes round, and admits nobody unless its operator signed it.
+pub fn certificate(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(certificate) = text.parse::<Certificate>() {
+        assert_eq!(certificate.to_string().parse().as_ref(), Ok(&certificate));
+        let network = SecretKey::from_seed([77; 32]).network();
+        assert!(certificate.check(&network, &certificate.node, 0, 0).is_err());
+    }
+    let _ = text.parse::<NodeId>();
+}
+
+/// Bytes as a tag record: nothing but a true signature is believed, and of two records at most one wins.
+pub fn tag_record(bytes: &[u8]) {
+    if let Ok(record) = decode_payload::<TagRecord>(bytes) {
+        let _ = record.check(&SecretKey::from_seed([77; 32]).network());
+        assert!(!record.supersedes(&record));
+    }
+}
+
+/// Bytes as the state chain of a blob, whose length comes first.
+pub fn chain(bytes: &[u8]) {
+    let Some((size, states)) = bytes.split_first_chunk::<8>() else { return };
+    let Ok(map) = ChunkMap::new(u64::from_le_bytes(*size)) else { return };
+    if let Ok(chain) = StateChain::from_bytes(Digest::sha256(b"any"), map, states) {
+        assert_eq!(chain.to_bytes(), states);
+        assert_eq!(map.iter().map(|index| chain.link(index)).len(), map.count() as usize);
+    }
+}

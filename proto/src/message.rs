@@ -1,0 +1,260 @@
+//! What nodes say to each other, message by message.
+//!
+//! Three conversations, each in frames: the **hello** that admits a connection, the **asking** of small
+//! questions over one long-lived stream, and the **exchange** of chains and chunks. Numbers in front tie an
+//! answer to its question: questions are pipelined, and answers may overtake each other.
+
+use bincode::{Decode, Encode};
+
+use crate::frame::{FrameError, List, Message, Text, decode_payload};
+use crate::membership::Certificate;
+use crate::{Digest, HeldClaim, TagRecord};
+
+/// The version that every conversation of this build speaks. Counts up when a message changes its bytes.
+///
+/// 1: the first.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// The longest name of a site, in bytes.
+pub const MAX_SITE_LEN: usize = 64;
+
+/// How many digests one question may name.
+pub const MAX_WANT: usize = 64;
+
+/// The name of a site.
+pub type SiteName = Text<MAX_SITE_LEN>;
+
+/// A version, as two bytes big-endian, so that every other version can read it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Version([u8; 2]);
+
+impl Version {
+    /// [`PROTOCOL_VERSION`].
+    pub const OURS: Self = Self(PROTOCOL_VERSION.to_be_bytes());
+
+    /// The number.
+    pub const fn get(self) -> u16 {
+        u16::from_be_bytes(self.0)
+    }
+}
+
+/// The first frame on a connection, in both directions: the dialer's first, and the listener's once it has
+/// admitted the dialer.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the sender.
+    pub version: Version,
+    /// That it belongs.
+    pub certificate: Certificate,
+    /// The site that it is at.
+    pub site: SiteName,
+    /// Where it listens, at the address that the connection comes from.
+    pub ports: Ports,
+}
+
+/// The ports at which a node listens; 0 where it does not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Ports {
+    /// Peers over TCP.
+    pub tcp: u16,
+    /// Peers over QUIC.
+    pub quic: u16,
+    /// The bulk plane.
+    pub bulk: u16,
+}
+
+impl Hello {
+    /// Reads a payload; one of another version is told apart from a damaged one.
+    pub fn read(payload: &[u8]) -> Result<Self, FrameError> {
+        match payload.first_chunk().map(|bytes| Version(*bytes)) {
+            Some(theirs) if theirs != Version::OURS => {
+                Err(FrameError::Version { ours: PROTOCOL_VERSION, theirs: theirs.get() })
+            }
+            _ => decode_payload(payload),
+        }
+    }
+}
+
+impl Message for Hello {
+    const NAME: &'static str = "hello";
+    const MAX_LEN: usize = 512;
+}
+
+impl Message for Certificate {
+    const NAME: &'static str = "certificate";
+    const MAX_LEN: usize = 256;
+}
+
+impl Message for TagRecord {
+    const NAME: &'static str = "tag record";
+    const MAX_LEN: usize = 1280;
+}
+
+/// A small question to a neighbour.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Ask {
+    /// Chosen by the asker; the reply bears it.
+    pub id: u32,
+    /// What is asked.
+    pub question: Question,
+}
+
+/// What can be asked.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Question {
+    /// Whether the peer is there.
+    Ping,
+    /// Which of these blobs the peer holds, verified.
+    Want(List<Digest, MAX_WANT>),
+    /// What this reference means, as far as the peer knows.
+    Tag(Text<{ crate::tag::MAX_REFERENCE_LEN }>),
+}
+
+impl Message for Ask {
+    const NAME: &'static str = "ask";
+    const MAX_LEN: usize = 8 << 10;
+}
+
+/// The reply to an [`Ask`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Reply {
+    /// That of the question.
+    pub id: u32,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// What can be answered.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[expect(clippy::large_enum_variant, reason = "an answer lives as long as it takes to hand it on")]
+pub enum Answer {
+    /// To [`Question::Ping`].
+    Pong,
+    /// To [`Question::Want`]: one for each digest, in the same order.
+    Want(List<Holding, MAX_WANT>),
+    /// To [`Question::Tag`].
+    Tag(Option<TagRecord>),
+}
+
+/// Whether a peer holds a blob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Holding {
+    /// It does not.
+    No,
+    /// It has verified the blob and can give it.
+    Held {
+        /// The blob's length in bytes.
+        size: u64,
+    },
+}
+
+impl Message for Reply {
+    const NAME: &'static str = "reply";
+    const MAX_LEN: usize = 2 << 10;
+}
+
+/// A blob as the exchange names it: transfers are keyed by both.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Encode, Decode)]
+pub struct BlobName {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// What the taking side of an exchange sends.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Request {
+    /// The claim and state chain of a held blob.
+    Chain {
+        /// Chosen by the asker; the response bears it.
+        id: u32,
+        /// The blob.
+        blob: BlobName,
+    },
+    /// One chunk of a held blob.
+    Chunk {
+        /// Chosen by the asker; the response bears it.
+        id: u32,
+        /// The blob.
+        blob: BlobName,
+        /// The chunk's number.
+        index: u32,
+    },
+    /// That a request is not needed any more. Its response may come all the same.
+    Cancel {
+        /// That of the request.
+        id: u32,
+    },
+}
+
+impl Message for Request {
+    const NAME: &'static str = "request";
+    const MAX_LEN: usize = 128;
+}
+
+/// What the giving side of an exchange sends.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[expect(clippy::large_enum_variant, reason = "a response lives as long as it takes to hand it on")]
+pub enum Response {
+    /// As many raw bytes as `len` says follow the frame: the chunk.
+    Chunk {
+        /// That of the request.
+        id: u32,
+        /// At most [`MAX_CHUNK_LEN`](crate::MAX_CHUNK_LEN).
+        len: u32,
+    },
+    /// As many raw bytes as `len` says follow the frame: the chain's states.
+    Chain {
+        /// That of the request.
+        id: u32,
+        /// The sender's own.
+        claim: HeldClaim,
+        /// At most [`MAX_CHAIN_LEN`].
+        len: u32,
+    },
+    /// No slot is free, and the line is full: ask somebody else, or again after [`Response::Free`].
+    Busy {
+        /// That of the request.
+        id: u32,
+    },
+    /// The blob is not held.
+    NotHeld {
+        /// That of the request.
+        id: u32,
+    },
+    /// The request will not be answered.
+    Refused {
+        /// That of the request.
+        id: u32,
+        /// Why.
+        reason: Refusal,
+    },
+    /// After a [`Response::Busy`]: a slot is free again.
+    Free,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode, thiserror::Error)]
+pub enum Refusal {
+    /// The blob that is held has another length.
+    #[error("the blob that is held has {held} bytes")]
+    OtherSize {
+        /// Its length in bytes.
+        held: u64,
+    },
+    /// The blob has no such chunk.
+    #[error("the blob has no such chunk")]
+    NoSuchChunk,
+    /// The blob could not be read.
+    #[error("the blob cannot be read there")]
+    Unreadable,
+}
+
+/// The longest state chain in bytes: that of the largest blob under SHA-512.
+pub const MAX_CHAIN_LEN: u32 = ((crate::MAX_BLOB_LEN / crate::MAX_CHUNK_LEN as u64) as u32 - 1) * 64;
+
+impl Message for Response {
+    const NAME: &'static str = "response";
+    const MAX_LEN: usize = 512;
+}

@@ -1,0 +1,93 @@
+//! The bytes of every message, written down: a change here is a change of the protocol's version.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use wherry_proto::*;
+
+fn operator() -> SecretKey {
+    SecretKey::from_seed([1; 32])
+}
+
+fn node() -> SecretKey {
+    SecretKey::from_seed([2; 32])
+}
+
+fn certificate() -> Certificate {
+    Certificate::sign(&operator(), node().node(), Roles::MEMBER | Roles::RESOLVER, 7, 2_000_000_000)
+}
+
+fn record() -> TagRecord {
+    let meaning = TagMeaning {
+        reference: "r.example/a:1".parse().unwrap(),
+        digest: Digest::sha256(b"manifest"),
+        media_type: "text/plain".parse().unwrap(),
+        size: 8,
+        sequence: 300,
+        time: 1_700_000_000,
+    };
+    TagRecord::sign(&node(), &operator().network(), meaning)
+}
+
+fn blob() -> BlobName {
+    BlobName { digest: Digest::sha256(b"blob"), size: 4 }
+}
+
+fn claim() -> HeldClaim {
+    let map = ChunkMap::new(4).unwrap();
+    let mut builder = ChainBuilder::new(Algorithm::Sha256, map);
+    builder.update(b"blob").unwrap();
+    HeldClaim::sign(&node(), &operator().network(), &builder.finish().unwrap())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The frame of a message as digits, once it has gone round.
+#[track_caller]
+fn frame<M: Message + PartialEq + std::fmt::Debug>(message: M) -> String {
+    let frame = encode_frame(&message).unwrap();
+    let (prefix, payload) = frame.split_first_chunk().unwrap();
+    assert_eq!(payload_len::<M>(*prefix), Ok(payload.len()));
+    assert_eq!(decode_payload::<M>(payload), Ok(message));
+    hex(&frame)
+}
+
+#[test]
+fn every_message_has_the_bytes_that_are_written_down() {
+    let hello = Hello {
+        version: Version::OURS,
+        certificate: certificate(),
+        site: "harbour".parse().unwrap(),
+        ports: Ports { tcp: 4050, quic: 4050, bulk: 4051 },
+    };
+    let want = Question::Want(List::first_of([blob().digest, Digest::of(Algorithm::Sha512, b"blob")]));
+    let holdings = Answer::Want(List::first_of([Holding::No, Holding::Held { size: 1 << 40 }]));
+    let other_size = Refusal::OtherSize { held: 5 };
+    let found = [
+        ("hello", frame(hello)),
+        ("certificate", frame(certificate())),
+        ("certificate-text", certificate().to_string()),
+        ("tag-record", frame(record())),
+        ("ask-ping", frame(Ask { id: 1, question: Question::Ping })),
+        ("ask-want", frame(Ask { id: 70_000, question: want })),
+        ("ask-tag", frame(Ask { id: 2, question: Question::Tag("a:1".parse().unwrap()) })),
+        ("reply-pong", frame(Reply { id: 1, answer: Answer::Pong })),
+        ("reply-want", frame(Reply { id: 70_000, answer: holdings })),
+        ("reply-tag-unknown", frame(Reply { id: 2, answer: Answer::Tag(None) })),
+        ("reply-tag", frame(Reply { id: 2, answer: Answer::Tag(Some(record())) })),
+        ("request-chain", frame(Request::Chain { id: 1, blob: blob() })),
+        ("request-chunk", frame(Request::Chunk { id: 2, blob: blob(), index: 3 })),
+        ("request-cancel", frame(Request::Cancel { id: 2 })),
+        ("response-chunk", frame(Response::Chunk { id: 2, len: MAX_CHUNK_LEN })),
+        ("response-chain", frame(Response::Chain { id: 1, claim: claim(), len: 0 })),
+        ("response-busy", frame(Response::Busy { id: 2 })),
+        ("response-not-held", frame(Response::NotHeld { id: 2 })),
+        ("response-other-size", frame(Response::Refused { id: 2, reason: other_size })),
+        ("response-no-such-chunk", frame(Response::Refused { id: 2, reason: Refusal::NoSuchChunk })),
+        ("response-unreadable", frame(Response::Refused { id: 2, reason: Refusal::Unreadable })),
+        ("response-free", frame(Response::Free)),
+    ];
+    let found: String = found.iter().map(|(name, bytes)| format!("{name} {bytes}\n")).collect();
+    assert_eq!(found, include_str!("golden.txt"), "as it is now:\n{found}");
+}

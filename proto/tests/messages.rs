@@ -1,0 +1,198 @@
+//! What holds for every message and for any bytes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use proptest::prelude::*;
+use wherry_proto::*;
+
+fn key() -> SecretKey {
+    SecretKey::from_seed([3; 32])
+}
+
+fn digest() -> impl Strategy<Value = Digest> {
+    (any::<[u8; 8]>(), any::<bool>()).prop_map(|(bytes, long)| {
+        Digest::of(if long { Algorithm::Sha512 } else { Algorithm::Sha256 }, &bytes)
+    })
+}
+
+fn blob() -> impl Strategy<Value = BlobName> {
+    (digest(), any::<u64>()).prop_map(|(digest, size)| BlobName { digest, size })
+}
+
+fn record() -> impl Strategy<Value = TagRecord> {
+    (digest(), "[a-z./:é]{0,320}", any::<[u64; 3]>()).prop_map(
+        |(digest, reference, [size, sequence, time])| {
+            let media_type = "m".repeat(MAX_MEDIA_TYPE_LEN).parse().unwrap();
+            let meaning = TagMeaning {
+                reference: reference.parse().unwrap(),
+                digest,
+                media_type,
+                size,
+                sequence,
+                time,
+            };
+            TagRecord::sign(&key(), &key().network(), meaning)
+        },
+    )
+}
+
+fn certificate() -> impl Strategy<Value = Certificate> {
+    any::<(u32, u32, u64)>().prop_map(|(roles, epoch, expires)| {
+        Certificate::sign(&key(), key().node(), Roles::from_bits(roles), epoch, expires)
+    })
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    prop_oneof![
+        Just(Question::Ping),
+        prop::collection::vec(digest(), 0..=MAX_WANT).prop_map(|d| Question::Want(List::first_of(d))),
+        "[ -~]{0,640}".prop_map(|text| Question::Tag(text.parse().unwrap())),
+    ]
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    let holding = prop::option::of(any::<u64>())
+        .prop_map(|size| size.map_or(Holding::No, |size| Holding::Held { size }));
+    prop_oneof![
+        Just(Answer::Pong),
+        prop::collection::vec(holding, 0..=MAX_WANT).prop_map(|h| Answer::Want(List::first_of(h))),
+        prop::option::of(record()).prop_map(Answer::Tag),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        (any::<u32>(), blob()).prop_map(|(id, blob)| Request::Chain { id, blob }),
+        (any::<u32>(), blob(), any::<u32>()).prop_map(|(id, blob, index)| Request::Chunk { id, blob, index }),
+        any::<u32>().prop_map(|id| Request::Cancel { id }),
+    ]
+}
+
+fn response() -> impl Strategy<Value = Response> {
+    let refusal = prop_oneof![
+        any::<u64>().prop_map(|held| Refusal::OtherSize { held }),
+        Just(Refusal::NoSuchChunk),
+        Just(Refusal::Unreadable),
+    ];
+    let claim = digest().prop_map(|digest| {
+        let size = ChunkMap::new(7).unwrap();
+        let mut builder = ChainBuilder::new(digest.algorithm(), size);
+        builder.update(&digest.as_bytes()[..7]).unwrap();
+        HeldClaim::sign(&key(), &key().network(), &builder.finish().unwrap())
+    });
+    prop_oneof![
+        any::<(u32, u32)>().prop_map(|(id, len)| Response::Chunk { id, len }),
+        (any::<(u32, u32)>(), claim).prop_map(|((id, len), claim)| Response::Chain { id, claim, len }),
+        any::<u32>().prop_map(|id| Response::Busy { id }),
+        any::<u32>().prop_map(|id| Response::NotHeld { id }),
+        (any::<u32>(), refusal).prop_map(|(id, reason)| Response::Refused { id, reason }),
+        Just(Response::Free),
+    ]
+}
+
+fn round<M: Message + PartialEq + std::fmt::Debug>(message: M) {
+    let frame = encode_frame(&message).unwrap();
+    let (prefix, payload) = frame.split_first_chunk().unwrap();
+    assert_eq!(payload_len::<M>(*prefix), Ok(payload.len()));
+    assert_eq!(decode_payload::<M>(payload), Ok(message));
+    // One byte more or fewer is no message.
+    assert!(decode_payload::<M>(&[payload, &[0]].concat()).is_err());
+    assert!(decode_payload::<M>(&payload[..payload.len() - 1]).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn every_message_goes_round(
+        question in question(), answer in answer(), request in request(), response in response(),
+        certificate in certificate(), record in record(), id in any::<u32>(), site in "[a-z]{0,64}",
+        ports in any::<[u16; 3]>(),
+    ) {
+        round(Ask { id, question });
+        round(Reply { id, answer });
+        round(request);
+        round(response);
+        round(record);
+        round(certificate.clone());
+        round(Hello {
+            version: Version::OURS,
+            certificate,
+            site: site.parse().unwrap(),
+            ports: Ports { tcp: ports[0], quic: ports[1], bulk: ports[2] },
+        });
+    }
+
+    #[test]
+    fn any_bytes_are_taken_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
+        hostile::messages(&bytes);
+        hostile::frames(&bytes);
+        hostile::tag_record(&bytes);
+        hostile::chain(&bytes);
+        hostile::digest(&bytes);
+        hostile::certificate(&bytes);
+    }
+
+    #[test]
+    fn a_damaged_message_is_refused_or_goes_round(
+        question in question(), response in response(), record in record(), at in any::<prop::sample::Index>(),
+        flip in 1..=255u8,
+    ) {
+        for mut payload in [
+            encode_payload(&Ask { id: 1, question }).unwrap(),
+            encode_payload(&response).unwrap(),
+            encode_payload(&record).unwrap(),
+        ] {
+            let at = at.index(payload.len());
+            payload[at] ^= flip;
+            hostile::messages(&payload);
+            hostile::tag_record(&payload);
+        }
+    }
+
+    #[test]
+    fn a_damaged_certificate_admits_nobody(certificate in certificate(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+        let mut payload = encode_payload(&certificate).unwrap();
+        let at = at.index(payload.len());
+        payload[at] ^= 1 << bit;
+        if let Ok(damaged) = decode_payload::<Certificate>(&payload) {
+            prop_assert!(damaged.check(&key().network(), &key().node(), 0, 0).is_err());
+        }
+    }
+
+    #[test]
+    fn a_chain_of_any_bytes_is_taken_without_harm(size in 0..(1u64 << 24), fill in any::<u8>(), extra in -1..=1i32) {
+        let map = ChunkMap::new(size).unwrap();
+        let len = (map.count() as i32 - 1) * 32 + extra;
+        let mut bytes = size.to_le_bytes().to_vec();
+        bytes.resize(8 + len.max(0) as usize, fill);
+        hostile::chain(&bytes);
+    }
+}
+
+#[test]
+fn lengths_are_bounded_at_both_ends() {
+    for len in [0, 1 + Request::MAX_LEN as u32, u32::MAX] {
+        assert!(matches!(payload_len::<Request>(len.to_be_bytes()), Err(FrameError::Length { .. })), "{len}");
+    }
+    // A list that announces more items than it may have, with the first few of them there.
+    let mut payload =
+        encode_payload(&Ask { id: 1, question: Question::Want(List::first_of([Digest::sha256(b"")])) })
+            .unwrap();
+    payload[2] = MAX_WANT as u8 + 1;
+    payload.extend(std::iter::repeat_n(0, 33 * MAX_WANT));
+    assert!(matches!(decode_payload::<Ask>(&payload), Err(FrameError::Content { .. })));
+    assert_eq!(List::<u8, 3>::first_of(0..9).into_vec(), [0, 1, 2]);
+    assert!("x".repeat(MAX_SITE_LEN + 1).parse::<SiteName>().is_err());
+    assert!("a\nb".parse::<SiteName>().is_err());
+}
+
+#[test]
+fn another_version_is_named() {
+    let mut other = PROTOCOL_VERSION.wrapping_add(1).to_be_bytes().to_vec();
+    other.extend_from_slice(b"whatever it says from then on");
+    assert_eq!(
+        Hello::read(&other),
+        Err(FrameError::Version { ours: PROTOCOL_VERSION, theirs: PROTOCOL_VERSION.wrapping_add(1) })
+    );
+}
