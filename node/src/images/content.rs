@@ -50,7 +50,9 @@ impl BlobHandle {
             Ok(Ok(file)) => Ok(Body::File(StoredFile::new(file, range.start, range.end - range.start))),
             Ok(Err(error)) => Err(Refusal::new(
                 RefusalKind::Internal,
-                format!("blob {digest} could not be read from the store: {error}; ask again to fetch it anew"),
+                format!(
+                    "blob {digest} could not be read from the store: {error}; ask again to fetch it anew"
+                ),
             )),
             Err(_) => Err(ImageError::Stopped.into_refusal(true)),
         }
@@ -72,12 +74,13 @@ impl BlobHandle {
 
     async fn pass_through(&self, range: Range<u64>) -> Result<Body, Refusal> {
         let Route { host, repository } = &self.route;
-        let blob = self.origins.blob(host, repository, &self.digest, range.start).await.map_err(|origin| {
-            let what = format!("blob {} of {}", self.digest, self.route);
-            ImageError::Unknown { what, origin }.into_refusal(true)
-        })?;
+        let blob =
+            self.origins.blob(host, repository, &self.digest, range.start).await.map_err(|origin| {
+                let what = format!("blob {} of {}", self.digest, self.route);
+                ImageError::Unknown { what, origin }.into_refusal(true)
+            })?;
         let mut left = range.end - range.start;
-        let bytes = blob.stream.map(move |piece| match piece {
+        let bytes = blob.map(move |piece| match piece {
             Ok(mut piece) => {
                 piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
                 left -= piece.len() as u64;
@@ -135,8 +138,7 @@ impl Content for Images {
 
     async fn blob(&self, ask: Ask, digest: Digest, _want: Want) -> Result<BlobHandle, Refusal> {
         // The same normalisation of the repository as for manifests.
-        let reference =
-            Reference::new(self.origin_of(&ask), ask.repository, TagOrDigest::Digest(digest));
+        let reference = Reference::new(self.origin_of(&ask), ask.repository, TagOrDigest::Digest(digest));
         let handle = Self::blob(self, reference.host(), reference.repository(), digest).await;
         handle.map_err(|error| error.into_refusal(true))
     }

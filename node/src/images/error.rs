@@ -77,7 +77,11 @@ impl ImageError {
                 let retry = origin.is_unreachable();
                 let told = Refusal::from(origin);
                 let refusal = Refusal { message, ..told };
-                if retry && refusal.retry_after.is_none() { refusal.retry_after(RETRY_AFTER) } else { refusal }
+                if retry && refusal.retry_after.is_none() {
+                    refusal.retry_after(RETRY_AFTER)
+                } else {
+                    refusal
+                }
             }
             Self::Transfer { source, .. } => transfer_refusal(&source, message),
             Self::NotAManifest { .. } => Refusal::new(RefusalKind::ManifestInvalid, message),

@@ -236,7 +236,7 @@ impl Images {
             self.note_down(host, &origin);
             unknown(origin)
         })?;
-        let Some(size) = opened.total else {
+        let Some(size) = opened.total() else {
             return Err(unknown(OriginError::BadAnswer {
                 host: host.to_string(),
                 what: format!("blob {digest}"),

@@ -114,7 +114,7 @@ impl Images {
             let progress = self.pull_blob(reference, blob, events).await?;
             from_peers.fetch_add(progress.from_peers, Ordering::Relaxed);
             from_origin.fetch_add(progress.from_origin, Ordering::Relaxed);
-            Ok(())
+            Ok::<_, ImageError>(())
         });
         let mut running = stream::iter(fetches).buffer_unordered(PARALLEL);
         while let Some(result) = running.next().await {

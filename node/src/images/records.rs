@@ -105,12 +105,7 @@ impl Records {
     }
 
     /// Remembers that a manifest, and all that it names, belongs to a repository.
-    pub fn learn(
-        &self,
-        host: &Host,
-        repository: &Repository,
-        manifest: &Manifest,
-    ) -> Result<(), StoreError> {
+    pub fn learn(&self, host: &Host, repository: &Repository, manifest: &Manifest) -> Result<(), StoreError> {
         let own = Grant { size: manifest.size(), media_type: manifest.media_type().to_owned() };
         if self.grant(host, repository, manifest.digest())?.as_ref() == Some(&own) {
             return Ok(());

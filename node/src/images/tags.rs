@@ -13,6 +13,12 @@ use super::{ImageError, Images, Resolved, TagEntry};
 /// How far another node's clock may be ahead before its times count for nothing, in seconds.
 const CLOCK_SKEW: u64 = 30;
 
+/// How long an origin is waited for when the site knows an older answer: clients give up after 10 s.
+const PATIENCE_WITH_ANSWER: Duration = Duration::from_secs(4);
+
+/// How long an origin is waited for when it is the only hope.
+const PATIENCE: Duration = Duration::from_secs(25);
+
 impl Images {
     pub(super) async fn manifest_by_tag(&self, reference: &Reference) -> Result<Resolved, ImageError> {
         let _turn = self.turn(&reference.to_string()).await;
@@ -97,9 +103,19 @@ impl Images {
         known: Option<&TagEntry>,
     ) -> Result<Resolved, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
+        let patience = if known.is_some() { PATIENCE_WITH_ANSWER } else { PATIENCE };
         let head = match self.is_down(host) {
             Some(error) => Err(error),
-            None => self.0.parts.origins.head(host, repository, reference.target()).await,
+            None => {
+                let asked = self.0.parts.origins.head(host, repository, reference.target());
+                tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
+                    Err(OriginError::Unreachable {
+                        host: host.to_string(),
+                        what: reference.target().to_string(),
+                        why: format!("it gave no answer within {} s", patience.as_secs()),
+                    })
+                })
+            }
         };
         let head = match head {
             Ok(head) => head,
@@ -113,16 +129,14 @@ impl Images {
         };
         // A HEAD is not counted by registries that limit pulls, and often the manifest is at hand already.
         let mut at_hand = None;
-        if let Some(digest) = head.digest {
-            let media_type = head.media_type.as_deref();
-            if let Some(manifest) = self.stored_manifest(digest, media_type).await? {
-                at_hand = Some((manifest, Source::Store));
-            } else if let Some(entry) = known
-                && entry.record.digest == digest
-            {
-                let found = self.manifest_from_peers(digest, entry.record.size, &entry.record.media_type).await?;
-                at_hand = found.map(|manifest| (manifest, Source::Peer));
-            }
+        if let Some(manifest) = self.stored_manifest(head.digest, Some(&head.media_type)).await? {
+            at_hand = Some((manifest, Source::Store));
+        } else if let Some(entry) = known
+            && entry.record.digest == head.digest
+        {
+            let record = &entry.record;
+            let found = self.manifest_from_peers(record.digest, record.size, &record.media_type).await?;
+            at_hand = found.map(|manifest| (manifest, Source::Peer));
         }
         let (manifest, source) = match at_hand {
             Some(found) => {

@@ -4,8 +4,8 @@
 //! [`planner`] decides what to ask of whom; `run` carries that out; readers get the bytes in order as their
 //! chunks link.
 
-pub mod planner;
 mod origin;
+pub mod planner;
 mod reader;
 mod reading;
 mod run;
@@ -339,11 +339,7 @@ impl Transfer {
 
     /// Waits until the byte at `offset` can be read, and says so with `true`; with `false` if `is_far` finds it too
     /// far behind `front`, the number of bytes at the start that are here, while the blob comes in order only.
-    pub async fn first_byte(
-        &self,
-        offset: u64,
-        is_far: impl Fn(u64) -> bool,
-    ) -> Result<bool, TransferError> {
+    pub async fn first_byte(&self, offset: u64, is_far: impl Fn(u64) -> bool) -> Result<bool, TransferError> {
         let Some(index) = self.map.at(offset) else { return Ok(true) };
         let mut changes = self.view.watch();
         loop {

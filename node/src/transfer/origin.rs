@@ -23,8 +23,9 @@ impl Origins for wherry_gateway::origin::Origins {
         Box::pin(async move {
             let opened = self.blob(&route.host, &route.repository, &digest, from).await;
             let blob = opened.map_err(|error| failure(&error))?;
-            let bytes = blob.stream.map(|piece| piece.map_err(|error| failure(&error)));
-            Ok(OriginBlob { total: blob.total, bytes: bytes.boxed() })
+            let total = blob.total();
+            let bytes = blob.map(|piece| piece.map_err(|error| failure(&error)));
+            Ok(OriginBlob { total, bytes: bytes.boxed() })
         })
     }
 }
