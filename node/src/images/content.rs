@@ -77,7 +77,7 @@ impl BlobHandle {
         let blob =
             self.origins.blob(host, repository, &self.digest, range.start).await.map_err(|origin| {
                 let what = format!("blob {} of {}", self.digest, self.route);
-                ImageError::Unknown { what, origin }.into_refusal(true)
+                ImageError::Unknown { what, origin: Box::new(origin) }.into_refusal(true)
             })?;
         let mut left = range.end - range.start;
         let bytes = blob.map(move |piece| match piece {

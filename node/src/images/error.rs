@@ -22,7 +22,7 @@ pub enum ImageError {
         /// What was asked for.
         what: String,
         /// What the origin said.
-        origin: OriginError,
+        origin: Box<OriginError>,
     },
     /// A blob cannot be transferred.
     #[error("{what} cannot be had: {source}")]
@@ -72,10 +72,12 @@ impl ImageError {
         let unknown = if blob { RefusalKind::BlobUnknown } else { RefusalKind::ManifestUnknown };
         let message = self.to_string();
         match self {
-            Self::Unknown { origin: OriginError::NotFound { .. }, .. } => Refusal::new(unknown, message),
+            Self::Unknown { origin, .. } if matches!(*origin, OriginError::NotFound { .. }) => {
+                Refusal::new(unknown, message)
+            }
             Self::Unknown { origin, .. } => {
                 let retry = origin.is_unreachable();
-                let told = Refusal::from(origin);
+                let told = Refusal::from(*origin);
                 let refusal = Refusal { message, ..told };
                 if retry && refusal.retry_after.is_none() {
                     refusal.retry_after(RETRY_AFTER)

@@ -147,7 +147,7 @@ impl Images {
         };
         let manifest = asked.map_err(|origin| {
             self.note_down(host, &origin);
-            ImageError::Unknown { what: reference.to_string(), origin }
+            ImageError::Unknown { what: reference.to_string(), origin: Box::new(origin) }
         })?;
         self.keep(reference, &manifest).await?;
         Ok(manifest)
@@ -228,7 +228,10 @@ impl Images {
             self.0.records.add_grant(host, repository, &digest, &grant)?;
             return Ok(grant.size);
         }
-        let unknown = |origin| ImageError::Unknown { what: format!("blob {digest} of {route}"), origin };
+        let unknown = |origin| ImageError::Unknown {
+            what: format!("blob {digest} of {route}"),
+            origin: Box::new(origin),
+        };
         if let Some(error) = self.is_down(host) {
             return Err(unknown(error));
         }

@@ -124,7 +124,7 @@ impl Images {
                 if matches!(origin, OriginError::Unauthorized { .. }) {
                     warn!(%reference, error = %origin, "the origin refuses this node");
                 }
-                return Err(ImageError::Unknown { what: reference.to_string(), origin });
+                return Err(ImageError::Unknown { what: reference.to_string(), origin: Box::new(origin) });
             }
         };
         // A HEAD is not counted by registries that limit pulls, and often the manifest is at hand already.

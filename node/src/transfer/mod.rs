@@ -55,7 +55,7 @@ pub enum TransferError {
         /// The origins that should have it.
         origins: Vec<String>,
         /// What they and the peers said.
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// The origin sends other bytes than the digest's.
     #[error(
@@ -107,7 +107,7 @@ impl TransferError {
         let origins = routes.iter().map(ToString::to_string).collect();
         match failure.origin_digest {
             Some(found) if failure.origin.is_none() => Self::OriginWrong { origins, found },
-            _ => Self::NoSource { origins, failure },
+            _ => Self::NoSource { origins, failure: Box::new(failure) },
         }
     }
 }
