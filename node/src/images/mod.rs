@@ -27,8 +27,8 @@ use crate::transfer::{Fetched, Peers, Route, Transfers};
 
 pub use content::BlobHandle;
 pub use error::ImageError;
-pub use pull::{PullEvents, Pulled};
-pub use records::{Grant, Records, TagEntry};
+pub use pull::{PARALLEL, PullEvents, Pulled, choose, this_platform};
+pub use records::{Grant, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
 /// How long an origin that was out of reach is not asked again.
 const DOWN_FOR: Duration = Duration::from_secs(15);
