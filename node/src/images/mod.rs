@@ -22,6 +22,7 @@ use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
 use wherry_proto::{Digest, NetworkId, SecretKey, TagRecord};
 
+use crate::status::Metrics;
 use crate::store::Store;
 use crate::transfer::{Fetched, Peers, Route, Transfers};
 
@@ -55,6 +56,8 @@ pub struct ImagesParts {
     pub site: Arc<dyn Site>,
     /// The registries.
     pub origins: Origins,
+    /// Counts what comes in.
+    pub metrics: Metrics,
     /// Signs tag records.
     pub key: SecretKey,
     /// Of which network this node signs to be a member; a node that is alone uses one of its own.
@@ -149,6 +152,7 @@ impl Images {
             self.note_down(host, &origin);
             ImageError::Unknown { what: reference.to_string(), origin: Box::new(origin) }
         })?;
+        self.0.parts.metrics.from_origin.inc_by(manifest.size());
         self.keep(reference, &manifest).await?;
         Ok(manifest)
     }

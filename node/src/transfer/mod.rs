@@ -29,6 +29,7 @@ use wherry_proto::{ChunkMap, Digest, TooLarge};
 pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
 pub use view::Progress;
 
+use crate::status::{ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoredBlob};
 use planner::Failure;
 use run::{Driver, EVENTS, Happening};
@@ -112,20 +113,11 @@ impl TransferError {
     }
 }
 
-/// Bytes that this node has taken in since its start.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// From peers.
-    pub from_peers: AtomicU64,
-    /// From origins.
-    pub from_origin: AtomicU64,
-}
-
 struct Parts {
     store: Store,
     peers: Arc<dyn Peers>,
     origins: Arc<dyn Origins>,
-    counters: Arc<Counters>,
+    metrics: Metrics,
     memory: Arc<Semaphore>,
     running: Arc<Semaphore>,
     stop: CancellationToken,
@@ -175,25 +167,20 @@ impl Transfers {
         store: Store,
         peers: Arc<dyn Peers>,
         origins: Arc<dyn Origins>,
-        counters: Arc<Counters>,
+        metrics: Metrics,
         stop: CancellationToken,
     ) -> Self {
         Self(Arc::new(Parts {
             store,
             peers,
             origins,
-            counters,
+            metrics,
             memory: Arc::new(Semaphore::new(MEMORY / SHARE)),
             running: Arc::new(Semaphore::new(MAX_RUNNING)),
             stop,
             tasks: TaskTracker::new(),
             transfers: Mutex::default(),
         }))
-    }
-
-    /// Bytes taken in since the start.
-    pub fn counters(&self) -> &Counters {
-        &self.0.counters
     }
 
     /// The blob from the store, or the transfer that brings it: the one that is running, else a new one. A route is
@@ -299,8 +286,16 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
         Err(error) => Err(error),
     };
     match &outcome {
-        Ok(_) => parts.peers.announce(transfer.digest),
-        Err(error) => debug!(%error, "transfer failed"),
+        Ok(_) => {
+            parts.metrics.fetched.inc();
+            parts.peers.announce(transfer.digest);
+        }
+        Err(error) => {
+            if let TransferError::Store(_) = error {
+                parts.metrics.failed(ErrorKind::Store);
+            }
+            debug!(%error, "transfer failed");
+        }
     }
     // First out of the map, so that whoever is told of a failure and asks again starts anew.
     parts.lock().remove(&(transfer.digest, transfer.map.size()));

@@ -18,6 +18,7 @@ use super::reading::{self, Reading};
 use super::sources::{Found, PeerError, Route};
 use super::view::View;
 use super::{Parts, TransferError};
+use crate::status::ErrorKind;
 use crate::store::{Partial, StoreError};
 
 /// How many happenings wait for the driver: its tasks are slowed down beyond that.
@@ -151,14 +152,14 @@ impl Driver {
             Happening::Event(event) => event,
             Happening::Chunk(source, index, links, held) => {
                 self.view.from_peers.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
-                self.parts.counters.from_peers.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
+                self.parts.metrics.from_peers.inc_by(held.bytes.len() as u64);
                 self.arriving.insert((source, index), held);
                 Event::Arrived(source, index, links)
             }
             Happening::Origin(reading, _) if reading != self.reading => return Ok(false),
             Happening::Origin(_, OriginStep::Chunk(index, link, held)) => {
                 self.view.from_origin.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
-                self.parts.counters.from_origin.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
+                self.parts.metrics.from_origin.inc_by(held.bytes.len() as u64);
                 self.arriving.insert((Source::Origin, index), held);
                 Event::Arrived(Source::Origin, index, vec![link])
             }
@@ -217,16 +218,21 @@ impl Driver {
             }
             Effect::Keep(source, index, link) => self.keep(source, index, link),
             Effect::Discard(source, index) => {
-                self.arriving.remove(&(source, index));
+                if self.arriving.remove(&(source, index)).is_some() {
+                    self.parts.metrics.rejected_chunks.inc();
+                }
             }
             Effect::Drop(node, reason) => {
+                self.parts.metrics.failed(ErrorKind::Peer);
                 info!(blob = %digest.short(), peer = %node, %reason, "peer is not asked any more for this blob");
             }
             Effect::Ban(node, proof) => {
+                self.parts.metrics.failed(ErrorKind::Peer);
                 warn!(blob = %digest.short(), peer = %node, %proof, "peer is banned");
                 self.parts.peers.ban(node, &proof.to_string());
             }
             Effect::OriginWrong(found) => {
+                self.parts.metrics.failed(ErrorKind::Origin);
                 let origin = self.routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 warn!(blob = %digest, %origin, %found, "origin sent other bytes than the digest's");
                 self.view.voided();
