@@ -5,8 +5,10 @@
 
 mod content;
 mod error;
+mod list;
 mod pull;
 mod records;
+mod site;
 mod tags;
 
 use std::collections::HashMap;
@@ -28,6 +30,7 @@ use crate::transfer::{Fetched, Peers, Route, Transfers};
 
 pub use content::BlobHandle;
 pub use error::ImageError;
+pub use list::LocalImage;
 pub use pull::{PARALLEL, PullEvents, Pulled, choose, this_platform};
 pub use records::{Grant, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
@@ -161,7 +164,7 @@ impl Images {
         let (store, digest, raw) = (self.0.parts.store.clone(), *manifest.digest(), manifest.raw().clone());
         blocking(move || Ok(store.put(&digest, &raw)?)).await?;
         self.0.records.learn(reference.host(), reference.repository(), manifest)?;
-        self.0.parts.peers.announce(digest);
+        self.0.parts.peers.announce(digest).await;
         Ok(())
     }
 

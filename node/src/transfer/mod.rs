@@ -5,6 +5,7 @@
 //! chunks link.
 
 mod origin;
+mod peers;
 pub mod planner;
 mod reader;
 mod reading;
@@ -198,7 +199,7 @@ impl Transfers {
         let running = self.0.lock().get(&(digest, size)).cloned();
         let transfer = match running {
             Some(transfer) => transfer,
-            None => match self.open(digest, map).await? {
+            None => match self.open(digest, map, route.clone()).await? {
                 Fetched::Arriving(transfer) => transfer,
                 stored => return Ok(stored),
             },
@@ -209,7 +210,12 @@ impl Transfers {
         Ok(Fetched::Arriving(transfer))
     }
 
-    async fn open(&self, digest: Digest, map: ChunkMap) -> Result<Fetched, TransferError> {
+    async fn open(
+        &self,
+        digest: Digest,
+        map: ChunkMap,
+        route: Option<Route>,
+    ) -> Result<Fetched, TransferError> {
         let parts = self.0.clone();
         if parts.stop.is_cancelled() {
             return Err(TransferError::Stopped);
@@ -229,6 +235,8 @@ impl Transfers {
             }
             let partial = Arc::new(parts.store.partial(&digest, map).map_err(TransferError::store)?);
             let (events, happenings) = mpsc::channel(EVENTS);
+            // Known before the search begins, which would else end with nobody to ask.
+            let _ = route.map(|route| events.try_send(Happening::Route(route)));
             let transfer = Arc::new(Transfer {
                 digest,
                 map,
@@ -288,7 +296,7 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
     match &outcome {
         Ok(_) => {
             parts.metrics.fetched.inc();
-            parts.peers.announce(transfer.digest);
+            parts.peers.announce(transfer.digest).await;
         }
         Err(error) => {
             if let TransferError::Store(_) = error {

@@ -24,8 +24,8 @@ use crate::store::{Partial, StoreError};
 /// How many happenings wait for the driver: its tasks are slowed down beyond that.
 pub(super) const EVENTS: usize = 256;
 
-/// How long a peer that said it was busy is left alone.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// How long a peer that said it was busy is left alone at most.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Chunks up to this length in bytes are hashed where they arrive: handing them over would cost more.
 const HASH_INLINE: usize = 64 << 10;
@@ -116,6 +116,9 @@ impl Driver {
         mut self,
         mut happenings: mpsc::Receiver<Happening>,
     ) -> Result<(), TransferError> {
+        while let Ok(known) = happenings.try_recv() {
+            self.happened(known)?;
+        }
         self.search();
         let stop = self.stop.clone();
         let ended = loop {
@@ -228,8 +231,10 @@ impl Driver {
             }
             Effect::Ban(node, proof) => {
                 self.parts.metrics.failed(ErrorKind::Peer);
-                warn!(blob = %digest.short(), peer = %node, %proof, "peer is banned");
-                self.parts.peers.ban(node, &proof.to_string());
+                let why = format!("{proof} (blob {digest})");
+                let parts = self.parts.clone();
+                // Not cancelled with the rest: the proof holds whatever becomes of this transfer.
+                self.tasks.spawn(async move { parts.peers.ban(node, &why).await });
             }
             Effect::OriginWrong(found) => {
                 self.parts.metrics.failed(ErrorKind::Origin);
@@ -296,7 +301,8 @@ impl Driver {
                 },
                 Err(PeerError::Busy) => {
                     let _ = events.send(Happening::Event(Event::Busy(node, index))).await;
-                    tokio::time::sleep(BUSY_PAUSE).await;
+                    // A node that forgets to say that it has a slot free is asked again all the same.
+                    let _ = tokio::time::timeout(BUSY_PAUSE, parts.peers.ready(node)).await;
                     Happening::Event(Event::Ready(node))
                 }
                 Err(PeerError::Failed(why)) => Happening::Event(Event::PeerFailed(node, why)),

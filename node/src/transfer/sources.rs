@@ -52,11 +52,14 @@ pub trait Peers: Send + Sync + 'static {
         index: ChunkIndex,
     ) -> BoxFuture<'_, Result<Bytes, PeerError>>;
 
+    /// Returns when a node that was busy may be asked again.
+    fn ready(&self, node: NodeId) -> BoxFuture<'_, ()>;
+
     /// Closes all connections to a node that provably lied, and takes none from it.
-    fn ban(&self, node: NodeId, why: &str);
+    fn ban<'a>(&'a self, node: NodeId, why: &'a str) -> BoxFuture<'a, ()>;
 
     /// Tells the network that this node now holds a blob.
-    fn announce(&self, digest: Digest);
+    fn announce(&self, digest: Digest) -> BoxFuture<'_, ()>;
 }
 
 /// Where an origin has a blob.
