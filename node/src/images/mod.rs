@@ -5,6 +5,7 @@
 
 mod content;
 mod error;
+pub mod inspect;
 mod list;
 mod pull;
 mod records;
