@@ -1,3 +1,4 @@
 //! One machine of a wherry network.
 
+pub mod bundle;
 pub mod store;
