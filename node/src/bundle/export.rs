@@ -1,6 +1,6 @@
 //! Images become one archive that every tool reads.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -47,7 +47,7 @@ struct Contents {
 /// An image manifest that is held with all that it needs.
 struct Platforms {
     found: Vec<(Option<Platform>, Descriptor, Vec<Descriptor>)>,
-    manifests: usize,
+    seen: HashSet<Digest>,
 }
 
 /// Writes images as an OCI layout with docker's `manifest.json`. Of an index whatever is held whole is written; the
@@ -65,7 +65,7 @@ pub fn export(store: &Store, images: &[ExportImage], writer: impl Write) -> Resu
 
 impl Contents {
     fn add(&mut self, store: &Store, image: &ExportImage) -> Result<(), ExportError> {
-        let mut platforms = Platforms { found: Vec::new(), manifests: 0 };
+        let mut platforms = Platforms { found: Vec::new(), seen: HashSet::new() };
         let by = image.names.first().map_or("the export", String::as_str);
         let media_type = self.visit(store, &mut platforms, &image.manifest, by, None, 0)?;
         let Some((_, config, layers)) = platforms.choose() else {
@@ -111,9 +111,9 @@ impl Contents {
         descriptor: Option<&Descriptor>,
         depth: usize,
     ) -> Result<String, ExportError> {
-        platforms.manifests += 1;
+        platforms.seen.insert(*digest);
         let bad = |why: String| ExportError::Manifest { digest: Box::new(*digest), why };
-        if depth > MAX_DEPTH || platforms.manifests > MAX_MANIFESTS {
+        if depth > MAX_DEPTH || platforms.seen.len() > MAX_MANIFESTS {
             return Err(bad("manifests are nested too deep, or too many".to_owned()));
         }
         let missing = |digest: &Digest, by: String| ExportError::Missing { digest: Box::new(*digest), by };
@@ -125,7 +125,7 @@ impl Contents {
         match manifest {
             Manifest::Index { manifests, .. } => {
                 for child in &manifests {
-                    if self.blobs.contains_key(&child.digest) && platforms.knows(&child.digest) {
+                    if platforms.seen.contains(&child.digest) {
                         continue;
                     }
                     match self.visit(store, platforms, &child.digest, by, Some(child), depth + 1) {
@@ -183,10 +183,6 @@ impl Contents {
 }
 
 impl Platforms {
-    fn knows(&self, digest: &Digest) -> bool {
-        self.found.iter().any(|(_, config, _)| config.digest == *digest)
-    }
-
     /// This machine's platform, or else the first.
     fn choose(&self) -> Option<&(Option<Platform>, Descriptor, Vec<Descriptor>)> {
         let here = Platform { architecture: architecture().to_owned(), os: "linux".to_owned() };

@@ -129,7 +129,7 @@ impl<'a> Intake<'a> {
         let mut first = true;
         loop {
             let entry = match tarball.next() {
-                Err(ImportError::Damaged { .. }) if first => {
+                Err(ImportError::Damaged { .. } | ImportError::Truncated { .. }) if first => {
                     return Err(ImportError::NotAnArchive("it does not begin with a tar header"));
                 }
                 other => other?,
@@ -251,6 +251,11 @@ impl<'a> Intake<'a> {
         let blob = self.store.get(digest)?;
         self.blobs.insert(*digest, blob.clone());
         Some(blob)
+    }
+
+    /// Whether the archive itself has this blob.
+    pub(super) fn brought(&self, digest: &Digest) -> bool {
+        self.seen.contains(&name::blob_path(digest))
     }
 
     /// Stores a document that was made here.

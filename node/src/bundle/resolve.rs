@@ -107,8 +107,20 @@ fn visit(
         Manifest::Index { manifests, .. } => {
             for child in manifests {
                 // An archive need not have every platform.
-                if intake.blob(&child.digest).is_some() && !walk.seen.contains(&child.digest) {
-                    visit(intake, walk, &child, depth + 1)?;
+                if intake.blob(&child.digest).is_none() || walk.seen.contains(&child.digest) {
+                    continue;
+                }
+                let (blobs, platforms) = (walk.blobs.len(), walk.platforms);
+                match visit(intake, walk, &child, depth + 1) {
+                    // The store may have the manifest of a platform whose layers it never needed.
+                    Err(ImportError::Missing { .. }) if !intake.brought(&child.digest) => {
+                        for digest in walk.blobs.drain(blobs..) {
+                            walk.seen.remove(&digest);
+                        }
+                        walk.platforms = platforms;
+                        walk.by = digest.to_string();
+                    }
+                    other => drop(other?),
                 }
             }
         }
