@@ -1,5 +1,6 @@
 //! One machine of a wherry network: store, swarm, transfer, images, and what the `wherry` command is made of.
 
+pub mod bundle;
 pub mod config;
 pub mod control;
 mod http;

@@ -1,5 +1,12 @@
 //! What the store promises of whole blobs: verified, found again, bounded, and never wrong.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
+
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;

@@ -1,6 +1,13 @@
 //! What the store promises on a disk that is full: one clear error, nothing half stored, and it goes on once
 //! there is space. Needs the right to mount a small file system; without it the test says so and ends.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

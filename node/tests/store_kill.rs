@@ -1,6 +1,13 @@
 //! What the store promises a node that is killed: nothing that a method had returned from is lost, and nothing
 //! that is wrong is there.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -1,6 +1,13 @@
 //! What the store promises of blobs that are filled in any order: only a closed chain gets in, and what was
 //! linked is found again.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
+
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

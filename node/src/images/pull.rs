@@ -26,8 +26,8 @@ pub trait PullEvents: Send + Sync {
     fn started(&self, blob: &Descriptor, here: bool);
     /// Some of a blob has arrived.
     fn progress(&self, blob: &Digest, progress: Progress);
-    /// All of a blob is here and verified.
-    fn done(&self, blob: &Digest, progress: Progress);
+    /// All of a blob is here and verified; `here` if it was before.
+    fn done(&self, blob: &Digest, here: bool, progress: Progress);
 }
 
 /// What a pull has brought.
@@ -140,7 +140,7 @@ impl Images {
             Fetched::Stored(_) => {
                 events.started(blob, true);
                 let here = Progress { linked: blob.size, ..Progress::default() };
-                events.done(&blob.digest, here);
+                events.done(&blob.digest, true, here);
                 Ok(here)
             }
             Fetched::Arriving(transfer) => {
@@ -150,7 +150,7 @@ impl Images {
                     what: format!("blob {} of {reference}", blob.digest),
                     source,
                 })?;
-                events.done(&blob.digest, transfer.progress());
+                events.done(&blob.digest, false, transfer.progress());
                 Ok(transfer.progress())
             }
         }

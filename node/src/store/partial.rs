@@ -179,7 +179,7 @@ impl Partial {
         };
         let shared = &self.store.shared;
         let path = shared.layout.partial(&digest, self.map.size());
-        let held = shared.adopt(&path, &self.data, &chain, self.charge)?;
+        let (held, _) = shared.adopt(&path, &self.data, &chain, self.charge)?;
         table.closed = true;
         drop(table);
         lock(&shared.state).partials.remove(&self.key);

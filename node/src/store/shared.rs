@@ -309,21 +309,21 @@ impl Shared {
         }
     }
 
-    /// Makes a file whose bytes `chain` was computed from a held blob. The caller's `charge` becomes the
-    /// blob's own; on an error it remains the caller's.
+    /// Makes a file whose bytes `chain` was computed from a held blob; says whether it was not held before. The
+    /// caller's `charge` becomes the blob's own; on an error it remains the caller's.
     pub(super) fn adopt(
         self: &Arc<Self>,
         from: &Path,
         file: &File,
         chain: &StateChain,
         charge: u64,
-    ) -> Result<StoredBlob, StoreError> {
+    ) -> Result<(StoredBlob, bool), StoreError> {
         let digest = chain.digest();
         let files = lock(&self.files);
         if let Some(held) = self.get(&digest) {
             files::remove(from)?;
             self.give_back(charge);
-            return Ok(held);
+            return Ok((held, false));
         }
         self.unclean()?;
         let to = self.layout.blob(&digest);
@@ -343,7 +343,7 @@ impl Shared {
         }
         drop(files);
         self.queue.submit(digest);
-        Ok(StoredBlob::new(digest, entry, self))
+        Ok((StoredBlob::new(digest, entry, self), true))
     }
 
     /// Writes a chain beside its blob; the hash of it, if the blob has more than one chunk. The file is not

@@ -75,7 +75,12 @@ impl Staged {
     }
 
     /// Makes it a held blob, if all announced bytes came and have the digest that is expected.
-    pub fn finish(mut self, expected: Option<Digest>) -> Result<StoredBlob, StoreError> {
+    pub fn finish(self, expected: Option<Digest>) -> Result<StoredBlob, StoreError> {
+        self.finish_new(expected).map(|(blob, _)| blob)
+    }
+
+    /// The same; says also whether the blob was not held before.
+    pub fn finish_new(mut self, expected: Option<Digest>) -> Result<(StoredBlob, bool), StoreError> {
         let map = self.map;
         let builder = std::mem::replace(&mut self.builder, ChainBuilder::new(self.algorithm, map));
         let chain: StateChain = builder

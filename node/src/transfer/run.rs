@@ -192,6 +192,7 @@ impl Driver {
                 Effect::Ban(..) | Effect::Drop(..) | Effect::OriginWrong(_) | Effect::ReadOrigin(..)
             )
         });
+        self.view.sources.store(self.planner.sources(), Ordering::Relaxed);
         let linked = self.planner.ledger().linked();
         match kept {
             Some(index) if !moved && linked.contains(index) => self.view.linked(index),

@@ -1,6 +1,6 @@
 //! What readers of a blob in flight may see: which chunks have linked, and how it ended.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -21,6 +21,8 @@ pub struct Progress {
     pub from_peers: u64,
     /// Bytes that the origin sent for this transfer.
     pub from_origin: u64,
+    /// How many peers it takes chunks from now.
+    pub sources: usize,
 }
 
 struct Seen {
@@ -39,6 +41,7 @@ pub(super) struct View {
     changes: watch::Sender<u64>,
     pub(super) from_peers: AtomicU64,
     pub(super) from_origin: AtomicU64,
+    pub(super) sources: AtomicUsize,
 }
 
 impl View {
@@ -49,6 +52,7 @@ impl View {
             changes: watch::Sender::new(0),
             from_peers: AtomicU64::new(0),
             from_origin: AtomicU64::new(0),
+            sources: AtomicUsize::new(0),
         }
     }
 
@@ -126,6 +130,7 @@ impl View {
             linked: self.lock().linked.bytes(),
             from_peers: self.from_peers.load(Ordering::Relaxed),
             from_origin: self.from_origin.load(Ordering::Relaxed),
+            sources: self.sources.load(Ordering::Relaxed),
         }
     }
 }
