@@ -141,6 +141,13 @@ pub enum ImportError {
     },
 }
 
+impl ImportError {
+    /// Whether the disk or its budget is what stood in the way.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if source.is_no_space())
+    }
+}
+
 /// Why images were not exported. What was written so far is no archive.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {

@@ -1,10 +1,8 @@
 //! All of an image, into the store.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
@@ -109,23 +107,20 @@ impl Images {
             Some(image) => image.blobs().filter(|blob| !blob.is_foreign()).cloned().collect(),
             None => Vec::new(),
         };
-        let (from_peers, from_origin) = (AtomicU64::new(0), AtomicU64::new(0));
-        let fetches = blobs.iter().map(|blob| async {
-            let progress = self.pull_blob(reference, blob, events).await?;
-            from_peers.fetch_add(progress.from_peers, Ordering::Relaxed);
-            from_origin.fetch_add(progress.from_origin, Ordering::Relaxed);
-            Ok::<_, ImageError>(())
-        });
+        let fetches: Vec<_> =
+            blobs.iter().map(|blob| self.pull_blob(reference, blob, events).boxed()).collect();
         let mut running = stream::iter(fetches).buffer_unordered(PARALLEL);
-        while let Some(result) = running.next().await {
-            result?;
+        let (mut from_peers, mut from_origin) = (0, 0);
+        while let Some(progress) = running.next().await {
+            let progress = progress?;
+            from_peers += progress.from_peers;
+            from_origin += progress.from_origin;
         }
-        drop(running);
         Ok(Pulled {
             digest: *top.digest(),
             bytes: blobs.iter().map(|blob| blob.size).sum(),
-            from_peers: from_peers.into_inner(),
-            from_origin: from_origin.into_inner(),
+            from_peers,
+            from_origin,
         })
     }
 

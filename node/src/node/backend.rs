@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
-use wherry_gateway::{Descriptor, Manifest, Reference, RefusalKind};
+use wherry_gateway::server::RefusalKind;
+use wherry_gateway::{Descriptor, Manifest, Reference};
 use wherry_proto::Digest;
 
 use super::{Node, now};
@@ -28,7 +29,8 @@ impl Report for Node {
     async fn status(&self) -> NodeStatus {
         let usage = self.store.usage();
         let transfers = self.transfers.running();
-        let images = self.images.local_images().await.map_or(0, |images| images.iter().filter(|i| i.whole).count());
+        let images =
+            self.images.local_images().await.map_or(0, |images| images.iter().filter(|i| i.whole).count());
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: if self.stopping.load(Ordering::Relaxed) { State::Stopping } else { State::Ready },
@@ -84,7 +86,9 @@ fn image_error(error: ImageError) -> ApiError {
     };
     let refusal = error.into_refusal(false);
     let code = match refusal.kind {
-        RefusalKind::ManifestUnknown | RefusalKind::BlobUnknown | RefusalKind::NameUnknown => ErrorCode::NotFound,
+        RefusalKind::ManifestUnknown | RefusalKind::BlobUnknown | RefusalKind::NameUnknown => {
+            ErrorCode::NotFound
+        }
         RefusalKind::Denied | RefusalKind::Unauthorized => ErrorCode::Denied,
         RefusalKind::NoSpace => ErrorCode::NoSpace,
         RefusalKind::Internal => ErrorCode::Internal,
@@ -115,7 +119,8 @@ struct Teller {
 
 impl PullEvents for Teller {
     fn resolved(&self, manifest: &Manifest) {
-        let blobs: Vec<&Descriptor> = manifest.image().map(|image| image.blobs().collect()).unwrap_or_default();
+        let blobs: Vec<&Descriptor> =
+            manifest.image().map(|image| image.blobs().collect()).unwrap_or_default();
         self.events.tell_if_free(PullEvent::Resolved {
             reference: self.reference.clone(),
             digest: *manifest.digest(),
@@ -165,11 +170,7 @@ impl bundle::Progress for ImportTeller {
 }
 
 impl Backend for Node {
-    async fn pull(
-        &self,
-        request: PullRequest,
-        events: Events<PullEvent>,
-    ) -> Result<PullSummary, ApiError> {
+    async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
         let reference = parse(&request.reference)?;
         let begun = Instant::now();
         let teller = Teller { reference: reference.to_string(), events, present: Mutex::default() };
@@ -200,23 +201,23 @@ impl Backend for Node {
         let reference = parse(reference)?;
         let local = self.images.local_image(&reference).await.map_err(image_error)?;
         let local = local.ok_or_else(|| not_here(&reference))?;
-        let others: Vec<OtherImage> = self.images.local_images().await.map_err(image_error)?.iter().map(other).collect();
+        let others: Vec<OtherImage> =
+            self.images.local_images().await.map_err(image_error)?.iter().map(other).collect();
         let config = local.image.image().map(|image| image.config.digest);
         let blob = config.and_then(|digest| self.store.get(&digest)).ok_or_else(|| not_here(&reference))?;
         let config = tokio::task::spawn_blocking(move || blob.read(MAX_CONFIG)).await.map_err(stopping)?;
         let config = config.map_err(|error| {
-            ApiError::new(ErrorCode::Internal, format!("the configuration of {reference} cannot be read: {error}"))
+            ApiError::new(
+                ErrorCode::Internal,
+                format!("the configuration of {reference} cannot be read: {error}"),
+            )
         })?;
         let (digest, manifest) = (*local.image.digest(), local.image.raw());
         inspect::inspect(&reference.to_string(), digest, manifest, &config, &others)
             .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
     }
 
-    async fn import(
-        &self,
-        archive: Archive,
-        events: Events<ImportEvent>,
-    ) -> Result<ImportSummary, ApiError> {
+    async fn import(&self, archive: Archive, events: Events<ImportEvent>) -> Result<ImportSummary, ApiError> {
         let store = self.store.clone();
         let mut teller = ImportTeller { store: store.clone(), events };
         let reader = SyncIoBridge::new(archive);
@@ -230,7 +231,10 @@ impl Backend for Node {
         for image in &imported.images {
             let manifest = self.images.stored_manifest(image.digest, Some(&image.media_type)).await;
             let manifest = manifest.map_err(image_error)?.ok_or_else(|| {
-                ApiError::new(ErrorCode::Internal, format!("the manifest {} has left the store", image.digest))
+                ApiError::new(
+                    ErrorCode::Internal,
+                    format!("the manifest {} has left the store", image.digest),
+                )
             })?;
             let size = manifest.image().map_or(0, |image| image.blobs().map(|blob| blob.size).sum());
             let mut named = false;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
 use wherry_proto::{Digest, StateChain, TagRecord};
@@ -29,7 +29,7 @@ struct Counted {
 
 impl ReadAt for Counted {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)?;
+        FileExt::read_exact_at(&self.file, buf, offset)?;
         self.metrics.to_peers.inc_by(buf.len() as u64);
         Ok(())
     }

@@ -129,8 +129,7 @@ pub async fn run(
     let default_origin = host(&config.default_origin)?;
     let store = open_store(config).await?;
     let metrics = Metrics::default();
-    let shelf =
-        Arc::new(Shelf { store: store.clone(), metrics: metrics.clone(), images: OnceLock::new() });
+    let shelf = Arc::new(Shelf { store: store.clone(), metrics: metrics.clone(), images: OnceLock::new() });
 
     // What clients read from outlives the servers, and the swarm outlives the transfers that use it.
     let (serving, fetching, talking) =
@@ -263,7 +262,8 @@ async fn upkeep(store: Store, swarm: Client, stop: CancellationToken) {
         loop {
             match notices.recv().await {
                 Ok(Notice::Connected(_)) => {
-                    let kept = store.table("peers").and_then(|table| table.put(REMEMBERED, &swarm.remember()));
+                    let kept =
+                        store.table("peers").and_then(|table| table.put(REMEMBERED, &swarm.remember()));
                     if let Err(error) = kept {
                         warn!(%error, "the addresses of neighbours are not remembered");
                     }
