@@ -128,12 +128,14 @@ impl Images {
     ) -> Result<Resolved, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
         let resolved = |manifest, source| Resolved { manifest, source, age: None };
-        if let Some(grant) = self.0.records.grant(host, repository, &digest)?
-            && let Some(manifest) = self.stored_manifest(digest, Some(&grant.media_type)).await?
-        {
+        let _turn = match self.granted_manifest(reference, digest).await? {
+            Some(manifest) => return Ok(resolved(manifest, Source::Store)),
+            None => self.turn(&reference.to_string()).await,
+        };
+        // Whoever had the turn before may have brought it.
+        if let Some(manifest) = self.granted_manifest(reference, digest).await? {
             return Ok(resolved(manifest, Source::Store));
         }
-        let _turn = self.turn(&reference.to_string()).await;
         let vouched = self.0.parts.site.records(reference).await.into_iter().next();
         if let Some(record) = vouched
             && let Some(manifest) = self.manifest_from_peers(digest, record.size, &record.media_type).await?
@@ -143,6 +145,18 @@ impl Images {
         }
         let manifest = self.manifest_from_origin(reference).await?;
         Ok(resolved(manifest, Source::Origin))
+    }
+
+    /// The manifest from the store, if it is known to belong to the repository.
+    async fn granted_manifest(
+        &self,
+        reference: &Reference,
+        digest: Digest,
+    ) -> Result<Option<Manifest>, ImageError> {
+        match self.0.records.grant(reference.host(), reference.repository(), &digest)? {
+            Some(grant) => self.stored_manifest(digest, Some(&grant.media_type)).await,
+            None => Ok(None),
+        }
     }
 
     /// Asks the origin; what it gives is stored, and known to belong to the repository.
