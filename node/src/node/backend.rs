@@ -34,8 +34,8 @@ impl Report for Node {
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: if self.stopping.load(Ordering::Relaxed) { State::Stopping } else { State::Ready },
-            peer_id: self.identity.key.node(),
-            network: self.identity.network,
+            peer_id: self.key.node(),
+            network: self.network,
             site: self.site.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
             addresses: self.addresses.clone(),

@@ -8,48 +8,49 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 use wherry_gateway::Host;
 use wherry_gateway::origin::{CredentialSources, OriginSettings, Origins, SettingsError};
-use wherry_gateway::server::{ServerOptions, serve};
-use wherry_proto::{Certificate, NetworkId, SecretKey};
+use wherry_gateway::server::{Drained, ServerOptions, serve};
+use wherry_proto::{NetworkId, SecretKey};
 
 use crate::config::Config;
-use crate::control::{self, Socket};
+use crate::control::{self, BindError, Socket};
+use crate::identity::Membership;
 use crate::images::{ImageError, Images, ImagesParts};
 use crate::status::{self, Addresses, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
-use crate::swarm::{self, Client, Notice, SwarmError, SwarmSettings};
+use crate::swarm::{self, Client, Notice, Swarm, SwarmError, SwarmSettings};
 use crate::transfer::Transfers;
 use holdings::Shelf;
 
 /// Under which key of the index the addresses of other nodes are remembered.
 const REMEMBERED: &[u8] = b"neighbours";
 
-/// Who a node is, and where it belongs.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// Its own key.
-    pub key: SecretKey,
-    /// Its network.
-    pub network: NetworkId,
-    /// That it belongs there; without it the node talks to nobody.
-    pub certificate: Option<Certificate>,
+/// Everything that a node starts with.
+#[derive(Debug)]
+pub struct Setup {
+    /// What was configured.
+    pub config: Config,
+    /// Who the node is, and what admits it to its network.
+    pub membership: Membership,
+    /// Cancelled when the node is to end.
+    pub shutdown: CancellationToken,
 }
 
-/// What a node listens on, bound before it starts, so that whoever starts it knows every port.
-pub struct Listeners {
-    /// The registry API.
-    pub gateway: TcpListener,
-    /// The status pages.
-    pub status: TcpListener,
-    /// The bulk plane.
-    pub bulk: std::net::TcpListener,
-    /// The control socket.
-    pub control: Socket,
+/// A node that serves.
+pub struct Running {
+    /// Where, with the ports that it really has.
+    pub addresses: Addresses,
+    /// Resolves when the node has ended after it was asked to: within 10 s, of which clients that are reading have
+    /// the most.
+    pub ended: BoxFuture<'static, Result<(), NodeError>>,
 }
 
 /// Why a node does not start.
@@ -75,9 +76,24 @@ pub enum NodeError {
         /// What is wrong with it.
         why: String,
     },
-    /// A listener's address cannot be told.
-    #[error("a listener of the node is not usable: {0}")]
-    Listener(#[from] std::io::Error),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {what}: {source}. Is another node running? Choose another address with {flag}")]
+    Listen {
+        /// Which service.
+        what: &'static str,
+        /// The flag that sets the address.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The control socket cannot be made.
+    #[error(transparent)]
+    Control(#[from] BindError),
+    /// A thread or task of the start was cut off.
+    #[error("the node was stopped while it started")]
+    Stopped,
 }
 
 /// A node that runs.
@@ -87,7 +103,8 @@ pub struct Node {
     transfers: Transfers,
     swarm: Client,
     metrics: Metrics,
-    identity: Identity,
+    key: SecretKey,
+    network: NetworkId,
     site: String,
     addresses: Addresses,
     started: Instant,
@@ -116,37 +133,30 @@ fn origins(config: &Config) -> Result<Origins, NodeError> {
     Ok(Origins::new(settings)?)
 }
 
-/// Runs a node until `shutdown` is cancelled and everything has ended: within 10 s, of which clients that are
-/// reading have the most. `ready` is told the addresses as soon as all of them answer.
-pub async fn run(
-    config: &Config,
-    identity: Identity,
-    listeners: Listeners,
-    shutdown: CancellationToken,
-    ready: impl FnOnce(&Addresses),
-) -> Result<(), NodeError> {
-    let origins = origins(config)?;
+/// Starts a node: returns once every service is bound and answers.
+pub async fn start(setup: Setup) -> Result<Running, NodeError> {
+    let Setup { config, membership, shutdown } = setup;
+    let listeners = Listeners::bind(&config).await?;
+    let origins = origins(&config)?;
     let default_origin = host(&config.default_origin)?;
-    let store = open_store(config).await?;
+    let store = open_store(&config).await?;
     let metrics = Metrics::default();
-    let shelf = Arc::new(Shelf { store: store.clone(), metrics: metrics.clone(), images: OnceLock::new() });
+    let shelf =
+        Arc::new(Shelf { store: store.clone(), metrics: metrics.clone(), images: OnceLock::new() });
+    let (key, network) = (membership.key.clone(), membership.certificate.network);
+    let stops = Stops::default();
 
-    // What clients read from outlives the servers, and the swarm outlives the transfers that use it.
-    let (serving, fetching, talking) =
-        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let bulk_address = listeners.bulk.local_addr()?;
-    let remembered = remembered(&store)?;
-    let settings = swarm_settings(config, &identity, listeners.bulk, remembered);
-    let swarm = swarm::start(settings, shelf.clone(), talking.clone()).await?;
+    let bulk = listeners.bulk.local_addr().map_err(|_| NodeError::Stopped)?;
+    let settings = swarm_settings(&config, membership, listeners.bulk, remembered(&store)?);
+    let swarm = swarm::start(settings, shelf.clone(), stops.talking.clone()).await?;
     let client = swarm.client();
-
     let peers = Arc::new(client.clone());
     let transfers = Transfers::new(
         store.clone(),
         peers.clone(),
         Arc::new(origins.clone()),
         metrics.clone(),
-        fetching.clone(),
+        stops.fetching.clone(),
     );
     let images = Images::new(ImagesParts {
         store: store.clone(),
@@ -155,21 +165,22 @@ pub async fn run(
         site: peers,
         origins,
         metrics: metrics.clone(),
-        key: identity.key.clone(),
-        network: identity.network,
+        key: key.clone(),
+        network,
         default_origin,
         tag_ttl: config.tag_ttl,
         clock: now,
     })?;
     let _ = shelf.images.set(images.clone());
 
+    let bootstrap = swarm.addresses().peers;
     let addresses = Addresses {
-        gateway: listeners.gateway.local_addr()?,
-        status: listeners.status.local_addr()?,
-        peers: peer_address(&swarm.addresses().peers).unwrap_or(config.peers),
-        bulk: bulk_address,
+        gateway: listeners.gateway.local_addr().map_err(|_| NodeError::Stopped)?,
+        status: listeners.status.local_addr().map_err(|_| NodeError::Stopped)?,
+        peers: peer_address(&bootstrap).unwrap_or(config.peers),
+        bulk,
         control: listeners.control.path().to_owned(),
-        bootstrap: swarm.addresses().peers,
+        bootstrap,
     };
     let node = Arc::new(Node {
         store: store.clone(),
@@ -177,58 +188,109 @@ pub async fn run(
         transfers: transfers.clone(),
         swarm: client.clone(),
         metrics: metrics.clone(),
-        identity,
-        site: config.site.clone(),
+        key,
+        network,
+        site: config.site,
         addresses: addresses.clone(),
         started: Instant::now(),
         stopping: AtomicBool::new(false),
     });
+    let options = ServerOptions::default();
+    let serving = Serving {
+        gateway: tokio::spawn(serve(listeners.gateway, Arc::new(images), options, stops.serving.clone())),
+        control: tokio::spawn(control::serve(listeners.control, node.clone(), stops.serving.clone())),
+        pages: tokio::spawn(status::serve(listeners.status, node.clone(), metrics, stops.talking.clone())),
+        upkeep: tokio::spawn(upkeep(store, client, stops.talking.clone())),
+    };
+    let ended = async move {
+        shutdown.cancelled().await;
+        end(node, serving, transfers, swarm, stops).await
+    };
+    Ok(Running { addresses, ended: ended.boxed() })
+}
 
-    let gateway =
-        tokio::spawn(serve(listeners.gateway, Arc::new(images), ServerOptions::default(), serving.clone()));
-    let status_pages =
-        tokio::spawn(status::serve(listeners.status, node.clone(), metrics.clone(), talking.clone()));
-    let control = tokio::spawn(control::serve(listeners.control, node.clone(), serving.clone()));
-    let upkeep = tokio::spawn(upkeep(store.clone(), client, talking.clone()));
-    ready(&addresses);
+/// What ends when: clients read from transfers, and transfers take from the swarm.
+#[derive(Default)]
+struct Stops {
+    serving: CancellationToken,
+    fetching: CancellationToken,
+    talking: CancellationToken,
+}
 
-    shutdown.cancelled().await;
-    info!("ending: clients that are reading may finish");
+struct Serving {
+    gateway: JoinHandle<Drained>,
+    control: JoinHandle<()>,
+    pages: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
+}
+
+async fn end(
+    node: Arc<Node>,
+    serving: Serving,
+    transfers: Transfers,
+    swarm: Swarm,
+    stops: Stops,
+) -> Result<(), NodeError> {
     node.stopping.store(true, Ordering::Relaxed);
-    serving.cancel();
-    if let Ok(drained) = gateway.await
+    stops.serving.cancel();
+    if let Ok(drained) = serving.gateway.await
         && drained.cut > 0
     {
-        warn!(connections = drained.cut, "connections of clients were cut because they did not end in time");
+        warn!(connections = drained.cut, "clients were cut off because they did not finish in time");
     }
-    let _ = control.await;
+    let _ = serving.control.await;
     transfers.close().await;
-    talking.cancel();
-    let _ = status_pages.await;
-    let _ = upkeep.await;
+    stops.talking.cancel();
+    let _ = serving.pages.await;
+    let _ = serving.upkeep.await;
     swarm.join().await;
-    drop((node, transfers, shelf));
+    let store = node.store.clone();
     match tokio::task::spawn_blocking(move || store.close()).await {
         Ok(closed) => Ok(closed?),
-        Err(_) => Ok(()),
+        Err(_) => Err(NodeError::Stopped),
+    }
+}
+
+/// What a node listens on.
+struct Listeners {
+    gateway: TcpListener,
+    status: TcpListener,
+    bulk: std::net::TcpListener,
+    control: Socket,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, NodeError> {
+        let failed = |what, flag, address| {
+            move |source| NodeError::Listen { what, flag, address, source }
+        };
+        let gateway = TcpListener::bind(config.gateway).await;
+        let status = TcpListener::bind(config.status).await;
+        let bulk = std::net::TcpListener::bind(config.bulk);
+        Ok(Self {
+            gateway: gateway.map_err(failed("the registry API", "--gateway", config.gateway))?,
+            status: status.map_err(failed("the status pages", "--status", config.status))?,
+            bulk: bulk.map_err(failed("the bulk plane", "--bulk", config.bulk))?,
+            control: control::bind(&config.control)?,
+        })
     }
 }
 
 async fn open_store(config: &Config) -> Result<Store, NodeError> {
     let (dir, settings) = (config.data.clone(), StoreSettings { budget: config.disk_budget });
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, settings)).await;
-    Ok(opened.map_err(std::io::Error::other)??)
+    Ok(opened.map_err(|_| NodeError::Stopped)??)
 }
 
 fn swarm_settings(
     config: &Config,
-    identity: &Identity,
+    membership: Membership,
     bulk: std::net::TcpListener,
     remembered: Vec<String>,
 ) -> SwarmSettings {
     SwarmSettings {
-        key: identity.key.clone(),
-        membership: identity.certificate.clone(),
+        key: membership.key,
+        membership: Some(membership.certificate),
         min_epoch: 0,
         site: config.site.clone(),
         peers: config.peers,
