@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::config::ConfigError;
 use crate::control::ClientError;
 use crate::identity::IdentityError;
+use crate::node::NodeError;
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -78,6 +79,12 @@ impl From<ConfigError> for Failure {
 
 impl From<IdentityError> for Failure {
     fn from(error: IdentityError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
         Self::new(error.to_string())
     }
 }

@@ -62,18 +62,14 @@ pub(super) fn peers_table(peers: &[PeerInfo]) -> String {
     let mut table = Table::new(&[
         ("PEER", Align::Left),
         ("SITE", Align::Left),
-        ("ROUND TRIP", Align::Right),
-        ("RECEIVED", Align::Right),
-        ("SENT", Align::Right),
+        ("CONNECTED FOR", Align::Left),
         ("ADDRESS", Align::Left),
     ]);
     for peer in peers {
         table.row([
             peer.peer_id.to_string(),
             peer.site.clone(),
-            peer.round_trip_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms")),
-            show_size(peer.received),
-            show_size(peer.sent),
+            show_age(Duration::from_secs(peer.connected_seconds)),
             peer.address.clone(),
         ]);
     }

@@ -30,10 +30,9 @@ use tokio::runtime::Builder;
 use args::{Args, Command};
 use environment::Environment;
 use failure::Failure;
-pub use up::{Launch, Running, Setup};
 
-/// Runs the command that the process was started with. `launch` starts a node, for `wherry up`.
-pub fn main(launch: Launch) -> ExitCode {
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -43,15 +42,15 @@ pub fn main(launch: Launch) -> ExitCode {
         }
     };
     let environment = Environment::of_process();
-    match run(args.command, &environment, launch) {
+    match run(args.command, &environment) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(command: Command, environment: &Environment, launch: Launch) -> Result<(), Failure> {
+fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
     match command {
-        Command::Up(args) => up::run(&args, environment, launch),
+        Command::Up(args) => up::run(&args, environment),
         Command::Config(args) => config::run(&args, environment),
         Command::Network(args) => network::run(args, environment),
         Command::Completions { shell } => output::completions(shell),

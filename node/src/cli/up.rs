@@ -1,8 +1,6 @@
 //! `wherry up`: the node, from its first log line to its end.
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
@@ -19,7 +17,8 @@ use super::output::{note, print};
 use crate::config::units::show_date;
 use crate::config::{Config, LogFormat, load};
 use crate::identity::{self, Membership};
-use crate::status::{Addresses, Metrics};
+use crate::node::{self, Setup};
+use crate::status::Addresses;
 
 /// How long a node may take to end once it was asked to.
 const END: Duration = Duration::from_secs(9);
@@ -27,32 +26,7 @@ const END: Duration = Duration::from_secs(9);
 /// How long threads that are in the middle of a disk access may take after that.
 const THREADS: Duration = Duration::from_millis(900);
 
-/// Everything that a node starts with.
-#[derive(Debug)]
-pub struct Setup {
-    /// What was configured. Bootstrap addresses that came with the certificate are in it.
-    pub config: Config,
-    /// Who the node is.
-    pub membership: Membership,
-    /// Where its rooms count.
-    pub metrics: Metrics,
-    /// Cancelled when the node is to end: it stops taking anything new, lets clients finish what they are reading, and
-    /// ends within 9 s.
-    pub shutdown: CancellationToken,
-}
-
-/// A node that serves.
-pub struct Running {
-    /// Where, with the ports that it really has.
-    pub addresses: Addresses,
-    /// Resolves when the node has ended: with an error unless it was asked to.
-    pub ended: Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>,
-}
-
-/// Starts a node: resolves once every service is bound and answers.
-pub type Launch = fn(Setup) -> Pin<Box<dyn Future<Output = anyhow::Result<Running>> + Send>>;
-
-pub(super) fn run(settings: &Settings, environment: &Environment, launch: Launch) -> Result<(), Failure> {
+pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<(), Failure> {
     let mut config = load(&settings.sources(environment)?)?.config;
     log_to_stderr(&config, environment);
     let membership = identity::load_or_create(&config.data, now())?;
@@ -69,17 +43,17 @@ pub(super) fn run(settings: &Settings, environment: &Environment, launch: Launch
         );
     }
     let runtime = Builder::new_multi_thread().enable_all().thread_name("wherry").build()?;
-    let outcome = runtime.block_on(serve(config, membership, launch));
+    let outcome = runtime.block_on(serve(config, membership));
     runtime.shutdown_timeout(THREADS);
     outcome
 }
 
-async fn serve(config: Config, membership: Membership, launch: Launch) -> Result<(), Failure> {
+async fn serve(config: Config, membership: Membership) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let shutdown = CancellationToken::new();
-    let setup = Setup { config, membership, metrics: Metrics::default(), shutdown: shutdown.clone() };
+    let setup = Setup { config, membership, shutdown: shutdown.clone() };
     let running = tokio::select! {
-        running = launch(setup) => running?,
+        running = node::start(setup) => running?,
         // Nothing serves yet, so nothing has to be finished.
         () = stop.asked() => return Ok(()),
     };

@@ -164,12 +164,8 @@ pub struct PeerInfo {
     pub site: String,
     /// The address by which it is connected.
     pub address: String,
-    /// How long a message takes there and back, in milliseconds, if that was measured.
-    pub round_trip_ms: Option<f64>,
-    /// Bytes of blobs that came from it.
-    pub received: u64,
-    /// Bytes of blobs that went to it.
-    pub sent: u64,
+    /// How long it has been connected, in seconds.
+    pub connected_seconds: u64,
 }
 
 /// Why something could not be done.

@@ -37,9 +37,9 @@ pub enum StoreError {
     #[error("the bytes have the digest {found}, not {expected}: nothing was stored")]
     WrongDigest {
         /// What they should have.
-        expected: Digest,
+        expected: Box<Digest>,
         /// What they have.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// More or fewer bytes came than were announced.
     #[error("{announced} bytes were announced, {found} came: nothing was stored")]

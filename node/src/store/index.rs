@@ -31,11 +31,11 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Opens the index. One that is damaged is moved away and begun anew: the flag says so, blobs are then
-    /// recorded again from their files, and names and pins are lost.
-    pub(super) fn open(layout: &Layout) -> Result<(Self, bool), StoreError> {
+    /// Opens the index. One that is damaged is moved away and begun anew: blobs are then recorded again from
+    /// their files, and names and pins are lost.
+    pub(super) fn open(layout: &Layout) -> Result<Self, StoreError> {
         match Self::try_open(layout.index()) {
-            Ok(index) => Ok((index, false)),
+            Ok(index) => Ok(index),
             Err((dir, error @ (sled::Error::Corruption { .. } | sled::Error::ReportableBug(_)))) => {
                 let away = layout.damaged().join("index");
                 tracing::warn!(
@@ -43,7 +43,7 @@ impl Index {
                     "the index is damaged and is made anew: blobs are found again, tags and pins are lost"
                 );
                 fs::rename(&dir, &away).map_err(|error| StoreError::io("move away", &dir, error))?;
-                Ok((Self::try_open(dir).map_err(|(dir, error)| failed(dir, "open", &error))?, true))
+                Self::try_open(dir).map_err(|(dir, error)| failed(dir, "open", &error))
             }
             Err((dir, error)) => Err(failed(dir, "open", &error)),
         }

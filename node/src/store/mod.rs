@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <data>/lock                               names the process that has the folder
-//! <data>/clean                              stands while index and blobs are known to agree
+//! <data>/clean                              stands while index and blobs are known to agree: which blobs those are
 //! <data>/blobs/<algorithm>/<2 hex>/<hex>    verified blobs, read-only
 //! <data>/chains/<algorithm>/<2 hex>/<hex>   their state chains, if they have more than one chunk
 //! <data>/partial/<algorithm>-<hex>-<n>      a sparse file that is being filled; beside it, as .links, the link
@@ -107,14 +107,13 @@ impl Store {
         let layout = Layout::new(dir);
         let folder_lock = take_lock(&layout)?;
         recover::prepare(&layout)?;
-        let (index, renewed) = Index::open(&layout)?;
-        let clean = layout.clean().exists();
+        let index = Index::open(&layout)?;
         let shared = Arc::new(Shared {
             index,
             budget: settings.budget,
             files: std::sync::Mutex::default(),
             state: std::sync::Mutex::default(),
-            clean: AtomicBool::new(clean),
+            clean: AtomicBool::new(false),
             clock: AtomicU64::new(1),
             unwritten: AtomicU64::new(0),
             gone: broadcast::channel(GONE_QUEUE).0,
@@ -122,10 +121,7 @@ impl Store {
             _lock: folder_lock,
             layout,
         });
-        if renewed {
-            shared.unclean()?;
-        }
-        recover::recover(&shared, clean && !renewed)?;
+        recover::recover(&shared)?;
         let committer = std::thread::Builder::new()
             .name("store-commit".to_owned())
             .spawn({
@@ -192,7 +188,7 @@ impl Store {
         // Before anything is written, and also if the blob is held: wrong bytes are never fine.
         let found = Digest::of(digest.algorithm(), bytes);
         if found != *digest {
-            return Err(StoreError::WrongDigest { expected: *digest, found });
+            return Err(StoreError::WrongDigest { expected: Box::new(*digest), found: Box::new(found) });
         }
         if let Some(held) = self.get(digest) {
             return Ok(held);
@@ -359,8 +355,9 @@ impl Shared {
         }
         if self.queue.is_idle() && !self.clean.load(Ordering::Acquire) {
             let path = self.layout.clean();
+            let summary = lock(&self.state).summary();
             File::create(&path)
-                .and_then(|file| file.sync_all())
+                .and_then(|mut file| file.write_all(summary.as_bytes()).and_then(|()| file.sync_all()))
                 .map_err(|error| StoreError::io("create", &path, error))?;
             files::sync_dir(self.layout.root())?;
             self.clean.store(true, Ordering::Release);

@@ -102,6 +102,11 @@ impl Partial {
         lock(&self.table).links.links()
     }
 
+    /// The link of one chunk, if it is on the disk.
+    pub fn link(&self, index: ChunkIndex) -> Option<Link> {
+        lock(&self.table).links.get(index)
+    }
+
     /// Writes a chunk and then its link, which must come from hashing these very bytes with
     /// [`wherry_proto::link`]; debug builds hash them again and panic if it does not. A chunk that was there is
     /// replaced. When this returns the chunk survives a kill of the process.
@@ -174,7 +179,7 @@ impl Partial {
         };
         let shared = &self.store.shared;
         let path = shared.layout.partial(&digest, self.map.size());
-        let held = shared.adopt(&path, &self.data, &chain, self.charge)?;
+        let (held, _) = shared.adopt(&path, &self.data, &chain, self.charge)?;
         table.closed = true;
         drop(table);
         lock(&shared.state).partials.remove(&self.key);

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use wherry_proto::{Algorithm, ChunkMap, Digest};
@@ -22,14 +23,17 @@ pub(super) fn prepare(layout: &Layout) -> Result<(), StoreError> {
     files::empty_dir(&layout.damaged())
 }
 
-/// Fills the maps from index and disk. After a clean end the index is taken as it is; otherwise each blob's
-/// file is looked at, and hashed if it is not recorded.
-pub(super) fn recover(shared: &Arc<Shared>, trust_index: bool) -> Result<(), StoreError> {
+/// Fills the maps from index and disk. After a clean end the index is taken as it is, if it is the one that the
+/// mark was made for; otherwise each blob's file is looked at, and hashed if it is not recorded.
+pub(super) fn recover(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let mut state = State::default();
     for (digest, record) in shared.index.blobs()? {
         state.blobs.insert(digest, Arc::new(Entry::new(record)));
     }
-    if !trust_index {
+    // A damaged index may open as an empty one, so that the mark stands is not enough.
+    if fs::read_to_string(shared.layout.clean()).is_ok_and(|mark| mark == state.summary()) {
+        shared.clean.store(true, Ordering::Release);
+    } else {
         compare(shared, &mut state)?;
     }
     for (_, digest) in shared.index.pins()? {
@@ -40,7 +44,7 @@ pub(super) fn recover(shared: &Arc<Shared>, trust_index: bool) -> Result<(), Sto
     let partials: u64 = state.partials.values().map(|entry| entry.charge).sum();
     state.used = blobs + partials;
     let last_use = state.blobs.values().map(|entry| entry.record().used).max().unwrap_or(0);
-    shared.clock.store(last_use + 1, std::sync::atomic::Ordering::Relaxed);
+    shared.clock.store(last_use + 1, Ordering::Relaxed);
     *lock(&shared.state) = state;
     partial::make_way(shared)?;
     // A budget that was made smaller is kept from the first moment, as far as pins allow.

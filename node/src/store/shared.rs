@@ -70,6 +70,18 @@ pub(super) struct State {
     pub(super) used: u64,
 }
 
+impl State {
+    /// A line that tells one set of held blobs from another: how many, and their digests folded together.
+    pub(super) fn summary(&self) -> String {
+        let mut folded = [0; 32];
+        for digest in self.blobs.keys() {
+            folded.iter_mut().zip(digest.as_bytes()).for_each(|(to, from)| *to ^= from);
+        }
+        let folded = Digest::from_bytes(Algorithm::Sha256, &folded).map_or_else(String::new, |it| it.hex());
+        format!("{} {folded}\n", self.blobs.len())
+    }
+}
+
 pub(super) struct Shared {
     pub(super) layout: Layout,
     pub(super) index: Index,
@@ -297,21 +309,21 @@ impl Shared {
         }
     }
 
-    /// Makes a file whose bytes `chain` was computed from a held blob. The caller's `charge` becomes the
-    /// blob's own; on an error it remains the caller's.
+    /// Makes a file whose bytes `chain` was computed from a held blob; says whether it was not held before. The
+    /// caller's `charge` becomes the blob's own; on an error it remains the caller's.
     pub(super) fn adopt(
         self: &Arc<Self>,
         from: &Path,
         file: &File,
         chain: &StateChain,
         charge: u64,
-    ) -> Result<StoredBlob, StoreError> {
+    ) -> Result<(StoredBlob, bool), StoreError> {
         let digest = chain.digest();
         let files = lock(&self.files);
         if let Some(held) = self.get(&digest) {
             files::remove(from)?;
             self.give_back(charge);
-            return Ok(held);
+            return Ok((held, false));
         }
         self.unclean()?;
         let to = self.layout.blob(&digest);
@@ -331,7 +343,7 @@ impl Shared {
         }
         drop(files);
         self.queue.submit(digest);
-        Ok(StoredBlob::new(digest, entry, self))
+        Ok((StoredBlob::new(digest, entry, self), true))
     }
 
     /// Writes a chain beside its blob; the hash of it, if the blob has more than one chunk. The file is not

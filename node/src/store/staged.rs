@@ -75,7 +75,12 @@ impl Staged {
     }
 
     /// Makes it a held blob, if all announced bytes came and have the digest that is expected.
-    pub fn finish(mut self, expected: Option<Digest>) -> Result<StoredBlob, StoreError> {
+    pub fn finish(self, expected: Option<Digest>) -> Result<StoredBlob, StoreError> {
+        self.finish_new(expected).map(|(blob, _)| blob)
+    }
+
+    /// The same; says also whether the blob was not held before.
+    pub fn finish_new(mut self, expected: Option<Digest>) -> Result<(StoredBlob, bool), StoreError> {
         let map = self.map;
         let builder = std::mem::replace(&mut self.builder, ChainBuilder::new(self.algorithm, map));
         let chain: StateChain = builder
@@ -84,7 +89,8 @@ impl Staged {
         if let Some(expected) = expected
             && expected != chain.digest()
         {
-            return Err(StoreError::WrongDigest { expected, found: chain.digest() });
+            let (expected, found) = (Box::new(expected), Box::new(chain.digest()));
+            return Err(StoreError::WrongDigest { expected, found });
         }
         let charge = self.charge.unwrap_or(0);
         let held = self.store.shared.adopt(&self.path, &self.file, &chain, charge)?;

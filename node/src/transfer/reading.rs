@@ -11,7 +11,7 @@ use wherry_proto::{ChunkIndex, ChunkMap, Digest, End, State};
 
 use super::Parts;
 use super::run::{Happening, Held, OriginStep, hash};
-use super::sources::{OriginBlob, Route};
+use super::sources::{OriginBlob, OriginFailure, Route};
 
 /// How often a reading is taken up again without a byte of progress before the origin counts as out of reach.
 const RESUMES: u32 = 5;
@@ -57,6 +57,28 @@ impl Reading {
             }
         }
     }
+
+    /// The first origin that answers for the blob.
+    async fn connect(&self, at: u64) -> Result<OriginBlob, OriginFailure> {
+        let mut last = OriginFailure { message: "no origin is known for it".to_owned(), retry: false };
+        for route in &self.routes {
+            match self.parts.origins.open(route, self.digest, at).await {
+                Ok(open) => match open.total {
+                    Some(total) if total != self.map.size() => {
+                        last.message = format!(
+                            "{route} has {total} bytes under {}, but {} were announced",
+                            self.digest,
+                            self.map.size()
+                        );
+                        last.retry = false;
+                    }
+                    _ => return Ok(open),
+                },
+                Err(failure) => last = failure,
+            }
+        }
+        Err(last)
+    }
 }
 
 /// A place in the blob, and the connection that bytes come from.
@@ -99,12 +121,12 @@ impl Cursor<'_> {
                     Some(Ok(piece)) if piece.is_empty() => continue,
                     Some(Ok(piece)) => return Ok(piece),
                     Some(Err(failure)) => failure,
-                    None => super::sources::OriginFailure {
+                    None => OriginFailure {
                         message: format!("it ended after {} bytes instead of {}", self.at, self.end),
                         retry: true,
                     },
                 },
-                None => match self.connect().await {
+                None => match self.reading.connect(self.at).await {
                     Ok(open) => {
                         self.open = Some(open);
                         continue;
@@ -120,30 +142,6 @@ impl Cursor<'_> {
             debug!(blob = %self.reading.digest.short(), at = self.at, %failure, "taking up the reading again");
             tokio::time::sleep(RESUME_PAUSE * 2_u32.pow(failures - 1)).await;
         }
-    }
-
-    /// The first origin that answers for the blob.
-    async fn connect(&self) -> Result<OriginBlob, super::sources::OriginFailure> {
-        let reading = self.reading;
-        let mut last =
-            super::sources::OriginFailure { message: "no origin is known for it".to_owned(), retry: false };
-        for route in &reading.routes {
-            match reading.parts.origins.open(route, reading.digest, self.at).await {
-                Ok(open) => match open.total {
-                    Some(total) if total != reading.map.size() => {
-                        last.message = format!(
-                            "{route} has {total} bytes under {}, but {} were announced",
-                            reading.digest,
-                            reading.map.size()
-                        );
-                        last.retry = false;
-                    }
-                    _ => return Ok(open),
-                },
-                Err(failure) => last = failure,
-            }
-        }
-        Err(last)
     }
 
     /// More bytes than the blob has are an error, unless the reading ends before the blob does.

@@ -18,13 +18,14 @@ use super::reading::{self, Reading};
 use super::sources::{Found, PeerError, Route};
 use super::view::View;
 use super::{Parts, TransferError};
+use crate::status::ErrorKind;
 use crate::store::{Partial, StoreError};
 
 /// How many happenings wait for the driver: its tasks are slowed down beyond that.
 pub(super) const EVENTS: usize = 256;
 
-/// How long a peer that said it was busy is left alone.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// How long a peer that said it was busy is left alone at most.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Chunks up to this length in bytes are hashed where they arrive: handing them over would cost more.
 const HASH_INLINE: usize = 64 << 10;
@@ -111,7 +112,13 @@ impl Driver {
     }
 
     /// Runs the transfer to its end.
-    pub(super) async fn run(mut self, mut happenings: mpsc::Receiver<Happening>) -> Result<(), TransferError> {
+    pub(super) async fn run(
+        mut self,
+        mut happenings: mpsc::Receiver<Happening>,
+    ) -> Result<(), TransferError> {
+        while let Ok(known) = happenings.try_recv() {
+            self.happened(known)?;
+        }
         self.search();
         let stop = self.stop.clone();
         let ended = loop {
@@ -148,14 +155,14 @@ impl Driver {
             Happening::Event(event) => event,
             Happening::Chunk(source, index, links, held) => {
                 self.view.from_peers.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
-                self.parts.counters.from_peers.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
+                self.parts.metrics.from_peers.inc_by(held.bytes.len() as u64);
                 self.arriving.insert((source, index), held);
                 Event::Arrived(source, index, links)
             }
             Happening::Origin(reading, _) if reading != self.reading => return Ok(false),
             Happening::Origin(_, OriginStep::Chunk(index, link, held)) => {
                 self.view.from_origin.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
-                self.parts.counters.from_origin.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
+                self.parts.metrics.from_origin.inc_by(held.bytes.len() as u64);
                 self.arriving.insert((Source::Origin, index), held);
                 Event::Arrived(Source::Origin, index, vec![link])
             }
@@ -176,11 +183,16 @@ impl Driver {
             Event::Kept(_, index, _) => Some(*index),
             _ => None,
         };
-        let steady = matches!(event, Event::Arrived(..) | Event::Reading(..) | Event::Busy(..) | Event::Ready(_));
+        let steady =
+            matches!(event, Event::Arrived(..) | Event::Reading(..) | Event::Busy(..) | Event::Ready(_));
         let effects = self.planner.apply(event);
         let moved = effects.iter().any(|effect| {
-            matches!(effect, Effect::Ban(..) | Effect::Drop(..) | Effect::OriginWrong(_) | Effect::ReadOrigin(..))
+            matches!(
+                effect,
+                Effect::Ban(..) | Effect::Drop(..) | Effect::OriginWrong(_) | Effect::ReadOrigin(..)
+            )
         });
+        self.view.sources.store(self.planner.sources(), Ordering::Relaxed);
         let linked = self.planner.ledger().linked();
         match kept {
             Some(index) if !moved && linked.contains(index) => self.view.linked(index),
@@ -206,26 +218,34 @@ impl Driver {
             Effect::StopOrigin => {
                 self.reading += 1;
                 self.reading_stop.cancel();
+                self.view.set_in_order(false);
             }
             Effect::Keep(source, index, link) => self.keep(source, index, link),
             Effect::Discard(source, index) => {
-                self.arriving.remove(&(source, index));
+                if self.arriving.remove(&(source, index)).is_some() {
+                    self.parts.metrics.rejected_chunks.inc();
+                }
             }
             Effect::Drop(node, reason) => {
+                self.parts.metrics.failed(ErrorKind::Peer);
                 info!(blob = %digest.short(), peer = %node, %reason, "peer is not asked any more for this blob");
             }
             Effect::Ban(node, proof) => {
-                warn!(blob = %digest.short(), peer = %node, %proof, "peer is banned");
-                self.parts.peers.ban(node, &proof.to_string());
+                self.parts.metrics.failed(ErrorKind::Peer);
+                let why = format!("{proof} (blob {digest})");
+                let parts = self.parts.clone();
+                // Not cancelled with the rest: the proof holds whatever becomes of this transfer.
+                self.tasks.spawn(async move { parts.peers.ban(node, &why).await });
             }
             Effect::OriginWrong(found) => {
+                self.parts.metrics.failed(ErrorKind::Origin);
                 let origin = self.routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 warn!(blob = %digest, %origin, %found, "origin sent other bytes than the digest's");
                 self.view.voided();
             }
             Effect::OriginContradicts(index) => {
                 let origin = self.routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                warn!(blob = %digest.short(), %origin, chunk = %index, "origin contradicts what peers have signed");
+                info!(blob = %digest.short(), %origin, chunk = %index, "origin and what peers have signed differ");
             }
             Effect::Search => self.search(),
             Effect::Verified | Effect::Failed(_) => {}
@@ -282,7 +302,8 @@ impl Driver {
                 },
                 Err(PeerError::Busy) => {
                     let _ = events.send(Happening::Event(Event::Busy(node, index))).await;
-                    tokio::time::sleep(BUSY_PAUSE).await;
+                    // A node that forgets to say that it has a slot free is asked again all the same.
+                    let _ = tokio::time::timeout(BUSY_PAUSE, parts.peers.ready(node)).await;
                     Happening::Event(Event::Ready(node))
                 }
                 Err(PeerError::Failed(why)) => Happening::Event(Event::PeerFailed(node, why)),
@@ -295,6 +316,7 @@ impl Driver {
         self.reading += 1;
         self.reading_stop.cancel();
         self.reading_stop = self.stop.child_token();
+        self.view.set_in_order(!self.planner.ledger().has_chain());
         let reading = Reading {
             parts: self.parts.clone(),
             digest: self.digest(),
@@ -337,7 +359,8 @@ pub(super) async fn hash(
     bytes: Bytes,
 ) -> Result<(Vec<Link>, Bytes), String> {
     let work = move || {
-        let links: Result<Vec<Link>, _> = starts.iter().map(|from| link(&map, index, *from, &bytes)).collect();
+        let links: Result<Vec<Link>, _> =
+            starts.iter().map(|from| link(&map, index, *from, &bytes)).collect();
         links.map(|links| (links, bytes)).map_err(|wrong| wrong.to_string())
     };
     if map.len(index) as usize <= HASH_INLINE {

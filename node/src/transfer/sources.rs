@@ -36,7 +36,12 @@ pub trait Peers: Send + Sync + 'static {
     fn search(&self, digest: Digest) -> BoxStream<'static, Found>;
 
     /// A holder's claim, its signature checked.
-    fn chain(&self, node: NodeId, digest: Digest, size: u64) -> BoxFuture<'_, Result<Arc<StateChain>, String>>;
+    fn chain(
+        &self,
+        node: NodeId,
+        digest: Digest,
+        size: u64,
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, String>>;
 
     /// One chunk of a blob, unverified, of the length that the map says. Fails within seconds when no byte comes.
     fn chunk(
@@ -47,11 +52,14 @@ pub trait Peers: Send + Sync + 'static {
         index: ChunkIndex,
     ) -> BoxFuture<'_, Result<Bytes, PeerError>>;
 
+    /// Returns when a node that was busy may be asked again.
+    fn ready(&self, node: NodeId) -> BoxFuture<'_, ()>;
+
     /// Closes all connections to a node that provably lied, and takes none from it.
-    fn ban(&self, node: NodeId, why: &str);
+    fn ban<'a>(&'a self, node: NodeId, why: &'a str) -> BoxFuture<'a, ()>;
 
     /// Tells the network that this node now holds a blob.
-    fn announce(&self, digest: Digest);
+    fn announce(&self, digest: Digest) -> BoxFuture<'_, ()>;
 }
 
 /// Where an origin has a blob.
@@ -90,5 +98,10 @@ pub struct OriginBlob {
 /// The registries that images come from.
 pub trait Origins: Send + Sync + 'static {
     /// Starts to read a blob at an offset.
-    fn open(&self, route: &Route, digest: Digest, from: u64) -> BoxFuture<'_, Result<OriginBlob, OriginFailure>>;
+    fn open(
+        &self,
+        route: &Route,
+        digest: Digest,
+        from: u64,
+    ) -> BoxFuture<'_, Result<OriginBlob, OriginFailure>>;
 }

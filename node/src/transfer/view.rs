@@ -1,6 +1,6 @@
 //! What readers of a blob in flight may see: which chunks have linked, and how it ended.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -21,30 +21,38 @@ pub struct Progress {
     pub from_peers: u64,
     /// Bytes that the origin sent for this transfer.
     pub from_origin: u64,
+    /// How many peers it takes chunks from now.
+    pub sources: usize,
 }
 
 struct Seen {
     linked: ChunkSet,
     // Counts how often chunks that readers may have been given turned out not to lead to the digest.
     voids: u32,
+    // Whether the origin is being read and nothing is known of the chunks behind.
+    in_order: bool,
     outcome: Option<Outcome>,
 }
 
 /// Shared between the task that drives a transfer and everybody who reads from it.
 pub(super) struct View {
+    map: ChunkMap,
     seen: Mutex<Seen>,
     changes: watch::Sender<u64>,
     pub(super) from_peers: AtomicU64,
     pub(super) from_origin: AtomicU64,
+    pub(super) sources: AtomicUsize,
 }
 
 impl View {
     pub(super) fn new(map: ChunkMap) -> Self {
         Self {
-            seen: Mutex::new(Seen { linked: ChunkSet::empty(map), voids: 0, outcome: None }),
+            map,
+            seen: Mutex::new(Seen { linked: ChunkSet::empty(map), voids: 0, in_order: false, outcome: None }),
             changes: watch::Sender::new(0),
             from_peers: AtomicU64::new(0),
             from_origin: AtomicU64::new(0),
+            sources: AtomicUsize::new(0),
         }
     }
 
@@ -90,6 +98,25 @@ impl View {
         self.lock().linked.contains(index)
     }
 
+    /// While the blob is being read in order only, the number of bytes at its start that are here.
+    pub(super) fn in_order(&self) -> Option<u64> {
+        let seen = self.lock();
+        if !seen.in_order {
+            return None;
+        }
+        let missing = seen.linked.first_missing(self.map.first());
+        Some(missing.map_or(self.map.size(), |index| self.map.offset(index)))
+    }
+
+    pub(super) fn set_in_order(&self, in_order: bool) {
+        let mut seen = self.lock();
+        if seen.in_order != in_order {
+            seen.in_order = in_order;
+            drop(seen);
+            self.changed();
+        }
+    }
+
     pub(super) fn voids(&self) -> u32 {
         self.lock().voids
     }
@@ -103,6 +130,7 @@ impl View {
             linked: self.lock().linked.bytes(),
             from_peers: self.from_peers.load(Ordering::Relaxed),
             from_origin: self.from_origin.load(Ordering::Relaxed),
+            sources: self.sources.load(Ordering::Relaxed),
         }
     }
 }

@@ -119,6 +119,11 @@ impl Planner {
         &self.ledger
     }
 
+    /// How many peers are used as sources now.
+    pub fn sources(&self) -> usize {
+        self.peers.values().filter(|peer| matches!(peer.chain, Chain::Claimed)).count()
+    }
+
     /// Takes in what has happened; says what to do. After `Verified` or `Failed` there is no further effect.
     pub fn apply(&mut self, event: Event) -> Vec<Effect> {
         if !self.over {
