@@ -1,1 +1,3 @@
-//! Placeholder.
+//! One machine of a wherry network.
+
+pub mod swarm;
