@@ -1,3 +1,12 @@
-//! One machine of a wherry network.
+//! One machine of a wherry network: store, swarm, transfer, images, and what the `wherry` command is made of.
 
+pub mod bundle;
+pub mod config;
+pub mod control;
+mod http;
+pub mod images;
+pub mod node;
+pub mod status;
+pub mod store;
 pub mod swarm;
+pub mod transfer;
