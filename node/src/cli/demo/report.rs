@@ -139,7 +139,7 @@ mod tests {
         let table = report.table(false);
         assert!(table.contains("everything is as promised (9.00 s in all)"), "{table}");
         assert!(table.contains("\n2     up     1.25 s           600 B       400 B  "), "{table}");
-        assert!(table.contains("\n4     gone   1.25 s             0 B     1000 B  "), "{table}");
+        assert!(table.contains("\n4     gone   1.25 s             0 B      1000 B  "), "{table}");
     }
 
     #[test]
