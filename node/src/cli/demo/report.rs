@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn every_broken_promise_is_named() {
         let broken = |change: fn(&mut Vec<Row>)| report(change).broken().unwrap();
-        assert!(broken(|rows| drop(rows.pop())).contains("3 of 4 nodes"));
+        assert!(broken(|rows| rows.truncate(3)).contains("3 of 4 nodes"));
         assert!(broken(|rows| rows[1].digest = Digest::sha256(b"x")).contains("node 2 served a manifest"));
         assert!(broken(|rows| rows[2].bytes = 999).contains("node 3 served 999 of 1000"));
         assert!(broken(|rows| rows[3].from_cloud = 1).contains("node 4 counts 1 bytes from a cloud"));
