@@ -4,16 +4,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wherry_proto::NodeId;
+use wherry_proto::{MAX_SITE_LEN, NodeId};
 
 use super::units::{parse_duration, parse_size, show_duration, show_exact_size};
 use super::{Config, LogFormat};
 
 /// The smallest disk budget: less holds no image at all.
 const MIN_BUDGET: u64 = 1 << 20;
-
-/// The longest name of a site, in bytes: it travels in messages between nodes.
-const MAX_SITE: usize = 64;
 
 /// The longest timeout or age that can be set.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
@@ -163,7 +160,7 @@ pub static KEYS: [Key; 18] = [
             |config, values| {
                 let site = filled(one(values)?)?;
                 let fits =
-                    site.len() <= MAX_SITE && !site.chars().any(|c| c.is_whitespace() || c.is_control());
+                    site.len() <= MAX_SITE_LEN && !site.chars().any(|c| c.is_whitespace() || c.is_control());
                 fits.then(|| config.site = site.to_owned())
             },
             |config| Shown::Text(config.site.clone()),
@@ -345,6 +342,11 @@ fn origin(text: &str) -> Option<String> {
     };
     let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
     (text.len() <= 255 && text.chars().all(allowed) && named && port_fits).then_some(text)
+}
+
+/// Whether a text has the shape of a multiaddress that nodes can be reached by.
+pub(crate) fn is_multiaddr(text: &str) -> bool {
+    multiaddr(text).is_some()
 }
 
 /// The shape of a multiaddress, so that a slip is reported with all others and not once the node is half up.

@@ -17,8 +17,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use key::is_multiaddr;
 pub use key::{Flag, KEYS, Key};
-pub use resolve::{ConfigError, Expected, Loaded, Problem, control_socket, load};
+pub use resolve::{ConfigError, Expected, Loaded, Problem, control_socket, data_folder, load};
 pub use source::{ConfigFile, DEFAULT_FILE, MAX_FILE, Source, Sources, Surroundings};
 
 /// Everything that can be set about a node. [`load`] makes one, and [`Config::new`] gives the defaults.

@@ -167,28 +167,33 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     if problems.is_empty() { Ok(Loaded { config, sources: set }) } else { Err(ConfigError { problems }) }
 }
 
-/// Which control socket a client command means, by the same rules as [`load`] but blind to all other keys: a
-/// mistake in the node's configuration is for the node to report.
+/// Which data folder is meant, by the same rules as [`load`] but blind to all other keys: a mistake in the node's
+/// configuration is for the node to report.
 ///
 /// `None` when nothing says where, and there is no home folder to look in.
+pub fn data_folder(sources: &Sources) -> Option<PathBuf> {
+    strongest(sources, "data").map(|(path, _)| path).or_else(|| default_data(&sources.surroundings))
+}
+
+/// Which control socket a client command means, by the rules of [`data_folder`].
 pub fn control_socket(sources: &Sources) -> Option<PathBuf> {
-    let (mut data, mut control): (Option<(PathBuf, Source)>, Option<(PathBuf, Source)>) = (None, None);
-    for entry in sources.entries() {
-        let Said::Values(values) = entry.said else { continue };
-        let [path] = values.as_slice() else { continue };
-        match entry.key.as_str() {
-            "data" => data = Some((path.into(), entry.source)),
-            "control" => control = Some((path.into(), entry.source)),
-            _ => {}
+    let data = strongest(sources, "data").map(|(_, source)| source);
+    match strongest(sources, "control") {
+        Some((path, source)) if !follows(Some(&source), data.as_ref()) => Some(path),
+        _ => Some(socket_in(&data_folder(sources)?, &sources.surroundings)),
+    }
+}
+
+fn strongest(sources: &Sources, key: &str) -> Option<(PathBuf, Source)> {
+    let mut found = None;
+    for entry in sources.entries().into_iter().filter(|entry| entry.key == key) {
+        if let Said::Values(values) = entry.said
+            && let [path] = values.as_slice()
+        {
+            found = Some((path.into(), entry.source));
         }
     }
-    if let Some((path, source)) = control
-        && !follows(Some(&source), data.as_ref().map(|(_, source)| source))
-    {
-        return Some(path);
-    }
-    let data = data.map(|(path, _)| path).or_else(|| default_data(&sources.surroundings))?;
-    Some(socket_in(&data, &sources.surroundings))
+    found
 }
 
 /// Whether the socket stands in the data folder: it is not set, or set by a weaker source than the folder.

@@ -141,6 +141,20 @@ pub fn show_age(age: Duration) -> String {
     String::new()
 }
 
+/// Writes the day of a time in seconds since 1970 as `2026-11-23`, in UTC.
+pub fn show_date(seconds: u64) -> String {
+    // Years are counted from March 0000, so that the day that is sometimes missing is the last of its year; they
+    // repeat every 146,097 days.
+    let days = seconds / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    format!("{:04}-{month:02}-{day:02}", era * 400 + year + carry)
+}
+
 /// Writes seconds as a person reads them on a stopwatch: `0.42 s`, `12.3 s`, `3m 20s`.
 pub fn show_seconds(seconds: f64) -> String {
     if seconds < 10.0 {
@@ -225,6 +239,20 @@ mod tests {
         assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
         for bad in ["", "30", "s", "5 minutes", "-1s", "1.5h", "99999999999999999999s", "9999999999999999w"] {
             assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, date) in [
+            (0, "1970-01-01"),
+            (951_782_399, "2000-02-28"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_795_392_000, "2026-11-23"),
+            (4_107_542_400, "2100-03-01"),
+        ] {
+            assert_eq!(show_date(seconds), date);
         }
     }
 

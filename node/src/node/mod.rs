@@ -77,7 +77,9 @@ pub enum NodeError {
         why: String,
     },
     /// An address cannot be listened on.
-    #[error("cannot listen on {address} for {what}: {source}. Is another node running? Choose another address with {flag}")]
+    #[error(
+        "cannot listen on {address} for {what}: {source}. Is another node running? Choose another address with {flag}"
+    )]
     Listen {
         /// Which service.
         what: &'static str,
@@ -141,8 +143,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let default_origin = host(&config.default_origin)?;
     let store = open_store(&config).await?;
     let metrics = Metrics::default();
-    let shelf =
-        Arc::new(Shelf { store: store.clone(), metrics: metrics.clone(), images: OnceLock::new() });
+    let shelf = Arc::new(Shelf { store: store.clone(), metrics: metrics.clone(), images: OnceLock::new() });
     let (key, network) = (membership.key.clone(), membership.certificate.network);
     let stops = Stops::default();
 
@@ -261,9 +262,7 @@ struct Listeners {
 
 impl Listeners {
     async fn bind(config: &Config) -> Result<Self, NodeError> {
-        let failed = |what, flag, address| {
-            move |source| NodeError::Listen { what, flag, address, source }
-        };
+        let failed = |what, flag, address| move |source| NodeError::Listen { what, flag, address, source };
         let gateway = TcpListener::bind(config.gateway).await;
         let status = TcpListener::bind(config.status).await;
         let bulk = std::net::TcpListener::bind(config.bulk);
