@@ -1,0 +1,403 @@
+//! The event loop: one task owns the libp2p swarm, takes commands, and never waits for anybody.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use libp2p::kad::store::RecordStore as _;
+use libp2p::kad::{self, GetProvidersOk, InboundRequest, QueryId, QueryResult};
+use libp2p::multiaddr::Protocol as Part;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, mdns};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wherry_proto::{Digest, Hello, NodeId};
+
+use super::admission::Doorkeeper;
+use super::announce::{self, Announcements};
+use super::ask::{self, Asking, MAX_ASKED};
+use super::behaviour::{Behaviour, BehaviourEvent};
+use super::discovery::{Dial, Discovery};
+use super::identity::{Host, node_of, peer_of};
+use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours};
+use super::streams::{OpenError, Protocol};
+
+/// How many commands may wait for the event loop; then those who give them wait.
+pub(super) const MAX_COMMANDS: usize = 256;
+
+/// How many searches for providers may be under way; further ones find nobody.
+const MAX_SEARCHES: usize = 64;
+
+/// How often what only time changes is looked after: expired certificates and records.
+const UPKEEP_TIME: Duration = Duration::from_secs(60);
+
+/// How long to wait before a stream for questions is opened again.
+const LINK_RETRY: Duration = Duration::from_secs(2);
+
+/// How many own addresses are told to others.
+const MAX_OWN_ADDRESSES: usize = 8;
+
+/// What others in this process ask of the event loop.
+pub(super) enum Command {
+    /// Open a stream to a neighbour.
+    Open { node: NodeId, protocol: Protocol, reply: oneshot::Sender<Result<libp2p::Stream, OpenError>> },
+    /// Find who provides a blob, and connect to them.
+    Providers { digest: Digest, found: mpsc::Sender<NodeId> },
+    /// Announce a blob from now on.
+    Announce(Digest),
+    /// Announce a blob no more.
+    Withdraw(Digest),
+    /// End all connections to a node.
+    Disconnect(NodeId),
+}
+
+pub(super) struct Actor {
+    pub(super) swarm: libp2p::Swarm<Behaviour>,
+    pub(super) doorkeeper: Arc<Doorkeeper>,
+    pub(super) neighbours: Arc<Neighbours>,
+    pub(super) listening: Arc<Mutex<Vec<Multiaddr>>>,
+    pub(super) discovery: Discovery,
+    pub(super) announcements: Announcements,
+    pub(super) announcing: HashMap<QueryId, Digest>,
+    pub(super) searches: HashMap<QueryId, mpsc::Sender<NodeId>>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) to_self: mpsc::WeakSender<Command>,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+impl Actor {
+    /// Runs until it is stopped; then every connection is dropped.
+    pub(super) async fn run(mut self) {
+        let mut upkeep = Instant::now() + UPKEEP_TIME;
+        loop {
+            let now = Instant::now();
+            if now >= upkeep {
+                self.upkeep(now);
+                upkeep = now + UPKEEP_TIME;
+            }
+            let wake = self.plans(now).map_or(upkeep, |next| next.min(upkeep));
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                event = self.swarm.select_next_some() => self.on_event(event),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => break,
+                },
+                () = sleep_until(wake.into()) => {}
+            }
+        }
+        for entry in self.neighbours.all() {
+            self.neighbours.remove(&entry.neighbour.node);
+        }
+    }
+
+    /// Dials and announces what is due; says when to look again.
+    fn plans(&mut self, now: Instant) -> Option<Instant> {
+        let lonely = self.neighbours.is_empty();
+        let (dials, dial_next) = {
+            let swarm = &self.swarm;
+            self.discovery.due(now, lonely, |peer| swarm.is_connected(peer))
+        };
+        for dial in dials {
+            self.dial(&dial, now, lonely);
+        }
+        // Where nobody is connected there is nobody to tell.
+        let announce_next = if lonely { None } else { self.announce(now) };
+        dial_next.into_iter().chain(announce_next).min()
+    }
+
+    fn dial(&mut self, dial: &Dial, now: Instant, lonely: bool) {
+        let opts: DialOpts = match (dial.peer, dial.addresses.first()) {
+            (Some(peer), _) => DialOpts::peer_id(peer)
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                .addresses(dial.addresses.clone())
+                .build(),
+            (None, Some(address)) => DialOpts::unknown_peer_id().address(address.clone()).build(),
+            (None, None) => return,
+        };
+        let connection = opts.connection_id();
+        match self.swarm.dial(opts) {
+            Ok(()) => self.discovery.began(dial, connection),
+            Err(error) => {
+                tracing::debug!(addresses = ?dial.addresses, %error, "cannot dial");
+                self.discovery.refused(dial, now, lonely);
+            }
+        }
+    }
+
+    fn announce(&mut self, now: Instant) -> Option<Instant> {
+        loop {
+            let digest = match self.announcements.next(now) {
+                Ok(digest) => digest,
+                Err(next) => return next,
+            };
+            match self.swarm.behaviour_mut().kad.start_providing(announce::key(&digest)) {
+                Ok(query) => {
+                    self.announcing.insert(query, digest);
+                }
+                Err(error) => {
+                    tracing::debug!(%digest, %error, "cannot announce");
+                    self.announcements.done(&digest, false, now);
+                }
+            }
+        }
+    }
+
+    fn upkeep(&mut self, now: Instant) {
+        self.swarm.behaviour_mut().kad.store_mut().expire(now);
+        self.searches.retain(|_, found| !found.is_closed());
+        for entry in self.neighbours.all() {
+            let node = entry.neighbour.node;
+            if let Err(why) = self.doorkeeper.check(&node, &entry.certificate) {
+                tracing::info!(peer = node.short(), %why, "a neighbour belongs no more");
+                self.disconnect(&node);
+            }
+        }
+    }
+
+    fn disconnect(&mut self, node: &NodeId) {
+        if let Some(peer) = peer_of(node) {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Open { node, protocol, reply } => match peer_of(&node) {
+                Some(peer) if self.swarm.is_connected(&peer) => {
+                    self.swarm.behaviour_mut().streams.open(peer, protocol, reply);
+                }
+                _ => {
+                    let _ = reply.send(Err(OpenError::NotConnected));
+                }
+            },
+            Command::Providers { digest, found } => {
+                if self.searches.len() < MAX_SEARCHES {
+                    let query = self.swarm.behaviour_mut().kad.get_providers(announce::key(&digest));
+                    self.searches.insert(query, found);
+                }
+            }
+            Command::Announce(digest) => {
+                if !self.announcements.add(digest, Instant::now()) {
+                    tracing::warn!(%digest, "too many blobs are announced: this one is held in silence");
+                }
+            }
+            Command::Withdraw(digest) => {
+                self.announcements.remove(&digest);
+                self.swarm.behaviour_mut().kad.stop_providing(&announce::key(&digest));
+            }
+            Command::Disconnect(node) => self.disconnect(&node),
+        }
+    }
+
+    pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        let now = Instant::now();
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad(event, now),
+            SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event, now),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.discovery.connected(connection_id, peer_id);
+                self.on_connected(peer_id, connection_id, endpoint.get_remote_address());
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
+                self.discovery.disconnected(&peer_id, now);
+                if let Some(node) = node_of(&peer_id) {
+                    let cause = cause.map(|cause| cause.to_string());
+                    tracing::info!(peer = node.short(), cause, "neighbour gone");
+                    self.neighbours.remove(&node);
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                self.on_dial_failed(connection_id, peer_id, &error, now);
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(address = %send_back_addr, %error, "an inbound connection failed");
+            }
+            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.listening().retain(|known| *known != address);
+                self.swarm.remove_external_address(&address);
+            }
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+                tracing::error!(?addresses, ?reason, "a listener for peers has ended");
+                self.listening().retain(|known| !addresses.contains(known));
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "a listener for peers has trouble")
+            }
+            _ => {}
+        }
+    }
+
+    fn listening(&self) -> std::sync::MutexGuard<'_, Vec<Multiaddr>> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_listening(&mut self, address: Multiaddr) {
+        let port = address.iter().find_map(|part| match part {
+            Part::Tcp(port) => Some((true, port)),
+            Part::Udp(port) => Some((false, port)),
+            _ => None,
+        });
+        {
+            let mut ports = self.doorkeeper.ports.lock().unwrap_or_else(PoisonError::into_inner);
+            match port {
+                Some((true, port)) => ports.tcp = port,
+                Some((false, port)) => ports.quic = port,
+                None => {}
+            }
+        }
+        let known = self.listening().len();
+        if known < MAX_OWN_ADDRESSES {
+            // Whoever looks for a provider gets its addresses from Kademlia, which tells the external ones.
+            self.swarm.add_external_address(address.clone());
+        }
+        self.listening().push(address);
+    }
+
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, remote: &Multiaddr) {
+        let Some((node, hello, host)) =
+            node_of(&peer).and_then(|node| Some((node, self.doorkeeper.guest(&node)?, Host::of(remote)?)))
+        else {
+            // It has gone again, or came over a transport that wherry does not build.
+            self.swarm.close_connection(connection);
+            return;
+        };
+        for address in host.addresses(&hello.ports) {
+            self.swarm.behaviour_mut().kad.add_address(&peer, address);
+        }
+        if self.neighbours.get(&node).is_none() {
+            self.new_neighbour(node, &hello, host);
+        }
+    }
+
+    fn new_neighbour(&mut self, node: NodeId, hello: &Hello, host: Host) {
+        let class = if hello.site == self.doorkeeper.site { LinkClass::Lan } else { LinkClass::Wan };
+        let neighbour = Neighbour {
+            node,
+            site: hello.site.to_string(),
+            class,
+            address: host.with_port(hello.ports.tcp),
+            since: self.doorkeeper.now(),
+        };
+        tracing::info!(
+            peer = node.short(),
+            site = neighbour.site,
+            address = neighbour.address,
+            "new neighbour"
+        );
+        let (asks, questions) = mpsc::channel(MAX_ASKED);
+        let stop = self.stop.child_token();
+        let link = link(node, self.to_self.clone(), questions);
+        let stopped = stop.clone();
+        self.tasks.spawn(async move {
+            stopped.run_until_cancelled(link).await;
+        });
+        let (certificate, ports) = (hello.certificate.clone(), hello.ports);
+        self.neighbours.insert(Entry { neighbour, certificate, host, ports, asks, stop });
+    }
+
+    fn on_dial_failed(
+        &mut self,
+        connection: ConnectionId,
+        peer: Option<PeerId>,
+        error: &DialError,
+        now: Instant,
+    ) {
+        let lonely = self.neighbours.is_empty();
+        tracing::debug!(peer = ?peer.map(|peer| peer.to_string()), %error, "cannot connect");
+        self.discovery.failed(connection, now, lonely);
+    }
+
+    fn on_mdns(&mut self, event: mdns::Event, now: Instant) {
+        match event {
+            mdns::Event::Discovered(found) => {
+                for (peer, address) in found {
+                    // An address of another kind of node, or one with an Ed25519 key at least.
+                    if node_of(&peer).is_some() && peer != *self.swarm.local_peer_id() {
+                        self.discovery.found(peer, address, now);
+                    }
+                }
+            }
+            mdns::Event::Expired(lost) => {
+                for (peer, address) in lost {
+                    self.discovery.lost(&peer, &address);
+                }
+            }
+        }
+    }
+
+    fn on_kad(&mut self, event: kad::Event, now: Instant) {
+        match event {
+            kad::Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
+                if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add_provider(record) {
+                    tracing::debug!(%error, "a provider record is not kept");
+                }
+            }
+            kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
+                match result {
+                    QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
+                        self.on_providers(id, &providers);
+                    }
+                    QueryResult::StartProviding(result) => {
+                        if let Some(digest) = self.announcing.remove(&id) {
+                            self.announcements.done(&digest, result.is_ok(), now);
+                        }
+                    }
+                    _ => {}
+                }
+                if step.last {
+                    self.searches.remove(&id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_providers(&mut self, query: QueryId, providers: &HashSet<PeerId>) {
+        let Some(found) = self.searches.get(&query).cloned() else { return };
+        let me = *self.swarm.local_peer_id();
+        for peer in providers.iter().filter(|peer| **peer != me) {
+            let Some(node) = node_of(peer) else { continue };
+            // While the search goes on, Kademlia knows the addresses that came with the record.
+            let condition = PeerCondition::DisconnectedAndNotDialing;
+            let _ = self.swarm.dial(DialOpts::peer_id(*peer).condition(condition).build());
+            let _ = found.try_send(node);
+        }
+    }
+}
+
+/// Keeps a stream for questions to a neighbour open, and so the connection alive, until it is stopped.
+async fn link(node: NodeId, commands: mpsc::WeakSender<Command>, mut questions: mpsc::Receiver<Asking>) {
+    let mut failures = 0u32;
+    loop {
+        let (reply, opened) = oneshot::channel();
+        let Some(sender) = commands.upgrade() else { return };
+        if sender.send(Command::Open { node, protocol: Protocol::Ask, reply }).await.is_err() {
+            return;
+        }
+        drop(sender);
+        let why = match opened.await {
+            Ok(Ok(stream)) => {
+                failures = 0;
+                ask::ask(stream, &mut questions).await.to_string()
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the connection ended".to_owned(),
+        };
+        failures += 1;
+        tracing::debug!(peer = node.short(), why, failures, "no stream for questions");
+        if failures > 1 {
+            // It neither answers nor lets itself be asked: the connection is of no use, and perhaps dead.
+            if let Some(sender) = commands.upgrade() {
+                let _ = sender.send(Command::Disconnect(node)).await;
+            }
+        }
+        tokio::time::sleep(LINK_RETRY).await;
+    }
+}

@@ -1,0 +1,314 @@
+//! Who is let in: on every connection, before anything else, both sides show their certificates.
+//!
+//! The transport has proved by then which key the peer owns; the hello proves that the key belongs. The dialer
+//! speaks first, so that a stranger who connects here learns nothing at all.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use libp2p::PeerId;
+use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent, StreamMuxerExt as _};
+use libp2p::core::{ConnectedPoint, Endpoint};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+use wherry_proto::{
+    Certificate, CertificateError, FrameError, Hello, NetworkId, NodeId, Ports, SiteName, Version,
+};
+
+use super::bans::Bans;
+use super::codec::{WireError, read_payload, write_within};
+use super::identity::node_of;
+use super::settings::Clock;
+
+/// How long the exchange of hellos may take in all.
+pub const ADMISSION_TIME: Duration = Duration::from_secs(5);
+
+/// Why a connection is not admitted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmissionError {
+    /// The peer's key is not of the kind that nodes have.
+    #[error("its key is not an Ed25519 key")]
+    Key,
+    /// The peer's certificate does not admit it.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The peer is banned.
+    #[error("it is banned: {0}")]
+    Banned(String),
+    /// What the peer said is no hello.
+    #[error(transparent)]
+    Hello(#[from] FrameError),
+    /// The connection failed before the peer had said hello: it may have refused this node.
+    #[error("it ended the connection before it said hello: {0}")]
+    Ended(String),
+    /// The peer did not say hello in time.
+    #[error("it did not say hello within {ADMISSION_TIME:?}")]
+    Silent,
+}
+
+impl From<WireError> for AdmissionError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Frame(error) => Self::Hello(error),
+            WireError::Silent(_) => Self::Silent,
+            WireError::Io(error) => Self::Ended(error.to_string()),
+        }
+    }
+}
+
+/// Decides who is let in, for the libp2p transports and the bulk plane alike.
+pub(super) struct Doorkeeper {
+    pub(super) me: NodeId,
+    pub(super) network: NetworkId,
+    pub(super) certificate: Certificate,
+    pub(super) site: SiteName,
+    pub(super) min_epoch: u32,
+    pub(super) clock: Clock,
+    pub(super) bans: Bans,
+    pub(super) ports: Mutex<Ports>,
+    guests: Mutex<HashMap<NodeId, Guest>>,
+}
+
+/// What an admitted peer said, and over how many libp2p connections it is there.
+struct Guest {
+    hello: Hello,
+    connections: usize,
+}
+
+impl Doorkeeper {
+    pub(super) fn new(
+        me: NodeId,
+        certificate: Certificate,
+        site: SiteName,
+        min_epoch: u32,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            me,
+            network: certificate.network,
+            certificate,
+            site,
+            min_epoch,
+            clock,
+            bans: Bans::default(),
+            ports: Mutex::default(),
+            guests: Mutex::default(),
+        }
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            version: Version::OURS,
+            certificate: self.certificate.clone(),
+            site: self.site.clone(),
+            ports: *self.ports.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// Whether a node with this certificate belongs, now.
+    pub(super) fn check(&self, node: &NodeId, certificate: &Certificate) -> Result<(), AdmissionError> {
+        if let Some(reason) = self.bans.reason(node, self.now()) {
+            return Err(AdmissionError::Banned(reason));
+        }
+        Ok(certificate.check(&self.network, node, self.now(), self.min_epoch)?)
+    }
+
+    /// What an admitted peer said, while it is connected.
+    pub(super) fn guest(&self, node: &NodeId) -> Option<Hello> {
+        self.guests().get(node).map(|guest| guest.hello.clone())
+    }
+
+    fn guests(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Guest>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read_hello(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin),
+        peer: &NodeId,
+    ) -> Result<Hello, AdmissionError> {
+        let hello = Hello::read(&read_payload::<Hello>(stream).await?)?;
+        self.check(peer, &hello.certificate)?;
+        Ok(hello)
+    }
+
+    /// Says hello to `peer`, which the transport has authenticated, and hears its hello.
+    pub(super) async fn greet(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        peer: &NodeId,
+        dialer: bool,
+    ) -> Result<Hello, AdmissionError> {
+        let greet = async {
+            if dialer {
+                // Nothing is shown to a banned peer either.
+                if let Some(reason) = self.bans.reason(peer, self.now()) {
+                    return Err(AdmissionError::Banned(reason));
+                }
+                write_within(stream, &self.hello(), ADMISSION_TIME).await?;
+                self.read_hello(stream, peer).await
+            } else {
+                let hello = self.read_hello(stream, peer).await?;
+                write_within(stream, &self.hello(), ADMISSION_TIME).await?;
+                Ok(hello)
+            }
+        };
+        timeout(ADMISSION_TIME, greet).await.map_err(|_| AdmissionError::Silent)?
+    }
+}
+
+/// Admits a libp2p connection of any kind: hands it on once the hellos are exchanged on its first substream.
+pub(super) async fn admit<M>(
+    doorkeeper: Arc<Doorkeeper>,
+    peer: PeerId,
+    mut muxer: M,
+    point: ConnectedPoint,
+) -> Result<(PeerId, StreamMuxerBox), AdmissionError>
+where
+    M: StreamMuxer + Send + Unpin + 'static,
+    M::Substream: Send + Unpin + 'static,
+    M::Error: Send + Sync + 'static,
+{
+    let result = match node_of(&peer) {
+        Some(node) => hellos(&doorkeeper, &mut muxer, &node, &point).await.map(|hello| (node, hello)),
+        None => Err(AdmissionError::Key),
+    };
+    match result {
+        Ok((node, hello)) => {
+            let stay = Stay::begin(doorkeeper, node, hello);
+            Ok((peer, StreamMuxerBox::new(Admitted { muxer, _stay: stay })))
+        }
+        Err(why) => {
+            tracing::info!(
+                peer = node_of(&peer).map_or_else(|| peer.to_string(), |node| node.short()),
+                address = %point.get_remote_address(),
+                %why,
+                "not admitted"
+            );
+            // Whoever waits for an answer shall see at once that there is none.
+            let _ = timeout(Duration::from_secs(1), muxer.close()).await;
+            Err(why)
+        }
+    }
+}
+
+async fn hellos<M>(
+    doorkeeper: &Doorkeeper,
+    muxer: &mut M,
+    node: &NodeId,
+    point: &ConnectedPoint,
+) -> Result<Hello, AdmissionError>
+where
+    M: StreamMuxer + Unpin,
+    M::Substream: Unpin,
+{
+    let dialer = point.to_endpoint() == Endpoint::Dialer;
+    let ended = |error: M::Error| AdmissionError::Ended(error.to_string());
+    let open = std::future::poll_fn(|cx| {
+        let open = if dialer { muxer.poll_outbound_unpin(cx) } else { muxer.poll_inbound_unpin(cx) };
+        if open.is_pending()
+            && let Poll::Ready(Err(error)) = muxer.poll_unpin(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        open
+    });
+    let stream = timeout(ADMISSION_TIME, open).await.map_err(|_| AdmissionError::Silent)?.map_err(ended)?;
+    let mut stream = stream.compat();
+    let mut greet = std::pin::pin!(async {
+        let hello = doorkeeper.greet(&mut stream, node, dialer).await?;
+        // A failure to say goodbye concerns this one substream, which is done.
+        let _ = timeout(ADMISSION_TIME, tokio::io::AsyncWriteExt::shutdown(&mut stream)).await;
+        Ok(hello)
+    });
+    // A substream gets on only while its connection is polled.
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(result) = greet.poll_unpin(cx) {
+            return Poll::Ready(result);
+        }
+        loop {
+            match muxer.poll_unpin(cx) {
+                Poll::Ready(Ok(StreamMuxerEvent::AddressChange(_))) => {}
+                Poll::Ready(Err(error)) => {
+                    // What came before the end still counts.
+                    return match greet.poll_unpin(cx) {
+                        Poll::Ready(result) => Poll::Ready(result),
+                        Poll::Pending => Poll::Ready(Err(AdmissionError::Ended(error.to_string()))),
+                    };
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+/// That a peer is connected: what it said is known for as long as one of these lives.
+struct Stay {
+    doorkeeper: Arc<Doorkeeper>,
+    node: NodeId,
+}
+
+impl Stay {
+    fn begin(doorkeeper: Arc<Doorkeeper>, node: NodeId, hello: Hello) -> Self {
+        let mut guests = doorkeeper.guests();
+        let connections = guests.get(&node).map_or(0, |guest| guest.connections) + 1;
+        guests.insert(node, Guest { hello, connections });
+        drop(guests);
+        Self { doorkeeper, node }
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        let mut guests = self.doorkeeper.guests();
+        if let Some(guest) = guests.get_mut(&self.node) {
+            guest.connections -= 1;
+            if guest.connections == 0 {
+                guests.remove(&self.node);
+            }
+        }
+    }
+}
+
+/// A connection whose peer has been admitted.
+struct Admitted<M> {
+    muxer: M,
+    _stay: Stay,
+}
+
+impl<M: StreamMuxer + Unpin> StreamMuxer for Admitted<M> {
+    type Substream = M::Substream;
+    type Error = M::Error;
+
+    fn poll_inbound(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Self::Substream, Self::Error>> {
+        self.muxer.poll_inbound_unpin(cx)
+    }
+
+    fn poll_outbound(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Self::Substream, Self::Error>> {
+        self.muxer.poll_outbound_unpin(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.muxer.poll_close_unpin(cx)
+    }
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, Self::Error>> {
+        self.muxer.poll_unpin(cx)
+    }
+}

@@ -1,0 +1,151 @@
+//! Which blobs to announce, and when again: a plan without a network or a clock of its own.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use libp2p::kad::RecordKey;
+use wherry_proto::{Algorithm, Digest};
+
+/// How many blobs one node announces; it holds others in silence, and answers for them when asked.
+pub const MAX_ANNOUNCED: usize = 65_536;
+
+/// After what time an announcement is renewed: records live twice as long, and a little.
+pub const RENEWAL_TIME: Duration = Duration::from_secs(14 * 60);
+
+/// How many announcements are on their way at once.
+pub const MAX_ANNOUNCING: usize = 8;
+
+/// How soon one announcement follows another: at most twenty a second.
+const PACE: Duration = Duration::from_millis(50);
+
+/// How long to wait with one that could not be made.
+const RETRY_TIME: Duration = Duration::from_secs(30);
+
+/// Under which key Kademlia keeps who provides a blob: the digest as a multihash.
+pub(super) fn key(digest: &Digest) -> RecordKey {
+    let code = match digest.algorithm() {
+        Algorithm::Sha256 => 0x12,
+        Algorithm::Sha512 => 0x13,
+    };
+    let bytes = digest.as_bytes();
+    // A digest has 32 or 64 bytes.
+    let mut multihash = vec![code, bytes.len() as u8];
+    multihash.extend_from_slice(bytes);
+    RecordKey::from(multihash)
+}
+
+/// The plan.
+#[derive(Default)]
+pub(super) struct Announcements {
+    due: HashMap<Digest, Option<Instant>>,
+    order: BTreeSet<(Instant, Digest)>,
+    under_way: usize,
+    paced: Option<Instant>,
+}
+
+impl Announcements {
+    /// Announces a blob from now on; `false` if there are too many.
+    pub(super) fn add(&mut self, digest: Digest, now: Instant) -> bool {
+        if self.due.contains_key(&digest) {
+            return true;
+        }
+        if self.due.len() >= MAX_ANNOUNCED {
+            return false;
+        }
+        self.plan(digest, now);
+        true
+    }
+
+    /// Renews a blob's announcement no more.
+    pub(super) fn remove(&mut self, digest: &Digest) {
+        if let Some(Some(due)) = self.due.remove(digest) {
+            self.order.remove(&(due, *digest));
+        }
+    }
+
+    /// The next blob to announce now or, if there is none, when to ask again.
+    pub(super) fn next(&mut self, now: Instant) -> Result<Digest, Option<Instant>> {
+        if self.under_way >= MAX_ANNOUNCING {
+            return Err(None);
+        }
+        let Some((due, digest)) = self.order.first().copied() else { return Err(None) };
+        let from = self.paced.map_or(due, |paced| due.max(paced));
+        if from > now {
+            return Err(Some(from));
+        }
+        self.order.pop_first();
+        self.due.insert(digest, None);
+        self.under_way += 1;
+        self.paced = Some(now + PACE);
+        Ok(digest)
+    }
+
+    /// An announcement is done.
+    pub(super) fn done(&mut self, digest: &Digest, success: bool, now: Instant) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if self.due.contains_key(digest) {
+            self.plan(*digest, now + if success { RENEWAL_TIME } else { RETRY_TIME });
+        }
+    }
+
+    fn plan(&mut self, digest: Digest, due: Instant) {
+        self.due.insert(digest, Some(due));
+        self.order.insert((due, digest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digests(count: u32) -> impl Iterator<Item = Digest> {
+        (0..count).map(|number| Digest::sha256(&number.to_be_bytes()))
+    }
+
+    #[test]
+    fn many_blobs_are_announced_at_a_pace_and_few_at_once() {
+        let start = Instant::now();
+        let mut plan = Announcements::default();
+        digests(100).for_each(|digest| assert!(plan.add(digest, start)));
+        let mut now = start;
+        for _ in 0..MAX_ANNOUNCING {
+            plan.next(now).unwrap();
+            assert_eq!(
+                plan.next(now),
+                if plan.under_way == MAX_ANNOUNCING { Err(None) } else { Err(Some(now + PACE)) }
+            );
+            now += PACE;
+        }
+        assert_eq!(plan.next(now), Err(None));
+    }
+
+    #[test]
+    fn an_announcement_is_renewed_until_it_is_withdrawn() {
+        let now = Instant::now();
+        let mut plan = Announcements::default();
+        let [digest] = digests(1).collect::<Vec<_>>()[..] else { unreachable!() };
+        plan.add(digest, now);
+        assert_eq!(plan.next(now), Ok(digest));
+        plan.done(&digest, true, now);
+        assert_eq!(plan.next(now + PACE), Err(Some(now + RENEWAL_TIME)));
+        assert_eq!(plan.next(now + RENEWAL_TIME), Ok(digest));
+        plan.remove(&digest);
+        plan.done(&digest, true, now);
+        assert_eq!(plan.next(now + 2 * RENEWAL_TIME), Err(None));
+    }
+
+    #[test]
+    fn the_number_of_announced_blobs_is_bounded() {
+        let now = Instant::now();
+        let mut plan = Announcements::default();
+        let taken = digests(MAX_ANNOUNCED as u32 + 5).filter(|digest| plan.add(*digest, now)).count();
+        assert_eq!(taken, MAX_ANNOUNCED);
+    }
+
+    #[test]
+    fn the_key_is_the_multihash() {
+        let digest = Digest::sha256(b"");
+        assert_eq!(key(&digest).as_ref()[..2], [0x12, 32]);
+        assert_eq!(&key(&digest).as_ref()[2..], digest.as_bytes());
+    }
+}

@@ -1,0 +1,238 @@
+//! The bulk plane: a TCP listener of its own, for chunks and nothing else.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use rustls::pki_types::ServerName;
+use tokio::io::BufReader;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wherry_proto::NodeId;
+
+use super::admission::{AdmissionError, Doorkeeper};
+use super::exchange::{self, Uploader};
+use super::identity::Host;
+use super::tls::{self, Tls, WRITE_BUFFER};
+
+/// How many bulk connections are accepted at a time, those in their handshake included.
+pub const MAX_BULK_CONNECTIONS: usize = 256;
+
+/// How many of them one peer may have.
+pub const MAX_BULK_PER_PEER: usize = 4;
+
+/// How long connecting and the TLS handshake may take, each.
+pub const BULK_HANDSHAKE_TIME: Duration = Duration::from_secs(3);
+
+/// How much is read from the socket at once: many TLS records, one system call.
+const READ_BUFFER: usize = 128 << 10;
+
+/// A TLS stream whose socket is read in large pieces.
+pub(super) type ClientStream = tokio_rustls::client::TlsStream<BufReader<TcpStream>>;
+
+/// Why there is no bulk connection.
+#[derive(Debug, thiserror::Error)]
+pub enum BulkError {
+    /// The peer does not offer the bulk plane.
+    #[error("it has no bulk listener")]
+    None,
+    /// It cannot be reached.
+    #[error("cannot connect to {address}: {error}")]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The TLS handshake failed: perhaps another node answers there.
+    #[error("no TLS with {address}: {error}")]
+    Tls {
+        /// Where.
+        address: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// One side did not admit the other.
+    #[error("not admitted at {address}: {error}")]
+    Admission {
+        /// Where.
+        address: String,
+        /// Why not.
+        error: AdmissionError,
+    },
+}
+
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    // A peer that lost its power is noticed although nothing is asked of it.
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(30))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepcnt(socket, 3)?;
+    Ok(())
+}
+
+/// Connects to a node's bulk listener, as far as both have admitted each other.
+pub(super) async fn dial(
+    tls: &Tls,
+    doorkeeper: &Doorkeeper,
+    node: NodeId,
+    host: &Host,
+    port: u16,
+) -> Result<ClientStream, BulkError> {
+    let address = || host.with_port(port);
+    let late = || io::Error::from(io::ErrorKind::TimedOut);
+    let failed = |error| BulkError::Connect { address: address(), error };
+    let connect = async {
+        match host {
+            Host::Ip(ip) => TcpStream::connect((*ip, port)).await,
+            Host::Name(name) => TcpStream::connect((name.as_str(), port)).await,
+        }
+    };
+    let socket = timeout(BULK_HANDSHAKE_TIME, connect).await.map_err(|_| failed(late()))?.map_err(failed)?;
+    tune(&socket).map_err(failed)?;
+    let failed = |error| BulkError::Tls { address: address(), error };
+    let config = tls.client(&node).map_err(|error| failed(io::Error::other(error)))?;
+    let socket = BufReader::with_capacity(READ_BUFFER, socket);
+    // The name is not sent: the peer is known by its key.
+    let name = ServerName::IpAddress(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into());
+    let connect = TlsConnector::from(config)
+        .connect_with(name, socket, |session| session.set_buffer_limit(Some(WRITE_BUFFER)));
+    let connected = timeout(BULK_HANDSHAKE_TIME, connect).await.map_err(|_| failed(late()))?;
+    let mut stream = connected.map_err(failed)?;
+    if tls::peer(stream.get_ref().1) != Some(node) {
+        return Err(failed(io::Error::other("the peer does not speak the bulk plane's protocol")));
+    }
+    doorkeeper
+        .greet(&mut stream, &node, true)
+        .await
+        .map_err(|error| BulkError::Admission { address: address(), error })?;
+    Ok(stream)
+}
+
+/// The connections that peers have here, so that a ban can end them.
+#[derive(Default)]
+pub(super) struct Inbound(Mutex<HashMap<NodeId, Vec<CancellationToken>>>);
+
+impl Inbound {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Vec<CancellationToken>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more connection of a peer, to be ended by the token; `None` if it has too many.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        node: NodeId,
+        most: usize,
+        parent: &CancellationToken,
+    ) -> Option<Entered> {
+        let mut inbound = self.lock();
+        let tokens = inbound.entry(node).or_default();
+        if tokens.len() >= most {
+            return None;
+        }
+        let token = parent.child_token();
+        tokens.push(token.clone());
+        Some(Entered { inbound: Arc::clone(self), node, token })
+    }
+
+    /// Ends all connections of a peer.
+    pub(super) fn end(&self, node: &NodeId) {
+        for token in self.lock().get(node).into_iter().flatten() {
+            token.cancel();
+        }
+    }
+}
+
+/// One counted connection.
+pub(super) struct Entered {
+    inbound: Arc<Inbound>,
+    node: NodeId,
+    pub(super) token: CancellationToken,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.token.cancel();
+        let mut inbound = self.inbound.lock();
+        if let Some(tokens) = inbound.get_mut(&self.node) {
+            tokens.retain(|token| !token.is_cancelled());
+            if tokens.is_empty() {
+                inbound.remove(&self.node);
+            }
+        }
+    }
+}
+
+/// What the listener hands to each connection.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) doorkeeper: Arc<Doorkeeper>,
+    pub(super) tls: TlsAcceptor,
+    pub(super) uploader: Arc<Uploader>,
+    pub(super) inbound: Arc<Inbound>,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// Accepts bulk connections until the server is stopped.
+pub(super) async fn listen(server: Server, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(MAX_BULK_CONNECTIONS));
+    loop {
+        // Beyond the bound, connections wait in the listener's own backlog.
+        let accept = async {
+            let place = Arc::clone(&places).acquire_owned().await.ok()?;
+            Some((listener.accept().await, place))
+        };
+        let Some(Some((accepted, place))) = server.stop.run_until_cancelled(accept).await else { return };
+        match accepted {
+            Ok((socket, address)) => {
+                let serve = connection(server.clone(), socket, address);
+                let stop = server.stop.clone();
+                server.tasks.spawn(async move {
+                    stop.run_until_cancelled(serve).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: others must end before it gets better.
+                tracing::warn!(%error, "cannot accept a bulk connection");
+                let pause = tokio::time::sleep(Duration::from_millis(200));
+                server.stop.run_until_cancelled(pause).await;
+            }
+        }
+    }
+}
+
+async fn connection(server: Server, socket: TcpStream, address: SocketAddr) {
+    if let Err(error) = tune(&socket) {
+        tracing::debug!(%address, %error, "cannot set up a bulk connection");
+        return;
+    }
+    let accept = server.tls.accept_with(BufReader::with_capacity(READ_BUFFER, socket), |session| {
+        session.set_buffer_limit(Some(WRITE_BUFFER))
+    });
+    let mut stream = match timeout(BULK_HANDSHAKE_TIME, accept).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(why)) => return tracing::debug!(%address, %why, "no TLS on a bulk connection"),
+        Err(_) => return tracing::debug!(%address, "a bulk connection's TLS took too long"),
+    };
+    let Some(peer) = tls::peer(stream.get_ref().1) else {
+        return tracing::debug!(%address, "not the bulk plane's protocol, or no node's key");
+    };
+    if let Err(why) = server.doorkeeper.greet(&mut stream, &peer, false).await {
+        return tracing::info!(peer = peer.short(), %address, %why, "not admitted to the bulk plane");
+    }
+    let Some(entered) = server.inbound.enter(peer, MAX_BULK_PER_PEER, &server.stop) else {
+        return tracing::info!(peer = peer.short(), %address, "too many bulk connections of one peer");
+    };
+    let serve = exchange::serve(Arc::clone(&server.uploader), peer, stream);
+    entered.token.run_until_cancelled(serve).await;
+}

@@ -1,0 +1,352 @@
+//! What the rest of the node asks of the swarm.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::stream::{self, FuturesUnordered};
+use futures::{Stream, StreamExt as _};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wherry_proto::{Answer, Digest, Holding, List, NodeId, Question, Roles, TagRecord};
+
+use super::actor::Command;
+use super::admission::Doorkeeper;
+use super::ask::Asking;
+use super::bans::Ban;
+use super::bulk::{self, BulkError, Inbound};
+use super::exchange::{self, Buffers, Exchange};
+use super::identity::peer_of;
+use super::neighbours::{Entry, Neighbour, Neighbours, Notice};
+use super::streams::{OpenError, Protocol};
+use super::tls::Tls;
+
+/// How long a neighbour may take to say whether it holds a blob before the search goes on without it.
+pub const WANT_TIME: Duration = Duration::from_secs(2);
+
+/// How many providers one search takes from Kademlia.
+pub const MAX_PROVIDERS: usize = 20;
+
+/// How many providers are connected to and asked at once.
+const MAX_ASKED_AT_ONCE: usize = 8;
+
+/// How long it takes until the bulk plane of a peer is tried again that could not be reached.
+pub const DIRECT_RETRY: Duration = Duration::from_secs(60);
+
+/// How many peers are remembered for the next run.
+pub const MAX_REMEMBERED: usize = 64;
+
+/// How far to look for a blob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Whoever is connected.
+    Neighbours,
+    /// Then whoever Kademlia names.
+    Everybody,
+}
+
+/// That a peer holds a blob.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Offer {
+    /// The peer.
+    pub node: NodeId,
+    /// The blob's length in bytes, as the peer says.
+    pub size: u64,
+}
+
+/// Why there is no exchange with a peer.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The peer is not connected.
+    #[error("peer {} is not connected", .0.short())]
+    NotConnected(NodeId),
+    /// Neither the bulk plane nor a stream in its stead can be had.
+    #[error("no way to take from peer {}: direct: {direct}; by stream: {stream}", node.short())]
+    Unreachable {
+        /// The peer.
+        node: NodeId,
+        /// Why not directly.
+        direct: String,
+        /// Why not by a stream.
+        stream: OpenError,
+    },
+}
+
+/// The handle to a swarm that is running. Clones share it.
+#[derive(Clone)]
+pub struct Client(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) me: NodeId,
+    // None: the node is alone.
+    pub(super) door: Option<Door>,
+    pub(super) neighbours: Arc<Neighbours>,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) pool: Mutex<HashMap<NodeId, Arc<Lane>>>,
+    pub(super) inbound: Arc<Inbound>,
+    pub(super) buffers: Buffers,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+pub(super) struct Door {
+    pub(super) keeper: Arc<Doorkeeper>,
+    pub(super) tls: Tls,
+}
+
+/// The exchange with one peer, made by whoever needs it first while the others wait.
+#[derive(Default)]
+pub(super) struct Lane {
+    state: tokio::sync::Mutex<LaneState>,
+}
+
+#[derive(Default)]
+struct LaneState {
+    exchange: Option<Exchange>,
+    direct_failed: Option<(Instant, String)>,
+}
+
+impl Client {
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.0.me
+    }
+
+    /// Whether the node belongs to no network and so talks to nobody.
+    pub fn is_alone(&self) -> bool {
+        self.0.door.is_none()
+    }
+
+    /// The members that are connected.
+    pub fn neighbours(&self) -> Vec<Neighbour> {
+        self.0.neighbours.all().into_iter().map(|entry| entry.neighbour).collect()
+    }
+
+    /// From now on, who comes and goes. A slow listener misses the oldest notices.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.0.neighbours.notices()
+    }
+
+    /// The roles of this node or of a neighbour, by its certificate.
+    pub fn roles(&self, node: &NodeId) -> Option<Roles> {
+        if *node == self.0.me {
+            return self.0.door.as_ref().map(|door| door.keeper.certificate.roles);
+        }
+        self.0.neighbours.get(node).map(|entry| entry.certificate.roles)
+    }
+
+    /// The neighbours' addresses, to be given to the next run as `remembered`.
+    pub fn remember(&self) -> Vec<String> {
+        let addresses = |entry: &Entry| {
+            let peer = peer_of(&entry.neighbour.node)?;
+            let address = entry.host.addresses(&entry.ports).into_iter().next()?;
+            Some(address.with_p2p(peer).ok()?.to_string())
+        };
+        self.0.neighbours.all().iter().filter_map(addresses).take(MAX_REMEMBERED).collect()
+    }
+
+    async fn ask(&self, entry: &Entry, question: Question) -> Option<Answer> {
+        let (reply, answer) = oneshot::channel();
+        entry.asks.send(Asking { question, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    async fn offer(self, entry: Entry, digest: Digest) -> Option<Offer> {
+        let question = Question::Want(List::first_of([digest]));
+        match timeout(WANT_TIME, self.ask(&entry, question)).await {
+            Ok(Some(Answer::Want(holdings))) => match holdings.first() {
+                Some(Holding::Held { size }) => Some(Offer { node: entry.neighbour.node, size: *size }),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Who holds a blob: all neighbours are asked at once and then, if asked for, whom Kademlia names. Offers
+    /// come as the answers do, one from each peer, until all have answered or the deadline is over. Nothing
+    /// goes on when the stream is dropped.
+    pub fn want(
+        &self,
+        digest: Digest,
+        reach: Reach,
+        deadline: Duration,
+    ) -> impl Stream<Item = Offer> + Send + use<> {
+        let end = Instant::now() + deadline;
+        let neighbours = self.0.neighbours.all();
+        let mut asked: HashSet<NodeId> = neighbours.iter().map(|entry| entry.neighbour.node).collect();
+        asked.insert(self.0.me);
+        let near: FuturesUnordered<_> =
+            neighbours.into_iter().map(|entry| self.clone().offer(entry, digest)).collect();
+        let client = self.clone();
+        let far = stream::once(async move {
+            let found = match reach {
+                Reach::Everybody => client.providers(digest).await,
+                Reach::Neighbours => None,
+            };
+            let nodes = stream::unfold(found, |found| async {
+                let mut found = found?;
+                found.recv().await.map(|node| (node, Some(found)))
+            });
+            nodes
+                .filter(move |node| std::future::ready(asked.insert(*node)))
+                .map(move |node| {
+                    let client = client.clone();
+                    async move {
+                        let entry = client.0.neighbours.connected(&node).await?;
+                        client.offer(entry, digest).await
+                    }
+                })
+                .buffer_unordered(MAX_ASKED_AT_ONCE)
+        })
+        .flatten();
+        near.chain(far).filter_map(std::future::ready).take_until(tokio::time::sleep_until(end))
+    }
+
+    async fn providers(&self, digest: Digest) -> Option<mpsc::Receiver<NodeId>> {
+        let (found, nodes) = mpsc::channel(MAX_PROVIDERS);
+        self.0.commands.send(Command::Providers { digest, found }).await.ok()?;
+        Some(nodes)
+    }
+
+    /// What the neighbours know a reference to mean. Each record is about this very reference, was passed on by
+    /// a member, and is signed by the node that it names; [`Client::roles`] tells whether that one may resolve.
+    pub async fn tag(&self, reference: &str, deadline: Duration) -> Vec<TagRecord> {
+        let (Some(door), Ok(text)) = (&self.0.door, reference.parse()) else { return Vec::new() };
+        let end = Instant::now() + deadline;
+        let question = Question::Tag(text);
+        let entries = self.0.neighbours.all();
+        let mut answers: FuturesUnordered<_> = entries
+            .iter()
+            .map(|entry| async { (entry.neighbour.node, self.ask(entry, question.clone()).await) })
+            .collect();
+        let mut records = Vec::new();
+        while let Ok(Some((node, answer))) = timeout_at(end, answers.next()).await {
+            let Some(Answer::Tag(Some(record))) = answer else { continue };
+            if record.reference.as_str() != reference {
+                tracing::info!(
+                    peer = node.short(),
+                    reference,
+                    "a tag record about something else is passed over"
+                );
+            } else if let Err(why) = record.check(&door.keeper.network) {
+                tracing::info!(peer = node.short(), reference, %why, "a tag record is passed over");
+            } else if !records.contains(&record) {
+                records.push(record);
+            }
+        }
+        records
+    }
+
+    /// Tells the network from now on that this node holds a blob. Waits only while very many are told at once.
+    pub async fn announce(&self, digest: Digest) {
+        let _ = self.0.commands.send(Command::Announce(digest)).await;
+    }
+
+    /// Tells it no more; what was told is forgotten within [`RECORD_TIME`](super::RECORD_TIME).
+    pub async fn withdraw(&self, digest: Digest) {
+        let _ = self.0.commands.send(Command::Withdraw(digest)).await;
+    }
+
+    /// The exchange with a neighbour: the one that is there or a new one, directly or, where that fails, by a
+    /// stream over the connection that is there.
+    pub async fn exchange(&self, node: NodeId) -> Result<Exchange, ConnectError> {
+        let lane = self.lane(node);
+        let mut state = lane.state.lock().await;
+        if let Some(exchange) = state.exchange.as_ref().filter(|exchange| !exchange.is_closed()) {
+            return Ok(exchange.clone());
+        }
+        let (Some(door), Some(entry)) = (&self.0.door, self.0.neighbours.get(&node)) else {
+            return Err(ConnectError::NotConnected(node));
+        };
+        let exchange = self.connect(door, &entry, &mut state).await?;
+        if door.keeper.bans.reason(&node, door.keeper.now()).is_some() {
+            exchange.close();
+            return Err(ConnectError::NotConnected(node));
+        }
+        state.exchange = Some(exchange.clone());
+        Ok(exchange)
+    }
+
+    fn lane(&self, node: NodeId) -> Arc<Lane> {
+        let mut pool = self.0.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pool.contains_key(&node) {
+            // Lanes of peers that are gone and that nobody uses make room.
+            pool.retain(|node, lane| Arc::strong_count(lane) > 1 || self.0.neighbours.get(node).is_some());
+        }
+        Arc::clone(pool.entry(node).or_default())
+    }
+
+    async fn connect(
+        &self,
+        door: &Door,
+        entry: &Entry,
+        state: &mut LaneState,
+    ) -> Result<Exchange, ConnectError> {
+        let node = entry.neighbour.node;
+        let direct = match &state.direct_failed {
+            Some((when, why)) if when.elapsed() < DIRECT_RETRY => why.clone(),
+            _ => match self.direct(door, entry).await {
+                Ok(exchange) => {
+                    state.direct_failed = None;
+                    return Ok(exchange);
+                }
+                Err(why) => {
+                    tracing::info!(peer = node.short(), %why, "no direct connection: a stream takes its place");
+                    let why = why.to_string();
+                    state.direct_failed = Some((Instant::now(), why.clone()));
+                    why
+                }
+            },
+        };
+        let (reply, opened) = oneshot::channel();
+        let _ = self.0.commands.send(Command::Open { node, protocol: Protocol::Exchange, reply }).await;
+        match opened.await.unwrap_or(Err(OpenError::NotConnected)) {
+            Ok(stream) => Ok(self.start(door, node, stream.compat(), false)),
+            Err(stream) => Err(ConnectError::Unreachable { node, direct, stream }),
+        }
+    }
+
+    async fn direct(&self, door: &Door, entry: &Entry) -> Result<Exchange, BulkError> {
+        if entry.ports.bulk == 0 {
+            return Err(BulkError::None);
+        }
+        let node = entry.neighbour.node;
+        let stream = bulk::dial(&door.tls, &door.keeper, node, &entry.host, entry.ports.bulk).await?;
+        Ok(self.start(door, node, stream, true))
+    }
+
+    fn start<S>(&self, door: &Door, node: NodeId, stream: S, direct: bool) -> Exchange
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        let stop = self.0.stop.child_token();
+        let buffers = self.0.buffers.clone();
+        let (exchange, work) = exchange::start(stream, node, door.keeper.network, direct, buffers, stop);
+        self.0.tasks.spawn(work);
+        exchange
+    }
+
+    /// Ends every connection to a node and refuses new ones for [`BAN_TIME`](super::BAN_TIME). Only with proof
+    /// that it lied.
+    pub async fn ban(&self, node: NodeId, reason: &str) {
+        let Some(door) = &self.0.door else { return };
+        tracing::warn!(peer = %node, reason, "banned");
+        door.keeper.bans.add(node, reason, door.keeper.now());
+        self.0.inbound.end(&node);
+        let lane = self.0.pool.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+        if let Some(lane) = lane
+            && let Some(exchange) = lane.state.lock().await.exchange.take()
+        {
+            exchange.close();
+        }
+        let _ = self.0.commands.send(Command::Disconnect(node)).await;
+    }
+
+    /// The nodes that are banned now.
+    pub fn bans(&self) -> Vec<Ban> {
+        self.0.door.as_ref().map(|door| door.keeper.bans.list(door.keeper.now())).unwrap_or_default()
+    }
+}

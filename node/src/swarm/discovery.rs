@@ -1,0 +1,293 @@
+//! Whom to dial, and when again: a plan without sockets or a clock of its own.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
+
+use super::settings::{MAX_ADDRESSES, SwarmError};
+
+/// How long to wait after the first failure; each further one doubles it.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest wait while no neighbour is connected.
+pub const LONELY_WAIT: Duration = Duration::from_secs(30);
+
+/// The longest wait while there are neighbours: an address that never answers costs next to nothing.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
+
+/// How many addresses are kept of one node that multicast DNS found.
+const MAX_LOCAL_ADDRESSES: usize = 8;
+
+/// Where an address comes from, which decides how long it is tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    /// Configured: tried for ever.
+    Bootstrap,
+    /// From an earlier run: tried while no neighbour is connected.
+    Remembered,
+    /// Found on the local network: tried until it is not there any more.
+    Local,
+}
+
+#[derive(Debug)]
+struct Target {
+    source: Source,
+    peer: Option<PeerId>,
+    addresses: Vec<Multiaddr>,
+    failures: u32,
+    due: Instant,
+    dialing: bool,
+}
+
+/// A node to dial.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Dial {
+    pub(super) peer: Option<PeerId>,
+    pub(super) addresses: Vec<Multiaddr>,
+    target: usize,
+}
+
+/// The plan.
+pub(super) struct Discovery {
+    targets: Vec<Option<Target>>,
+    dialing: HashMap<ConnectionId, usize>,
+}
+
+/// Reads an address to join by, with the peer id at its end if it has one.
+pub(super) fn parse(text: &str) -> Result<(Multiaddr, Option<PeerId>), SwarmError> {
+    let bad = |reason: &str| SwarmError::Address { text: text.to_owned(), reason: reason.to_owned() };
+    let mut address: Multiaddr =
+        text.parse().map_err(|error: libp2p::multiaddr::Error| bad(&error.to_string()))?;
+    let peer = match address.iter().last() {
+        Some(Protocol::P2p(peer)) => {
+            address.pop();
+            Some(peer)
+        }
+        _ => None,
+    };
+    let transport = address.iter().nth(1);
+    if !matches!(transport, Some(Protocol::Tcp(_) | Protocol::Udp(_)))
+        && !matches!(address.iter().next(), Some(Protocol::Dnsaddr(_)))
+    {
+        return Err(bad("it names neither TCP nor QUIC"));
+    }
+    Ok((address, peer))
+}
+
+impl Discovery {
+    pub(super) fn new(bootstrap: &[String], remembered: &[String], now: Instant) -> Result<Self, SwarmError> {
+        let target = |(address, peer), source| {
+            Some(Target { source, peer, addresses: vec![address], failures: 0, due: now, dialing: false })
+        };
+        let mut targets = Vec::new();
+        for text in bootstrap.iter().take(MAX_ADDRESSES) {
+            targets.push(target(parse(text)?, Source::Bootstrap));
+        }
+        for text in remembered.iter().take(MAX_ADDRESSES) {
+            // What an earlier run wrote down is no reason not to start.
+            match parse(text) {
+                Ok(parsed) => targets.push(target(parsed, Source::Remembered)),
+                Err(error) => tracing::debug!(%error, "a remembered address is passed over"),
+            }
+        }
+        Ok(Self { targets, dialing: HashMap::new() })
+    }
+
+    /// Multicast DNS has found an address of a node.
+    pub(super) fn found(&mut self, peer: PeerId, address: Multiaddr, now: Instant) {
+        let local = |target: &&mut Target| target.source == Source::Local && target.peer == Some(peer);
+        if let Some(target) = self.targets.iter_mut().flatten().find(local) {
+            if target.addresses.len() < MAX_LOCAL_ADDRESSES && !target.addresses.contains(&address) {
+                target.addresses.push(address);
+            }
+            return;
+        }
+        if self.targets.iter().flatten().filter(|target| target.source == Source::Local).count()
+            >= MAX_ADDRESSES
+        {
+            return;
+        }
+        let target = Target {
+            source: Source::Local,
+            peer: Some(peer),
+            addresses: vec![address],
+            failures: 0,
+            due: now,
+            dialing: false,
+        };
+        match self.targets.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(target),
+            None => self.targets.push(Some(target)),
+        }
+    }
+
+    /// Multicast DNS does not see an address of a node any more.
+    pub(super) fn lost(&mut self, peer: &PeerId, address: &Multiaddr) {
+        for (at, place) in self.targets.iter_mut().enumerate() {
+            let Some(target) = place else { continue };
+            if target.source == Source::Local && target.peer == Some(*peer) {
+                target.addresses.retain(|known| known != address);
+                if target.addresses.is_empty() {
+                    *place = None;
+                    self.dialing.retain(|_, dialed| *dialed != at);
+                }
+            }
+        }
+    }
+
+    /// Whom to dial now, and when to ask again.
+    pub(super) fn due(
+        &mut self,
+        now: Instant,
+        lonely: bool,
+        connected: impl Fn(&PeerId) -> bool,
+    ) -> (Vec<Dial>, Option<Instant>) {
+        let mut dials = Vec::new();
+        let mut next: Option<Instant> = None;
+        for (at, target) in self.targets.iter_mut().enumerate() {
+            let Some(target) = target else { continue };
+            let wanted = target.source != Source::Remembered || lonely;
+            if target.dialing || !wanted || target.peer.is_some_and(|peer| connected(&peer)) {
+                continue;
+            }
+            // Whoever is alone does not wait out what was planned in company.
+            if lonely {
+                target.due = target.due.min(now + LONELY_WAIT);
+            }
+            if target.due <= now {
+                target.dialing = true;
+                dials.push(Dial { peer: target.peer, addresses: target.addresses.clone(), target: at });
+            } else {
+                next = Some(next.map_or(target.due, |next| next.min(target.due)));
+            }
+        }
+        (dials, next)
+    }
+
+    /// A dial has begun.
+    pub(super) fn began(&mut self, dial: &Dial, connection: ConnectionId) {
+        self.dialing.insert(connection, dial.target);
+    }
+
+    /// A dial did not even begin.
+    pub(super) fn refused(&mut self, dial: &Dial, now: Instant, lonely: bool) {
+        self.wait(dial.target, now, lonely);
+    }
+
+    /// A connection is there.
+    pub(super) fn connected(&mut self, connection: ConnectionId, peer: PeerId) {
+        if let Some(at) = self.dialing.remove(&connection)
+            && let Some(Some(target)) = self.targets.get_mut(at)
+        {
+            target.peer = Some(peer);
+            target.dialing = false;
+        }
+    }
+
+    /// A connection could not be made.
+    pub(super) fn failed(&mut self, connection: ConnectionId, now: Instant, lonely: bool) {
+        if let Some(at) = self.dialing.remove(&connection) {
+            self.wait(at, now, lonely);
+        }
+    }
+
+    /// The last connection to a peer has ended: it is tried again soon.
+    pub(super) fn disconnected(&mut self, peer: &PeerId, now: Instant) {
+        for target in self.targets.iter_mut().flatten().filter(|target| target.peer == Some(*peer)) {
+            target.failures = 0;
+            target.due = now + jittered(FIRST_WAIT);
+        }
+    }
+
+    fn wait(&mut self, at: usize, now: Instant, lonely: bool) {
+        let Some(Some(target)) = self.targets.get_mut(at) else { return };
+        target.dialing = false;
+        let most = if lonely { LONELY_WAIT } else { LONGEST_WAIT };
+        let wait = FIRST_WAIT.saturating_mul(1 << target.failures.min(16)).min(most);
+        target.failures = target.failures.saturating_add(1);
+        target.due = now + jittered(wait);
+    }
+}
+
+/// A quarter more or less, so that a site that comes up together does not dial in step.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(rand::random_range(0.75..1.25))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAR: &str = "/dns/cloud.example/tcp/4050";
+
+    fn plan(bootstrap: &[&str], remembered: &[&str], now: Instant) -> Discovery {
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        Discovery::new(&owned(bootstrap), &owned(remembered), now).unwrap()
+    }
+
+    #[test]
+    fn an_address_that_fails_is_tried_again_ever_later_but_for_ever() {
+        let mut now = Instant::now();
+        let mut plan = plan(&[FAR], &[], now);
+        let mut waits = Vec::new();
+        for attempt in 0..20 {
+            let (dials, _) = plan.due(now, true, |_| false);
+            assert_eq!(dials.len(), 1, "attempt {attempt}");
+            let connection = ConnectionId::new_unchecked(attempt);
+            plan.began(&dials[0], connection);
+            assert!(plan.due(now, true, |_| false).0.is_empty(), "dialed twice at once");
+            plan.failed(connection, now, true);
+            let (_, next) = plan.due(now, true, |_| false);
+            waits.push(next.unwrap() - now);
+            now = next.unwrap();
+        }
+        assert!(waits[0] < Duration::from_secs(2) && waits[19] > LONELY_WAIT / 2, "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= LONELY_WAIT.mul_f64(1.25)));
+    }
+
+    #[test]
+    fn a_remembered_peer_is_dialed_only_by_a_node_that_is_alone() {
+        let now = Instant::now();
+        let mut plan = plan(&[], &[FAR], now);
+        assert!(plan.due(now, false, |_| false).0.is_empty());
+        assert_eq!(plan.due(now, true, |_| false).0.len(), 1);
+    }
+
+    #[test]
+    fn whoever_is_connected_is_not_dialed_and_is_again_once_gone() {
+        let now = Instant::now();
+        let mut plan = plan(&[FAR], &[], now);
+        let (dials, _) = plan.due(now, true, |_| false);
+        let (connection, peer) = (ConnectionId::new_unchecked(1), PeerId::random());
+        plan.began(&dials[0], connection);
+        plan.connected(connection, peer);
+        assert!(plan.due(now + LONGEST_WAIT, true, |known| *known == peer).0.is_empty());
+        plan.disconnected(&peer, now);
+        let (dials, _) = plan.due(now + 2 * FIRST_WAIT, true, |_| false);
+        assert_eq!(dials[0].peer, Some(peer));
+    }
+
+    #[test]
+    fn what_multicast_dns_lost_is_not_dialed() {
+        let now = Instant::now();
+        let mut plan = plan(&[], &[], now);
+        let (peer, address) = (PeerId::random(), "/ip4/192.0.2.1/tcp/1".parse::<Multiaddr>().unwrap());
+        plan.found(peer, address.clone(), now);
+        plan.found(peer, address.clone(), now);
+        plan.lost(&peer, &address);
+        assert!(plan.due(now, true, |_| false).0.is_empty());
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_dialed_is_an_error_that_shows_it() {
+        for bad in ["", "cloud.example:4050", "/ip4/192.0.2.1", "/ip4/300.0.0.1/tcp/1"] {
+            let error = parse(bad).unwrap_err();
+            assert!(error.to_string().contains(bad), "{error}");
+        }
+        let peer = PeerId::random();
+        assert_eq!(parse(&format!("{FAR}/p2p/{peer}")).unwrap(), (FAR.parse().unwrap(), Some(peer)));
+    }
+}

@@ -1,0 +1,91 @@
+//! Taking and giving chains and chunks, over any two-way byte stream.
+//!
+//! Requests are small frames, pipelined; responses are small frames, some with raw bytes behind them. The same
+//! code runs on the bulk plane and on a libp2p stream.
+
+mod buffers;
+mod client;
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wherry_proto::{ClaimError, NodeId, Refusal, TooLarge};
+
+pub(super) use buffers::Buffers;
+pub use client::Exchange;
+pub(super) use client::start;
+pub(super) use server::{Uploader, serve};
+
+/// How many requests one exchange may have under way; further ones wait on the asking side.
+pub const MAX_IN_FLIGHT: usize = 32;
+
+/// How long a peer that owes a response may send no byte at all before it counts as gone.
+pub const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long one request may take, however the bytes trickle: 512 KiB at 35 kbit/s.
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long an exchange without requests is kept by the side that asks.
+pub const IDLE_TIME: Duration = Duration::from_secs(120);
+
+/// How many chunks are read and sent at once, to all peers together. Each holds one chunk in memory.
+pub const UPLOAD_SLOTS: usize = 8;
+
+/// How many connections may wait for a slot; the requests of all others are answered `Busy` at once.
+pub const MAX_WAITING: usize = 8;
+
+/// How long a request waits for a slot before it is answered `Busy`: less than any asker's patience.
+pub const SLOT_WAIT: Duration = Duration::from_secs(1);
+
+/// Why an exchange did not give what was asked for. None of these is proof of anything against the peer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExchangeError {
+    /// The peer has no free slot: ask another, or wait with [`Exchange::free`].
+    #[error("peer {} is busy", .0.short())]
+    Busy(NodeId),
+    /// The peer does not hold the blob.
+    #[error("peer {} does not hold the blob", .0.short())]
+    NotHeld(NodeId),
+    /// The peer will not answer.
+    #[error("peer {} refused: {reason}", node.short())]
+    Refused {
+        /// The peer.
+        node: NodeId,
+        /// Why.
+        reason: Refusal,
+    },
+    /// The connection ended.
+    #[error("the connection to peer {} ended: {reason}", node.short())]
+    Closed {
+        /// The peer.
+        node: NodeId,
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// The peer owed a response and sent nothing for [`SILENCE`]; the connection is closed.
+    #[error("peer {} sent nothing for {SILENCE:?}", .0.short())]
+    Silent(NodeId),
+    /// The request was not done within [`REQUEST_LIMIT`].
+    #[error("peer {} did not finish a request within {REQUEST_LIMIT:?}", .0.short())]
+    TimedOut(NodeId),
+    /// The peer broke the protocol; the connection is closed.
+    #[error("peer {} broke the protocol: {reason}", node.short())]
+    Protocol {
+        /// The peer.
+        node: NodeId,
+        /// How.
+        reason: Arc<str>,
+    },
+    /// The claim that came does not hold.
+    #[error("the claim of peer {} does not hold: {reason}", node.short())]
+    Claim {
+        /// The peer.
+        node: NodeId,
+        /// Why.
+        reason: ClaimError,
+    },
+    /// The blob is larger than wherry carries.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+}

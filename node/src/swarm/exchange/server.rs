@@ -1,0 +1,388 @@
+//! The giving side.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::timeout;
+use wherry_proto::{
+    BlobName, ChunkMap, HeldClaim, NetworkId, NodeId, PREFIX_LEN, Refusal, Request, Response, SecretKey,
+    decode_payload, encode_frame,
+};
+
+use super::buffers::{Buffer, Buffers};
+use super::{IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, REQUEST_LIMIT, SLOT_WAIT, UPLOAD_SLOTS};
+use crate::swarm::codec::{WireError, read_after_prefix};
+use crate::swarm::holdings::{Holdings, ReadAt};
+
+/// How many requests of one connection are kept in line; those beyond are answered `Busy` at once.
+const MAX_LINE: usize = 2 * MAX_IN_FLIGHT;
+
+/// How many small answers of one connection wait to be written; then no further request is read.
+const MAX_ANSWERS: usize = 64;
+
+/// How long a connection without requests is kept: the asking side ends it earlier.
+const SERVER_IDLE: Duration = IDLE_TIME.saturating_add(Duration::from_secs(60));
+
+/// How long a frame may take to come once it has begun.
+const FRAME_TIME: Duration = Duration::from_secs(20);
+
+/// How long an idle connection keeps its blobs open: what was deleted meanwhile takes no space for longer.
+const OPEN_TIME: Duration = Duration::from_secs(5);
+
+/// How many blobs a connection keeps open, so that a pipelined transfer does not open its blob for each chunk.
+const MAX_OPEN: usize = 4;
+
+/// What all connections share: the blobs, the slots and the buffers.
+pub(in crate::swarm) struct Uploader {
+    holdings: Arc<dyn Holdings>,
+    key: SecretKey,
+    network: NetworkId,
+    buffers: Buffers,
+    slots: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    // Counts freed slots, for those who were told that there is none.
+    freed: watch::Sender<u64>,
+}
+
+impl Uploader {
+    pub(in crate::swarm) fn new(
+        holdings: Arc<dyn Holdings>,
+        key: SecretKey,
+        network: NetworkId,
+        buffers: Buffers,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            holdings,
+            key,
+            network,
+            buffers,
+            slots: Arc::new(Semaphore::new(UPLOAD_SLOTS)),
+            waiting: AtomicUsize::new(0),
+            freed: watch::Sender::new(0),
+        })
+    }
+
+    /// A slot; `None` if there is none soon.
+    async fn slot(self: &Arc<Self>) -> Option<Slot> {
+        let slots = Arc::clone(&self.slots);
+        if let Ok(permit) = Arc::clone(&slots).try_acquire_owned() {
+            return Some(Slot { _permit: permit, uploader: Arc::clone(self) });
+        }
+        let _place = Place::take(&self.waiting)?;
+        match timeout(SLOT_WAIT, slots.acquire_owned()).await {
+            Ok(Ok(permit)) => Some(Slot { _permit: permit, uploader: Arc::clone(self) }),
+            _ => None,
+        }
+    }
+}
+
+/// The right to have one chunk in memory on its way to a peer.
+struct Slot {
+    _permit: OwnedSemaphorePermit,
+    uploader: Arc<Uploader>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.uploader.freed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+/// A place in the short line for slots.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a AtomicUsize) -> Option<Self> {
+        let take = |count: usize| (count < MAX_WAITING).then_some(count + 1);
+        waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok().map(|_| Self(waiting))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A response, with the raw bytes that belong to it in the same buffer.
+struct Outgoing {
+    bytes: Buffer,
+    _slot: Slot,
+}
+
+/// Gives what `peer` asks for, until the connection ends. Says why it did.
+pub(in crate::swarm) async fn serve<S: AsyncRead + AsyncWrite>(
+    uploader: Arc<Uploader>,
+    peer: NodeId,
+    stream: S,
+) -> String {
+    let (reader, writer) = tokio::io::split(stream);
+    let line = Line::default();
+    // One response is written while the next is read from the disk: two slots for one peer at most.
+    let (ready, responses) = mpsc::channel(1);
+    let (answers, small) = mpsc::channel(MAX_ANSWERS);
+    let why = tokio::select! {
+        why = line.fill(reader, &answers) => why,
+        why = line.drain(&uploader, &ready, &answers) => why,
+        why = write(writer, responses, small) => why,
+        why = line.tell_free(&uploader, &answers) => why,
+    };
+    tracing::debug!(peer = peer.short(), %why, "upload connection ended");
+    why.to_string()
+}
+
+/// The requests of one connection that wait.
+#[derive(Default)]
+struct Line {
+    requests: Mutex<VecDeque<Request>>,
+    filled: Notify,
+    told_busy: AtomicBool,
+    became_busy: Notify,
+}
+
+impl Line {
+    fn requests(&self) -> MutexGuard<'_, VecDeque<Request>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn busy(&self, id: u32, answers: &mpsc::Sender<Response>) {
+        self.told_busy.store(true, Ordering::Relaxed);
+        self.became_busy.notify_one();
+        let _ = answers.send(Response::Busy { id }).await;
+    }
+
+    /// Reads requests into the line.
+    async fn fill<S: AsyncRead>(
+        &self,
+        mut reader: ReadHalf<S>,
+        answers: &mpsc::Sender<Response>,
+    ) -> WireError {
+        loop {
+            let request = match read_request(&mut reader).await {
+                Ok(request) => request,
+                Err(why) => return why,
+            };
+            if let Request::Cancel { id: cancelled } = request {
+                let id = |request: &Request| match request {
+                    Request::Chain { id, .. } | Request::Chunk { id, .. } | Request::Cancel { id } => *id,
+                };
+                self.requests().retain(|request| id(request) != cancelled);
+                continue;
+            }
+            let full = {
+                let mut line = self.requests();
+                let full = line.len() >= MAX_LINE;
+                if !full {
+                    line.push_back(request.clone());
+                }
+                full
+            };
+            match (full, request) {
+                (true, Request::Chain { id, .. } | Request::Chunk { id, .. }) => self.busy(id, answers).await,
+                _ => self.filled.notify_one(),
+            }
+        }
+    }
+
+    async fn next(&self) -> Request {
+        loop {
+            if let Some(request) = self.requests().pop_front() {
+                return request;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Answers the requests in line, one after the other.
+    async fn drain(
+        &self,
+        uploader: &Arc<Uploader>,
+        ready: &mpsc::Sender<Outgoing>,
+        answers: &mpsc::Sender<Response>,
+    ) -> WireError {
+        let mut open = Arc::<Mutex<Open>>::default();
+        loop {
+            let Ok(place) = ready.reserve().await else { break };
+            let request = match timeout(OPEN_TIME, self.next()).await {
+                Ok(request) => request,
+                Err(_) => {
+                    open = Arc::default();
+                    self.next().await
+                }
+            };
+            let Some(slot) = uploader.slot().await else {
+                if let Request::Chain { id, .. } | Request::Chunk { id, .. } = request {
+                    self.busy(id, answers).await;
+                }
+                continue;
+            };
+            let load = {
+                let (uploader, open) = (Arc::clone(uploader), Arc::clone(&open));
+                move || {
+                    let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+                    load(&uploader, &mut open, &request)
+                }
+            };
+            match tokio::task::spawn_blocking(load).await {
+                Ok(Ok(bytes)) => place.send(Outgoing { bytes, _slot: slot }),
+                Ok(Err(Some(answer))) => {
+                    let _ = answers.send(answer).await;
+                }
+                Ok(Err(None)) => {}
+                // The holdings panicked; what they had open is not trusted any more.
+                Err(_) => open = Arc::default(),
+            }
+        }
+        WireError::Io(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Tells a peer that was sent away when a slot is free again.
+    async fn tell_free(&self, uploader: &Uploader, answers: &mpsc::Sender<Response>) -> WireError {
+        loop {
+            self.became_busy.notified().await;
+            let mut freed = uploader.freed.subscribe();
+            // Free already: the slot went between the refusal and here.
+            if uploader.slots.available_permits() == 0 && freed.changed().await.is_err() {
+                break;
+            }
+            if self.told_busy.swap(false, Ordering::Relaxed) && answers.send(Response::Free).await.is_err() {
+                break;
+            }
+        }
+        WireError::Io(std::io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+async fn read_request<S: AsyncRead>(reader: &mut ReadHalf<S>) -> Result<Request, WireError> {
+    let mut prefix = [0; PREFIX_LEN];
+    timeout(SERVER_IDLE, reader.read_exact(&mut prefix))
+        .await
+        .map_err(|_| WireError::Silent(SERVER_IDLE))??;
+    let payload = timeout(FRAME_TIME, read_after_prefix::<Request>(reader, prefix))
+        .await
+        .map_err(|_| WireError::Silent(FRAME_TIME))??;
+    Ok(decode_payload(&payload)?)
+}
+
+async fn write<S: AsyncWrite>(
+    mut writer: WriteHalf<S>,
+    mut responses: mpsc::Receiver<Outgoing>,
+    mut small: mpsc::Receiver<Response>,
+) -> WireError {
+    loop {
+        let write = async |writer: &mut WriteHalf<S>, bytes: &[u8], last: bool| {
+            writer.write_all(bytes).await?;
+            if last { writer.flush().await } else { Ok(()) }
+        };
+        let sent = tokio::select! {
+            biased;
+            answer = small.recv() => match answer.map(|answer| encode_frame(&answer)) {
+                Some(Ok(frame)) => {
+                    let last = small.is_empty() && responses.is_empty();
+                    timeout(REQUEST_LIMIT, write(&mut writer, &frame, last)).await
+                }
+                Some(Err(error)) => return error.into(),
+                None => break,
+            },
+            response = responses.recv() => match response {
+                Some(response) => {
+                    let last = small.is_empty() && responses.is_empty();
+                    timeout(REQUEST_LIMIT, write(&mut writer, response.bytes.as_ref(), last)).await
+                }
+                None => break,
+            },
+        };
+        match sent {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.into(),
+            Err(_) => return WireError::Silent(REQUEST_LIMIT),
+        }
+    }
+    WireError::Io(std::io::ErrorKind::BrokenPipe.into())
+}
+
+/// The blobs that a connection has open, the last used one at the end.
+#[derive(Default)]
+struct Open(Vec<(BlobName, Arc<dyn ReadAt>)>);
+
+/// Reads what a request asks for. `Err` is a small answer; none is due to a cancelled request.
+fn load(uploader: &Uploader, open: &mut Open, request: &Request) -> Result<Buffer, Option<Response>> {
+    match *request {
+        Request::Chunk { id, blob, index } => load_chunk(uploader, open, id, blob, index),
+        Request::Chain { id, blob } => load_chain(uploader, id, blob),
+        Request::Cancel { .. } => return Err(None),
+    }
+    .map_err(Some)
+}
+
+/// Whether the blob is held, with the length that was asked for.
+fn check_held(uploader: &Uploader, id: u32, blob: BlobName) -> Result<ChunkMap, Response> {
+    match uploader.holdings.held(&blob.digest) {
+        None => Err(Response::NotHeld { id }),
+        Some(held) if held != blob.size => Err(Response::Refused { id, reason: Refusal::OtherSize { held } }),
+        Some(_) => ChunkMap::new(blob.size).map_err(|_| Response::NotHeld { id }),
+    }
+}
+
+fn load_chunk(
+    uploader: &Uploader,
+    open: &mut Open,
+    id: u32,
+    blob: BlobName,
+    index: u32,
+) -> Result<Buffer, Response> {
+    let unreadable = |error: std::io::Error| {
+        tracing::warn!(digest = %blob.digest, %error, "a blob that is held cannot be read");
+        Response::Refused { id, reason: Refusal::Unreadable }
+    };
+    let (map, file) = match open.0.iter().position(|(name, _)| *name == blob) {
+        Some(at) => {
+            let entry = open.0.remove(at);
+            let map = ChunkMap::new(blob.size).map_err(|_| Response::NotHeld { id })?;
+            open.0.push(entry.clone());
+            (map, entry.1)
+        }
+        None => {
+            let map = check_held(uploader, id, blob)?;
+            let file = uploader.holdings.open(&blob.digest).map_err(unreadable)?;
+            let file = file.ok_or(Response::NotHeld { id })?;
+            if open.0.len() >= MAX_OPEN {
+                open.0.remove(0);
+            }
+            open.0.push((blob, Arc::clone(&file)));
+            (map, file)
+        }
+    };
+    let index = map.index(index).ok_or(Response::Refused { id, reason: Refusal::NoSuchChunk })?;
+    let len = map.len(index);
+    let (mut buffer, start) = begin(uploader, id, &Response::Chunk { id, len }, len as usize)?;
+    file.read_exact_at(&mut buffer.bytes[start..], map.offset(index)).map_err(unreadable)?;
+    Ok(buffer)
+}
+
+fn load_chain(uploader: &Uploader, id: u32, blob: BlobName) -> Result<Buffer, Response> {
+    check_held(uploader, id, blob)?;
+    let chain = uploader.holdings.chain(&blob.digest).ok_or(Response::NotHeld { id })?;
+    let states = chain.to_bytes();
+    let claim = HeldClaim::sign(&uploader.key, &uploader.network, &chain);
+    // At most MAX_CHAIN_LEN, since the chain's map is within its bounds.
+    let len = states.len() as u32;
+    let (mut buffer, start) = begin(uploader, id, &Response::Chain { id, claim, len }, states.len())?;
+    buffer.bytes[start..].copy_from_slice(&states);
+    Ok(buffer)
+}
+
+/// A buffer that starts with the frame of this response and has `len` bytes behind it, to be overwritten from
+/// the place that is returned.
+fn begin(uploader: &Uploader, id: u32, response: &Response, len: usize) -> Result<(Buffer, usize), Response> {
+    let frame = encode_frame(response).map_err(|_| Response::Refused { id, reason: Refusal::Unreadable })?;
+    let mut buffer = uploader.buffers.take(frame.len() + len);
+    // Only what the buffer never had is zeroed.
+    buffer.bytes.resize(frame.len() + len, 0);
+    buffer.bytes[..frame.len()].copy_from_slice(&frame);
+    Ok((buffer, frame.len()))
+}

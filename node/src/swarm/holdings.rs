@@ -1,0 +1,36 @@
+//! What the swarm asks of the store.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use wherry_proto::{Digest, StateChain, TagRecord};
+
+/// What this node can give. Every call may block: the swarm makes them off the network threads.
+///
+/// The answers are promises: a blob that is said to be held is one whose every byte was verified.
+pub trait Holdings: Send + Sync + 'static {
+    /// The length in bytes of a blob that is held.
+    fn held(&self, digest: &Digest) -> Option<u64>;
+
+    /// The state chain of a blob that is held. The swarm signs it as verified.
+    fn chain(&self, digest: &Digest) -> Option<StateChain>;
+
+    /// The bytes of a blob that is held; `None` if it is not.
+    fn open(&self, digest: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>>;
+
+    /// What a reference means here, as signed by whoever resolved it.
+    fn tag(&self, reference: &str) -> Option<TagRecord>;
+}
+
+/// Bytes that are read from any place, as of an open file.
+pub trait ReadAt: Send + Sync {
+    /// Fills `buf` from `offset`; fewer bytes than that are an error.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for File {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(self, buf, offset)
+    }
+}

@@ -1,0 +1,49 @@
+//! The swarm: finding the other members of the network, asking them, and taking chunks from them.
+//!
+//! One task owns the libp2p swarm ([`actor`]); everybody else holds a [`Client`], which sends it commands. Every
+//! connection passes [`admission`] before anything else happens on it. Chunks travel on the [`bulk`] plane, or
+//! on a libp2p stream where that cannot be reached; the [`exchange`] is the same on both.
+//!
+//! Nothing outside this folder names libp2p.
+
+mod actor;
+mod admission;
+mod announce;
+mod ask;
+mod bans;
+mod behaviour;
+mod bulk;
+mod client;
+mod codec;
+mod discovery;
+mod exchange;
+mod holdings;
+mod identity;
+mod neighbours;
+mod records;
+mod settings;
+mod start;
+mod streams;
+mod tls;
+mod transport;
+
+pub use admission::{ADMISSION_TIME, AdmissionError};
+pub use announce::{MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
+pub use ask::{MAX_ASKED, PING_TIME, REPLY_TIME};
+pub use bans::{BAN_TIME, Ban, MAX_BANS};
+pub use behaviour::{MAX_CONNECTIONS, RECORD_TIME};
+pub use bulk::{BULK_HANDSHAKE_TIME, BulkError, MAX_BULK_CONNECTIONS, MAX_BULK_PER_PEER};
+pub use client::{
+    Client, ConnectError, DIRECT_RETRY, MAX_PROVIDERS, MAX_REMEMBERED, Offer, Reach, WANT_TIME,
+};
+pub use discovery::{LONELY_WAIT, LONGEST_WAIT};
+pub use exchange::{
+    Exchange, ExchangeError, IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, REQUEST_LIMIT, SILENCE, SLOT_WAIT,
+    UPLOAD_SLOTS,
+};
+pub use holdings::{Holdings, ReadAt};
+pub use neighbours::{LinkClass, Neighbour, Notice};
+pub use settings::{Clock, MAX_ADDRESSES, SwarmError, SwarmSettings};
+pub use start::{Addresses, Swarm, start};
+pub use streams::OpenError;
+pub use transport::CONNECT_TIME;

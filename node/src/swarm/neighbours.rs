@@ -1,0 +1,117 @@
+//! Who is connected, as everybody in this process may see it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+use wherry_proto::{Certificate, NodeId, Ports};
+
+use super::ask::Asking;
+use super::identity::Host;
+
+/// How many notices a slow listener may be behind before it misses some.
+const MAX_NOTICES: usize = 256;
+
+/// How cheaply a peer is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LinkClass {
+    /// It is at the same site.
+    Lan,
+    /// It is elsewhere.
+    Wan,
+}
+
+/// A member that is connected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Neighbour {
+    /// The node.
+    pub node: NodeId,
+    /// The site that it says it is at.
+    pub site: String,
+    /// How cheaply it is reached.
+    pub class: LinkClass,
+    /// Its host, and the port at which it listens to peers.
+    pub address: String,
+    /// When it was connected, in seconds since the Unix epoch.
+    pub since: u64,
+}
+
+/// That somebody came or went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// A member is connected now.
+    Connected(Neighbour),
+    /// The last connection to a member has ended.
+    Disconnected(NodeId),
+}
+
+/// What is known of a neighbour.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) neighbour: Neighbour,
+    pub(super) certificate: Certificate,
+    pub(super) host: Host,
+    pub(super) ports: Ports,
+    pub(super) asks: mpsc::Sender<Asking>,
+    pub(super) stop: CancellationToken,
+}
+
+pub(super) struct Neighbours {
+    entries: Mutex<BTreeMap<NodeId, Entry>>,
+    notices: broadcast::Sender<Notice>,
+}
+
+impl Neighbours {
+    pub(super) fn new() -> Self {
+        Self { entries: Mutex::default(), notices: broadcast::Sender::new(MAX_NOTICES) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn insert(&self, entry: Entry) {
+        let neighbour = entry.neighbour.clone();
+        self.lock().insert(neighbour.node, entry);
+        let _ = self.notices.send(Notice::Connected(neighbour));
+    }
+
+    pub(super) fn remove(&self, node: &NodeId) {
+        let removed = self.lock().remove(node);
+        if let Some(entry) = removed {
+            entry.stop.cancel();
+            let _ = self.notices.send(Notice::Disconnected(*node));
+        }
+    }
+
+    pub(super) fn get(&self, node: &NodeId) -> Option<Entry> {
+        self.lock().get(node).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Entry> {
+        self.lock().values().cloned().collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    pub(super) fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
+    }
+
+    /// Waits until a node is connected.
+    pub(super) async fn connected(&self, node: &NodeId) -> Option<Entry> {
+        let mut notices = self.notices();
+        loop {
+            if let Some(entry) = self.get(node) {
+                return Some(entry);
+            }
+            match notices.recv().await {
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}

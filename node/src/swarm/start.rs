@@ -1,0 +1,273 @@
+//! Starting a swarm, and its end.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use libp2p::multiaddr::Protocol as Part;
+use libp2p::swarm::{Config, SwarmEvent};
+use libp2p::{Multiaddr, PeerId};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wherry_proto::NodeId;
+
+use super::actor::{Actor, Command, MAX_COMMANDS};
+use super::admission::Doorkeeper;
+use super::announce::Announcements;
+use super::ask;
+use super::behaviour::Behaviour;
+use super::bulk::{self, Inbound};
+use super::client::{Client, Door, Inner};
+use super::discovery::Discovery;
+use super::exchange::{self, Buffers, Uploader};
+use super::holdings::Holdings;
+use super::identity::{keypair, node_of};
+use super::neighbours::Neighbours;
+use super::settings::{SwarmError, SwarmSettings};
+use super::streams::{Arrived, Protocol};
+use super::tls::Tls;
+use super::transport;
+
+/// How long the listeners may take to come up.
+const LISTEN_TIME: Duration = Duration::from_secs(5);
+
+/// How many inbound streams of one protocol a peer may have: a new one may come before the old one is gone.
+const MAX_STREAMS_PER_PEER: usize = 3;
+
+/// How long a connection without any stream is kept.
+const IDLE_CONNECTION_TIME: Duration = Duration::from_secs(30);
+
+/// A swarm that is running.
+pub struct Swarm {
+    client: Client,
+    peer: PeerId,
+    listening: Arc<Mutex<Vec<Multiaddr>>>,
+    bulk: Option<SocketAddr>,
+}
+
+/// Where a swarm listens.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Addresses {
+    /// Multiaddrs for others to join by, with the peer id at the end.
+    pub peers: Vec<String>,
+    /// The bulk plane; none if the node is alone.
+    pub bulk: Option<SocketAddr>,
+}
+
+impl Swarm {
+    /// The handle for the rest of the node.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Where it listens now.
+    pub fn addresses(&self) -> Addresses {
+        let listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let peers = listening.iter().map(|address| format!("{address}/p2p/{}", self.peer)).collect();
+        Addresses { peers, bulk: self.bulk }
+    }
+
+    /// Returns when the swarm has been told to end.
+    pub async fn closed(&self) {
+        self.client.0.stop.cancelled().await;
+    }
+
+    /// Returns when every task of the swarm has ended, after the shutdown token was cancelled.
+    pub async fn join(self) {
+        self.client.0.stop.cancelled().await;
+        self.client.0.tasks.close();
+        self.client.0.tasks.wait().await;
+    }
+}
+
+/// Starts a swarm; it runs until `shutdown` is cancelled. When this returns, all listeners are bound.
+pub async fn start(
+    settings: SwarmSettings,
+    holdings: Arc<dyn Holdings>,
+    shutdown: CancellationToken,
+) -> Result<Swarm, SwarmError> {
+    let keypair = keypair(&settings.key);
+    let (commands, orders) = mpsc::channel(MAX_COMMANDS);
+    let mut inner = Inner {
+        me: settings.key.node(),
+        door: None,
+        neighbours: Arc::new(Neighbours::new()),
+        commands,
+        pool: Mutex::default(),
+        inbound: Arc::default(),
+        buffers: Buffers::default(),
+        tasks: TaskTracker::new(),
+        stop: shutdown.child_token(),
+    };
+    let peer = keypair.public().to_peer_id();
+    let listening = Arc::<Mutex<Vec<Multiaddr>>>::default();
+    // Whatever fails below, nothing that was begun goes on.
+    let on_failure = inner.stop.clone().drop_guard();
+    let Some(certificate) = settings.membership.clone() else {
+        tracing::info!("no certificate of a network: this node is alone and talks to nobody");
+        inner.tasks.spawn(alone(orders, inner.stop.clone()));
+        on_failure.disarm();
+        return Ok(Swarm { client: Client(Arc::new(inner)), peer, listening, bulk: None });
+    };
+    let site = settings.site.parse()?;
+    let clock = Arc::clone(&settings.clock);
+    let keeper = Arc::new(Doorkeeper::new(inner.me, certificate, site, settings.min_epoch, clock));
+    keeper.certificate.check(&keeper.network, &inner.me, keeper.now(), settings.min_epoch)?;
+    let tls = Tls::new(&keypair).map_err(SwarmError::Tls)?;
+    let uploader =
+        Uploader::new(Arc::clone(&holdings), settings.key.clone(), keeper.network, inner.buffers.clone());
+
+    let listener = bulk_listener(settings.bulk)?;
+    let bulk = listener.local_addr().ok();
+    keeper.ports.lock().unwrap_or_else(PoisonError::into_inner).bulk = bulk.map_or(0, |bulk| bulk.port());
+
+    let transport = transport::build(&keypair, &keeper)?;
+    let (behaviour, arrivals) = Behaviour::new(peer, &keeper.network, settings.mdns)?;
+    let config = Config::with_executor(executor(&inner)).with_idle_connection_timeout(IDLE_CONNECTION_TIME);
+    let mut actor = Actor {
+        swarm: libp2p::Swarm::new(transport, behaviour, peer, config),
+        doorkeeper: Arc::clone(&keeper),
+        neighbours: Arc::clone(&inner.neighbours),
+        listening: Arc::clone(&listening),
+        discovery: Discovery::new(&settings.bootstrap, &settings.remembered, Instant::now())?,
+        announcements: Announcements::default(),
+        announcing: HashMap::new(),
+        searches: HashMap::new(),
+        commands: orders,
+        to_self: inner.commands.downgrade(),
+        tasks: inner.tasks.clone(),
+        stop: inner.stop.clone(),
+    };
+    listen(&mut actor, settings.peers).await?;
+
+    let server = bulk::Server {
+        doorkeeper: Arc::clone(&keeper),
+        tls: tls.server().into(),
+        uploader: Arc::clone(&uploader),
+        inbound: Arc::clone(&inner.inbound),
+        stop: inner.stop.clone(),
+        tasks: inner.tasks.clone(),
+    };
+    let takers = Takers {
+        asks: Arc::default(),
+        exchanges: Arc::clone(&inner.inbound),
+        holdings,
+        uploader,
+        stop: inner.stop.clone(),
+        tasks: inner.tasks.clone(),
+    };
+    inner.tasks.spawn(bulk::listen(server, listener));
+    inner.tasks.spawn(takers.run(arrivals));
+    inner.tasks.spawn(actor.run());
+    inner.door = Some(Door { keeper, tls });
+    on_failure.disarm();
+    Ok(Swarm { client: Client(Arc::new(inner)), peer, listening, bulk })
+}
+
+/// Takes the orders of a node that is alone: there is nobody to carry them out on.
+async fn alone(mut orders: mpsc::Receiver<Command>, stop: CancellationToken) {
+    stop.run_until_cancelled(async { while orders.recv().await.is_some() {} }).await;
+}
+
+/// Runs libp2p's tasks so that they end with the swarm and can be waited for.
+fn executor(inner: &Inner) -> impl Fn(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) + Send + 'static {
+    let (tasks, stop) = (inner.tasks.clone(), inner.stop.clone());
+    move |task| {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+}
+
+fn bulk_listener(listener: std::net::TcpListener) -> Result<TcpListener, SwarmError> {
+    let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    let failed = |error: std::io::Error| SwarmError::Listen {
+        what: "the bulk plane",
+        address: address.clone(),
+        reason: error.to_string(),
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    TcpListener::from_std(listener).map_err(failed)
+}
+
+/// Listens with TCP and QUIC, and returns once both are bound.
+async fn listen(actor: &mut Actor, at: SocketAddr) -> Result<(), SwarmError> {
+    let host = match at.ip() {
+        IpAddr::V4(ip) => Multiaddr::from(ip),
+        IpAddr::V6(ip) => Multiaddr::from(ip),
+    };
+    let failed = |reason: String| SwarmError::Listen { what: "peers", address: at.to_string(), reason };
+    let tcp = host.clone().with(Part::Tcp(at.port()));
+    let quic = host.with(Part::Udp(at.port())).with(Part::QuicV1);
+    for address in [tcp, quic] {
+        actor.swarm.listen_on(address).map_err(|error| failed(error.to_string()))?;
+    }
+    let both = async {
+        loop {
+            let event = actor.swarm.select_next_some().await;
+            if let SwarmEvent::ListenerClosed { reason: Err(error), .. } = &event {
+                return Err(failed(error.to_string()));
+            }
+            actor.on_event(event);
+            let ports = *actor.doorkeeper.ports.lock().unwrap_or_else(PoisonError::into_inner);
+            if ports.tcp != 0 && ports.quic != 0 {
+                return Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(LISTEN_TIME, both)
+        .await
+        .map_err(|_| failed("the listeners did not come up".into()))?
+}
+
+/// Takes up the streams that peers open.
+struct Takers {
+    asks: Arc<Inbound>,
+    exchanges: Arc<Inbound>,
+    holdings: Arc<dyn Holdings>,
+    uploader: Arc<Uploader>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Takers {
+    async fn run(self, mut arrivals: mpsc::Receiver<Arrived>) {
+        while let Some(Some(arrived)) = self.stop.run_until_cancelled(arrivals.recv()).await {
+            self.take(arrived);
+        }
+    }
+
+    fn take(&self, Arrived { peer, protocol, stream }: Arrived) {
+        let Some(node) = node_of(&peer) else { return };
+        let inbound = match protocol {
+            Protocol::Ask => &self.asks,
+            Protocol::Exchange => &self.exchanges,
+        };
+        let Some(entered) = inbound.enter(node, MAX_STREAMS_PER_PEER, &self.stop) else {
+            tracing::info!(peer = node.short(), ?protocol, "too many streams of one peer: one is refused");
+            return;
+        };
+        let (holdings, uploader) = (Arc::clone(&self.holdings), Arc::clone(&self.uploader));
+        self.tasks.spawn(async move {
+            let serve = async {
+                match protocol {
+                    Protocol::Ask => ask::answer(stream, holdings).await.to_string(),
+                    Protocol::Exchange => exchange::serve(uploader, node, stream.compat()).await,
+                }
+            };
+            if let Some(why) = entered.token.run_until_cancelled(serve).await {
+                log_end(node, protocol, &why);
+            }
+        });
+    }
+}
+
+fn log_end(node: NodeId, protocol: Protocol, why: &str) {
+    tracing::debug!(peer = node.short(), ?protocol, why, "a stream ended");
+}

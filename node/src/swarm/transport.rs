@@ -1,0 +1,102 @@
+//! How libp2p connections are made: TCP with TLS and yamux, QUIC, names by DNS, and admission on all of them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{
+    Boxed, DialOpts, ListenerId, PortUse, Transport, TransportError, TransportEvent,
+    timeout::TransportTimeout,
+};
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::{Multiaddr, PeerId, dns, quic, tcp, tls, yamux};
+
+use super::admission::{Doorkeeper, admit};
+use super::settings::SwarmError;
+
+/// How long it may take to make a connection, admission included.
+pub const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// How many streams one connection may have, counted in both directions: a handful are in use.
+const MAX_STREAMS: u32 = 128;
+
+/// How often QUIC shows that an idle connection lives: a few bytes a second.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// After how much silence a QUIC connection counts as lost, in milliseconds: three keep-alives.
+const QUIC_IDLE_MS: u32 = 45_000;
+
+/// How much a QUIC peer may send ahead on one stream and on one connection, in bytes.
+const QUIC_STREAM_WINDOW: u32 = 2 << 20;
+const QUIC_CONNECTION_WINDOW: u32 = 4 << 20;
+
+pub(super) fn build(
+    keypair: &Keypair,
+    doorkeeper: &Arc<Doorkeeper>,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
+    let tls = tls::Config::new(keypair).map_err(|error| SwarmError::Tls(error.to_string()))?;
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(MAX_STREAMS as usize);
+    let mut quic = quic::Config::new(keypair);
+    quic.max_concurrent_stream_limit = MAX_STREAMS;
+    quic.keep_alive_interval = QUIC_KEEP_ALIVE;
+    quic.max_idle_timeout = QUIC_IDLE_MS;
+    quic.max_stream_data = QUIC_STREAM_WINDOW;
+    quic.max_connection_data = QUIC_CONNECTION_WINDOW;
+
+    let keeper = Arc::clone(doorkeeper);
+    let tcp = NewPort(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)))
+        .upgrade(Version::V1Lazy)
+        .authenticate(tls)
+        .multiplex(yamux)
+        .and_then(move |(peer, muxer), point| admit(keeper, peer, muxer, point))
+        .boxed();
+    let keeper = Arc::clone(doorkeeper);
+    let quic = quic::tokio::Transport::new(quic)
+        .and_then(move |(peer, muxer), point| admit(keeper, peer, muxer, point))
+        .boxed();
+    let either = tcp.or_transport(quic).map(|output, _| output.into_inner());
+    // Asked of nothing first, since a failure would take the transport with it.
+    if let Err(error) = dns::tokio::Transport::system(()) {
+        tracing::warn!(%error, "no DNS configuration: addresses by name will not be found");
+        return Ok(TransportTimeout::new(either, CONNECT_TIME).boxed());
+    }
+    let named = dns::tokio::Transport::system(either).map_err(SwarmError::Dns)?;
+    Ok(TransportTimeout::new(named, CONNECT_TIME).boxed())
+}
+
+/// A TCP transport that never dials from its listening port.
+///
+/// If it did, two nodes that dial each other at the same moment would meet in one TCP connection on which both
+/// believe to be the dialer, and TLS would fail. From ports of their own they make two connections, and both
+/// are good.
+struct NewPort<T>(T);
+
+impl<T: Transport + Unpin> Transport for NewPort<T> {
+    type Output = T::Output;
+    type Error = T::Error;
+    type ListenerUpgrade = T::ListenerUpgrade;
+    type Dial = T::Dial;
+
+    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<Self::Error>> {
+        self.0.listen_on(id, addr)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.0.remove_listener(id)
+    }
+
+    fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<Self::Error>> {
+        self.0.dial(addr, DialOpts { port_use: PortUse::New, ..opts })
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
