@@ -94,7 +94,7 @@ impl Config {
             tag_ttl: Duration::from_secs(60),
             origin_connect_timeout: Duration::from_secs(10),
             origin_stall_timeout: Duration::from_secs(30),
-            log: "warn,wherry=info".to_owned(),
+            log: "warn,wherry=info,libp2p_kad=error".to_owned(),
             log_format: LogFormat::Text,
         }
     }
