@@ -91,6 +91,9 @@ fn compare(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
         }
     }
     drop_chains(layout, state)?;
+    if changes.iter().any(|(_, record)| record.is_some()) {
+        files::sync_all(layout.root())?;
+    }
     shared.index.apply(&changes)?;
     shared.index.flush()
 }
@@ -122,7 +125,6 @@ fn check(
         return away("its bytes have another digest");
     }
     tracing::info!(%digest, "a blob that was not recorded has its digest and is held");
-    file.sync_data().map_err(unreadable)?;
     files::seal(&file, path)?;
     let chain = shared.write_chain(&chain)?;
     Ok(Some(Some(BlobRecord { size: map.size(), used: 0, chain })))
