@@ -1,5 +1,5 @@
 //! What import and export promise together with the tools that people have: archives go both ways between
-//! wherry and skopeo, podman, buildah and containerd, and every digest stays what it was.
+//! wherry and skopeo, podman, buildah, docker and containerd, and every digest stays what it was.
 //!
 //! A tool that is not installed is not tested, and the test says so.
 
@@ -12,8 +12,10 @@
 #![allow(dead_code, unreachable_pub, reason = "test binaries share the module and use parts of it")]
 
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use wherry_node::bundle::{Imported, import, pack_directory};
 use wherry_node::store::Store;
@@ -218,80 +220,99 @@ fn wherry_reads_what_buildah_builds() {
     }
 }
 
-/// A containerd of this test's own.
-struct Containerd {
-    process: Child,
-    socket: String,
-}
+/// A daemon of this test's own, ended with it.
+struct Daemon(Child);
 
-impl Containerd {
-    fn start(dir: &Path) -> Self {
-        let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
-        let config = path("config.toml");
-        let disabled =
-            r#"["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]"#;
-        fs::write(&config, format!("version = 2\ndisabled_plugins = {disabled}\n")).unwrap();
-        let socket = path("containerd.sock");
-        let process = Command::new("containerd")
-            .args([
-                "--config",
-                &config,
-                "--root",
-                &path("root"),
-                "--state",
-                &path("state"),
-                "--address",
-                &socket,
-            ])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let started = Self { process, socket };
-        // Its client waits for the socket to answer, but not for it to be there.
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        while !Path::new(&started.socket).exists() {
-            assert!(std::time::Instant::now() < until, "containerd does not start");
-            std::thread::park_timeout(std::time::Duration::from_millis(20));
+impl Daemon {
+    fn start(tool: &str, args: &[&str], socket: &str) -> Self {
+        let process =
+            Command::new(tool).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let started = Self(process);
+        let until = Instant::now() + Duration::from_secs(60);
+        while UnixStream::connect(socket).is_err() {
+            assert!(Instant::now() < until, "{tool} does not start");
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         started
     }
+}
 
-    fn ctr(&self, args: &[&str]) -> String {
-        run("ctr", &[&["--address", &self.socket, "--timeout", "60s"], args].concat())
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Asked, not killed: it has children and mounts to put away.
+        if let Some(pid) = rustix::process::Pid::from_raw(self.0.id().cast_signed()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _ = self.0.wait();
     }
 }
 
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("not tested: the daemon needs root");
     }
+    root
+}
+
+#[test]
+fn docker_loads_what_wherry_exports_and_saves_what_wherry_imports() {
+    if !installed(&["docker", "dockerd"]) || !is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let socket = bench.path("d.sock");
+    let host = format!("unix://{socket}");
+    let (data, exec, pid) = (bench.path("data"), bench.path("exec"), bench.path("pid"));
+    let args = [
+        "--data-root",
+        &data,
+        "--exec-root",
+        &exec,
+        "--pidfile",
+        &pid,
+        "--host",
+        &host,
+        "--bridge",
+        "none",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--storage-driver",
+        "vfs",
+    ];
+    let _daemon = Daemon::start("dockerd", &args, &socket);
+    let docker = |args: &[&str]| run("docker", &[&["--host", &host], args].concat());
+    let name = "registry.example/app:1.0";
+    docker(&["load", "--input", &bench.exported(name)]);
+    let id = docker(&["image", "inspect", "--format", "{{.Id}}", name]);
+    assert_eq!(id.trim(), bench.config_digest().to_string());
+    let saved = bench.path("saved.tar");
+    docker(&["save", "--output", &saved, name]);
+    bench.check_same_image(&saved, &[name]);
 }
 
 #[test]
 fn containerd_imports_what_wherry_exports_and_exports_what_wherry_imports() {
-    if !installed(&["containerd", "ctr"]) || !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: containerd needs root");
+    if !installed(&["containerd", "ctr"]) || !is_root() {
         return;
     }
     let bench = Bench::new();
-    let containerd = Containerd::start(bench.dir.path());
+    let (config, root, state, socket) =
+        (bench.path("config.toml"), bench.path("root"), bench.path("state"), bench.path("c.sock"));
+    let unused =
+        r#"["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]"#;
+    fs::write(&config, format!("version = 2\ndisabled_plugins = {unused}\n")).unwrap();
+    let args = ["--config", &config, "--root", &root, "--state", &state, "--address", &socket];
+    let _daemon = Daemon::start("containerd", &args, &socket);
+    let ctr = |args: &[&str]| run("ctr", &[&["--address", &socket, "--timeout", "60s"], args].concat());
     let name = "registry.example/app:1.0";
-    containerd.ctr(&[
-        "images",
-        "import",
-        "--snapshotter",
-        "native",
-        "--platform",
-        "linux/amd64",
-        &bench.exported(name),
-    ]);
-    let listed = containerd.ctr(&["images", "ls"]);
+    let exported = bench.exported(name);
+    ctr(&["images", "import", "--snapshotter", "native", "--platform", "linux/amd64", &exported]);
+    let listed = ctr(&["images", "ls"]);
     let line = listed.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{listed}"));
     assert!(line.contains(&bench.image.digest().to_string()), "{line}");
     let path = bench.path("containerd.tar");
-    containerd.ctr(&["images", "export", "--platform", "linux/amd64", &path, name]);
+    ctr(&["images", "export", "--platform", "linux/amd64", &path, name]);
     let (_, imported) = bench.imported(&path);
     assert_eq!(imported.images[0].digest, bench.image.digest());
     assert_eq!(imported.images[0].names, [name]);
