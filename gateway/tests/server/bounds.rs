@@ -32,8 +32,10 @@ async fn an_idle_connection_is_closed() {
     let mut asked = Client::connect(server.address).await;
     assert_eq!(asked.ask("GET", "/v2/", &[]).await.status, 200);
     let mut silent = Client::connect(server.address).await;
+    let begun = Instant::now();
     asked.closed().await.unwrap();
     silent.closed().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
