@@ -40,7 +40,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `program` in a process group of its own. If the test dies without a chance to clean up, the
-    /// kernel sends `at_death` to the process; since that happens when the *thread* ends which called this,
+    /// kernel sends `at_death` (TERM or KILL) to the process; since that happens when the *thread* ends which called this,
     /// start processes from the thread that also keeps them.
     ///
     /// Output is appended to `<logs>/<name>.out` and `.err`, so that a restart keeps what was said before.
@@ -60,7 +60,8 @@ impl Process {
             File::options().create(true).append(true).open(path).with_context(|| format!("log {}", path.display()))
         };
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", &at_death.as_raw().to_string()]).arg(program.as_ref());
+        let signal = if at_death == Signal::TERM { "TERM" } else { "KILL" };
+        command.args(["--pdeathsig", signal]).arg(program.as_ref());
         set(&mut command);
         command.stdin(Stdio::null()).stdout(open(&stdout)?).stderr(open(&stderr)?).process_group(0);
         let child = command.spawn().with_context(|| format!("start {name}: {command:?}"))?;
