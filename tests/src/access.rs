@@ -80,7 +80,8 @@ mod tests {
                  {bytes} \"\" \"docker/20 (linux \\\"x\\\")\"\n"
             )
         };
-        let log = line("GET", 200, 100) + &line("GET", 206, 40) + &line("HEAD", 200, 0) + &line("GET", 404, 77);
+        let log =
+            line("GET", 200, 100) + &line("GET", 206, 40) + &line("HEAD", 200, 0) + &line("GET", 404, 77);
         let log = log + "time=\"x\" level=info msg=\"GET /v2/a/b/blobs\"\n";
         let accesses = parse(&log);
         assert_eq!(accesses.len(), 4);

@@ -183,7 +183,8 @@ impl std::io::Write for HashWriter<'_> {
 }
 
 fn push(registry: SocketAddr, repository: &str, blob: Blob, bytes: &mut dyn Read) -> Result<()> {
-    let start = Request::new(registry, "POST", &format!("/v2/{repository}/blobs/uploads/")).send_and_read()?;
+    let start =
+        Request::new(registry, "POST", &format!("/v2/{repository}/blobs/uploads/")).send_and_read()?;
     expect(&start, 202)?;
     let location = start.header("Location").context("an upload without location")?;
     let path = location.find("/v2/").map_or(location, |at| &location[at..]);
@@ -247,7 +248,8 @@ pub fn push_image_of(registry: SocketAddr, repository: &str, tag: &str, layers: 
         "history": layers.iter().map(|_| json!({"created_by": "noise"})).collect::<Vec<_>>(),
     });
     let config = push_bytes(registry, repository, config.to_string().as_bytes())?;
-    let descriptor = |media: &str, blob: &Blob| json!({"mediaType": media, "digest": blob.digest, "size": blob.size});
+    let descriptor =
+        |media: &str, blob: &Blob| json!({"mediaType": media, "digest": blob.digest, "size": blob.size});
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,

@@ -145,7 +145,10 @@ fn make(storage: &Path) -> Result<()> {
     }
     // Copied under another name first: what bears the right name is complete.
     let unfinished = cache().join("unfinished");
-    run(tool("cp", BOOTSTRAP).args(["--archive", "--no-target-directory"]).arg(origin.storage()).arg(&unfinished))?;
+    run(tool("cp", BOOTSTRAP)
+        .args(["--archive", "--no-target-directory"])
+        .arg(origin.storage())
+        .arg(&unfinished))?;
     fs::rename(&unfinished, storage)?;
     Ok(())
 }
@@ -159,7 +162,8 @@ fn executable(path: &Path, content: &str) -> Result<()> {
 /// Makes a minbase root file system from the mirrors that this machine itself installs from.
 fn bootstrap(rootfs: &Path) -> Result<()> {
     let format = "deb $(SITE) $(RELEASE) $(COMPONENT)";
-    let lists = run(tool("apt-get", BOOTSTRAP).args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+    let lists =
+        run(tool("apt-get", BOOTSTRAP).args(["indextargets", "--format", format, "Created-By: Packages"]))?;
     let debian = |line: &&str| {
         let mut words = line.split(' ').skip(2);
         words.next().is_some_and(|suite| suite.starts_with(RELEASE)) && words.next() == Some("main")

@@ -34,7 +34,8 @@ impl Network {
         let peer_id = shown["peer_id"].as_str().with_context(|| format!("network show: {shown}"))?;
         let admitted = run(command(&self.operator)?.args(["network", "admit", peer_id, "--json"]))?;
         let admitted: Value = serde_json::from_str(&admitted).context("network admit --json")?;
-        let certificate = admitted["certificate"].as_str().with_context(|| format!("network admit: {admitted}"))?;
+        let certificate =
+            admitted["certificate"].as_str().with_context(|| format!("network admit: {admitted}"))?;
         node.run(&["network", "join", certificate]).map(drop)
     }
 

@@ -143,7 +143,12 @@ impl Wherry {
             arguments.extend([service.into(), "127.0.0.1:0".into()]);
         }
         if let Some(origin) = &self.options.origin {
-            arguments.extend(["--default-origin".into(), origin.clone(), "--insecure".into(), origin.clone()]);
+            arguments.extend([
+                "--default-origin".into(),
+                origin.clone(),
+                "--insecure".into(),
+                origin.clone(),
+            ]);
         }
         for peer in &self.options.bootstrap {
             arguments.extend(["--bootstrap".into(), peer.clone()]);
@@ -151,10 +156,16 @@ impl Wherry {
         arguments.extend(self.options.more.iter().cloned());
         let environment = self.options.environment.clone();
         let data = self.data.clone();
-        self.process = Some(Process::start(&self.name, &self.logs, Signal::KILL, wherry_bin()?, |command| {
-            command.args(arguments).arg("--data").arg(&data).env("HOME", &data).env("RUST_BACKTRACE", "1");
-            command.env_remove("REGISTRY_AUTH_FILE").envs(environment);
-        })?);
+        self.process =
+            Some(Process::start(&self.name, &self.logs, Signal::KILL, wherry_bin()?, |command| {
+                command
+                    .args(arguments)
+                    .arg("--data")
+                    .arg(&data)
+                    .env("HOME", &data)
+                    .env("RUST_BACKTRACE", "1");
+                command.env_remove("REGISTRY_AUTH_FILE").envs(environment);
+            })?);
         Ok(())
     }
 

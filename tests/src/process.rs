@@ -57,7 +57,11 @@ impl Process {
         let stdout = logs.join(format!("{name}.out"));
         let stderr = logs.join(format!("{name}.err"));
         let open = |path: &PathBuf| {
-            File::options().create(true).append(true).open(path).with_context(|| format!("log {}", path.display()))
+            File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .with_context(|| format!("log {}", path.display()))
         };
         let mut command = Command::new("setpriv");
         let signal = if at_death == Signal::TERM { "TERM" } else { "KILL" };

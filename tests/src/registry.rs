@@ -108,10 +108,11 @@ impl Registry {
         self.stop()?;
         fs::write(&self.config, self.config_text())?;
         let before = self.log().map_or(0, |log| log.len());
-        let mut process = Process::start(&self.name, &self.logs, Signal::KILL, "docker-registry", |command| {
-            // Its log goes to standard error and the access log to standard output.
-            command.arg("serve").arg(&self.config).env("OTEL_TRACES_EXPORTER", "none");
-        })?;
+        let mut process =
+            Process::start(&self.name, &self.logs, Signal::KILL, "docker-registry", |command| {
+                // Its log goes to standard error and the access log to standard output.
+                command.arg("serve").arg(&self.config).env("OTEL_TRACES_EXPORTER", "none");
+            })?;
         let errors = self.logs.join(format!("{}.err", self.name));
         self.addr = process.wait_for_output("that it listens", START, |_| {
             let log = fs::read_to_string(&errors).ok()?;

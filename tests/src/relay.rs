@@ -329,7 +329,13 @@ fn answer(mut client: &TcpStream, shared: &Shared, asked: &Asked, headers: &Head
     };
 
     let mut head = format!("HTTP/1.1 {status} Answer\r\nContent-Length: {promised}\r\n");
-    for name in ["Content-Type", "Docker-Content-Digest", "ETag", "WWW-Authenticate", "Docker-Distribution-Api-Version"] {
+    for name in [
+        "Content-Type",
+        "Docker-Content-Digest",
+        "ETag",
+        "WWW-Authenticate",
+        "Docker-Distribution-Api-Version",
+    ] {
         if let Some(value) = origin.header(name) {
             head += &format!("{name}: {value}\r\n");
         }

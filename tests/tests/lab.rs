@@ -90,8 +90,17 @@ fn an_origin_with_a_password_lets_nobody_in_without_it() -> Result<()> {
     assert!(skopeo.copy(&format!("docker://{}", images.second.reference(open.host())), &to).is_err());
     let credentials = format!("{}:{}", registry::USER, registry::PASSWORD);
     let mut login = skopeo.command();
-    login.args(["copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false", "--dest-creds", &credentials]);
-    wherry_tests::process::run(login.args([&format!("docker://{}", images.second.reference(open.host())), &to]))?;
+    login.args([
+        "copy",
+        "--quiet",
+        "--src-tls-verify=false",
+        "--dest-tls-verify=false",
+        "--dest-creds",
+        &credentials,
+    ]);
+    wherry_tests::process::run(
+        login.args([&format!("docker://{}", images.second.reference(open.host())), &to]),
+    )?;
     Ok(())
 }
 

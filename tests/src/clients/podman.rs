@@ -83,7 +83,15 @@ impl Podman {
     /// With all that podman said.
     pub fn build(&self, tag: &str, context: &std::path::Path) -> Result<()> {
         let mut command = self.command();
-        command.args(["build", "--quiet", "--tls-verify=false", "--network", "host", "--isolation", "chroot"]);
+        command.args([
+            "build",
+            "--quiet",
+            "--tls-verify=false",
+            "--network",
+            "host",
+            "--isolation",
+            "chroot",
+        ]);
         command.args(["--format", "oci", "--tag", tag]).arg(context);
         run(&mut command).map(drop)
     }
