@@ -280,9 +280,9 @@ pub fn refused(command: &mut Command, status: i32) -> Result<String> {
 
 fn addresses(status: &Value) -> Result<Addresses> {
     let socket = |key: &str| -> Result<SocketAddr> {
-        Ok(status[key].as_str().with_context(|| format!("no {key}"))?.parse()?)
+        Ok(status["addresses"][key].as_str().with_context(|| format!("no {key}"))?.parse()?)
     };
-    let peers = status["listen"].as_array().context("no listen")?;
+    let peers = status["addresses"]["bootstrap"].as_array().context("no bootstrap addresses")?;
     Ok(Addresses {
         gateway: socket("gateway")?,
         status: socket("status")?,

@@ -109,7 +109,7 @@ fn a_base_layer_that_two_images_share_travels_once() -> Result<()> {
 
 fn bytes_from_peers(node: &Wherry) -> Result<u64> {
     let status = node.json(&["status"])?;
-    status["bytes_from_peers"].as_u64().with_context(|| format!("status --json: {status:#}"))
+    status["traffic"]["from_peers"].as_u64().with_context(|| format!("status --json: {status:#}"))
 }
 
 #[test]
