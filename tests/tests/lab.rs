@@ -11,6 +11,7 @@ use wherry_tests::clients::{Docker, Podman, Skopeo};
 use wherry_tests::http::{Request, get};
 use wherry_tests::images::{GREETING, Images};
 use wherry_tests::lab::Lab;
+use wherry_tests::netns::Alone;
 use wherry_tests::registry::{self, Registry};
 use wherry_tests::relay::{Fault, Relay};
 use wherry_tests::wait::wait_until;
@@ -205,4 +206,19 @@ fn a_relay_holds_at_its_gate_and_keeps_its_pace() -> Result<()> {
         ensure!(reader.join().ok().context("the reader")?.is_err(), "a cut connection gave a whole answer");
         Ok(())
     })
+}
+
+#[test]
+fn a_network_of_ones_own_is_as_slow_as_it_is_told_and_nobody_else_is_in_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let outside = Registry::start(&lab, "outside", registry::Options::default())?;
+    let wire = Alone::enter()?;
+    assert!(get(outside.addr(), "/v2/").is_err(), "the machine's own loopback can be reached");
+    let inside = Registry::start(&lab, "inside", registry::Options::default())?;
+    let image = push_image(inside.addr(), "lab/noise", "1", 13, &[4_000_000])?;
+    wire.shape("80mbit")?;
+    let start = Instant::now();
+    assert!(blob_is_right(inside.addr(), "lab/noise", &image.layers[0])?);
+    assert!(start.elapsed() > Duration::from_millis(350), "4 MB at 10 MB/s took {:?}", start.elapsed());
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use wherry_proto::Digest;
-use wherry_tests::blobs::{Image, blob_is_right, push_image};
+use wherry_tests::blobs::{Image, Noise, blob_is_right, push_image};
 use wherry_tests::http::{Request, get};
 use wherry_tests::lab::Lab;
 use wherry_tests::node::{Options, STOP, Wherry, refused};
@@ -95,6 +95,37 @@ fn after_each_of_many_power_cuts_a_pull_goes_on_where_it_was() -> Result<()> {
         "{sent} bytes left the origin for {size}, with {cuts} power cuts"
     );
     assert!(cuts >= 5, "only {cuts} power cuts hit the pull");
+    Ok(())
+}
+
+#[test]
+fn power_cuts_at_any_moment_lose_nothing_that_was_whole() -> Result<()> {
+    let rounds = if std::env::var_os("WHERRY_LONG").is_some() { 60 } else { 6 };
+    let lab = Lab::new()?;
+    let origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let relay = Relay::start(origin.addr())?;
+    let mut node = Wherry::start(&lab, "node", Options::origin(relay.host()))?;
+    let mut moments = Noise::new(u64::from(std::process::id()), u64::MAX);
+    for round in 0..rounds {
+        // Many blobs, so that some are being finished and recorded when the power goes.
+        let sizes: Vec<u64> = (1..=24_u64).map(|i| i * i * 2_500).collect();
+        let image = push_image(origin.addr(), &format!("lab/noise-{round}"), "1", 1000 + round, &sizes)?;
+        let mut random = [0; 8];
+        moments.read_exact(&mut random)?;
+        let moment = relay.sent_total() + u64::from_le_bytes(random) % image.size();
+        let mut pull = node.command()?;
+        pull.args(["pull", &image.reference(relay.host())]);
+        let pull = std::thread::spawn(move || output(&mut pull));
+        wait_until("the moment has come", SOON, || Ok(relay.sent_total() >= moment))?;
+        node.kill()?;
+        pull.join().ok().context("the pull")??;
+        node.up()?;
+        node.run(&["pull", &image.reference(relay.host())])?;
+        for blob in image.blobs() {
+            let right = blob_is_right(node.gateway()?, &image.repository, &blob)?;
+            ensure!(right, "round {round}, cut after {moment} bytes: {blob:?}");
+        }
+    }
     Ok(())
 }
 

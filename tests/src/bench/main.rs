@@ -39,7 +39,6 @@ fn main() -> Result<()> {
         // Other halves of measurements, which have to be processes of their own.
         ["plain-send", file] => return plain::send(file.as_ref()),
         ["plain-receive", addr, file] => return plain::receive(addr.parse()?, file.as_ref()),
-        ["idle-in-namespace"] => return idle::inside(),
         ["--help" | "-h"] => {
             println!("{HELP}");
             return Ok(());
@@ -60,7 +59,7 @@ fn main() -> Result<()> {
             "small" => serve::small(&mut table)?,
             "many" => peer::many(&mut table)?,
             "memory" => memory::four_gib(&mut table)?,
-            "idle" => idle::outside(&mut table)?,
+            "idle" => idle::two_nodes(&mut table)?,
             "size" => size(&mut table)?,
             _ => bail!("there is no benchmark '{name}'\n\n{HELP}"),
         }
