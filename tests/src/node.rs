@@ -77,13 +77,23 @@ pub struct Wherry {
 /// When there is no binary.
 pub fn command(data: &Path) -> Result<Command> {
     let mut command = tool(wherry_bin()?, LIMIT);
+    bare(&mut command, data);
+    command.env("WHERRY_DATA", data);
+    Ok(command)
+}
+
+/// Takes away what the machine says about wherry and registries.
+fn bare(command: &mut Command, home: &Path) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WHERRY_") {
             command.env_remove(name);
         }
     }
-    command.env("WHERRY_DATA", data).env("HOME", data).env_remove("REGISTRY_AUTH_FILE");
-    Ok(command)
+    for name in ["REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"]
+    {
+        command.env_remove(name);
+    }
+    command.env("HOME", home);
 }
 
 impl Wherry {
