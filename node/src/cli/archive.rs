@@ -1,10 +1,10 @@
 //! `wherry import` and `wherry export`.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufWriter};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tempfile::NamedTempFile;
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
@@ -15,15 +15,10 @@ use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, note, print, print_json};
 use super::progress::reporter;
+use crate::bundle::{PackError, pack_directory};
 use crate::config::units::show_size;
 use crate::control::api::ImportSummary;
 use crate::control::{ClientError, Step};
-
-/// How deep the folders of a layout may be nested: `blobs/sha256/<digest>` needs three.
-const MAX_DEPTH: usize = 8;
-
-/// The most files of a layout.
-const MAX_ENTRIES: usize = 100_000;
 
 pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failure> {
     let client = args.node.client(environment)?;
@@ -34,22 +29,20 @@ pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Resu
         let unreadable =
             |error: io::Error| Failure::new(format!("{} cannot be read: {error}", from.display()));
         if fs::metadata(from).map_err(unreadable)?.is_dir() {
-            let files = files(from).map_err(unreadable)?;
-            if !files.iter().any(|(name, _)| name == "index.json" || name == "manifest.json") {
-                return Err(Failure::with_hint(
-                    format!("{} is no image: it has neither index.json nor manifest.json", from.display()),
-                    "name the folder of an OCI layout, or an archive",
-                ));
-            }
             // A pair of sockets is a pipe with a blocking and a waiting end.
             let (writer, reader) = UnixStream::pair()?;
             reader.set_nonblocking(true)?;
             let reader = tokio::net::UnixStream::from_std(reader)?;
-            let packed = tokio::task::spawn_blocking(move || pack(&files, writer));
+            let packed = tokio::task::spawn_blocking({
+                let from = from.to_owned();
+                move || pack_directory(&from, BufWriter::with_capacity(64 << 10, writer))
+            });
             let outcome = send(&client, reader, environment).await;
             // When packing failed the node has seen a cut-off archive, and why it was cut off is here.
             match packed.await {
-                Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => return Err(unreadable(error)),
+                Ok(Err(error)) if !matches!(error, PackError::Write(_)) => {
+                    return Err(Failure::new(error.to_string()));
+                }
                 _ => outcome?,
             }
         } else {
@@ -84,50 +77,6 @@ async fn send(
             }
         }
     }
-}
-
-/// The files below a folder with their names in an archive, the small ones that tell what the others are first. Links
-/// count as what they lead to, as long as that is inside the folder.
-pub(super) fn files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    let root = folder.canonicalize()?;
-    let mut found = Vec::new();
-    let mut folders = vec![(String::new(), root.clone(), 0)];
-    while let Some((prefix, folder, depth)) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let Ok(path) = entry.path().canonicalize() else { continue };
-            if !path.starts_with(&root) {
-                return Err(io::Error::other(format!("{prefix}{name} leads out of the folder")));
-            }
-            let name = format!("{prefix}{name}");
-            if path.is_dir() && depth < MAX_DEPTH {
-                folders.push((name + "/", path, depth + 1));
-            } else if path.is_file() {
-                found.push((name, path));
-            }
-            if found.len() + folders.len() > MAX_ENTRIES {
-                return Err(io::Error::other(format!("it has more than {MAX_ENTRIES} files")));
-            }
-        }
-    }
-    found.sort_by(|(a, _), (b, _)| {
-        let depth = |name: &String| name.matches('/').count();
-        (depth(a), a).cmp(&(depth(b), b))
-    });
-    Ok(found)
-}
-
-fn pack(files: &[(String, PathBuf)], out: impl io::Write) -> io::Result<()> {
-    let mut archive = tar::Builder::new(io::BufWriter::with_capacity(64 << 10, out));
-    for (name, path) in files {
-        let mut header = tar::Header::new_gnu();
-        let mut file = File::open(path)?;
-        header.set_size(file.metadata()?.len());
-        header.set_mode(0o644);
-        archive.append_data(&mut header, name, &mut file)?;
-    }
-    io::Write::flush(&mut archive.into_inner()?)
 }
 
 pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Result<(), Failure> {

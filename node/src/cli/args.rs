@@ -144,7 +144,11 @@ impl clap::Args for Settings {
                 Flag::No => arg.action(ArgAction::SetTrue),
             };
             let repeat = if key.many { " (may be repeated)" } else { "" };
-            command = command.arg(arg.help(format!("{}{repeat}{default}", key.about)));
+            let about = match key.flag {
+                Flag::Value(_) => format!("{}{repeat}{default}", key.about),
+                Flag::No => format!("Do not {}{}", key.about[..1].to_lowercase(), &key.about[1..]),
+            };
+            command = command.arg(arg.help(about));
         }
         command
     }

@@ -62,7 +62,7 @@ pub(super) fn peers_table(peers: &[PeerInfo]) -> String {
     let mut table = Table::new(&[
         ("PEER", Align::Left),
         ("SITE", Align::Left),
-        ("CONNECTED", Align::Right),
+        ("CONNECTED FOR", Align::Left),
         ("ADDRESS", Align::Left),
     ]);
     for peer in peers {

@@ -224,7 +224,7 @@ pub static KEYS: [Key; 18] = [
         flag: Flag::No,
         many: false,
         expected: "true or false",
-        about: "Do not look for nodes on the local network by mDNS",
+        about: "Look for nodes on the local network by mDNS",
         set: |config, values| {
             config.mdns = match one(values)?.to_ascii_lowercase().as_str() {
                 "true" | "yes" | "on" | "1" => true,

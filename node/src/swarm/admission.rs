@@ -63,7 +63,6 @@ impl From<WireError> for AdmissionError {
 
 /// Decides who is let in, for the libp2p transports and the bulk plane alike.
 pub(super) struct Doorkeeper {
-    pub(super) me: NodeId,
     pub(super) network: NetworkId,
     pub(super) certificate: Certificate,
     pub(super) site: SiteName,
@@ -81,15 +80,8 @@ struct Guest {
 }
 
 impl Doorkeeper {
-    pub(super) fn new(
-        me: NodeId,
-        certificate: Certificate,
-        site: SiteName,
-        min_epoch: u32,
-        clock: Clock,
-    ) -> Self {
+    pub(super) fn new(certificate: Certificate, site: SiteName, min_epoch: u32, clock: Clock) -> Self {
         Self {
-            me,
             network: certificate.network,
             certificate,
             site,

@@ -116,7 +116,7 @@ pub async fn start(
     };
     let site = settings.site.parse()?;
     let clock = Arc::clone(&settings.clock);
-    let keeper = Arc::new(Doorkeeper::new(inner.me, certificate, site, settings.min_epoch, clock));
+    let keeper = Arc::new(Doorkeeper::new(certificate, site, settings.min_epoch, clock));
     keeper.certificate.check(&keeper.network, &inner.me, keeper.now(), settings.min_epoch)?;
     let tls = Tls::new(&keypair).map_err(SwarmError::Tls)?;
     let uploader =
