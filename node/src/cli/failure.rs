@@ -89,12 +89,6 @@ impl From<IdentityError> for Failure {
     }
 }
 
-impl From<NodeError> for Failure {
-    fn from(error: NodeError) -> Self {
-        Self::new(error.to_string())
-    }
-}
-
 impl From<serde_json::Error> for Failure {
     fn from(error: serde_json::Error) -> Self {
         if error.is_io() { io::Error::from(error).into() } else { Self::new(error.to_string()) }
