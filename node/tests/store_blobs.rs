@@ -222,6 +222,34 @@ fn a_damaged_index_costs_no_blob() {
     }
 }
 
+#[test]
+fn flipped_bytes_in_the_index_neither_stop_a_start_nor_make_a_wrong_blob() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let digests: Vec<_> = (0..20).map(|i| put(&store, &bytes(i, 50_000))).collect();
+    let table: Table<u64> = store.table("numbers").unwrap();
+    (0..500u64).for_each(|i| table.put(&i.to_be_bytes(), &i).unwrap());
+    drop((store, table));
+    let db = dir.path().join("index/db");
+    let whole = fs::read(&db).unwrap();
+    let written = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    for seed in 0..40usize {
+        let mut damaged = whole.clone();
+        for flip in 0..5 {
+            damaged[(seed * 7919 + flip * 104_729 + seed * flip * 31) % written] ^= 1 << (seed % 8);
+        }
+        fs::write(&db, damaged).unwrap();
+        let store = open(dir.path());
+        for digest in &digests {
+            assert!(store.verify(digest).unwrap(), "seed {seed}");
+        }
+        let table: Table<u64> = store.table("numbers").unwrap();
+        for (key, value) in table.scan_prefix(b"", 1000).unwrap_or_default() {
+            assert_eq!(key, value.to_be_bytes(), "seed {seed}");
+        }
+    }
+}
+
 const BLOB: usize = 100_000;
 /// What a blob of 100,000 bytes takes: 25 blocks, and one for its chain.
 const CHARGE: u64 = 26 * 4096;

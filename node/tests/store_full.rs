@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use wherry_node::store::{Store, StoreError, StoreSettings};
+use wherry_node::store::{Store, StoreError, StoreSettings, Table};
 use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, Digest};
 
 /// A file system of its own, unmounted in the end.
@@ -117,4 +117,36 @@ fn a_disk_that_fills_up_on_the_way_fails_that_blob_only() {
     drop((partial, store));
     let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
     assert!(store.verify(&chain.digest()).unwrap() && store.verify(&kept_digest).unwrap());
+}
+
+#[test]
+fn an_index_that_cannot_be_written_says_so_and_blobs_are_still_served() {
+    let Some(disk) = SmallDisk::new(48) else { return };
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    let kept = vec![7; MIB];
+    let digest = Digest::sha256(&kept);
+    store.put(&digest, &kept).unwrap();
+    let table: Table<Vec<u8>> = store.table("tags").unwrap();
+    table.put(b"before", &vec![1; 1000]).unwrap();
+    table.flush().unwrap();
+    let ballast = disk.path().join("ballast");
+    let left = rustix::fs::statvfs(disk.path()).unwrap().f_bfree;
+    fs::write(&ballast, vec![1; (left * 4096) as usize]).unwrap();
+
+    let failed = (0..3000u32).find_map(|i| {
+        let put = table.put(&i.to_be_bytes(), &vec![i as u8; 10_000]);
+        put.and_then(|()| if i % 20 == 0 { table.flush() } else { Ok(()) }).err()
+    });
+    let error = failed.unwrap();
+    assert!(error.to_string().contains("restart"), "{error}");
+    assert_eq!(store.get(&digest).unwrap().read(1 << 30).unwrap(), kept);
+    drop((table, store));
+
+    fs::remove_file(&ballast).unwrap();
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    assert!(store.verify(&digest).unwrap());
+    let table: Table<Vec<u8>> = store.table("tags").unwrap();
+    assert_eq!(table.get(b"before").unwrap(), Some(vec![1; 1000]));
+    table.put(b"after", &vec![2; 1000]).unwrap();
+    table.flush().unwrap();
 }

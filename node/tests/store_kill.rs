@@ -8,7 +8,7 @@
     reason = "a test ends where something is not as it must be"
 )]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -52,16 +52,25 @@ fn child() {
             continue;
         }
         let chunk = &bytes[offset..][..map.len(index) as usize];
+        wait_for_leave();
         partial.write(index, chunk, chain.link(index)).unwrap();
         println!("\nchunk {index}");
         if step % 3 == 0 {
             let blob = small(first_small + step / 3);
+            wait_for_leave();
             store.put(&Digest::sha256(&blob), &blob).unwrap();
             println!("\nsmall {}", first_small + step / 3);
         }
     }
     println!("\nend");
     std::thread::park();
+}
+
+/// One byte of standard input for each step, so that the child is never further than it is meant to be.
+fn wait_for_leave() {
+    if std::io::stdin().read(&mut [0]).unwrap() == 0 {
+        std::thread::park();
+    }
 }
 
 struct Killed(Child);
@@ -74,16 +83,19 @@ impl Drop for Killed {
     }
 }
 
-/// Runs the child until it has said `lines` things, and kills it there; what it said, also while it died.
+/// Runs the child until it has said `lines` things, and kills it in the middle of the next; what it said, also
+/// while it died.
 fn run_and_kill(dir: &Path, lines: usize) -> Vec<String> {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture", "--test-threads=1"])
         .env(DIR, dir)
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut child = Killed(child);
+    child.0.stdin.as_ref().unwrap().write_all(&vec![0; lines + 1]).unwrap();
     let mut output = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let interesting = |line: &String| ["chunk ", "small ", "end"].iter().any(|start| line.starts_with(start));
     let mut said: Vec<String> = output.by_ref().filter(interesting).take(lines).collect();

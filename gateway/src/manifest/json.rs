@@ -109,12 +109,12 @@ impl Document {
                 artifact_type: self.artifact_type,
             })
         } else if media_type::is_image(&media_type) {
-            ManifestContent::Image(Image {
+            ManifestContent::Image(Box::new(Image {
                 config: self.config.ok_or_else(|| missing("config"))?,
                 layers: self.layers.ok_or_else(|| missing("layers"))?,
                 subject: self.subject,
                 artifact_type: self.artifact_type,
-            })
+            }))
         } else {
             return Err(ManifestError::MediaType(media_type.chars().take(100).collect()));
         };

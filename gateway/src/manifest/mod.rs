@@ -36,7 +36,7 @@ pub enum ManifestContent {
     /// Several manifests, usually one for each platform.
     Index(Index),
     /// One image, or an artifact in the shape of one.
-    Image(Image),
+    Image(Box<Image>),
 }
 
 /// An OCI image index or a Docker manifest list.

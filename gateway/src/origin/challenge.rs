@@ -114,7 +114,7 @@ mod tests {
         assert!(parse_challenge("").is_empty());
         assert!(parse_challenge("\"\"==, é").is_empty());
         assert_eq!(parse_challenge("Bearer realm=\"x")[0].param("realm"), Some("x"));
-        assert_eq!(parse_challenge(&"a=b,".repeat(1000)).len(), 1);
+        assert!(parse_challenge(&"a=b,".repeat(1000)).len() <= MAX_PARAMS);
         assert!(parse_challenge(&"a ".repeat(1000)).len() <= MAX_PARAMS);
     }
 

@@ -154,7 +154,7 @@ mod tests {
             check(registry, "https", realm).unwrap();
         }
         check("127.0.0.1:5000", "http", "http://127.0.0.1:5001/token").unwrap();
-        check("a.local:80", "http", "http://tokens.local:81/token").unwrap();
+        check("registry.tokens.local:80", "http", "http://tokens.local:81/token").unwrap();
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
         ] {
             assert!(check(registry, "https", realm).is_err(), "{registry} {realm}");
         }
-        assert!(check("a.local:80", "http", "http://tokens.local/token").is_err());
+        assert!(check("registry.tokens.local:80", "http", "http://tokens.local/token").is_err());
         assert!(check("a.local:80", "http", "http://b.a.local:82/token").is_err());
     }
 

@@ -87,8 +87,8 @@ impl<C: Content> Gateway<C> {
         }
         exchange.answered(reply.status);
         let body = match want {
-            Want::Head => Outgoing::empty(exchange),
-            Want::Get => self.outgoing(reply.body, reply.len, exchange).await,
+            Want::Head => Outgoing::empty(self.cache.clone(), exchange),
+            Want::Get => Outgoing::new(reply.body, reply.len, self.cache.clone(), exchange),
         };
         let mut response = Response::new(body);
         *response.status_mut() = reply.status;
@@ -97,14 +97,6 @@ impl<C: Content> Gateway<C> {
             response.headers_mut().insert(CONTENT_LENGTH, reply.len.into());
         }
         response
-    }
-
-    async fn outgoing(&self, body: Body, len: u64, exchange: Exchange) -> Outgoing {
-        match body {
-            Body::Bytes(bytes) => Outgoing::bytes(bytes, exchange),
-            Body::Stream(stream) => Outgoing::stream(stream, len, exchange),
-            Body::File(stored) => Outgoing::file(stored, self.cache.clone(), exchange),
-        }
     }
 
     async fn route(&self, route: Route, asked: &Asked<'_>) -> Result<Reply, Refusal> {
@@ -168,7 +160,7 @@ impl<C: Content> Gateway<C> {
         let promised = match &reply.body {
             Body::Bytes(bytes) => bytes.len() as u64,
             Body::File(stored) => stored.len,
-            Body::Stream(_) => reply.len,
+            Body::Stream(_) | Body::Files(_) => reply.len,
         };
         if promised != reply.len {
             return Err(internal("the content gave another length than it was asked for"));

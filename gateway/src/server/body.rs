@@ -1,6 +1,5 @@
 //! Answers' bodies on their way to hyper.
 
-use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -8,14 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use http_body::{Frame, SizeHint};
 
 use super::log::Exchange;
 use super::mapping::Mapping;
 use super::pagecache::{PageCache, is_cached};
-use super::{Break, StoredFile};
+use super::{Body, Break, StoredFile};
 
 /// How much of a stored file is sent before the next part is looked at, in bytes. Long enough that what comes
 /// between costs nothing, short enough that a disk is not asked for much that a leaving client never takes.
@@ -23,25 +22,32 @@ const WINDOW: u64 = 1 << 20;
 
 /// The body of one answer.
 pub(super) struct Outgoing {
-    kind: Kind,
+    /// A part of a file that is being sent; what `source` has comes after it.
+    file: Option<FileBody>,
+    source: Source,
+    /// Bytes that are not yet given to hyper.
     remaining: u64,
+    cache: PageCache,
     exchange: Exchange,
 }
 
-enum Kind {
+enum Source {
     /// Nothing, or nothing more.
     Empty,
     Bytes(Bytes),
-    File(FileBody),
-    Stream(BoxStream<'static, Result<Bytes, Break>>),
+    Pieces(BoxStream<'static, Result<Piece, Break>>),
     /// The content has stopped; what hyper still holds is let out before the connection closes.
     Parting,
 }
 
+/// One piece of a stream.
+enum Piece {
+    Bytes(Bytes),
+    File(StoredFile),
+}
+
 struct FileBody {
-    file: Arc<File>,
-    offset: u64,
-    cache: PageCache,
+    stored: StoredFile,
     /// A part that is being brought in from the disk.
     bringing: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send>>>,
 }
@@ -56,80 +62,97 @@ pub(super) enum BodyError {
 }
 
 impl Outgoing {
-    pub(super) fn empty(exchange: Exchange) -> Self {
-        Self { kind: Kind::Empty, remaining: 0, exchange }
+    /// An answer of headers alone.
+    pub(super) fn empty(cache: PageCache, exchange: Exchange) -> Self {
+        Self { file: None, source: Source::Empty, remaining: 0, cache, exchange }
     }
 
-    pub(super) fn bytes(bytes: Bytes, exchange: Exchange) -> Self {
-        Self { remaining: bytes.len() as u64, kind: Kind::Bytes(bytes), exchange }
-    }
-
-    pub(super) fn file(stored: StoredFile, cache: PageCache, exchange: Exchange) -> Self {
-        let body = FileBody { file: stored.file, offset: stored.offset, cache, bringing: None };
-        Self { kind: Kind::File(body), remaining: stored.len, exchange }
-    }
-
-    /// A stream of exactly `len` bytes, unless it breaks.
-    pub(super) fn stream(
-        stream: BoxStream<'static, Result<Bytes, Break>>,
-        len: u64,
-        exchange: Exchange,
-    ) -> Self {
-        Self { kind: Kind::Stream(stream), remaining: len, exchange }
+    /// An answer whose body has `len` bytes, unless a stream breaks.
+    pub(super) fn new(body: Body, len: u64, cache: PageCache, exchange: Exchange) -> Self {
+        let mut file = None;
+        let source = match body {
+            Body::Bytes(bytes) => Source::Bytes(bytes),
+            Body::File(stored) => {
+                file = Some(FileBody { stored, bringing: None });
+                Source::Empty
+            }
+            Body::Stream(stream) => Source::Pieces(stream.map_ok(Piece::Bytes).boxed()),
+            Body::Files(stream) => Source::Pieces(stream.map_ok(Piece::File).boxed()),
+        };
+        Self { file, source, remaining: len, cache, exchange }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        match &mut self.kind {
-            Kind::Empty => Poll::Ready(None),
-            Kind::Bytes(bytes) => {
-                let bytes = std::mem::take(bytes);
-                self.kind = Kind::Empty;
-                Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)))
+        loop {
+            if let Some(file) = &mut self.file {
+                let mapping = ready!(file.poll_window(cx, &self.cache));
+                return Poll::Ready(Some(match mapping {
+                    Ok(mapping) => {
+                        if file.stored.len == 0 {
+                            self.file = None;
+                        }
+                        Ok(self.exchange.wire().announce(mapping))
+                    }
+                    Err(error) => Err(self.broken(error.into())),
+                }));
             }
-            Kind::File(file) => {
-                let window = WINDOW.min(self.remaining);
-                let mapping = match ready!(file.poll_window(cx, window)) {
-                    Ok(mapping) => mapping,
-                    Err(error) => return Poll::Ready(Some(Err(self.broken(error.into())))),
-                };
-                Poll::Ready(Some(Ok(self.exchange.wire().announce(mapping))))
-            }
-            Kind::Stream(stream) => loop {
-                let outcome = match ready!(stream.poll_next_unpin(cx)) {
-                    Some(Ok(bytes)) if bytes.is_empty() => continue,
-                    Some(Ok(bytes)) if bytes.len() as u64 > self.remaining => {
+            let outcome = match &mut self.source {
+                Source::Empty => return Poll::Ready(None),
+                Source::Bytes(bytes) => {
+                    let bytes = std::mem::take(bytes);
+                    self.source = Source::Empty;
+                    return Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)));
+                }
+                Source::Pieces(stream) => match ready!(stream.poll_next_unpin(cx)) {
+                    Some(Ok(piece)) if piece.len() > self.remaining => {
                         tracing::error!("a content yielded more than the length that it had announced");
                         Break::Poisoned
                     }
-                    Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+                    Some(Ok(piece)) if piece.len() == 0 => continue,
+                    Some(Ok(Piece::Bytes(bytes))) => return Poll::Ready(Some(Ok(bytes))),
+                    Some(Ok(Piece::File(stored))) => {
+                        self.file = Some(FileBody { stored, bringing: None });
+                        continue;
+                    }
                     Some(Err(outcome)) => outcome,
                     None => Break::Stalled,
-                };
-                if outcome == Break::Poisoned {
-                    self.exchange.wire().poison();
-                    return Poll::Ready(Some(Err(self.broken(outcome.into()))));
+                },
+                Source::Parting => {
+                    ready!(self.exchange.wire().poll_flushed(cx));
+                    return Poll::Ready(Some(Err(self.broken(Break::Stalled.into()))));
                 }
-                self.kind = Kind::Parting;
-                return self.poll_next(cx);
-            },
-            Kind::Parting => {
-                ready!(self.exchange.wire().poll_flushed(cx));
-                Poll::Ready(Some(Err(self.broken(Break::Stalled.into()))))
+            };
+            if outcome == Break::Poisoned {
+                self.exchange.wire().poison();
+                return Poll::Ready(Some(Err(self.broken(outcome.into()))));
             }
+            self.source = Source::Parting;
         }
     }
 
     fn broken(&mut self, error: BodyError) -> BodyError {
-        self.kind = Kind::Empty;
+        self.source = Source::Empty;
         self.exchange.why = Some(error.to_string());
         error
     }
 }
 
+impl Piece {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(stored) => stored.len,
+        }
+    }
+}
+
 impl FileBody {
-    fn poll_window(&mut self, cx: &mut Context<'_>, len: u64) -> Poll<io::Result<Mapping>> {
-        if self.bringing.is_none() && !is_cached(&self.file, self.offset, len) {
-            let bringing = self.cache.clone().bring_in(Arc::clone(&self.file), self.offset, len);
+    /// The next part of the file, once it can be sent without waiting for a disk.
+    fn poll_window(&mut self, cx: &mut Context<'_>, cache: &PageCache) -> Poll<io::Result<Mapping>> {
+        let StoredFile { file, offset, len } = &mut self.stored;
+        let window = WINDOW.min(*len);
+        if self.bringing.is_none() && !is_cached(file, *offset, window) {
+            let bringing = cache.clone().bring_in(Arc::clone(file), *offset, window);
             self.bringing = Some(Box::pin(bringing));
         }
         if let Some(bringing) = &mut self.bringing {
@@ -137,8 +160,9 @@ impl FileBody {
             self.bringing = None;
             brought?;
         }
-        let mapping = Mapping::new(Arc::clone(&self.file), self.offset, len as usize)?;
-        self.offset += len;
+        let mapping = Mapping::new(Arc::clone(file), *offset, window as usize)?;
+        *offset += window;
+        *len -= window;
         Poll::Ready(Ok(mapping))
     }
 }

@@ -121,10 +121,13 @@ pub enum Body {
     /// They are in a file, all of them and verified.
     File(StoredFile),
     /// They arrive bit by bit. The stream is polled only when the last piece is on its way to the client, so
-    /// at most one piece for each client is held; pieces should be at most 1 MiB. It ends with the last byte
-    /// of the range, or earlier with a [`Break`]; ending early without one is taken as
-    /// [`Break::Stalled`]. It is dropped when the client leaves.
+    /// one piece for each client is held in memory, or two; it is for the content to bound their length,
+    /// 64 KiB serving well. The stream ends with the last byte of the range, or earlier with a [`Break`];
+    /// ending early without one is taken as [`Break::Stalled`]. It is dropped when the client leaves.
     Stream(BoxStream<'static, Result<Bytes, Break>>),
+    /// They arrive bit by bit and are in a file by then: as [`Body::Stream`], but no piece is held in memory
+    /// and each may be of any length.
+    Files(BoxStream<'static, Result<StoredFile, Break>>),
 }
 
 /// One blob that can be read.

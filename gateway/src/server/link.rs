@@ -5,18 +5,17 @@
 //! [`Break`](super::Break) tells apart.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::mapping::{Mapping, Shared};
 
@@ -38,6 +37,24 @@ pub(super) struct Patience {
     pub(super) write: Duration,
 }
 
+/// What a client has not done in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    Idle,
+    Head,
+    Write,
+}
+
+impl Patience {
+    const fn of(&self, overdue: Overdue) -> Duration {
+        match overdue {
+            Overdue::Idle => self.idle,
+            Overdue::Head => self.header,
+            Overdue::Write => self.write,
+        }
+    }
+}
+
 /// The connection, shared by hyper's side of it, the body that is being sent, and the task that ends it.
 pub(super) struct Wire {
     stream: TcpStream,
@@ -49,10 +66,23 @@ struct State {
     /// takes no further frame before the last is written, so there are one or two.
     mappings: VecDeque<Arc<Mapping>>,
     phase: Phase,
+    /// Since when the client has taken nothing of what waits for it.
+    blocked: Option<Instant>,
     flush: Flush,
     reset: bool,
     /// The file system or socket has turned out not to support it.
     no_sendfile: bool,
+}
+
+impl State {
+    /// The client has taken something.
+    fn progress(&mut self) {
+        if self.blocked.take().is_some()
+            && let Phase::Idle(since) = &mut self.phase
+        {
+            *since = Instant::now();
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -76,6 +106,7 @@ impl Wire {
         let state = State {
             mappings: VecDeque::new(),
             phase: Phase::Idle(Instant::now()),
+            blocked: None,
             flush: Flush::Unasked,
             reset: false,
             no_sendfile: false,
@@ -98,10 +129,37 @@ impl Wire {
         self.state().phase = Phase::Idle(Instant::now());
     }
 
-    /// The client has taken something after a while of not doing so.
-    fn restart_idle(&self) {
-        if let Phase::Idle(since) = &mut self.state().phase {
-            *since = Instant::now();
+    /// Ends when the client has tried the server's patience, and says how.
+    ///
+    /// Runs beside hyper rather than in its reads and writes, since hyper polls those when it sees fit.
+    pub(super) async fn overdue(&self, patience: Patience) -> Overdue {
+        // Whatever begins after one look is not overdue before the next.
+        let shortest = patience.idle.min(patience.header).min(patience.write);
+        loop {
+            let now = Instant::now();
+            let due = match self.waiting() {
+                Some((overdue, since)) => {
+                    let due = since + patience.of(overdue);
+                    if due <= now {
+                        return overdue;
+                    }
+                    due
+                }
+                None => now + shortest,
+            };
+            tokio::time::sleep_until(due.min(now + shortest)).await;
+        }
+    }
+
+    /// What the client is being waited for, and since when.
+    fn waiting(&self) -> Option<(Overdue, Instant)> {
+        let state = self.state();
+        match (state.blocked, state.phase) {
+            // The end of an answer may still be on its way when the next request is awaited.
+            (Some(since), _) => Some((Overdue::Write, since)),
+            (None, Phase::Idle(since)) => Some((Overdue::Idle, since)),
+            (None, Phase::Head(since)) => Some((Overdue::Head, since)),
+            (None, Phase::Busy) => None,
         }
     }
 
@@ -176,6 +234,7 @@ impl Wire {
                     if state.mappings[at].ends_with(&first[..n]) {
                         state.mappings.drain(..=at);
                     }
+                    state.progress();
                     return Ok(n);
                 }
                 error => return error,
@@ -192,6 +251,7 @@ impl Wire {
         let n = self.stream.try_io(Interest::WRITABLE, || {
             Ok(sendmsg(&self.stream, run, &mut SendAncillaryBuffer::default(), flags)?)
         })?;
+        state.progress();
         Ok(n)
     }
 
@@ -216,44 +276,12 @@ const ENOSYS: i32 = rustix::io::Errno::NOSYS.raw_os_error();
 /// hyper's side of a connection.
 pub(super) struct Link {
     wire: Arc<Wire>,
-    patience: Patience,
-    reading: Alarm,
-    writing: Alarm,
-    /// Since when the client has taken nothing of what waits for it.
-    blocked: Option<Instant>,
 }
 
 impl Link {
-    pub(super) fn new(wire: Arc<Wire>, patience: Patience) -> Self {
-        Self { wire, patience, reading: Alarm::default(), writing: Alarm::default(), blocked: None }
+    pub(super) const fn new(wire: Arc<Wire>) -> Self {
+        Self { wire }
     }
-}
-
-/// A timer that is moved rarely although its deadline moves all the time.
-#[derive(Default)]
-struct Alarm {
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl Alarm {
-    /// Ready once `deadline` has passed. The deadline may differ at each call.
-    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if sleep.deadline() > deadline || (sleep.is_elapsed() && sleep.deadline() < deadline) {
-            sleep.as_mut().reset(deadline);
-        }
-        while sleep.as_mut().poll(cx).is_ready() {
-            if sleep.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
-        }
-        Poll::Pending
-    }
-}
-
-fn timed_out(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
 impl AsyncRead for Link {
@@ -274,18 +302,7 @@ impl AsyncRead for Link {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        let phase = this.wire.state().phase;
-        let (deadline, what) = match phase {
-            Phase::Idle(since) => (since + this.patience.idle, "no further request came"),
-            Phase::Head(since) => (since + this.patience.header, "the request's headers did not end"),
-            Phase::Busy => return Poll::Pending,
-        };
-        if this.blocked.is_some() {
-            // The last answer is still on its way, and the writer has the clock.
-            return Poll::Pending;
-        }
-        ready!(this.reading.poll(cx, deadline));
-        Poll::Ready(Err(timed_out(what)))
+        Poll::Pending
     }
 }
 
@@ -303,21 +320,14 @@ impl AsyncWrite for Link {
         while let Poll::Ready(ready) = this.wire.stream.poll_write_ready(cx) {
             ready?;
             match this.wire.try_write(bufs) {
-                Ok(n) => {
-                    if this.blocked.take().is_some() {
-                        this.wire.restart_idle();
-                    }
-                    return Poll::Ready(Ok(n));
-                }
+                Ok(n) => return Poll::Ready(Ok(n)),
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        let since = *this.blocked.get_or_insert_with(Instant::now);
-        ready!(this.writing.poll(cx, since + this.patience.write));
-        this.wire.poison();
-        Poll::Ready(Err(timed_out("the client takes nothing of what it asked for")))
+        this.wire.state().blocked.get_or_insert_with(Instant::now);
+        Poll::Pending
     }
 
     fn is_write_vectored(&self) -> bool {

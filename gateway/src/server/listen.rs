@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Content;
 use super::answer::Gateway;
-use super::link::{Link, Patience, Wire};
+use super::link::{Link, Overdue, Patience, Wire};
 use super::pagecache::PageCache;
 
 /// How long to wait for a file descriptor to come free when there is none for the next connection.
@@ -146,23 +146,34 @@ async fn connection<C: Content>(
     let wire = Wire::new(stream);
     let service = service_fn(|request| {
         let (gateway, wire) = (Arc::clone(&gateway), Arc::clone(&wire));
+        wire.request_begins();
         async move { Ok::<_, Infallible>(gateway.answer(wire, client, request).await) }
     });
-    // The link has the timeouts, since hyper's do not tell an idle connection from a slow head.
-    let outcome = {
-        let connection = http1::Builder::new()
-            .header_read_timeout(None)
-            .max_buf_size(options.max_head.max(8 << 10))
-            .serve_connection(TokioIo::new(Link::new(Arc::clone(&wire), patience)), service);
-        let mut connection = Box::pin(connection);
+    let connection = http1::Builder::new()
+        // hyper's own timeout does not tell an idle connection from a slow head.
+        .header_read_timeout(None)
+        .max_buf_size(options.max_head.max(8 << 10))
+        .serve_connection(TokioIo::new(Link::new(Arc::clone(&wire))), service);
+    let mut connection = Box::pin(connection);
+    let mut overdue = std::pin::pin!(wire.overdue(patience));
+    let mut draining = false;
+    let outcome = loop {
         tokio::select! {
-            outcome = connection.as_mut() => outcome,
-            () = shutdown.cancelled() => {
+            outcome = connection.as_mut() => break outcome,
+            () = shutdown.cancelled(), if !draining => {
+                draining = true;
                 connection.as_mut().graceful_shutdown();
-                connection.await
+            }
+            overdue = overdue.as_mut() => {
+                tracing::debug!(%client, ?overdue, "a connection is closed because its client does nothing");
+                if overdue == Overdue::Write {
+                    wire.poison();
+                }
+                break Ok(());
             }
         }
     };
+    drop(connection);
     if let Err(error) = outcome {
         tracing::debug!(%client, %error, "a connection ended before its time");
     }

@@ -29,7 +29,6 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn begin(wire: Arc<Wire>, client: SocketAddr, method: &Method, uri: &Uri) -> Self {
-        wire.request_begins();
         let target = tracing::enabled!(target: "wherry_gateway::access", tracing::Level::INFO).then(|| {
             // A parsed URI is ASCII, so any cut is between characters.
             let text = uri.path_and_query().map_or("", |target| target.as_str());

@@ -77,14 +77,14 @@ impl From<ConfigError> for Failure {
     }
 }
 
-impl From<IdentityError> for Failure {
-    fn from(error: IdentityError) -> Self {
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
         Self::new(error.to_string())
     }
 }
 
-impl From<NodeError> for Failure {
-    fn from(error: NodeError) -> Self {
+impl From<IdentityError> for Failure {
+    fn from(error: IdentityError) -> Self {
         Self::new(error.to_string())
     }
 }

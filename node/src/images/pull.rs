@@ -6,7 +6,7 @@ use futures::{FutureExt as _, StreamExt as _, stream};
 use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
-use super::{ImageError, Images};
+use super::{ImageError, Images, blocking};
 use crate::store::StoredBlob;
 use crate::transfer::{Fetched, Progress, Transfer, TransferError};
 
@@ -116,6 +116,9 @@ impl Images {
             from_peers += progress.from_peers;
             from_origin += progress.from_origin;
         }
+        // Whoever is told that an image is here may cut the power now.
+        let store = self.0.parts.store.clone();
+        blocking(move || Ok(store.sync()?)).await?;
         Ok(Pulled {
             digest: *top.digest(),
             bytes: blobs.iter().map(|blob| blob.size).sum(),

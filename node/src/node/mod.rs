@@ -60,8 +60,8 @@ pub enum NodeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The names cannot be read from the index.
-    #[error(transparent)]
-    Images(#[from] ImageError),
+    #[error("{0}")]
+    Images(Box<ImageError>),
     /// Origins cannot be reached as configured.
     #[error(transparent)]
     Origins(#[from] SettingsError),
@@ -171,7 +171,9 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         default_origin,
         tag_ttl: config.tag_ttl,
         clock: now,
-    })?;
+    })
+    .map_err(Box::new)
+    .map_err(NodeError::Images)?;
     let _ = shelf.images.set(images.clone());
 
     let bootstrap = swarm.addresses().peers;

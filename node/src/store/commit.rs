@@ -6,6 +6,7 @@
 //! in the index; the next start hashes such a file before it believes it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -134,20 +135,16 @@ pub(super) fn run(shared: &Arc<Shared>) {
     }
 }
 
+/// From how many blobs on the whole file system is synced at once: that costs about as much as syncing a few
+/// files, of which each waits for the file system's journal.
+const SYNC_ALL_FROM: usize = 8;
+
 /// Makes these blobs durable, then their records, then everything else that the index took in.
 fn commit(shared: &Shared, blobs: &[Digest]) -> Result<(), StoreError> {
-    let mut dirs = BTreeSet::new();
-    for digest in blobs {
-        let path = shared.layout.blob(digest);
-        if let Err(error) = files::sync_file(&path) {
-            // Evicted meanwhile, or the disk cannot keep it: either way it is not recorded.
-            shared.lose(digest, &error.to_string());
-            continue;
-        }
-        dirs.extend(path.ancestors().skip(1).take(3).map(std::path::Path::to_owned));
-    }
-    for dir in dirs {
-        files::sync_dir(&dir)?;
+    if blobs.len() >= SYNC_ALL_FROM {
+        files::sync_all(shared.layout.root())?;
+    } else {
+        sync_each(shared, blobs)?;
     }
     {
         // Nothing is removed between the look at the map and the record.
@@ -160,4 +157,18 @@ fn commit(shared: &Shared, blobs: &[Digest]) -> Result<(), StoreError> {
         shared.index.apply(&changes)?;
     }
     shared.index.flush()
+}
+
+fn sync_each(shared: &Shared, blobs: &[Digest]) -> Result<(), StoreError> {
+    let mut dirs = BTreeSet::new();
+    for digest in blobs {
+        let path = shared.layout.blob(digest);
+        if let Err(error) = files::sync_file(&path) {
+            // Evicted meanwhile, or the disk cannot keep it: either way it is not recorded.
+            shared.lose(digest, &error.to_string());
+            continue;
+        }
+        dirs.extend(path.ancestors().skip(1).take(3).map(Path::to_owned));
+    }
+    dirs.iter().try_for_each(|dir| files::sync_dir(dir))
 }

@@ -134,6 +134,13 @@ pub(super) fn sync_file(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|file| file.sync_data()).map_err(|error| StoreError::io("sync", path, error))
 }
 
+/// Makes everything durable that lies on the file system of `path`.
+pub(super) fn sync_all(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|dir| Ok(rustix::fs::syncfs(dir)?))
+        .map_err(|error| StoreError::io("sync the file system of", path, error))
+}
+
 /// Removes a file; that it is gone already is no error.
 pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {

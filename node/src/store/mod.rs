@@ -91,7 +91,10 @@ pub struct Usage {
 }
 
 /// The store of one node. Clones share it; the last one that goes, with all [`Partial`]s, [`Staged`]s and
-/// [`Table`]s, closes it.
+/// [`Table`]s, closes it, and waits for the disk to do so.
+///
+/// [`Store::get`], [`Store::holds`], [`Store::is_pinned`] and [`Store::usage`] may be called from async code; all else
+/// waits for the disk.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
@@ -217,7 +220,7 @@ impl Store {
         if self.is_pinned(digest) {
             return Err(StoreError::Pinned(*digest));
         }
-        let there = self.shared.take_out(digest);
+        let there = self.shared.take_out(digest).is_some();
         if there {
             self.shared.remove_files(&Victim::Blob(*digest))?;
         }

@@ -42,7 +42,12 @@ pub(super) fn recover(shared: &Arc<Shared>) -> Result<(), StoreError> {
     find_partials(shared, &mut state)?;
     let blobs: u64 = state.blobs.iter().map(|(digest, entry)| entry_charge(digest, entry.size)).sum();
     let partials: u64 = state.partials.values().map(|entry| entry.charge).sum();
-    state.used = blobs + partials;
+    let damaged: u64 = files::list(&shared.layout.damaged())?
+        .iter()
+        .filter_map(|name| fs::symlink_metadata(shared.layout.damaged().join(name)).ok())
+        .map(|data| data.len().next_multiple_of(4096))
+        .sum();
+    state.used = blobs + partials + damaged;
     let last_use = state.blobs.values().map(|entry| entry.record().used).max().unwrap_or(0);
     shared.clock.store(last_use + 1, Ordering::Relaxed);
     *lock(&shared.state) = state;
@@ -91,6 +96,9 @@ fn compare(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
         }
     }
     drop_chains(layout, state)?;
+    if changes.iter().any(|(_, record)| record.is_some()) {
+        files::sync_all(layout.root())?;
+    }
     shared.index.apply(&changes)?;
     shared.index.flush()
 }
@@ -122,7 +130,6 @@ fn check(
         return away("its bytes have another digest");
     }
     tracing::info!(%digest, "a blob that was not recorded has its digest and is held");
-    file.sync_data().map_err(unreadable)?;
     files::seal(&file, path)?;
     let chain = shared.write_chain(&chain)?;
     Ok(Some(Some(BlobRecord { size: map.size(), used: 0, chain })))

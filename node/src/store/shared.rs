@@ -278,29 +278,27 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes a held blob out of the map; `files` must be locked.
-    pub(super) fn take_out(&self, digest: &Digest) -> bool {
+    /// Takes a held blob out of the map, if it is there: what it was charged with. `files` must be locked.
+    pub(super) fn take_out(&self, digest: &Digest) -> Option<u64> {
         let mut state = lock(&self.state);
-        let Some(entry) = state.blobs.remove(digest) else { return false };
-        state.used = state.used.saturating_sub(entry_charge(digest, entry.size));
-        true
+        let charge = entry_charge(digest, state.blobs.remove(digest)?.size);
+        state.used = state.used.saturating_sub(charge);
+        Some(charge)
     }
 
     /// Drops a blob whose file is missing or damaged, and keeps what is left of it for a look.
     pub(super) fn lose(&self, digest: &Digest, why: &str) {
         let _files = lock(&self.files);
-        if !self.take_out(digest) {
-            return;
-        }
+        let Some(charge) = self.take_out(digest) else { return };
         tracing::warn!(%digest, why, "a stored blob is damaged and is no longer held; it will be fetched again");
         let done = self.unclean().and_then(|()| {
             let from = self.layout.blob(digest);
             match fs::rename(&from, self.layout.damaged().join(digest.hex())) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(StoreError::io("move away", &from, error))
-                }
-                _ => Ok(()),
-            }?;
+                // It still takes space, until the next start.
+                Ok(()) => lock(&self.state).used += charge,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::io("move away", &from, error)),
+            }
             files::remove(&self.layout.chain(digest))?;
             self.forget(digest)
         });

@@ -1,0 +1,285 @@
+//! Members find each other and take chunks from each other.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod swarm_support;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use futures::{FutureExt as _, StreamExt as _};
+use swarm_support::*;
+use tokio::sync::Notify;
+use wherry_node::swarm::{ExchangeError, LinkClass, MAX_WAITING, Offer, Reach, ReadAt, UPLOAD_SLOTS};
+use wherry_proto::{ChunkMap, Digest, Refusal, TagMeaning, TagRecord, link};
+
+/// Takes a whole blob, checking each chunk.
+async fn take(exchange: &wherry_node::swarm::Exchange, digest: Digest, size: u64) -> Vec<u8> {
+    let (claim, chain) = within(exchange.held(digest, size)).await.unwrap();
+    assert_eq!(claim.signer, exchange.node());
+    let map = chain.map();
+    let chunks = map.iter().map(|index| exchange.chunk(digest, map, index, |_| {}));
+    let mut out = Vec::new();
+    for (index, chunk) in map.iter().zip(within(join_all(chunks)).await) {
+        let chunk = chunk.unwrap();
+        assert_eq!(link(&map, index, chain.from(index), &chunk).unwrap(), chain.link(index));
+        out.extend_from_slice(&chunk);
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_members_meet_by_a_bootstrap_address_and_one_takes_a_blob() {
+    for quic in [false, true] {
+        let a = member(11, &[]).await;
+        let bytes = noise(1_000_003, 1);
+        let digest = a.shelf.add(&bytes);
+        let b = member(12, &[a.address(quic)]).await;
+        meet(&b.client(), a.id()).await;
+        meet(&a.client(), b.id()).await;
+        let neighbour = &b.client().neighbours()[0];
+        assert_eq!((neighbour.class, neighbour.site.as_str()), (LinkClass::Lan, "here"));
+        assert_eq!(neighbour.since, NOW);
+
+        let offers: Vec<Offer> = within(b.client().want(digest, Reach::Neighbours, PATIENCE).collect()).await;
+        assert_eq!(offers, [Offer { node: a.id(), size: bytes.len() as u64 }]);
+        let exchange = within(b.client().exchange(a.id())).await.unwrap();
+        assert!(exchange.is_direct());
+        assert!(take(&exchange, digest, bytes.len() as u64).await == bytes);
+        a.end().await;
+        b.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_of_every_border_length_arrive_as_they_are() {
+    let (a, b) = pair().await;
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    let chunk = 32 << 10;
+    for len in [0, 1, 63, 64, chunk - 1, chunk, chunk + 1, 3 * chunk] {
+        let bytes = noise(len, len as u64);
+        let digest = a.shelf.add(&bytes);
+        assert!(take(&exchange, digest, len as u64).await == bytes, "{len}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_takes_the_place_of_a_bulk_plane_that_cannot_be_reached() {
+    let a = member(11, &[]).await;
+    // Its bulk listener is bound at an address where nobody is told to look.
+    let mut hidden = settings(&key(13), &[a.address(false)]);
+    hidden.bulk = TcpListener::bind("127.0.0.2:0").unwrap();
+    let hidden = start(hidden).await;
+    let bytes = noise(700_000, 5);
+    let digest = hidden.shelf.add(&bytes);
+    meet(&a.client(), hidden.id()).await;
+    let exchange = within(a.client().exchange(hidden.id())).await.unwrap();
+    assert!(!exchange.is_direct());
+    assert!(take(&exchange, digest, bytes.len() as u64).await == bytes);
+    // The pool gives the same one again.
+    assert!(!within(a.client().exchange(hidden.id())).await.unwrap().is_direct());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_held_or_has_another_length_or_no_such_chunk_is_said_so() {
+    let (a, b) = pair().await;
+    let bytes = noise(100, 1);
+    let digest = a.shelf.add(&bytes);
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    let map = ChunkMap::new(100).unwrap();
+    let other = Digest::sha256(b"something else");
+    assert_eq!(within(exchange.held(other, 100)).await, Err(ExchangeError::NotHeld(a.id())));
+    let chunk = within(exchange.chunk(other, map, map.first(), |_| {})).await;
+    assert_eq!(chunk, Err(ExchangeError::NotHeld(a.id())));
+    let refused = |reason| ExchangeError::Refused { node: a.id(), reason };
+    let other_size = refused(Refusal::OtherSize { held: 100 });
+    assert_eq!(within(exchange.held(digest, 101)).await.unwrap_err(), other_size);
+    let larger = ChunkMap::new(101).unwrap();
+    assert_eq!(within(exchange.chunk(digest, larger, larger.first(), |_| {})).await, Err(other_size));
+    // The connection is none the worse for it.
+    assert!(take(&exchange, digest, 100).await == bytes);
+    let offers: Vec<Offer> = within(b.client().want(other, Reach::Neighbours, PATIENCE).collect()).await;
+    assert_eq!(offers, []);
+}
+
+/// A file that is read only once it is allowed to be.
+struct Gated {
+    entered: Arc<AtomicUsize>,
+    entries: Arc<Notify>,
+    gate: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl ReadAt for Gated {
+    fn read_exact_at(&self, buf: &mut [u8], _: u64) -> std::io::Result<()> {
+        self.entered.fetch_add(1, Ordering::SeqCst);
+        self.entries.notify_one();
+        // Open once the sender is gone.
+        let _ = self.gate.lock().unwrap().recv();
+        buf.fill(0);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_beyond_the_slots_is_told_busy_and_then_when_one_is_free() {
+    let a = member(11, &[]).await;
+    let (open, gate) = std::sync::mpsc::sync_channel(0);
+    let (entered, entries) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let bytes = vec![0; 3 << 20];
+    let gated = Gated { entered: entered.clone(), entries: entries.clone(), gate: gate.into() };
+    let digest = a.shelf.add_reader(chain_of(&bytes), Arc::new(gated));
+    let map = ChunkMap::new(bytes.len() as u64).unwrap();
+
+    let crowd = UPLOAD_SLOTS + MAX_WAITING + 2;
+    let bootstrap = [a.address(false)];
+    let takers: Vec<_> = join_all((0..crowd).map(|n| member(100 + n as u8, &bootstrap))).await;
+    let mut exchanges = Vec::new();
+    for taker in &takers {
+        meet(&taker.client(), a.id()).await;
+        exchanges.push(within(taker.client().exchange(a.id())).await.unwrap());
+    }
+    let mut asks: futures::stream::FuturesUnordered<_> = exchanges
+        .iter()
+        .enumerate()
+        .map(|(n, exchange)| exchange.chunk(digest, map, map.first(), |_| {}).map(move |chunk| (n, chunk)))
+        .collect();
+    // Nothing can be read yet, so whatever is answered is a refusal.
+    let (refused, answer) = within(asks.next()).await.unwrap();
+    assert_eq!(answer, Err(ExchangeError::Busy(a.id())));
+    let free = exchanges[refused].free();
+    drop(open);
+    within(free).await;
+    let chunk = within(exchanges[refused].chunk(digest, map, map.first(), |_| {})).await.unwrap();
+    assert_eq!(chunk.len(), map.chunk_len() as usize);
+    assert!(entered.load(Ordering::SeqCst) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_dropped_disturbs_no_other() {
+    let (a, b) = pair().await;
+    let bytes = noise(3_000_000, 9);
+    let digest = a.shelf.add(&bytes);
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    let map = ChunkMap::new(bytes.len() as u64).unwrap();
+    for round in 0..50 {
+        // Polled a few times, so that some are under way and some in the middle of their bytes.
+        let mut dropped: Vec<_> =
+            map.iter().map(|i| Box::pin(exchange.chunk(digest, map, i, |_| {}))).collect();
+        for request in dropped.iter_mut().take(1 + round % 20) {
+            let _ = futures::poll!(request);
+            tokio::task::yield_now().await;
+        }
+        drop(dropped);
+    }
+    assert!(take(&exchange, digest, bytes.len() as u64).await == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_told_while_a_chunk_arrives() {
+    let (a, b) = pair().await;
+    let bytes = noise(600 << 20 >> 10, 2);
+    let digest = a.shelf.add(&bytes);
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    let map = ChunkMap::new(bytes.len() as u64).unwrap();
+    let told = Arc::new(AtomicUsize::new(0));
+    let counter = told.clone();
+    let progress = move |some| {
+        counter.fetch_add(some, Ordering::SeqCst);
+    };
+    within(exchange.chunk(digest, map, map.first(), progress)).await.unwrap();
+    assert_eq!(told.load(Ordering::SeqCst), map.chunk_len() as usize);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_goes_silent_fails_its_requests_within_seconds() {
+    let (a, b) = pair().await;
+    let (open, gate) = std::sync::mpsc::sync_channel(0);
+    let entries = Arc::new(Notify::new());
+    let gated = Gated { entered: Arc::default(), entries: entries.clone(), gate: gate.into() };
+    let digest = a.shelf.add_reader(chain_of(&[0; 100]), Arc::new(gated));
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    let map = ChunkMap::new(100).unwrap();
+    let begun = std::time::Instant::now();
+    let chunk = within(exchange.chunk(digest, map, map.first(), |_| {})).await;
+    assert_eq!(chunk, Err(ExchangeError::Silent(a.id())));
+    assert!(begun.elapsed() < Duration::from_secs(8));
+    within(exchange.closed()).await;
+    drop(open);
+    // A new exchange is as good as ever.
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    assert_eq!(within(exchange.chunk(digest, map, map.first(), |_| {})).await.unwrap().len(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_vanishes_fails_what_was_asked_of_it() {
+    let (a, b) = pair().await;
+    let (open, gate) = std::sync::mpsc::sync_channel(0);
+    let entries = Arc::new(Notify::new());
+    let gated = Gated { entered: Arc::default(), entries: entries.clone(), gate: gate.into() };
+    let digest = a.shelf.add_reader(chain_of(&[0; 100]), Arc::new(gated));
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    let map = ChunkMap::new(100).unwrap();
+    let (node, stop) = (a.id(), a.stop.clone());
+    let vanish = async {
+        entries.notified().await;
+        stop.cancel();
+    };
+    let (chunk, ()) =
+        within(futures::future::join(exchange.chunk(digest, map, map.first(), |_| {}), vanish)).await;
+    assert!(matches!(chunk, Err(ExchangeError::Closed { .. })), "{chunk:?}");
+    drop(open);
+    part(&b.client(), node).await;
+    assert!(b.client().exchange(node).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_is_found_through_a_third_node() {
+    let hub = member(20, &[]).await;
+    let holder = member(21, &[hub.address(false)]).await;
+    let bytes = noise(5_000, 3);
+    let digest = holder.shelf.add(&bytes);
+    meet(&hub.client(), holder.id()).await;
+    holder.client().announce(digest).await;
+    let seeker = member(22, &[hub.address(false)]).await;
+    meet(&seeker.client(), hub.id()).await;
+    let want = async {
+        loop {
+            // The announcement is on its way: ask until it has got there.
+            let offers: Vec<Offer> =
+                seeker.client().want(digest, Reach::Everybody, Duration::from_secs(5)).collect().await;
+            if let Some(offer) = offers.first() {
+                return *offer;
+            }
+        }
+    };
+    assert_eq!(within(want).await, Offer { node: holder.id(), size: 5_000 });
+    let exchange = within(seeker.client().exchange(holder.id())).await.unwrap();
+    assert!(take(&exchange, digest, 5_000).await == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_true_tag_records_are_passed_on() {
+    let (a, b) = pair().await;
+    let meaning = |reference: &str| TagMeaning {
+        reference: reference.parse().unwrap(),
+        digest: Digest::sha256(b"m"),
+        media_type: "text/plain".parse().unwrap(),
+        size: 1,
+        sequence: 1,
+        time: NOW,
+    };
+    let good = TagRecord::sign(&key(11), &operator().network(), meaning("good:1"));
+    let elsewhere = TagRecord::sign(&key(11), &key(99).network(), meaning("elsewhere:1"));
+    let mut forged = TagRecord::sign(&key(11), &operator().network(), meaning("forged:1"));
+    forged.digest = Digest::sha256(b"other");
+    for record in [&good, &elsewhere, &forged] {
+        a.shelf.tag(record.clone());
+    }
+    assert_eq!(within(b.client().tag("good:1", PATIENCE)).await, [good]);
+    for bad in ["elsewhere:1", "forged:1", "unknown:1"] {
+        assert_eq!(within(b.client().tag(bad, PATIENCE)).await, [], "{bad}");
+    }
+}
