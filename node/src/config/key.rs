@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use wherry_gateway::Host;
 use wherry_proto::{MAX_SITE_LEN, NodeId};
 
 use super::units::{parse_duration, parse_size, show_duration, show_exact_size};
@@ -135,7 +136,8 @@ const fn list(key: Key) -> Key {
 }
 
 const ADDRESS: &str = "IP:PORT, such as 127.0.0.1:5050 or [::1]:5050; port 0 takes any that is free";
-const ORIGIN: &str = "a host or host:port without scheme or path, such as docker.io or registry.local:5000";
+const ORIGIN: &str =
+    "a host or host:port without scheme or path, with a dot or a port, such as docker.io or registry:5000";
 
 /// Everything that can be set, in the order in which it is shown.
 pub static KEYS: [Key; 18] = [
@@ -327,21 +329,8 @@ fn parsed(values: &[String]) -> Option<SocketAddr> {
     one(values)?.parse().ok()
 }
 
-/// The shape of a registry's host; whether it exists is for the network to say.
 fn origin(text: &str) -> Option<String> {
-    let text = filled(text)?.to_ascii_lowercase();
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
-    let (name, port) = match text.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, Some(port)),
-        _ => (text.as_str(), None),
-    };
-    let bracketed = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let named = match bracketed {
-        Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
-        None => !name.is_empty() && !name.contains([':', '[', ']']),
-    };
-    let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
-    (text.len() <= 255 && text.chars().all(allowed) && named && port_fits).then_some(text)
+    Some(filled(text)?.parse::<Host>().ok()?.to_string())
 }
 
 /// Whether a text has the shape of a multiaddress that nodes can be reached by.

@@ -127,6 +127,7 @@ fn values_out_of_their_bounds_are_refused() {
         ("default_origin", "docker.io/library"),
         ("default_origin", "host:0"),
         ("default_origin", "a:b:1"),
+        ("insecure", "registry"),
         ("disk_budget", "0"),
         ("disk_budget", "1KiB"),
         ("tag_ttl", "400d"),

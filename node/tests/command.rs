@@ -1,0 +1,330 @@
+//! The `wherry` command as a user meets it: real processes, real sockets, real files.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+/// What the contract allows a node to end in.
+const END: Duration = Duration::from_secs(10);
+
+/// `wherry` with these arguments, a home of its own and nothing else from this environment.
+fn wherry(home: &TempDir, line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wherry"));
+    command.args(line.split_whitespace()).env_clear().env("HOME", home.path()).env("TMPDIR", home.path());
+    // Root's defaults are those of the system; tests have none.
+    command.env("WHERRY_DATA", home.path().join("data")).env("WHERRY_CONFIG", empty(home));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn empty(home: &TempDir) -> std::path::PathBuf {
+    let path = home.path().join("empty.toml");
+    fs::write(&path, "").unwrap();
+    path
+}
+
+fn run(home: &TempDir, line: &str) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = wherry(home, line).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn json(home: &TempDir, line: &str) -> Value {
+    let (code, out, err) = run(home, line);
+    assert_eq!(code, Some(0), "{line}: {err}");
+    serde_json::from_str(&out).unwrap()
+}
+
+const UP: &str =
+    "up --gateway 127.0.0.1:0 --status 127.0.0.1:0 --peers 127.0.0.1:0 --bulk 127.0.0.1:0 --no-mdns";
+
+/// A node that is killed at the end of its test.
+struct Node {
+    child: Child,
+    stdout: Option<BufReader<ChildStdout>>,
+    said: Vec<String>,
+}
+
+impl Node {
+    fn start(home: &TempDir, flags: &str) -> Self {
+        Self::spawn(&mut wherry(home, &format!("{UP} {flags}")))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut said = Vec::new();
+        loop {
+            let mut line = String::new();
+            if stdout.read_line(&mut line).unwrap() == 0 {
+                let mut log = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+                panic!("the node ended before it was ready: {log}");
+            }
+            if line == "ready\n" {
+                return Self { child, stdout: Some(stdout), said };
+            }
+            said.push(line.trim_end().to_owned());
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until it has ended; its standard output closes then, if somebody still reads it.
+    fn end(&mut self) -> Option<i32> {
+        if let Some(mut stdout) = self.stdout.take() {
+            let (closed, wait) = mpsc::sync_channel(1);
+            std::thread::spawn(move || closed.send(stdout.read_to_end(&mut Vec::new())));
+            wait.recv_timeout(END).expect("the node is still there").unwrap();
+        }
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_node_needs_no_configuration_says_where_it_is_and_ends_when_asked() {
+    let home = tempdir().unwrap();
+    let mut node = Node::start(&home, "");
+    let status = json(&home, "status --json");
+    for service in ["gateway", "status", "peers", "bulk", "control"] {
+        let line = format!("{service} {}", status["addresses"][service].as_str().unwrap());
+        assert!(node.said.contains(&line), "{line} is not in {:?}", node.said);
+    }
+    assert_eq!(status["peers"], 0);
+    assert_eq!(json(&home, "network show --json")["peer_id"], status["peer_id"]);
+    assert_eq!(json(&home, "images --json"), Value::Array(Vec::new()));
+    assert_eq!(json(&home, "peers --json"), Value::Array(Vec::new()));
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), Some(0));
+    assert!(!home.path().join("data/control.sock").exists());
+}
+
+#[test]
+fn a_second_node_on_the_same_folder_is_refused_and_harms_the_first_in_nothing() {
+    let home = tempdir().unwrap();
+    let _first = Node::start(&home, "");
+    let (code, _, err) = run(&home, UP);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("running"), "{err}");
+    let (code, _, err) = run(&home, &format!("{UP} --control {}", home.path().join("other.sock").display()));
+    assert_eq!(code, Some(1), "{err}");
+    json(&home, "status --json");
+}
+
+#[test]
+fn a_node_that_was_killed_is_simply_started_again() {
+    let home = tempdir().unwrap();
+    let mut node = Node::start(&home, "");
+    let before = json(&home, "status --json");
+    node.signal(Signal::KILL);
+    node.end();
+    assert!(home.path().join("data/control.sock").exists());
+    let _again = Node::start(&home, "");
+    assert_eq!(json(&home, "status --json")["peer_id"], before["peer_id"]);
+}
+
+#[test]
+fn a_node_goes_on_when_nobody_reads_what_it_says() {
+    let home = tempdir().unwrap();
+    let mut node = Node::start(&home, "--log trace");
+    drop(node.stdout.take());
+    drop(node.child.stderr.take());
+    for _ in 0..20 {
+        json(&home, "status --json");
+    }
+    node.signal(Signal::INT);
+    assert_eq!(node.end(), Some(0));
+}
+
+#[test]
+fn without_a_node_a_command_says_how_to_start_one() {
+    let home = tempdir().unwrap();
+    for line in ["pull alpine", "images", "inspect alpine", "export alpine -o x.tar", "peers", "status"] {
+        let (code, out, err) = run(&home, line);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{line}");
+        assert!(err.contains("start one with 'wherry up'"), "{line}: {err}");
+    }
+}
+
+#[test]
+fn wrong_usage_and_wrong_configuration_end_with_2_and_name_everything() {
+    let home = tempdir().unwrap();
+    for line in ["", "pull", "sail", "up --nonsense", "network admit nobody"] {
+        assert_eq!(run(&home, line).0, Some(2), "{line}");
+    }
+    let mut command = wherry(&home, "up --gateway here --disk-budget lots");
+    let output = command.env("WHERRY_SITES", "x").output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    for part in ["--gateway is \"here\"", "--disk-budget is \"lots\"", "did you mean WHERRY_SITE?"] {
+        assert!(err.contains(part), "{err}");
+    }
+}
+
+#[test]
+fn a_malformed_identity_stops_the_start_and_is_left_alone() {
+    let home = tempdir().unwrap();
+    let identity = home.path().join("data/identity");
+    fs::create_dir_all(identity.parent().unwrap()).unwrap();
+    fs::write(&identity, "not a key\n").unwrap();
+    fs::set_permissions(&identity, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let (code, _, err) = run(&home, UP);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("holds no key"), "{err}");
+    assert_eq!(fs::read_to_string(&identity).unwrap(), "not a key\n");
+}
+
+#[test]
+fn output_into_a_closed_pipe_is_no_failure_and_no_panic() {
+    let home = tempdir().unwrap();
+    for line in ["config", "up --help", "--version", "completions bash", "network show"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = wherry(&home, line).stdout(writer).spawn().unwrap();
+        let output = child.wait_with_output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{line}");
+    }
+}
+
+#[test]
+fn a_node_joins_by_the_line_of_the_operator() {
+    let (operator, member) = (tempdir().unwrap(), tempdir().unwrap());
+    let network = json(&operator, "network init --json")["network"].clone();
+    let peer = json(&member, "network show --json")["peer_id"].as_str().unwrap().to_owned();
+    let (code, line, _) =
+        run(&operator, &format!("network admit {peer} --bootstrap /ip4/192.0.2.7/tcp/4050"));
+    assert_eq!(code, Some(0));
+    assert_eq!(line.lines().count(), 1);
+    let joined = json(&member, &format!("network join {line} --json"));
+    assert_eq!((&joined["network"], joined["peer_id"].as_str()), (&network, Some(peer.as_str())));
+    let shown = json(&member, "network show --json");
+    assert_eq!(shown["bootstrap"][0], "/ip4/192.0.2.7/tcp/4050");
+    assert_eq!(shown["expired"], false);
+    let (code, _, err) = run(&operator, &format!("network join {line}"));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("does not admit this node"), "{err}");
+}
+
+#[test]
+fn an_image_goes_in_and_out_and_a_failed_export_leaves_nothing() {
+    let home = tempdir().unwrap();
+    let _node = Node::start(&home, "");
+    let layout = home.path().join("layout");
+    let digest = write_layout(&layout);
+    let imported = json(&home, &format!("import {} --json", layout.display()));
+    assert_eq!(imported["images"][0]["digest"], digest.as_str());
+    assert_eq!(json(&home, "images --json")[0]["reference"], "registry.example/app:1");
+
+    let out = home.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let archive = out.join("app.tar");
+    let (code, stdout, err) = run(&home, &format!("export registry.example/app:1 -o {}", archive.display()));
+    assert_eq!((code, stdout.as_str()), (Some(0), ""), "{err}");
+    let to_pipe = wherry(&home, "export registry.example/app:1").output().unwrap();
+    assert!(to_pipe.status.success());
+    assert_eq!(to_pipe.stdout, fs::read(&archive).unwrap());
+    let again = json(&home, &format!("import {} --json", archive.display()));
+    assert_eq!(again["images"][0]["digest"], digest.as_str());
+
+    fs::remove_file(&archive).unwrap();
+    let (code, _, err) = run(&home, &format!("export registry.example/none:1 -o {}", archive.display()));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("registry.example/none:1"), "{err}");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+    let (code, _, err) = run(&home, &format!("import {}", home.path().join("nowhere").display()));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("nowhere cannot be read"), "{err}");
+}
+
+/// An OCI layout with one image, `registry.example/app:1`; the digest of its manifest.
+fn write_layout(path: &Path) -> String {
+    let blobs = path.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let put = |bytes: &[u8], media_type: &str| {
+        let digest = wherry_proto::Digest::sha256(bytes);
+        fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        serde_json::json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
+    };
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(5);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "hello", &b"world"[..]).unwrap();
+    let layer = put(&tar.into_inner().unwrap(), "application/vnd.oci.image.layer.v1.tar");
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
+        "history": [{ "created_by": "COPY hello /" }],
+    });
+    let config = put(config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json");
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer],
+    });
+    let mut entry = put(manifest.to_string().as_bytes(), media_type);
+    entry["annotations"] = serde_json::json!({ "io.containerd.image.name": "registry.example/app:1" });
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [entry] });
+    fs::write(path.join("index.json"), index.to_string()).unwrap();
+    fs::write(path.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    entry["digest"].as_str().unwrap().to_owned()
+}
+
+/// Processes whose command line names this folder.
+fn processes_of(home: &TempDir) -> usize {
+    let names = |entry: fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        String::from_utf8_lossy(&line).contains(home.path().to_str()?).then_some(())
+    };
+    fs::read_dir("/proc").unwrap().filter_map(|entry| names(entry.ok()?)).count()
+}
+
+fn left_over(home: &TempDir) -> Vec<String> {
+    let names = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    names.map(|name| name.into_string().unwrap()).filter(|name| name.contains("demo")).collect()
+}
+
+#[test]
+fn the_demo_keeps_every_promise_and_leaves_nothing() {
+    let home = tempdir().unwrap();
+    let report = json(&home, "demo --json");
+    assert_eq!(report["broken"], Value::Array(Vec::new()));
+    let nodes = report["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 4);
+    assert_eq!(nodes[3]["from_cloud"], 0);
+    assert!(report["seconds"].as_f64().unwrap() < 60.0);
+    assert_eq!((processes_of(&home), left_over(&home)), (0, Vec::new()));
+}
+
+#[test]
+fn a_demo_that_is_interrupted_leaves_nothing_either() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let home = tempdir().unwrap();
+        let mut demo = wherry(&home, "demo").spawn().unwrap();
+        let mut said = BufReader::new(demo.stderr.take().unwrap()).lines();
+        said.find(|line| line.as_ref().unwrap().contains("node 1 makes a network")).unwrap().unwrap();
+        assert!(processes_of(&home) > 0);
+        kill_process(Pid::from_child(&demo), signal).unwrap();
+        let rest: Vec<String> = said.map_while(Result::ok).collect();
+        assert_eq!(demo.wait().unwrap().code(), Some(1), "{rest:?}");
+        assert!(rest.iter().any(|line| line.contains("interrupted")), "{rest:?}");
+        assert_eq!((processes_of(&home), left_over(&home)), (0, Vec::new()));
+    }
+}
