@@ -58,9 +58,9 @@ impl Bars {
     }
 }
 
-const RUNNING: &str = "{prefix} {bar:24} {binary_bytes:>10} of {binary_total_bytes:<10} {binary_bytes_per_sec:>12} \
-                       {eta:>4} left  {msg}";
-const DONE: &str = "{prefix} {binary_total_bytes:>10} in {elapsed:<5} {msg}";
+/// Fits into 80 columns with a bar of ten.
+const RUNNING: &str = "{prefix} {wide_bar} {msg:<39} {binary_bytes_per_sec:>12} {eta:>3}";
+const DONE: &str = "{prefix} {msg} in {elapsed}";
 
 impl Reporter for Bars {
     fn pull(&mut self, event: &PullEvent) {
@@ -75,6 +75,7 @@ impl Reporter for Bars {
                 if self.bars.len() < MAX_BARS {
                     let bar = self.all.add(ProgressBar::new(*size).with_style(Self::style(RUNNING)));
                     bar.set_prefix(digest.short());
+                    bar.set_message(parts(0, 0, *size));
                     bar.enable_steady_tick(Duration::from_millis(250));
                     self.bars.insert(*digest, bar);
                 }
@@ -82,13 +83,13 @@ impl Reporter for Bars {
             PullEvent::Progress { digest, bytes, from_peers, from_origin } => {
                 if let Some(bar) = self.bars.get(digest) {
                     bar.set_position(*bytes);
-                    bar.set_message(sources(*from_peers, *from_origin));
+                    bar.set_message(parts(*from_peers, *from_origin, bar.length().unwrap_or(0)));
                 }
             }
             PullEvent::LayerDone { digest, from_peers, from_origin } => match self.bars.remove(digest) {
                 Some(bar) => {
                     bar.set_style(Self::style(DONE));
-                    bar.finish_with_message(sources(*from_peers, *from_origin));
+                    bar.finish_with_message(parts(*from_peers, *from_origin, bar.length().unwrap_or(0)));
                 }
                 None => {
                     self.line(&format!("{} done, {}", digest.short(), sources(*from_peers, *from_origin)))
@@ -201,6 +202,11 @@ fn imported(event: &ImportEvent) -> String {
     let ImportEvent::Blob { digest, size, present } = event;
     let what = if *present { "here already" } else { "kept" };
     format!("{} {what}, {}", digest.short(), show_size(*size))
+}
+
+/// The same beside a bar, where room is short; at most 39 characters.
+fn parts(from_peers: u64, from_origin: u64, size: u64) -> String {
+    format!("{} peers + {} origin of {}", show_size(from_peers), show_size(from_origin), show_size(size))
 }
 
 /// Where bytes came from, for people.
