@@ -65,6 +65,10 @@ impl Site {
         ensure!(!whole, "a wrong blob of {} bytes was served as whole", body.len());
         let images = self.node.json(&["images"])?.to_string();
         ensure!(!images.contains("lab/noise"), "an image without its layers is listed: {images}");
+        wait_until("the node has given up on the layer", SOON, || {
+            let status = self.node.json(&["status"])?;
+            Ok(status["transfers"].as_array().is_some_and(Vec::is_empty))
+        })?;
         self.relay.heal();
         self.pull_ends_right().context("after the origin was healed")?;
         Ok(said)
