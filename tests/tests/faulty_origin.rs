@@ -201,7 +201,11 @@ fn a_client_of_a_gateway_whose_origin_is_gone_gets_an_error_before_any_body() ->
         assert!(answer.error_code().is_some(), "{path}: {}", answer.text());
     }
     origin.restart()?;
-    node.run(&["pull", &image.reference(origin.host())]).map(drop)
+    // A node does not ask an origin that was gone all the time; it has to notice soon that it is back.
+    wait_until("the origin is asked again", SOON, || {
+        let mut pull = node.command()?;
+        Ok(output(pull.args(["pull", &image.reference(origin.host())]))?.status.success())
+    })
 }
 
 #[test]
