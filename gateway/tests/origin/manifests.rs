@@ -54,7 +54,8 @@ async fn a_manifest_over_four_mebibytes_is_refused_however_it_is_sent() {
 async fn a_manifest_that_is_not_what_was_asked_for_is_refused() {
     let digest = Digest::sha256(&manifest());
     let other = Digest::sha256(b"other").to_string();
-    let cases: [(TagOrDigest, Vec<(&str, String)>, Vec<u8>); 5] = [
+    type Case = (TagOrDigest, Vec<(&'static str, String)>, Vec<u8>);
+    let cases: [Case; 5] = [
         (TagOrDigest::Digest(Digest::sha256(b"other")), vec![], manifest()),
         (TagOrDigest::Digest(digest), vec![], b"{}".to_vec()),
         (tag("v1"), vec![("Docker-Content-Digest", other)], manifest()),

@@ -25,7 +25,6 @@ pub(crate) struct Registry {
     /// Its only image, `library/test:v1`, and the parts of that.
     pub(crate) manifest: Vec<u8>,
     pub(crate) layer: Vec<u8>,
-    pub(crate) log: PathBuf,
     child: Child,
     _dir: tempfile::TempDir,
 }
@@ -74,7 +73,7 @@ impl Registry {
                 if TcpStream::connect(address).is_ok() {
                     let name = if name.is_empty() { "127.0.0.1" } else { name };
                     let host = format!("{name}:{}", address.port()).parse().unwrap();
-                    return Self { host, manifest, layer, log, child, _dir: dir };
+                    return Self { host, manifest, layer, child, _dir: dir };
                 }
                 if child.try_wait().unwrap().is_some() {
                     let said = fs::read_to_string(&log).unwrap();
