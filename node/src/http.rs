@@ -25,9 +25,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest request head, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-/// How long answers that have begun may take to finish once the server was told to stop.
-const GRACE: Duration = Duration::from_secs(8);
-
 /// How long to wait when the system has no file descriptor for another connection.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
@@ -48,8 +45,13 @@ impl Accept for TcpListener {
     }
 }
 
-/// Serves until `shutdown` is cancelled, then lets answers that have begun finish, for at most 8 s.
-pub(crate) async fn serve<L: Accept>(listener: L, router: Router, shutdown: CancellationToken) {
+/// Serves until `shutdown` is cancelled, then lets requests that have begun finish, for at most `grace`.
+pub(crate) async fn serve<L: Accept>(
+    listener: L,
+    router: Router,
+    shutdown: CancellationToken,
+    grace: Duration,
+) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -83,7 +85,7 @@ pub(crate) async fn serve<L: Accept>(listener: L, router: Router, shutdown: Canc
     }
     drop(listener);
     let all = async { while connections.join_next().await.is_some() {} };
-    if timeout(GRACE, all).await.is_err() {
+    if timeout(grace, all).await.is_err() {
         tracing::warn!(
             connections = connections.len(),
             "connections were cut because they did not end in time"

@@ -38,10 +38,10 @@ pub(super) enum Command {
             join the other nodes of a site, of which one is at 192.0.2.7\n  \
         wherry up --default-origin registry.local:5000 --insecure registry.local:5000\n      \
             requests that name no registry mean this one, which speaks plain HTTP\n\n\
-        Each flag can be set by a variable (--disk-budget as WHERRY_DISK_BUDGET) or in the configuration file\n\
-        (disk_budget = \"20GiB\"). Flags win over variables, and these over the file. Lists are arrays in the file,\n\
-        commas in a variable, repeated flags.\n\n\
-        SIGTERM or Ctrl-C lets clients finish what they are reading, for at most 10 seconds; a second one ends the\n\
+        Each flag can be set by a variable (--disk-budget as WHERRY_DISK_BUDGET) or in the configuration \
+        file (disk_budget = \"20GiB\"). Flags win over variables, and these over the file. Lists are arrays in the \
+        file, commas in a variable, repeated flags.\n\n\
+        SIGTERM or Ctrl-C lets clients finish what they are reading, for at most 10 seconds; a second one ends the \
         node at once.")]
     Up(Settings),
     /// Show the configuration that 'wherry up' would use, and where each value comes from

@@ -31,7 +31,8 @@ pub(super) fn page(image: &ImageDetails) -> String {
         0 => String::new(),
         bytes => format!(", of which {} are shared with other images here", show_size(bytes)),
     };
-    line("size", &format!("{} in {} layers{shared}", show_size(image.size), image.layers.len()));
+    let layers = if image.layers.len() == 1 { "layer" } else { "layers" };
+    line("size", &format!("{} in {} {layers}{shared}", show_size(image.size), image.layers.len()));
     let run = &image.run;
     line("entrypoint", &words(&run.entrypoint));
     line("command", &words(&run.cmd));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -32,6 +33,9 @@ const PIPE: usize = 256 << 10;
 /// The longest piece of an archive that is sent at once, in bytes.
 const PIECE: usize = 64 << 10;
 
+/// How long archives that are being sent may take to finish once the node is to end.
+const GRACE: Duration = Duration::from_secs(8);
+
 struct Control<B> {
     backend: Arc<B>,
     shutdown: CancellationToken,
@@ -58,7 +62,7 @@ pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: Cancel
         .route("/v1/status", get(status::<B>))
         .fallback(async || no_such_path())
         .with_state(Control { backend, shutdown: shutdown.clone() });
-    http::serve(socket, router, shutdown).await;
+    http::serve(socket, router, shutdown, GRACE).await;
 }
 
 #[derive(Deserialize)]

@@ -210,21 +210,17 @@ pub fn inspect(
     let history_fits = history.iter().filter(|step| makes_layer(step)).count() == manifest.layers.len()
         && history.len() <= MAX_STEPS;
 
-    let mut next_layer = 0;
-    let mut instructions = vec![None; manifest.layers.len()];
-    let steps: Vec<Step> = history
+    let mut steps: Vec<Step> = history
         .iter()
         .take(MAX_STEPS)
-        .map(|step| {
-            let instruction = instruction(step);
-            let layer = (history_fits && makes_layer(step)).then_some(next_layer);
-            if let Some(layer) = layer {
-                instructions[layer] = Some(instruction.clone());
-                next_layer += 1;
-            }
-            Step { instruction, layer, created: step.created.clone() }
-        })
+        .map(|step| Step { instruction: instruction(step), layer: None, created: step.created.clone() })
         .collect();
+    let instructions = if history_fits {
+        let marks: Vec<bool> = history.iter().map(makes_layer).collect();
+        attribute(&mut steps, &marks, manifest.layers.len())
+    } else {
+        vec![None; manifest.layers.len()]
+    };
 
     let mut holders: HashMap<Digest, Vec<String>> = HashMap::new();
     for other in others.iter().filter(|other| other.reference != reference) {
@@ -272,6 +268,60 @@ pub fn inspect(
         history_fits,
         run: config.config.unwrap_or_default().into(),
     })
+}
+
+/// Says of each layer which steps made it. `marks` tells which steps the history marks as having made one.
+///
+/// A builder that makes one layer of several steps marks the last of them, whatever that did; then those before it
+/// that change files are what made the layer.
+fn attribute(steps: &mut [Step], marks: &[bool], layers: usize) -> Vec<Option<String>> {
+    let mut instructions = vec![None; layers];
+    let (mut layer, mut since) = (0, 0);
+    for marked in marks.iter().enumerate().filter(|(_, marked)| **marked).map(|(number, _)| number) {
+        let group = &mut steps[since..=marked];
+        let squashed = changes_metadata_only(&group[group.len() - 1].instruction)
+            && group.iter().any(|step| changes_files(&step.instruction));
+        let last = group.len() - 1;
+        let mut made = Vec::new();
+        for (number, step) in group.iter_mut().enumerate() {
+            if if squashed { changes_files(&step.instruction) } else { number == last } {
+                step.layer = Some(layer);
+                made.push(step.instruction.as_str());
+            }
+        }
+        if let Some(instruction) = instructions.get_mut(layer) {
+            *instruction = Some(made.join("; "));
+        }
+        (layer, since) = (layer + 1, marked + 1);
+    }
+    instructions
+}
+
+fn keyword(instruction: &str) -> &str {
+    instruction.split(' ').next().unwrap_or_default()
+}
+
+fn changes_files(instruction: &str) -> bool {
+    matches!(keyword(instruction), "RUN" | "COPY" | "ADD")
+}
+
+fn changes_metadata_only(instruction: &str) -> bool {
+    matches!(
+        keyword(instruction),
+        "ARG"
+            | "CMD"
+            | "ENTRYPOINT"
+            | "ENV"
+            | "EXPOSE"
+            | "HEALTHCHECK"
+            | "LABEL"
+            | "MAINTAINER"
+            | "ONBUILD"
+            | "SHELL"
+            | "STOPSIGNAL"
+            | "USER"
+            | "VOLUME"
+    )
 }
 
 impl From<Descriptor> for BlobDetails {
@@ -458,6 +508,24 @@ mod tests {
         };
         assert_eq!(instruction(&imported), "(Imported from -)");
         assert_eq!(step(&"é".repeat(5000)).chars().count(), MAX_INSTRUCTION + 1);
+    }
+
+    #[test]
+    fn a_layer_of_several_steps_is_made_by_those_that_change_files() {
+        let step = |text: &str, empty: bool| serde_json::json!({ "created_by": format!("/bin/sh -c #(nop) {text}"), "empty_layer": empty });
+        let history = [
+            step("ADD rootfs /", false),
+            step("LABEL a=b", true),
+            step("COPY a /", true),
+            step("COPY b /", true),
+            step("CMD [\"sh\"]", false),
+        ];
+        let config = serde_json::json!({ "history": history }).to_string();
+        let image = details(manifest(&[b"1", b"2"]).as_bytes(), &config, &[]);
+        let made: Vec<_> = image.layers.iter().map(|layer| layer.instruction.as_deref().unwrap()).collect();
+        assert_eq!(made, ["ADD rootfs /", "COPY a /; COPY b /"]);
+        let layers: Vec<_> = image.history.iter().map(|step| step.layer).collect();
+        assert_eq!(layers, [Some(0), None, Some(1), Some(1), None]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Counters that the rooms of a node share.
 
+use std::fmt::Write as _;
+
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -33,7 +35,7 @@ pub struct Metrics {
 }
 
 /// What kind of thing failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// A peer sent something wrong or nothing at all.
     Peer,
@@ -50,7 +52,7 @@ struct Way {
     side: Side,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Side {
     Peers,
     Origin,
@@ -60,6 +62,27 @@ enum Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Failed {
     kind: ErrorKind,
+}
+
+impl EncodeLabelValue for Side {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        encoder.write_str(match self {
+            Self::Peers => "peers",
+            Self::Origin => "origin",
+            Self::Clients => "clients",
+        })
+    }
+}
+
+impl EncodeLabelValue for ErrorKind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        encoder.write_str(match self {
+            Self::Peer => "peer",
+            Self::Origin => "origin",
+            Self::Store => "store",
+            Self::Client => "client",
+        })
+    }
 }
 
 impl Default for Metrics {

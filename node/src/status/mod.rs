@@ -6,6 +6,8 @@
 mod metrics;
 mod report;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use metrics::{ErrorKind, Metrics};
 pub use report::{

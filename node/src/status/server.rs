@@ -1,6 +1,7 @@
 //! The pages.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State as Shared;
@@ -20,6 +21,10 @@ const INDEX: &str = "<!doctype html><meta charset=utf-8><title>wherry</title><h1
     <li><a href=status>status</a> everything about it as JSON\
     <li><a href=metrics>metrics</a> counters for Prometheus</ul>\n";
 
+/// How long requests may take to end with the node: every page is made in no time, so only clients that have sent half
+/// a request need longer.
+const GRACE: Duration = Duration::from_secs(1);
+
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 struct Pages<R> {
@@ -27,7 +32,8 @@ struct Pages<R> {
     metrics: Metrics,
 }
 
-/// Serves the status pages until `shutdown` is cancelled; answers that have begun get 8 s to finish.
+/// Serves the status pages until `shutdown` is cancelled; answers that have begun get a second to
+/// finish, which is far more than they take.
 ///
 /// At most 64 connections are served at the same time.
 pub async fn serve<R: Report>(
@@ -45,7 +51,7 @@ pub async fn serve<R: Report>(
             page(StatusCode::NOT_FOUND, "text/plain", "see /healthz, /status, /metrics\n".into())
         })
         .with_state(Arc::new(Pages { report, metrics }));
-    http::serve(listener, router, shutdown).await;
+    http::serve(listener, router, shutdown, GRACE).await;
 }
 
 fn page(status: StatusCode, media_type: &'static str, text: String) -> Response {
