@@ -168,13 +168,8 @@ impl Wherry {
         let data = self.data.clone();
         self.process =
             Some(Process::start(&self.name, &self.logs, Signal::KILL, wherry_bin()?, |command| {
-                command
-                    .args(arguments)
-                    .arg("--data")
-                    .arg(&data)
-                    .env("HOME", &data)
-                    .env("RUST_BACKTRACE", "1");
-                command.env_remove("REGISTRY_AUTH_FILE").envs(environment);
+                bare(command, &data);
+                command.args(arguments).arg("--data").arg(&data).env("RUST_BACKTRACE", "1").envs(environment);
             })?);
         Ok(())
     }

@@ -65,6 +65,10 @@ impl Site {
         ensure!(!whole, "a wrong blob of {} bytes was served as whole", body.len());
         let images = self.node.json(&["images"])?.to_string();
         ensure!(!images.contains("lab/noise"), "an image without its layers is listed: {images}");
+        wait_until("the node has given up on the layer", SOON, || {
+            let status = self.node.json(&["status"])?;
+            Ok(status["transfers"].as_array().is_some_and(Vec::is_empty))
+        })?;
         self.relay.heal();
         self.pull_ends_right().context("after the origin was healed")?;
         Ok(said)
@@ -197,7 +201,11 @@ fn a_client_of_a_gateway_whose_origin_is_gone_gets_an_error_before_any_body() ->
         assert!(answer.error_code().is_some(), "{path}: {}", answer.text());
     }
     origin.restart()?;
-    node.run(&["pull", &image.reference(origin.host())]).map(drop)
+    // A node does not ask an origin that was gone all the time; it has to notice soon that it is back.
+    wait_until("the origin is asked again", SOON, || {
+        let mut pull = node.command()?;
+        Ok(output(pull.args(["pull", &image.reference(origin.host())]))?.status.success())
+    })
 }
 
 #[test]

@@ -103,11 +103,11 @@ impl Document {
             if manifests.len() > MAX_INDEX_ENTRIES {
                 return Err(ManifestError::TooManyEntries(manifests.len()));
             }
-            ManifestContent::Index(Index {
+            ManifestContent::Index(Box::new(Index {
                 manifests,
                 subject: self.subject,
                 artifact_type: self.artifact_type,
-            })
+            }))
         } else if media_type::is_image(&media_type) {
             ManifestContent::Image(Box::new(Image {
                 config: self.config.ok_or_else(|| missing("config"))?,

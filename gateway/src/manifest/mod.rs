@@ -34,7 +34,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ManifestContent {
     /// Several manifests, usually one for each platform.
-    Index(Index),
+    Index(Box<Index>),
     /// One image, or an artifact in the shape of one.
     Image(Box<Image>),
 }

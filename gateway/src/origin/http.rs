@@ -8,6 +8,9 @@ use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::{Client, Response, redirect};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use url::Url;
 
 use super::auth::{Sessions, current};
@@ -82,11 +85,18 @@ impl Http {
             let pem =
                 std::fs::read(path).map_err(|source| SettingsError::ReadCa { path: path.clone(), source })?;
             let bad = |why: String| SettingsError::BadCa { path: path.clone(), why };
-            let bundle = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| bad(causes(&error)))?;
-            if bundle.is_empty() {
+            let found = authorities.len();
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+                // Whether it can be trusted as an authority shows here, with its file's name, and not at the
+                // first connection.
+                RootCertStore::empty().add(certificate.clone()).map_err(|error| bad(causes(&error)))?;
+                let certificate = reqwest::Certificate::from_der(&certificate);
+                authorities.push(certificate.map_err(|error| bad(causes(&error)))?);
+            }
+            if authorities.len() == found {
                 return Err(bad("it has none".to_owned()));
             }
-            authorities.extend(bundle);
         }
         let behind_proxy = PROXY_VARIABLES.iter().any(|name| std::env::var_os(name).is_some());
         Ok(Self {

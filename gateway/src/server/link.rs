@@ -352,3 +352,72 @@ impl AsyncWrite for Link {
         Poll::Ready(Ok(rustix::net::shutdown(&self.wire.stream, rustix::net::Shutdown::Write)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom, Write};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A link, and the other end of its connection.
+    async fn pair() -> (Arc<Wire>, Link, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let wire = Wire::new(listener.accept().await.unwrap().0);
+        (Arc::clone(&wire), Link::new(wire), client)
+    }
+
+    /// Ordinary bytes, then two mapped parts of a file, then ordinary bytes, written as hyper does.
+    async fn write_all(no_sendfile: bool) {
+        let (wire, mut link, mut client) = pair().await;
+        wire.state().no_sendfile = no_sendfile;
+        let content: Vec<u8> = (0..3_000_000_u32).map(|i| (i / 7) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        file.seek(SeekFrom::Start(17)).unwrap();
+        let file = Arc::new(file);
+        let map = |offset: u64, len| Mapping::new(Arc::clone(&file), offset, len).unwrap();
+        let parts = [
+            Bytes::from_static(b"head"),
+            wire.announce(map(70_001, 1_500_000)),
+            wire.announce(map(1_570_001, 10)),
+            Bytes::from_static(b"tail"),
+        ];
+        let expected = [b"head", &content[70_001..1_570_011], b"tail"].concat();
+        let writing = async move {
+            let mut at = 0;
+            let all: usize = parts.iter().map(Bytes::len).sum();
+            while at < all {
+                let mut skip = at;
+                let mut slices = Vec::new();
+                for part in &parts {
+                    let skipped = skip.min(part.len());
+                    skip -= skipped;
+                    if skipped < part.len() {
+                        slices.push(IoSlice::new(&part[skipped..]));
+                    }
+                }
+                at += link.write_vectored(&slices).await.unwrap();
+            }
+            link.shutdown().await.unwrap();
+        };
+        let mut received = Vec::new();
+        let (read, ()) = tokio::join!(client.read_to_end(&mut received), writing);
+        read.unwrap();
+        assert!(received == expected, "{} bytes came, {} were sent", received.len(), expected.len());
+        assert!(wire.state().mappings.is_empty(), "what was sent is still held");
+    }
+
+    #[tokio::test]
+    async fn bytes_and_files_arrive_in_order() {
+        write_all(false).await;
+    }
+
+    #[tokio::test]
+    async fn files_arrive_without_sendfile_too() {
+        write_all(true).await;
+    }
+}

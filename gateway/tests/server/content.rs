@@ -39,11 +39,13 @@ pub(crate) struct Blob {
     bytes: Supply,
 }
 
+type Arriving = mpsc::Receiver<Result<Bytes, Break>>;
+
 #[derive(Clone)]
 enum Supply {
     Memory(Bytes),
     File(Arc<File>),
-    Stream(Arc<Mutex<Option<mpsc::Receiver<Result<Bytes, Break>>>>>),
+    Stream(Arc<Mutex<Option<Arriving>>>),
     Files(Arc<File>),
     Wrong(u64),
 }

@@ -35,7 +35,7 @@ pub use list::LocalImage;
 pub use pull::{PARALLEL, PullEvents, Pulled, choose, this_platform};
 pub use records::{Grant, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
-/// How long an origin that was out of reach is not asked again.
+/// How long an origin that was out of reach is not asked again about tags of which the site knows an answer.
 const DOWN_FOR: Duration = Duration::from_secs(15);
 
 /// How many origins are remembered as out of reach.
@@ -162,10 +162,7 @@ impl Images {
     /// Asks the origin; what it gives is stored, and known to belong to the repository.
     async fn manifest_from_origin(&self, reference: &Reference) -> Result<Manifest, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
-        let asked = match self.is_down(host) {
-            Some(error) => Err(error),
-            None => self.0.parts.origins.manifest(host, repository, reference.target()).await,
-        };
+        let asked = self.0.parts.origins.manifest(host, repository, reference.target()).await;
         let manifest = asked.map_err(|origin| {
             self.note_down(host, &origin);
             ImageError::Unknown { what: reference.to_string(), origin: Box::new(origin) }
@@ -254,9 +251,6 @@ impl Images {
             what: format!("blob {digest} of {route}"),
             origin: Box::new(origin),
         };
-        if let Some(error) = self.is_down(host) {
-            return Err(unknown(error));
-        }
         let opened = self.0.parts.origins.blob(host, repository, &digest, 0).await.map_err(|origin| {
             self.note_down(host, &origin);
             unknown(origin)

@@ -104,7 +104,7 @@ impl Images {
     ) -> Result<Resolved, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
         let patience = if known.is_some() { PATIENCE_WITH_ANSWER } else { PATIENCE };
-        let head = match self.is_down(host) {
+        let head = match self.is_down(host).filter(|_| known.is_some()) {
             Some(error) => Err(error),
             None => {
                 let asked = self.0.parts.origins.head(host, repository, reference.target());
