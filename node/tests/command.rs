@@ -67,6 +67,7 @@ impl Node {
             if stdout.read_line(&mut line).unwrap() == 0 {
                 let mut log = String::new();
                 child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+                child.wait().unwrap();
                 panic!("the node ended before it was ready: {log}");
             }
             if line == "ready\n" {
