@@ -59,21 +59,20 @@ impl Node {
     }
 
     fn spawn(command: &mut Command) -> Self {
-        let mut child = command.spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut said = Vec::new();
+        let mut node = Self { child: command.spawn().unwrap(), stdout: None, said: Vec::new() };
+        let mut stdout = BufReader::new(node.child.stdout.take().unwrap());
         loop {
             let mut line = String::new();
             if stdout.read_line(&mut line).unwrap() == 0 {
                 let mut log = String::new();
-                child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-                child.wait().unwrap();
+                node.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
                 panic!("the node ended before it was ready: {log}");
             }
             if line == "ready\n" {
-                return Self { child, stdout: Some(stdout), said };
+                node.stdout = Some(stdout);
+                return node;
             }
-            said.push(line.trim_end().to_owned());
+            node.said.push(line.trim_end().to_owned());
         }
     }
 
