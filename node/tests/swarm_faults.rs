@@ -172,7 +172,7 @@ fn nothing_of_a_swarm_is_left_when_it_has_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_whose_certificate_runs_out_is_let_go() {
+async fn a_member_whose_certificate_runs_out_is_served_no_more() {
     use std::sync::atomic::{AtomicU64, Ordering};
     let time = Arc::new(AtomicU64::new(NOW));
     let clock = time.clone();
@@ -182,10 +182,10 @@ async fn a_member_whose_certificate_runs_out_is_let_go() {
     let b = member(12, &[a.address(false)]).await;
     meet(&a.client(), b.id()).await;
     time.store(NOW + 1000, Ordering::Relaxed);
-    // No new connection from now on, not even on the bulk plane.
+    // It is served no more, neither on the bulk plane nor by a stream of the connection that is there.
+    let digest = a.shelf.add(&noise(1000, 1));
     meet(&b.client(), a.id()).await;
-    match within(b.client().exchange(a.id())).await {
-        Ok(exchange) => assert!(!exchange.is_direct()),
-        Err(error) => panic!("{error}"),
-    }
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    assert!(!exchange.is_direct());
+    assert!(within(exchange.held(digest, 1000)).await.is_err());
 }
