@@ -1,2 +1,7 @@
-//! The wherry command.
-fn main() {}
+//! The `wherry` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wherry_node::cli::main()
+}

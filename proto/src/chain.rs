@@ -306,7 +306,7 @@ impl ChainBuilder {
             self.absorb(now);
             self.taken += now.len() as u64;
             bytes = later;
-            if self.taken % chunk_len == 0 && self.taken < self.map.size() {
+            if self.taken.is_multiple_of(chunk_len) && self.taken < self.map.size() {
                 self.states.push(self.state);
             }
         }

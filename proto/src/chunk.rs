@@ -193,7 +193,16 @@ impl ChunkSet {
 
     /// The first chunk at or after `from` that is not in the set.
     pub fn first_missing(&self, from: ChunkIndex) -> Option<ChunkIndex> {
-        (from.0..self.map.count).map(ChunkIndex).find(|index| !self.contains(*index))
+        let mut number = from.0;
+        while number < self.map.count {
+            let ones = (self.words.get(number as usize / 64)? >> (number % 64)).trailing_ones();
+            let next_word = (number / 64 + 1) * 64;
+            if number + ones < next_word {
+                return self.map.index(number + ones);
+            }
+            number = next_word;
+        }
+        None
     }
 
     /// How many bytes the chunks of the set have together.
@@ -264,7 +273,10 @@ mod tests {
             prop_assert_eq!(set.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!(set.len() as usize, model.len());
             prop_assert_eq!(set.bytes(), model.iter().map(|i| u64::from(map.len(*i))).sum::<u64>());
-            prop_assert_eq!(set.first_missing(map.first()), map.iter().find(|i| !model.contains(i)));
+            for from in map.iter().step_by(7) {
+                let missing = map.iter().skip(from.usize()).find(|i| !model.contains(i));
+                prop_assert_eq!(set.first_missing(from), missing);
+            }
         }
     }
 }

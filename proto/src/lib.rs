@@ -11,6 +11,7 @@ mod frame;
 #[doc(hidden)]
 pub mod hostile;
 mod identity;
+mod ledger;
 mod membership;
 mod message;
 mod tag;
@@ -24,6 +25,7 @@ pub use frame::{
     payload_len,
 };
 pub use identity::{BadSignature, IdError, NetworkId, NodeId, SecretKey, Signature};
+pub use ledger::{Claimed, Ledger, MAX_RIVALS, MAX_SIGNERS};
 pub use membership::{
     CERTIFICATE_PREFIX, Certificate, CertificateError, CertificateTextError, MAX_CERTIFICATE_TEXT, Roles,
 };

@@ -1,0 +1,380 @@
+//! Requests to origins: schemes, redirects, timeouts, authorization and attempts.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use reqwest::{Client, Response, redirect};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use url::Url;
+
+use super::auth::{Sessions, current};
+use super::realm::{is_insecure, is_private};
+use super::retry::{Failure, retry_after};
+use super::{MAX_ERROR_BODY, MAX_REDIRECTS, OriginError, OriginSettings, SettingsError};
+use crate::name::{Host, Repository};
+
+/// Idle connections that are kept to each host, and for how long. Registries close theirs after about a
+/// minute.
+const IDLE_CONNECTIONS: usize = 8;
+const IDLE_TIME: Duration = Duration::from_secs(45);
+
+/// How much of an origin's own words an error quotes, in characters.
+const QUOTED: usize = 300;
+
+/// The variables by which a machine says that the outside is behind a proxy.
+const PROXY_VARIABLES: [&str; 6] =
+    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+
+/// What all operations share.
+#[derive(Debug)]
+pub(super) struct Http {
+    pub(super) settings: OriginSettings,
+    pub(super) sessions: Sessions,
+    /// For this machine, and for everything if there is no proxy.
+    direct: Client,
+    /// For everything else if the environment names a proxy.
+    proxied: Option<Client>,
+}
+
+/// One thing that is asked of one repository.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) host: &'a Host,
+    pub(super) repository: &'a Repository,
+    /// What errors call it, such as `manifest library/alpine:latest`.
+    pub(super) what: &'a str,
+}
+
+impl Target<'_> {
+    pub(super) fn unreachable(&self, why: impl Display) -> OriginError {
+        let (host, what) = (self.host.to_string(), self.what.to_owned());
+        OriginError::Unreachable { host, what, why: why.to_string() }
+    }
+
+    pub(super) fn bad(&self, why: impl Display) -> OriginError {
+        let (host, what) = (self.host.to_string(), self.what.to_owned());
+        OriginError::BadAnswer { host, what, why: why.to_string() }
+    }
+
+    pub(super) fn unauthorized(&self, why: impl Display) -> OriginError {
+        let (host, what) = (self.host.to_string(), self.what.to_owned());
+        OriginError::Unauthorized { host, what, why: why.to_string() }
+    }
+
+    fn not_found(&self) -> OriginError {
+        OriginError::NotFound { host: self.host.to_string(), what: self.what.to_owned() }
+    }
+
+    pub(super) fn limited(&self, retry_after: Option<Duration>) -> OriginError {
+        OriginError::RateLimited { host: self.host.to_string(), what: self.what.to_owned(), retry_after }
+    }
+}
+
+impl Http {
+    pub(super) fn new(settings: OriginSettings) -> Result<Self, SettingsError> {
+        // Whoever has installed a provider before has chosen it for the whole process.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut authorities = Vec::new();
+        for path in &settings.ca_files {
+            let pem =
+                std::fs::read(path).map_err(|source| SettingsError::ReadCa { path: path.clone(), source })?;
+            let bad = |why: String| SettingsError::BadCa { path: path.clone(), why };
+            let found = authorities.len();
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+                // Whether it can be trusted as an authority shows here, with its file's name, and not at the
+                // first connection.
+                RootCertStore::empty().add(certificate.clone()).map_err(|error| bad(causes(&error)))?;
+                let certificate = reqwest::Certificate::from_der(&certificate);
+                authorities.push(certificate.map_err(|error| bad(causes(&error)))?);
+            }
+            if authorities.len() == found {
+                return Err(bad("it has none".to_owned()));
+            }
+        }
+        let behind_proxy = PROXY_VARIABLES.iter().any(|name| std::env::var_os(name).is_some());
+        Ok(Self {
+            direct: client(&settings, &authorities, false)?,
+            proxied: behind_proxy.then(|| client(&settings, &authorities, true)).transpose()?,
+            settings,
+            sessions: Sessions::default(),
+        })
+    }
+
+    /// The scheme that a host is spoken to by.
+    pub(super) fn scheme(&self, host: &Host) -> &'static str {
+        if self.settings.insecure.contains(host) { "http" } else { "https" }
+    }
+
+    /// One attempt at `/v2/REPOSITORY/path` with authorization as far as it is needed and available. The
+    /// answer has a status of success.
+    pub(super) async fn attempt(
+        &self,
+        target: Target<'_>,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response, Failure> {
+        let (scheme, api) = (self.scheme(target.host), target.host.api_host());
+        let url = format!("{scheme}://{api}/v2/{}/{path}", target.repository);
+        let url = Url::parse(&url).map_err(|error| target.bad(format!("{url} is no URL: {error}")))?;
+        let session = self.sessions.of(target.host, target.repository);
+        let mut used = current(&session).await;
+        let mut response = self.follow(target, method, &url, headers, used.as_ref()).await?;
+        if response.status() == StatusCode::UNAUTHORIZED && is_same_server(response.url(), &url) {
+            used = Some(self.authenticate(target, &session, used.as_ref(), response).await?);
+            response = self.follow(target, method, &url, headers, used.as_ref()).await?;
+        }
+        self.judge(target, response, used.is_some()).await
+    }
+
+    /// Sends a request and follows its redirects.
+    async fn follow(
+        &self,
+        target: Target<'_>,
+        method: &Method,
+        start: &Url,
+        headers: &HeaderMap,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response, Failure> {
+        let mut url = start.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = reqwest::Request::new(method.clone(), url.clone());
+            *request.headers_mut() = headers.clone();
+            // A compressed transfer would be other bytes than the digest is of.
+            request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            if let Some(authorization) = authorization
+                && is_same_server(&url, start)
+            {
+                request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+            }
+            let response = self.send(target, request).await?;
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(response);
+            }
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let Some(next) = location.and_then(|location| url.join(location).ok()) else {
+                return Err(target.bad("it redirects to nowhere").into());
+            };
+            self.check_redirect(target, start, &url, &next).await?;
+            tracing::debug!(host = %target.host, to = next.host_str(), "redirected");
+            url = next;
+        }
+        Err(target.bad(format_args!("it redirects more than {MAX_REDIRECTS} times")).into())
+    }
+
+    async fn check_redirect(
+        &self,
+        target: Target<'_>,
+        start: &Url,
+        from: &Url,
+        to: &Url,
+    ) -> Result<(), OriginError> {
+        let wrong = |why: &str| {
+            Err(target.bad(format_args!("it redirects to {}, {why}", to.host_str().unwrap_or("no host"))))
+        };
+        if !to.username().is_empty() || to.password().is_some() {
+            return wrong("with credentials in the URL");
+        }
+        match (from.scheme(), to.scheme()) {
+            (_, "https") => {}
+            ("http", "http") if is_same_server(from, to) || is_insecure(&self.settings, to) => {}
+            ("http", "http") => return wrong("in the clear, and that host is not listed as insecure"),
+            _ => return wrong("from HTTPS to something else"),
+        }
+        if self.leads_inside(start, to).await {
+            return wrong("an address inside this network, although the origin is outside");
+        }
+        Ok(())
+    }
+
+    /// Whether `to` is an address that only machines near this one reach while `from` is not.
+    pub(super) async fn leads_inside(&self, from: &Url, to: &Url) -> bool {
+        if from.host_str() == to.host_str() || is_insecure(&self.settings, to) {
+            return false;
+        }
+        let inside = |addresses: Vec<IpAddr>| addresses.into_iter().any(is_private);
+        inside(self.addresses(to).await) && !inside(self.addresses(from).await)
+    }
+
+    /// The addresses of a URL's host. None if they cannot be found out here, as behind a proxy; the
+    /// connection then fails by itself.
+    async fn addresses(&self, url: &Url) -> Vec<IpAddr> {
+        let port = url.port_or_known_default().unwrap_or(443);
+        match url.host() {
+            Some(url::Host::Ipv4(ip)) => vec![ip.into()],
+            Some(url::Host::Ipv6(ip)) => vec![ip.into()],
+            Some(url::Host::Domain(name)) => {
+                let lookup = tokio::net::lookup_host((name, port));
+                match tokio::time::timeout(self.settings.connect_timeout, lookup).await {
+                    Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+                    _ => Vec::new(),
+                }
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Sends one request and waits for the headers of the answer.
+    pub(super) async fn send(
+        &self,
+        target: Target<'_>,
+        request: reqwest::Request,
+    ) -> Result<Response, Failure> {
+        let near = request.url().host().is_some_and(|host| match host {
+            url::Host::Domain(name) => name == "localhost",
+            url::Host::Ipv4(ip) => ip.is_loopback(),
+            url::Host::Ipv6(ip) => ip.is_loopback(),
+        });
+        let client = self.proxied.as_ref().filter(|_| !near).unwrap_or(&self.direct);
+        let limit = self.settings.header_timeout;
+        match tokio::time::timeout(limit, client.execute(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Failure::Passing(target.unreachable(causes(&error)), None)),
+            Err(_) => {
+                let why = format!("no answer came within {} s", limit.as_secs_f32());
+                Err(Failure::Passing(target.unreachable(why), None))
+            }
+        }
+    }
+
+    /// Turns a status that is no success into the error that it means.
+    pub(super) async fn judge(
+        &self,
+        target: Target<'_>,
+        response: Response,
+        with_credentials: bool,
+    ) -> Result<Response, Failure> {
+        let status = response.status();
+        if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(response);
+        }
+        let wait = retry_after(response.headers());
+        let foreign = response.url().host_str().is_some_and(|name| name != host_name(target.host));
+        let mut said = self.error_text(response).await;
+        if foreign {
+            said = format!("the server that it redirected to answered {said}");
+        }
+        Err(match status {
+            StatusCode::NOT_FOUND => Failure::Final(target.not_found()),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let hint = if with_credentials { "" } else { "; no credentials were sent" };
+                Failure::Final(target.unauthorized(format_args!("{said}{hint}")))
+            }
+            StatusCode::TOO_MANY_REQUESTS => Failure::Passing(target.limited(wait), wait),
+            StatusCode::REQUEST_TIMEOUT => Failure::Passing(target.unreachable(said), wait),
+            status if status.is_server_error() => Failure::Passing(target.unreachable(said), wait),
+            _ => Failure::Final(target.bad(said)),
+        })
+    }
+
+    /// What a failed answer says, shortened: its status and, if its body is the specification's, the
+    /// messages in there.
+    async fn error_text(&self, response: Response) -> String {
+        let status = response.status();
+        let Ok(body) = self.read_capped(response, MAX_ERROR_BODY).await else { return status.to_string() };
+        let parsed: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+        let errors = parsed.as_ref().and_then(|value| value["errors"].as_array());
+        let messages: Vec<&str> =
+            errors.into_iter().flatten().filter_map(|error| error["message"].as_str()).collect();
+        let text = if messages.is_empty() { return status.to_string() } else { messages.join("; ") };
+        let text: String = text.chars().filter(|c| !c.is_control()).take(QUOTED).collect();
+        format!("{status} ({text})")
+    }
+
+    /// A whole body, of at most `cap` bytes.
+    pub(super) async fn read_capped(&self, mut response: Response, cap: usize) -> Result<Bytes, ReadError> {
+        let announced = response.content_length().unwrap_or(0);
+        if announced > cap as u64 {
+            return Err(ReadError::TooLong(announced));
+        }
+        let mut body = BytesMut::with_capacity(announced as usize);
+        loop {
+            let stall = self.settings.stall_timeout;
+            let piece = match tokio::time::timeout(stall, response.chunk()).await {
+                Ok(Ok(Some(piece))) => piece,
+                Ok(Ok(None)) => return Ok(body.freeze()),
+                Ok(Err(error)) => return Err(ReadError::Broken(causes(&error))),
+                Err(_) => {
+                    return Err(ReadError::Broken(format!("nothing came for {} s", stall.as_secs_f32())));
+                }
+            };
+            if body.len() + piece.len() > cap {
+                return Err(ReadError::TooLong((body.len() + piece.len()) as u64));
+            }
+            body.extend_from_slice(&piece);
+        }
+    }
+}
+
+/// Why a body could not be read whole.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// It is longer than allowed: by what is announced or as far as it was read.
+    TooLong(u64),
+    Broken(String),
+}
+
+fn client(
+    settings: &OriginSettings,
+    authorities: &[reqwest::Certificate],
+    by_proxy: bool,
+) -> Result<Client, SettingsError> {
+    let builder = || {
+        let builder = Client::builder()
+            .user_agent(concat!("wherry/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .http1_only()
+            .connect_timeout(settings.connect_timeout)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_idle_timeout(IDLE_TIME);
+        if by_proxy { builder } else { builder.no_proxy() }
+    };
+    // Without any certificate on the machine there is still plain HTTP, and whatever the CA files vouch for.
+    builder().tls_certs_merge(authorities.iter().cloned()).build().or_else(|error| {
+        tracing::warn!(
+            error = causes(&error),
+            "this system's certificate authorities cannot be used: only origins that the CA files vouch for can be \
+             reached over HTTPS; install ca-certificates to change that"
+        );
+        let client = builder().tls_certs_only(authorities.iter().cloned()).build();
+        client.map_err(|error| SettingsError::Client(causes(&error)))
+    })
+}
+
+/// Whether two URLs are of the same scheme, host and port, so that what is meant for one may be sent to the
+/// other.
+fn is_same_server(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme()
+        && a.host_str() == b.host_str()
+        && a.port_or_known_default() == b.port_or_known_default()
+}
+
+/// The name of a host's API server.
+fn host_name(host: &Host) -> &str {
+    if host.is_docker_io() { host.api_host() } else { host.name() }
+}
+
+/// An error with all that caused it: what the HTTP client says alone is seldom the reason.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&part);
+        }
+        next = error.source();
+    }
+    text
+}

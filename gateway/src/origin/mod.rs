@@ -1,0 +1,53 @@
+//! The client of origins: the cloud registries that images come from.
+//!
+//! [`Origins`] fetches manifests and blobs from any registry, with whatever credentials this machine's own
+//! files have for it. Manifests come back parsed and, if asked for by digest, checked; blobs come back as they
+//! are sent, starting exactly where they were asked for, and it is for the caller to verify them and to
+//! resume after an interruption.
+//!
+//! Everything an origin sends is bounded: a manifest ([`MAX_MANIFEST`](crate::manifest::MAX_MANIFEST)), an
+//! error ([`MAX_ERROR_BODY`]), a token ([`MAX_TOKEN`]), the redirects ([`MAX_REDIRECTS`]), the silence
+//! before an answer and within one, and the attempts. HTTP/1.1 only: blobs that are fetched side by side have
+//! connections of their own, so that one lost packet holds up one of them.
+
+mod auth;
+mod blob;
+mod challenge;
+mod credentials;
+mod error;
+mod http;
+mod manifest;
+mod realm;
+mod retry;
+mod settings;
+mod token;
+
+pub use blob::BlobStream;
+pub use challenge::{Challenge, parse_challenge};
+pub use credentials::{Credential, CredentialSources};
+pub use error::OriginError;
+pub use manifest::ManifestHead;
+pub use settings::{OriginSettings, SettingsError};
+
+/// The most of an error's body that is read, in bytes.
+pub const MAX_ERROR_BODY: usize = 1 << 20;
+
+/// The longest answer of a token server, in bytes.
+pub const MAX_TOKEN: usize = 128 << 10;
+
+/// The most redirects that one request follows.
+pub const MAX_REDIRECTS: usize = 10;
+
+/// A client of all origins. Cheap to clone; clones share connections and tokens.
+#[derive(Clone, Debug)]
+pub struct Origins {
+    http: std::sync::Arc<http::Http>,
+}
+
+impl Origins {
+    /// A client with these settings. Reads the CA files and the system's certificates now; credentials are
+    /// read when a registry asks for them, so a later `docker login` counts.
+    pub fn new(settings: OriginSettings) -> Result<Self, SettingsError> {
+        Ok(Self { http: std::sync::Arc::new(http::Http::new(settings)?) })
+    }
+}

@@ -1,0 +1,334 @@
+//! One request, one answer.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_RANGES, AGE, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE,
+    LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use serde_json::json;
+use url::form_urlencoded;
+use wherry_proto::Digest;
+
+use super::body::Outgoing;
+use super::content::{Ask, BlobReader, Body, Content, StoredFile, Want};
+use super::link::Wire;
+use super::log::Exchange;
+use super::pagecache::PageCache;
+use super::range::{Span, parse_range};
+use super::route::{MAX_TAGS_PAGE, Page, Place, Route};
+use super::{Refusal, RefusalKind};
+use crate::name::TagOrDigest;
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+const SOURCE: HeaderName = HeaderName::from_static("wherry-source");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Parts of files up to this length are read and sent with their headers in one write; for longer ones it is
+/// cheaper not to touch them. In bytes.
+const SMALL: u64 = 16 << 10;
+
+/// What is sent as `Retry-After` with 503 if the content names no time.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What every connection of a server shares.
+pub(super) struct Gateway<C> {
+    pub(super) content: Arc<C>,
+    pub(super) cache: PageCache,
+}
+
+/// An answer before it has a body that counts and logs.
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    /// What the Content-Length says; a HEAD is answered with it and no body.
+    len: u64,
+    body: Body,
+}
+
+impl<C: Content> Gateway<C> {
+    /// Answers a request; whatever is wrong with it is an answer too.
+    pub(super) async fn answer<B>(
+        &self,
+        wire: Arc<Wire>,
+        client: SocketAddr,
+        request: Request<B>,
+    ) -> Response<Outgoing> {
+        let mut exchange = Exchange::begin(wire, client, request.method(), request.uri());
+        let (parts, body) = request.into_parts();
+        // No endpoint takes a body. hyper discards what comes, or closes the connection if it is long.
+        drop(body);
+        let want = if parts.method == http::Method::HEAD { Want::Head } else { Want::Get };
+        let mut namespace = None;
+        let reply = match Route::parse(&parts.method, &parts.uri) {
+            Ok(route) => {
+                namespace = route.namespace();
+                let asked = Asked { client, want, headers: &parts.headers, path: parts.uri.path() };
+                self.route(route, &asked).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let mut reply = reply.unwrap_or_else(|refusal| {
+            tracing::debug!(kind = ?refusal.kind, message = refusal.message, "refused");
+            Reply::refused(&refusal)
+        });
+        reply.headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        if let Some(namespace) = namespace {
+            reply.headers.insert(NAMESPACE, namespace);
+        }
+        exchange.answered(reply.status);
+        let body = match want {
+            Want::Head => Outgoing::empty(self.cache.clone(), exchange),
+            Want::Get => Outgoing::new(reply.body, reply.len, self.cache.clone(), exchange),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = reply.status;
+        *response.headers_mut() = reply.headers;
+        if reply.status != StatusCode::NOT_MODIFIED {
+            response.headers_mut().insert(CONTENT_LENGTH, reply.len.into());
+        }
+        response
+    }
+
+    async fn route(&self, route: Route, asked: &Asked<'_>) -> Result<Reply, Refusal> {
+        match route {
+            Route::Base => Ok(Reply::json(StatusCode::OK, Bytes::from_static(b"{}"))),
+            Route::Manifest(place, reference) => self.manifest(place, reference, asked).await,
+            Route::Blob(place, digest) => self.blob(place, digest, asked).await,
+            Route::Tags(place, page) => self.tags(place, page, asked).await,
+        }
+    }
+
+    async fn manifest(
+        &self,
+        place: Place,
+        reference: TagOrDigest,
+        asked: &Asked<'_>,
+    ) -> Result<Reply, Refusal> {
+        let answer = self.content.manifest(asked.ask(place), reference, asked.want).await?;
+        let media_type = HeaderValue::from_str(&answer.media_type)
+            .map_err(|_| internal("the manifest's media type is no header value"))?;
+        let mut headers = content_headers(&answer.digest, media_type);
+        if let Some(age) = answer.age {
+            headers.insert(AGE, age.as_secs().into());
+        }
+        if let Some(source) = answer.source {
+            headers.insert(SOURCE, HeaderValue::from_static(source.as_str()));
+        }
+        let bytes = answer.bytes;
+        let (mut reply, range) = match asked.select(headers, &answer.digest, answer.size) {
+            Selected::Done(reply) => return Ok(reply),
+            Selected::Range(reply, range) => (reply, range),
+        };
+        if asked.want == Want::Get {
+            if bytes.len() as u64 != answer.size {
+                return Err(internal("the manifest's bytes are not as many as its size says"));
+            }
+            reply.body = Body::Bytes(bytes.slice(range.start as usize..range.end as usize));
+        }
+        Ok(reply)
+    }
+
+    async fn blob(&self, place: Place, digest: Digest, asked: &Asked<'_>) -> Result<Reply, Refusal> {
+        let reader = self.content.blob(asked.ask(place), digest, asked.want).await?;
+        let size = reader.size();
+        let (mut reply, range) = match asked.select(content_headers(&digest, OCTETS), &digest, size) {
+            Selected::Done(reply) => return Ok(reply),
+            Selected::Range(reply, range) => (reply, range),
+        };
+        if asked.want == Want::Head || range.is_empty() {
+            return Ok(reply);
+        }
+        reply.body = match reader.read(range).await? {
+            Body::File(StoredFile { file, offset, len }) if len == reply.len && len <= SMALL => {
+                let bytes = self.cache.read(file, offset, len as usize).await.map_err(|error| {
+                    internal(&format!("the stored blob {digest:?} cannot be read: {error}"))
+                })?;
+                Body::Bytes(bytes)
+            }
+            body => body,
+        };
+        let promised = match &reply.body {
+            Body::Bytes(bytes) => bytes.len() as u64,
+            Body::File(stored) => stored.len,
+            Body::Stream(_) | Body::Files(_) => reply.len,
+        };
+        if promised != reply.len {
+            return Err(internal("the content gave another length than it was asked for"));
+        }
+        Ok(reply)
+    }
+
+    async fn tags(&self, place: Place, page: Page, asked: &Asked<'_>) -> Result<Reply, Refusal> {
+        let namespace = place.by_namespace.then(|| place.origin.clone()).flatten();
+        let mut tags = self.content.tags(asked.ask(place)).await?;
+        // The specification's order does not tell capitals apart; the second key makes it total.
+        tags.sort_unstable_by(|a, b| tag_key(a).cmp(&tag_key(b)));
+        tags.dedup();
+        if let Some(last) = &page.last {
+            let behind = tags.partition_point(|tag| tag_key(tag) <= tag_key(last));
+            tags.drain(..behind);
+        }
+        let n = page.n.unwrap_or(MAX_TAGS_PAGE);
+        let more = tags.len() > n;
+        tags.truncate(n);
+        // The client's own words for the repository, so that what it asks next is answered alike.
+        let path = asked.path;
+        let name = path.strip_prefix("/v2/").and_then(|rest| rest.strip_suffix("/tags/list")).unwrap_or(path);
+        let body = json!({ "name": name, "tags": tags });
+        let mut reply = Reply::json(StatusCode::OK, Bytes::from(body.to_string()));
+        if let (true, Some(last)) = (more, tags.last()) {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.append_pair("n", &n.to_string()).append_pair("last", last);
+            if let Some(namespace) = namespace {
+                query.append_pair("ns", namespace.as_str());
+            }
+            let link = format!("<{path}?{}>; rel=\"next\"", query.finish());
+            let link = HeaderValue::from_str(&link).map_err(|_| internal("a tag is no part of a URL"))?;
+            reply.headers.insert(LINK, link);
+        }
+        Ok(reply)
+    }
+}
+
+/// The order of tags.
+fn tag_key(tag: &str) -> (String, &str) {
+    (tag.to_ascii_lowercase(), tag)
+}
+
+/// What of a request the answer depends on.
+struct Asked<'a> {
+    client: SocketAddr,
+    want: Want,
+    headers: &'a HeaderMap,
+    path: &'a str,
+}
+
+enum Selected {
+    /// The answer needs no content.
+    Done(Reply),
+    /// The answer is this with these bytes of the content as its body.
+    Range(Reply, Range<u64>),
+}
+
+impl Asked<'_> {
+    fn ask(&self, place: Place) -> Ask {
+        Ask { client: self.client, origin: place.origin, repository: place.repository }
+    }
+
+    /// Settles what part of a content of `size` bytes is asked for.
+    fn select(&self, mut headers: HeaderMap, digest: &Digest, size: u64) -> Selected {
+        let etag = format!("\"{digest}\"");
+        if self.matches(IF_NONE_MATCH, &etag) {
+            headers.remove(CONTENT_TYPE);
+            return Selected::Done(Reply::new(StatusCode::NOT_MODIFIED, headers, 0));
+        }
+        let span = match self.headers.get(RANGE).and_then(|value| value.to_str().ok()) {
+            // Ranges are defined for GET alone.
+            Some(range) if self.want == Want::Get => {
+                let fresh = !self.headers.contains_key(IF_RANGE) || self.if_range(&etag);
+                if fresh { parse_range(range, size) } else { Span::Whole }
+            }
+            _ => Span::Whole,
+        };
+        match span {
+            Span::Whole => Selected::Range(Reply::new(StatusCode::OK, headers, size), 0..size),
+            Span::Part(part) => {
+                let value = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+                insert_text(&mut headers, CONTENT_RANGE, &value);
+                let reply = Reply::new(StatusCode::PARTIAL_CONTENT, headers, part.end - part.start);
+                Selected::Range(reply, part)
+            }
+            Span::Unsatisfiable => {
+                let message = format!("the range begins behind the end: there are {size} bytes");
+                let mut reply = Reply::refused(&Refusal::new(RefusalKind::RangeInvalid, message));
+                insert_text(&mut reply.headers, CONTENT_RANGE, &format!("bytes */{size}"));
+                Selected::Done(reply)
+            }
+        }
+    }
+
+    fn matches(&self, header: HeaderName, etag: &str) -> bool {
+        let listed = |value: &HeaderValue| {
+            let Ok(list) = value.to_str() else { return false };
+            list.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == etag)
+        };
+        self.headers.get_all(header).iter().any(listed)
+    }
+
+    /// Only the very same strong tag counts, and a date never does: nothing here has one.
+    fn if_range(&self, etag: &str) -> bool {
+        self.headers.get(IF_RANGE).is_some_and(|value| value.as_bytes().trim_ascii() == etag.as_bytes())
+    }
+}
+
+impl Route {
+    fn namespace(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Manifest(place, _) | Self::Blob(place, _) | Self::Tags(place, _) if place.by_namespace => {
+                let host = place.origin.as_ref()?;
+                HeaderValue::from_str(host.as_str()).ok()
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Reply {
+    fn new(status: StatusCode, headers: HeaderMap, len: u64) -> Self {
+        Self { status, headers, len, body: Body::Bytes(Bytes::new()) }
+    }
+
+    fn json(status: StatusCode, body: Bytes) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, JSON);
+        Self { status, headers, len: body.len() as u64, body: Body::Bytes(body) }
+    }
+
+    fn refused(refusal: &Refusal) -> Self {
+        let mut reply = Self::json(refusal.kind.status(), refusal.body());
+        let wait = refusal.retry_after.or((refusal.kind == RefusalKind::Unavailable).then_some(RETRY));
+        if let Some(wait) = wait {
+            reply.headers.insert(RETRY_AFTER, wait.as_secs().max(1).into());
+        }
+        match refusal.kind {
+            RefusalKind::Unsupported => {
+                reply.headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            }
+            RefusalKind::Unauthorized => {
+                reply.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"wherry\""));
+            }
+            _ => {}
+        }
+        reply
+    }
+}
+
+fn content_headers(digest: &Digest, media_type: HeaderValue) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, media_type);
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    insert_text(&mut headers, CONTENT_DIGEST, &digest.to_string());
+    insert_text(&mut headers, ETAG, &format!("\"{digest}\""));
+    headers
+}
+
+fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
+}
+
+fn internal(message: &str) -> Refusal {
+    tracing::error!(message, "an answer could not be given");
+    Refusal::new(RefusalKind::Internal, message)
+}

@@ -1,0 +1,78 @@
+//! The access log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Method, StatusCode, Uri};
+use tokio::time::Instant;
+
+use super::link::Wire;
+
+/// The most of a request's path and query that is logged, in bytes.
+const MAX_TARGET: usize = 512;
+
+/// One request and its answer, logged when the answer is complete or given up.
+pub(super) struct Exchange {
+    wire: Arc<Wire>,
+    client: SocketAddr,
+    method: Method,
+    target: Option<String>,
+    started: Instant,
+    status: Option<StatusCode>,
+    /// Bytes of the body that were given to the connection.
+    pub(super) bytes: u64,
+    /// The answer ended as its headers had promised.
+    pub(super) complete: bool,
+    /// Why it did not.
+    pub(super) why: Option<String>,
+}
+
+impl Exchange {
+    pub(super) fn begin(wire: Arc<Wire>, client: SocketAddr, method: &Method, uri: &Uri) -> Self {
+        let target = tracing::enabled!(target: "wherry_gateway::access", tracing::Level::INFO).then(|| {
+            // A parsed URI is ASCII, so any cut is between characters.
+            let text = uri.path_and_query().map_or("", |target| target.as_str());
+            text[..text.len().min(MAX_TARGET)].to_owned()
+        });
+        Self {
+            wire,
+            client,
+            method: method.clone(),
+            target,
+            started: Instant::now(),
+            status: None,
+            bytes: 0,
+            complete: false,
+            why: None,
+        }
+    }
+
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    pub(super) fn wire(&self) -> &Arc<Wire> {
+        &self.wire
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.wire.request_ends();
+        let Some(target) = &self.target else { return };
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let status = self.status.map_or(0, |status| status.as_u16());
+        let (client, method, bytes) = (self.client, &self.method, self.bytes);
+        match &self.why {
+            None if self.complete => {
+                tracing::info!(target: "wherry_gateway::access", %client, %method, path = target.as_str(), status, bytes, ms);
+            }
+            None => {
+                tracing::info!(target: "wherry_gateway::access", %client, %method, path = target.as_str(), status, bytes, ms, end = "the client left");
+            }
+            Some(why) => {
+                tracing::info!(target: "wherry_gateway::access", %client, %method, path = target.as_str(), status, bytes, ms, end = why.as_str());
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The gateway: the registry API that container runtimes talk to.
+//!
+//! [`serve`] speaks HTTP/1.1 on a bound listener and asks a [`Content`] for everything that it answers.
+//! Bytes of stored files go from the page cache to the socket without passing through this process;
+//! bytes of blobs that are still arriving are passed on as the content yields them.
+
+mod answer;
+mod body;
+mod content;
+mod link;
+mod listen;
+mod log;
+mod mapping;
+mod pagecache;
+mod range;
+mod refusal;
+mod route;
+
+pub use content::{Ask, BlobReader, Body, Break, Content, ManifestAnswer, Source, StoredFile, Want};
+pub use listen::{Drained, ServerOptions, serve};
+pub use range::{Span, parse_range};
+pub use refusal::{Refusal, RefusalKind};

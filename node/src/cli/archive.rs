@@ -1,0 +1,129 @@
+//! `wherry import` and `wherry export`.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+use tokio::io::{AsyncRead, AsyncWriteExt as _};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::{ExportArgs, ImportArgs};
+use super::environment::Environment;
+use super::failure::Failure;
+use super::output::{harmless, note, print, print_json};
+use super::progress::reporter;
+use crate::bundle::{PackError, pack_directory};
+use crate::config::units::show_size;
+use crate::control::api::ImportSummary;
+use crate::control::{ClientError, Step};
+
+pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failure> {
+    let client = args.node.client(environment)?;
+    let from = args.from.as_path();
+    let summary = if from == Path::new("-") {
+        send(&client, standard(io::stdin().as_fd())?, environment).await?
+    } else {
+        let unreadable =
+            |error: io::Error| Failure::new(format!("{} cannot be read: {error}", from.display()));
+        if fs::metadata(from).map_err(unreadable)?.is_dir() {
+            // A pair of sockets is a pipe with a blocking and a waiting end.
+            let (writer, reader) = UnixStream::pair()?;
+            reader.set_nonblocking(true)?;
+            let reader = tokio::net::UnixStream::from_std(reader)?;
+            let packed = tokio::task::spawn_blocking({
+                let from = from.to_owned();
+                move || pack_directory(&from, BufWriter::with_capacity(64 << 10, writer))
+            });
+            let outcome = send(&client, reader, environment).await;
+            // When packing failed the node has seen a cut-off archive, and why it was cut off is here.
+            match packed.await {
+                Ok(Err(error)) if !matches!(error, PackError::Write(_)) => {
+                    return Err(Failure::new(error.to_string()));
+                }
+                _ => outcome?,
+            }
+        } else {
+            let file = tokio::fs::File::open(from).await.map_err(unreadable)?;
+            send(&client, file, environment).await?
+        }
+    };
+    if args.node.json {
+        return print_json(&summary);
+    }
+    let mut out = String::new();
+    for image in &summary.images {
+        let name = image.reference.as_deref().unwrap_or("(without a name)");
+        out += &format!("{} {} {}\n", harmless(name), image.digest, show_size(image.size));
+    }
+    print(&out)
+}
+
+async fn send(
+    client: &crate::control::Client,
+    archive: impl AsyncRead + Send + 'static,
+    environment: &Environment,
+) -> Result<ImportSummary, ClientError> {
+    let mut lines = client.import(archive).await?;
+    let mut reporter = reporter(environment);
+    loop {
+        match lines.next().await? {
+            Step::Event(event) => reporter.import(&event),
+            Step::Done(summary) => {
+                reporter.finish();
+                return Ok(summary);
+            }
+        }
+    }
+}
+
+pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Result<(), Failure> {
+    let client = args.node.client(environment)?;
+    if args.output == Path::new("-") {
+        if environment.stdout_is_terminal {
+            return Err(Failure::Usage(
+                "an archive is nothing for a terminal: use -o FILE, or a pipe".to_owned(),
+            ));
+        }
+        client.export(&args.reference, &mut standard(io::stdout().as_fd())?).await?;
+        return Ok(());
+    }
+    let unwritable =
+        |error: io::Error| Failure::new(format!("{} cannot be written: {error}", args.output.display()));
+    let folder =
+        args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Beside its place, so that it appears there whole or not at all.
+    let partial = NamedTempFile::with_prefix_in(".wherry-export-", folder).map_err(unwritable)?;
+    let mut file = tokio::fs::File::from_std(partial.reopen().map_err(unwritable)?);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let bytes = tokio::select! {
+        bytes = client.export(&args.reference, &mut file) => match bytes {
+            Err(ClientError::Local(error)) => return Err(unwritable(error)),
+            bytes => bytes?,
+        },
+        _ = terminate.recv() => return Err(Failure::new("interrupted; nothing was written")),
+        _ = interrupt.recv() => return Err(Failure::new("interrupted; nothing was written")),
+    };
+    file.flush().await.map_err(unwritable)?;
+    // Temporary files are for their owner alone; an archive has the permissions of any new file.
+    let mode = rustix::fs::Mode::from_raw_mode(0o666) & !umask();
+    rustix::fs::fchmod(partial.as_file(), mode).map_err(|errno| unwritable(errno.into()))?;
+    partial.as_file().sync_all().map_err(unwritable)?;
+    partial.persist(&args.output).map_err(|error| unwritable(error.error))?;
+    note(&format!("{} written to {}", show_size(bytes), args.output.display()));
+    Ok(())
+}
+
+/// Standard input or output as a file, without the buffer that the standard library puts before it.
+fn standard(stream: BorrowedFd<'_>) -> io::Result<tokio::fs::File> {
+    Ok(tokio::fs::File::from_std(File::from(stream.try_clone_to_owned()?)))
+}
+
+/// The process's file mode creation mask. It can only be read by setting it; no other thread makes files here.
+fn umask() -> rustix::fs::Mode {
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::process::umask(mask);
+    mask
+}

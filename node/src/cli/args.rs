@@ -1,0 +1,320 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Arg, ArgAction, ArgMatches, Command as Clap, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::environment::Environment;
+use super::failure::Failure;
+use crate::config::{Flag, KEYS, Key, Sources, control_socket};
+use crate::control::Client;
+use crate::identity::DEFAULT_DAYS;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "wherry",
+    version,
+    about = "Carries container images from registries to edge sites, and from machine to machine inside them",
+    after_help = "Start here:\n  \
+        wherry up                              a node with its gateway, ready for docker, podman and containerd\n  \
+        wherry pull docker.io/library/alpine   bring an image to this node\n  \
+        wherry demo                            see a site of four nodes share an image, in a minute, on this machine\n\n\
+        Exit status: 0 done, 1 what was asked for failed, 2 the command line or the configuration is wrong."
+)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a node and its gateway
+    #[command(after_help = "Examples:\n  \
+        wherry up\n      \
+            everything in its default place; container runtimes use 127.0.0.1:5050 as a mirror\n  \
+        wherry up --bootstrap /ip4/192.0.2.7/tcp/4050 --site harbour\n      \
+            join the other nodes of a site, of which one is at 192.0.2.7\n  \
+        wherry up --default-origin registry.local:5000 --insecure registry.local:5000\n      \
+            requests that name no registry mean this one, which speaks plain HTTP\n\n\
+        Each flag can be set by a variable (--disk-budget as WHERRY_DISK_BUDGET) or in the configuration \
+        file (disk_budget = \"20GiB\"). Flags win over variables, and these over the file. Lists are arrays in the \
+        file, commas in a variable, repeated flags.\n\n\
+        SIGTERM or Ctrl-C lets clients finish what they are reading, for at most 10 seconds; a second one ends the \
+        node at once.")]
+    Up(Settings),
+    /// Show the configuration that 'wherry up' would use, and where each value comes from
+    #[command(after_help = "Examples:\n  \
+        wherry config > wherry.toml   a file to start from, with every key explained\n  \
+        WHERRY_SITE=harbour wherry config --json")]
+    Config(ConfigArgs),
+    /// Bring an image to this node, from its peers or from its registry
+    #[command(after_help = "Examples:\n  \
+        wherry pull alpine\n  \
+        wherry pull registry.local:5000/edge/agent:1.4\n  \
+        wherry pull ghcr.io/example/app@sha256:…\n\n\
+        Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.")]
+    Pull(ReferenceArgs),
+    /// List the images of this node
+    Images(NodeArgs),
+    /// Show what an image is made of: layers, what made each, and which other images here share them
+    #[command(after_help = "Example:\n  wherry inspect docker.io/library/debian:13")]
+    Inspect(ReferenceArgs),
+    /// Take images from an archive or an OCI layout, without any network
+    #[command(after_help = "Examples:\n  \
+        wherry import image.tar            what 'docker save', 'podman save' or 'wherry export' wrote\n  \
+        wherry import layout/              the folder of an OCI layout\n  \
+        docker save app | wherry import -")]
+    Import(ImportArgs),
+    /// Write an image as an archive that wherry, docker, podman and skopeo read
+    #[command(after_help = "Examples:\n  \
+        wherry export docker.io/library/debian:13 -o debian.tar\n  \
+        wherry export debian:13 | ssh edge wherry import -")]
+    Export(ExportArgs),
+    /// List the nodes that this one is connected to
+    Peers(NodeArgs),
+    /// Show what this node is doing
+    Status(NodeArgs),
+    /// Watch a site of four nodes share an image while its cloud goes away, on this machine and in a minute
+    #[command(
+        after_help = "Starts five real nodes on loopback with folders of their own, and removes every trace of \
+        them at the end.\nExit status 0 means that everything that wherry promises was seen to happen."
+    )]
+    Demo(DemoArgs),
+    /// Decide which nodes may talk to each other
+    #[command(after_help = "How a node joins:\n  \
+        operator$ wherry network init\n  \
+        new node$ wherry network show                prints its peer id, 12D3KooW…\n  \
+        operator$ wherry network admit 12D3KooW…     prints one line\n  \
+        new node$ wherry network join 'LINE'\n\n\
+        A node that was never admitted makes a network of its own at its first start, and talks to nobody.")]
+    Network(NetworkArgs),
+    /// Print completions for a shell
+    #[command(after_help = "Examples:\n  \
+        wherry completions bash > /etc/bash_completion.d/wherry\n  \
+        wherry completions fish > ~/.config/fish/completions/wherry.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// The flags of all keys; the parser keeps names for as long as the process lives.
+static LONGS: LazyLock<Vec<String>> = LazyLock::new(|| KEYS.iter().map(Key::long).collect());
+
+/// Flags for everything that can be set about a node, from the one table of keys.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    /// The file of `--config`.
+    pub(super) file: Option<String>,
+    /// Flags by key.
+    pub(super) flags: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Settings {
+    pub(super) fn sources(&self, environment: &Environment) -> Result<Sources, Failure> {
+        environment.sources(self.file.as_deref(), &self.flags)
+    }
+}
+
+impl clap::Args for Settings {
+    fn augment_args(mut command: Clap) -> Clap {
+        command = command.arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .help("Configuration file [default: /etc/wherry/wherry.toml, if it exists]"),
+        );
+        let defaults = crate::config::Config::new("");
+        for (key, long) in KEYS.iter().zip(LONGS.iter()) {
+            let arg = Arg::new(key.name).long(long.as_str());
+            // What depends on the user is told in words by the key itself.
+            let default = match key.value(&defaults) {
+                Some(serde_json::Value::String(text)) if !matches!(key.name, "data" | "control") => {
+                    format!(" [default: {text}]")
+                }
+                _ => String::new(),
+            };
+            let arg = match key.flag {
+                Flag::Value(placeholder) => arg
+                    .value_name(placeholder)
+                    .allow_hyphen_values(false)
+                    .action(if key.many { ArgAction::Append } else { ArgAction::Set }),
+                Flag::No => arg.action(ArgAction::SetTrue),
+            };
+            let repeat = if key.many { " (may be repeated)" } else { "" };
+            let about = match key.flag {
+                Flag::Value(_) => format!("{}{repeat}{default}", key.about),
+                Flag::No => format!("Do not {}{}", key.about[..1].to_lowercase(), &key.about[1..]),
+            };
+            command = command.arg(arg.help(about));
+        }
+        command
+    }
+
+    fn augment_args_for_update(command: Clap) -> Clap {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Settings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut settings = Self { file: matches.get_one::<String>("config").cloned(), flags: Vec::new() };
+        for key in &KEYS {
+            match key.flag {
+                Flag::Value(_) => {
+                    if let Some(values) = matches.get_many::<String>(key.name) {
+                        settings.flags.push((key.name, values.cloned().collect()));
+                    }
+                }
+                Flag::No if matches.get_flag(key.name) => {
+                    settings.flags.push((key.name, vec!["false".to_owned()]));
+                }
+                Flag::No => {}
+            }
+        }
+        Ok(settings)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ConfigArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+/// Which node to talk to.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct NodeArgs {
+    /// Data folder of the node to talk to; its socket is DIR/control.sock [variable: WHERRY_DATA]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(super) data: Option<String>,
+    /// Control socket of the node to talk to [variable: WHERRY_CONTROL]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub(super) control: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+impl NodeArgs {
+    /// A client of the node that is meant.
+    pub(super) fn client(&self, environment: &Environment) -> Result<Client, Failure> {
+        let flags: Vec<_> = [("data", &self.data), ("control", &self.control)]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, vec![value.clone()?])))
+            .collect();
+        let sources = environment.lenient_sources(&flags);
+        let socket = control_socket(&sources).ok_or_else(|| {
+            Failure::Usage(
+                "no HOME to look for a node in: say where it is with --data or --control".to_owned(),
+            )
+        })?;
+        Ok(Client::new(socket))
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ReferenceArgs {
+    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
+    #[arg(value_name = "REF")]
+    pub(super) reference: String,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// An archive, a folder with an OCI layout, or - for standard input
+    #[arg(value_name = "FILE|DIR|-")]
+    pub(super) from: PathBuf,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExportArgs {
+    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
+    #[arg(value_name = "REF")]
+    pub(super) reference: String,
+    /// Where to write it; - is standard output
+    #[arg(short, long, value_name = "FILE|-", default_value = "-")]
+    pub(super) output: PathBuf,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DemoArgs {
+    /// Leave nodes and folders as they are at the end, until Ctrl-C
+    #[arg(long)]
+    pub(super) keep: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct NetworkArgs {
+    /// Data folder of the node [variable: WHERRY_DATA]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(super) data: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: NetworkCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NetworkCommand {
+    /// Make a network whose operator is this machine, and its first member
+    #[command(
+        after_help = "The operator key is DATA/network/operator.key: keep a copy where no edge machine is. Who \
+        has it can admit any node."
+    )]
+    Init {
+        /// For how many days this node is admitted; the operator's own node renews itself
+        #[arg(long, default_value_t = DEFAULT_DAYS, value_parser = days())]
+        days: u32,
+    },
+    /// Admit a node, and print the line that makes it a member
+    #[command(after_help = "Example:\n  \
+        wherry network admit 12D3KooW… --days 90 --bootstrap /ip4/192.0.2.7/tcp/4050")]
+    Admit {
+        /// The node's peer id, as 'wherry network show' prints it there
+        #[arg(value_name = "PEER_ID")]
+        peer: wherry_proto::NodeId,
+        /// For how many days
+        #[arg(long, default_value_t = DEFAULT_DAYS, value_parser = days())]
+        days: u32,
+        /// Multiaddress of a node to begin with, put into the line (may be repeated)
+        #[arg(long, value_name = "MULTIADDR")]
+        bootstrap: Vec<String>,
+    },
+    /// Make this node a member by a line of 'wherry network admit'
+    #[command(after_help = "A node that is running has to be restarted.")]
+    Join {
+        /// The line, quoted or not
+        #[arg(value_name = "LINE", required = true)]
+        line: Vec<String>,
+        /// Leave the network that this node belongs to
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Show this node's peer id, its network, and until when it is admitted
+    Show,
+}
+
+fn days() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(crate::identity::MAX_DAYS))
+}

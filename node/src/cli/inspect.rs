@@ -1,0 +1,93 @@
+//! `wherry inspect`.
+
+use super::args::ReferenceArgs;
+use super::environment::Environment;
+use super::failure::Failure;
+use super::output::{harmless, print, print_json};
+use crate::config::units::show_size;
+use crate::images::inspect::ImageDetails;
+
+/// How much of an instruction is shown, in characters; `--json` has all of it.
+const MAX_SHOWN: usize = 200;
+
+pub(super) async fn run(args: &ReferenceArgs, environment: &Environment) -> Result<(), Failure> {
+    let details = args.node.client(environment)?.inspect(&args.reference).await?;
+    if args.node.json { print_json(&details) } else { print(&page(&details)) }
+}
+
+pub(super) fn page(image: &ImageDetails) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            out += &format!("{name:<11} {}\n", harmless(value));
+        }
+    };
+    line("image", &image.reference);
+    line("manifest", &format!("{} {}", image.digest, image.media_type));
+    line("config", &format!("{} {}", image.config.digest, image.config.media_type));
+    line("platform", &image.platform);
+    line("created", image.created.as_deref().unwrap_or_default());
+    let shared = match image.shared_size {
+        0 => String::new(),
+        bytes => format!(", of which {} are shared with other images here", show_size(bytes)),
+    };
+    let layers = if image.layers.len() == 1 { "layer" } else { "layers" };
+    line("size", &format!("{} in {} {layers}{shared}", show_size(image.size), image.layers.len()));
+    let run = &image.run;
+    line("entrypoint", &words(&run.entrypoint));
+    line("command", &words(&run.cmd));
+    line("user", &run.user);
+    line("directory", &run.working_dir);
+    line("ports", &run.ports.join(" "));
+    line("volumes", &run.volumes.join(" "));
+    line("stop signal", run.stop_signal.as_deref().unwrap_or_default());
+    for variable in &run.env {
+        line("env", variable);
+    }
+    for (name, value) in &run.labels {
+        line("label", &format!("{name}={value}"));
+    }
+
+    out += "\nlayers, the base first\n";
+    for (number, layer) in image.layers.iter().enumerate() {
+        let kind = layer.blob.media_type.rsplit('.').next().unwrap_or_default();
+        out += &format!(
+            "{:>4}  {}  {:>10}  {}\n",
+            number + 1,
+            layer.blob.digest,
+            show_size(layer.blob.size),
+            harmless(kind)
+        );
+        if let Some(instruction) = &layer.instruction {
+            out += &format!("      {}\n", shortened(instruction));
+        }
+        if !layer.shared_with.is_empty() {
+            out += &format!("      shared with {}\n", harmless(&layer.shared_with.join(", ")));
+        }
+    }
+
+    let metadata: Vec<_> = image.history.iter().filter(|step| step.layer.is_none()).collect();
+    if !metadata.is_empty() {
+        out += match image.history_fits {
+            true => "\nsteps that made no layer\n",
+            false => "\nsteps of a history that does not fit the layers\n",
+        };
+        for step in metadata {
+            out += &format!("      {}\n", shortened(&step.instruction));
+        }
+    }
+    out
+}
+
+fn shortened(instruction: &str) -> String {
+    let text = harmless(instruction);
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// A command as the list that it is, since blanks within a word would be lost otherwise.
+fn words(list: &[String]) -> String {
+    if list.is_empty() { String::new() } else { serde_json::Value::from(list.to_vec()).to_string() }
+}

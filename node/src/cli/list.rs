@@ -1,0 +1,158 @@
+//! `wherry images`, `wherry peers` and `wherry status`.
+
+use std::time::Duration;
+
+use super::args::NodeArgs;
+use super::environment::Environment;
+use super::failure::Failure;
+use super::network::now;
+use super::output::{harmless, note, print, print_json};
+use super::table::{Align, Table};
+use crate::config::units::{show_age, show_size};
+use crate::control::api::{ImageSummary, NodeStatus, PeerInfo};
+use crate::status::State;
+
+pub(super) async fn images(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
+    let mut images = args.client(environment)?.images().await?;
+    images.sort_by(|a, b| a.reference.cmp(&b.reference));
+    if args.json {
+        return print_json(&images);
+    }
+    if images.is_empty() {
+        note("no images yet: bring one with 'wherry pull' or 'wherry import'");
+    }
+    print(&images_table(&images, now()))
+}
+
+pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
+    let mut table = Table::new(&[
+        ("IMAGE", Align::Left),
+        ("DIGEST", Align::Left),
+        ("SIZE", Align::Right),
+        ("LAYERS", Align::Right),
+        ("HERE FOR", Align::Left),
+    ]);
+    for image in images {
+        table.row([
+            image.reference.clone(),
+            image.digest.short(),
+            show_size(image.size),
+            image.layers.to_string(),
+            image
+                .added
+                .map_or_else(String::new, |added| show_age(Duration::from_secs(now.saturating_sub(added)))),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(super) async fn peers(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
+    let mut peers = args.client(environment)?.peers().await?;
+    peers.sort_by(|a, b| (&a.site, a.peer_id).cmp(&(&b.site, b.peer_id)));
+    if args.json {
+        return print_json(&peers);
+    }
+    if peers.is_empty() {
+        note("no peers: this node is alone, see 'wherry network --help'");
+    }
+    print(&peers_table(&peers))
+}
+
+pub(super) fn peers_table(peers: &[PeerInfo]) -> String {
+    let mut table = Table::new(&[
+        ("PEER", Align::Left),
+        ("SITE", Align::Left),
+        ("CONNECTED FOR", Align::Left),
+        ("ADDRESS", Align::Left),
+    ]);
+    for peer in peers {
+        table.row([
+            peer.peer_id.to_string(),
+            peer.site.clone(),
+            show_age(Duration::from_secs(peer.connected_seconds)),
+            peer.address.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(super) async fn status(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
+    let status = args.client(environment)?.status().await?;
+    if args.json { print_json(&status) } else { print(&status_page(&status)) }
+}
+
+pub(super) fn status_page(status: &NodeStatus) -> String {
+    let up = show_age(Duration::from_secs(status.uptime_seconds));
+    let state = match status.state {
+        State::Ready => "up for",
+        State::Stopping => "stopping after",
+    };
+    let mut out = format!("wherry {}, {state} {up}\n\n", harmless(&status.version));
+    let mut line = |name: &str, value: String| out += &format!("{name:<9} {}\n", harmless(&value));
+    line("peer id", status.peer_id.to_string());
+    line("network", status.network.to_string());
+    line("site", status.site.clone());
+    line("gateway", status.addresses.gateway.to_string());
+    line("status", format!("http://{}", status.addresses.status));
+    line("peers", format!("{}, {} connected", status.addresses.peers, status.peers));
+    line("bulk", status.addresses.bulk.to_string());
+    line("control", status.addresses.control.display().to_string());
+    let store = &status.store;
+    let bound = match store.budget {
+        Some(budget) => format!("of {}", show_size(budget)),
+        None => format!("with {} free", show_size(store.free)),
+    };
+    line(
+        "store",
+        format!("{} {bound}: {} images, {} blobs", show_size(store.bytes), status.images, store.blobs)
+            + &match store.partial_blobs {
+                0 => String::new(),
+                partial => format!(", {partial} not whole yet"),
+            },
+    );
+    let traffic = &status.traffic;
+    line(
+        "received",
+        format!(
+            "{} from peers, {} from origins",
+            show_size(traffic.from_peers),
+            show_size(traffic.from_origin)
+        ),
+    );
+    line(
+        "sent",
+        format!("{} to clients, {} to peers", show_size(traffic.to_clients), show_size(traffic.to_peers)),
+    );
+    let errors = &status.errors;
+    if errors.peer + errors.origin + errors.store + errors.client > 0 {
+        line(
+            "failures",
+            format!(
+                "{} of peers, {} of origins, {} of the store, {} of clients",
+                errors.peer, errors.origin, errors.store, errors.client
+            ),
+        );
+    }
+    if !status.transfers.is_empty() {
+        let mut table = Table::new(&[
+            ("ON ITS WAY", Align::Left),
+            ("HERE", Align::Right),
+            ("OF", Align::Right),
+            ("FROM PEERS", Align::Right),
+            ("FROM ORIGIN", Align::Right),
+            ("SOURCES", Align::Right),
+        ]);
+        for transfer in &status.transfers {
+            table.row([
+                transfer.digest.short(),
+                show_size(transfer.bytes),
+                show_size(transfer.size),
+                show_size(transfer.from_peers),
+                show_size(transfer.from_origin),
+                transfer.sources.to_string(),
+            ]);
+        }
+        out += &format!("\n{table}");
+    }
+    out
+}

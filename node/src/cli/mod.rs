@@ -1,0 +1,75 @@
+//! The `wherry` command: parse, run, print.
+//!
+//! All commands but `up`, `config`, `network`, `demo` and `completions` talk to a running node over its control
+//! socket. Results go to standard output, everything else to standard error. Exit status: 0 done, 1 what was asked for
+//! failed, 2 the command line or the configuration is wrong.
+
+mod archive;
+mod args;
+mod config;
+mod demo;
+mod environment;
+mod failure;
+mod inspect;
+mod list;
+mod network;
+mod output;
+mod progress;
+mod pull;
+mod table;
+#[cfg(test)]
+mod tests;
+mod up;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::runtime::Builder;
+
+use args::{Args, Command};
+use environment::Environment;
+use failure::Failure;
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version come this way too. A closed pipe is nothing to complain about.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let environment = Environment::of_process();
+    match run(args.command, &environment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
+    match command {
+        Command::Up(args) => up::run(&args, environment),
+        Command::Config(args) => config::run(&args, environment),
+        Command::Network(args) => network::run(args, environment),
+        Command::Completions { shell } => output::completions(shell),
+        Command::Demo(args) => demo::run(&args, environment),
+        Command::Pull(args) => talk(pull::run(&args, environment)),
+        Command::Import(args) => talk(archive::import(&args, environment)),
+        Command::Export(args) => talk(archive::export(&args, environment)),
+        Command::Inspect(args) => talk(inspect::run(&args, environment)),
+        Command::Images(args) => talk(list::images(&args, environment)),
+        Command::Peers(args) => talk(list::peers(&args, environment)),
+        Command::Status(args) => talk(list::status(&args, environment)),
+    }
+}
+
+/// Runs a command that talks to a node. A client needs no more than one thread.
+fn talk(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(command);
+    // A read of standard input may never return, and nothing waits for it.
+    runtime.shutdown_background();
+    outcome
+}

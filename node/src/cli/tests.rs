@@ -1,0 +1,252 @@
+use std::time::{Duration, Instant};
+
+use clap::{CommandFactory as _, Parser as _};
+use wherry_proto::{Digest, SecretKey};
+
+use super::args::{Args, Command, NetworkCommand};
+use super::environment::Environment;
+use super::failure::Failure;
+use super::output::harmless;
+use super::progress::PullLines;
+use super::table::{Align, Table};
+use super::*;
+use crate::config::{KEYS, Surroundings, load};
+use crate::control::api::{ImageSummary, PullEvent};
+use crate::images::inspect::{BlobDetails, ImageDetails, LayerDetails, RunDetails, Step};
+
+fn parse(line: &str) -> Result<Command, clap::Error> {
+    Args::try_parse_from(line.split_whitespace()).map(|args| args.command)
+}
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    Environment {
+        variables: variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        surroundings: Surroundings { root: false, home: Some("/home/ada".into()), xdg_data_home: None },
+        ..Environment::default()
+    }
+}
+
+fn digest() -> Digest {
+    Digest::sha256(b"layer")
+}
+
+#[test]
+fn the_command_line_is_well_formed_and_every_key_has_its_flag() {
+    Args::command().debug_assert();
+    let up = Args::command().find_subcommand("up").unwrap().clone();
+    for key in &KEYS {
+        assert!(up.get_arguments().any(|arg| arg.get_long() == Some(key.long().as_str())), "{}", key.name);
+    }
+}
+
+#[test]
+fn every_flag_of_up_reaches_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("w.toml");
+    std::fs::write(&file, "site = \"file\"\ntag_ttl = \"5m\"\n").unwrap();
+    let line = format!(
+        "wherry up --config {} --data /d --gateway 127.0.0.1:0 --status 127.0.0.1:0 --peers 0.0.0.0:0 --bulk \
+         0.0.0.0:0 --control /c --bootstrap /ip4/192.0.2.7/tcp/1 --bootstrap /ip4/192.0.2.8/tcp/1 --no-mdns \
+         --default-origin r.example --insecure a.example --insecure b.example:5000 --ca /x.pem --site flag \
+         --disk-budget 1GiB",
+        file.display()
+    );
+    let Command::Up(settings) = parse(&line).unwrap() else { panic!("not up") };
+    let environment = environment(&[("WHERRY_LOG", "debug")]);
+    let config = load(&settings.sources(&environment).unwrap()).unwrap().config;
+    assert_eq!(config.site, "flag");
+    assert_eq!(config.tag_ttl, Duration::from_secs(300));
+    assert_eq!(config.log, "debug");
+    assert_eq!(config.control, std::path::Path::new("/c"));
+    assert_eq!(config.bootstrap.len(), 2);
+    assert_eq!(config.insecure, ["a.example", "b.example:5000"]);
+    assert!(!config.mdns);
+    assert_eq!(config.disk_budget, Some(1 << 30));
+}
+
+#[test]
+fn a_configuration_file_that_is_named_has_to_exist() {
+    let Command::Up(settings) = parse("wherry up --config /nowhere/w.toml").unwrap() else {
+        panic!("not up")
+    };
+    let failure = settings.sources(&environment(&[])).unwrap_err();
+    assert!(matches!(&failure, Failure::Usage(text) if text.contains("/nowhere/w.toml")), "{failure:?}");
+    let Command::Up(settings) = parse("wherry up").unwrap() else { panic!("not up") };
+    settings.sources(&environment(&[("WHERRY_CONFIG", "/nowhere/w.toml")])).unwrap_err();
+}
+
+#[test]
+fn client_commands_find_the_socket_of_the_node_that_is_meant() {
+    let socket = |line: &str, variables| {
+        let Command::Images(args) = parse(line).unwrap() else { panic!("not images") };
+        args.client(&environment(variables)).unwrap().socket().display().to_string()
+    };
+    assert_eq!(socket("wherry images", &[]), "/home/ada/.local/share/wherry/control.sock");
+    assert_eq!(socket("wherry images --data /d", &[("WHERRY_CONTROL", "/c")]), "/d/control.sock");
+    assert_eq!(socket("wherry images --control /c --data /d", &[]), "/c");
+    assert_eq!(socket("wherry images", &[("WHERRY_DATA", "/d")]), "/d/control.sock");
+    // What is wrong with the node's own settings is for the node to say.
+    assert_eq!(socket("wherry images", &[("WHERRY_CONTROL", "/c"), ("WHERRY_GATEWAY", "x")]), "/c");
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    for line in [
+        "wherry",
+        "wherry pull",
+        "wherry pull a b",
+        "wherry up --gatway 1.2.3.4:5",
+        "wherry up extra",
+        "wherry network",
+        "wherry network admit",
+        "wherry network admit nobody",
+        "wherry network init --days 0",
+        "wherry network init --days 40000",
+        "wherry completions cmd",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+    let peer = SecretKey::from_seed([1; 32]).node();
+    let Command::Network(args) =
+        parse(&format!("wherry network admit {peer} --days 9 --bootstrap /ip4/1.2.3.4/tcp/5 --json"))
+            .unwrap()
+    else {
+        panic!("not network")
+    };
+    assert!(args.json);
+    assert!(matches!(args.command, NetworkCommand::Admit { days: 9, .. }));
+    // The line of 'admit' may be pasted with or without quotes.
+    let Command::Network(args) =
+        parse("wherry network join wherry-certificate-1:xyz /ip4/1.2.3.4/tcp/5").unwrap()
+    else {
+        panic!("not network")
+    };
+    assert!(matches!(args.command, NetworkCommand::Join { line, replace: false } if line.len() == 2));
+}
+
+#[test]
+fn tables_line_up_and_strangers_cannot_steer_the_terminal() {
+    let mut table = Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("NOTE", Align::Left)]);
+    table.row(["a".to_owned(), "1 B".to_owned(), String::new()]);
+    table.row(["longer\u{1b}[2J".to_owned(), "100 B".to_owned(), "é\n".to_owned()]);
+    assert_eq!(
+        table.to_string(),
+        "NAME         SIZE  NOTE\na             1 B\nlonger\u{fffd}[2J  100 B  é\u{fffd}\n"
+    );
+    assert_eq!(harmless("a\u{202e}b\u{9b}c\r\td"), "a\u{fffd}b\u{fffd}c\u{fffd}\u{fffd}d");
+}
+
+#[test]
+fn images_are_listed_with_size_and_age() {
+    let image = ImageSummary {
+        reference: "docker.io/library/debian:13".to_owned(),
+        digest: digest(),
+        size: 48 << 20,
+        layers: 1,
+        added: Some(1_000),
+    };
+    let expected = format!(
+        "IMAGE                        DIGEST            SIZE  LAYERS  HERE FOR\n\
+         docker.io/library/debian:13  {}  48.0 MiB       1  2 hours\n",
+        digest().short()
+    );
+    assert_eq!(list::images_table(&[image], 8_300), expected);
+}
+
+#[test]
+fn inspect_shows_layers_with_what_made_them_and_who_shares_them() {
+    let blob = |bytes: &[u8], media_type: &str| BlobDetails {
+        digest: Digest::sha256(bytes),
+        size: 1 << 20,
+        media_type: media_type.to_owned(),
+    };
+    let image = ImageDetails {
+        reference: "r.example/app:1".to_owned(),
+        digest: digest(),
+        media_type: "application/m".to_owned(),
+        config: blob(b"c", "application/c"),
+        platform: "linux/arm64/v8".to_owned(),
+        created: None,
+        size: 1 << 20,
+        shared_size: 1 << 20,
+        layers: vec![LayerDetails {
+            blob: blob(b"1", "application/vnd.oci.image.layer.v1.tar+gzip"),
+            instruction: Some("RUN make\u{1b}[2J".to_owned()),
+            shared_with: vec!["r.example/app:2".to_owned()],
+        }],
+        history: vec![Step { instruction: "CMD [\"sh\"]".to_owned(), layer: None, created: None }],
+        history_fits: true,
+        run: RunDetails { cmd: vec!["sh".to_owned(), "-c x".to_owned()], ..RunDetails::default() },
+    };
+    let page = inspect::page(&image);
+    for part in [
+        "size        1.00 MiB in 1 layer, of which 1.00 MiB are shared with other images here\n",
+        "command     [\"sh\",\"-c x\"]\n",
+        "    1.00 MiB  tar+gzip\n      RUN make\u{fffd}[2J\n      shared with r.example/app:2\n",
+        "\nsteps that made no layer\n      CMD [\"sh\"]\n",
+    ] {
+        assert!(page.contains(part), "{part}\n{page}");
+    }
+    assert!(!page.contains("entrypoint") && !page.contains("created"), "{page}");
+}
+
+#[test]
+fn plain_progress_tells_rate_and_time_left_now_and_then() {
+    let begun = Instant::now();
+    let at = |seconds: u64| begun + Duration::from_secs(seconds);
+    let mut lines = PullLines::new(begun);
+    let other = Digest::sha256(b"other");
+    let resolved =
+        PullEvent::Resolved { reference: "r/a:1".to_owned(), digest: digest(), blobs: 2, bytes: 200 << 20 };
+    assert_eq!(lines.line(&resolved, at(0)).unwrap(), format!("r/a:1 is {}: 2 blobs, 200 MiB", digest()));
+    let here = PullEvent::LayerStarted { digest: other, size: 100 << 20, present: true };
+    assert_eq!(lines.line(&here, at(0)).unwrap(), format!("{} here already, 100 MiB", other.short()));
+    let started = PullEvent::LayerStarted { digest: digest(), size: 100 << 20, present: false };
+    assert_eq!(lines.line(&started, at(0)), None);
+    let progress = |mib: u64| PullEvent::Progress {
+        digest: digest(),
+        bytes: mib << 20,
+        from_peers: mib << 20,
+        from_origin: 0,
+    };
+    assert_eq!(lines.line(&progress(0), at(0)), None);
+    assert_eq!(lines.line(&progress(10), at(1)), None);
+    assert_eq!(lines.line(&progress(50), at(5)).unwrap(), "150 MiB of 200 MiB, 10.0 MiB/s, 5.00 s left");
+    assert_eq!(lines.line(&progress(60), at(6)), None);
+    let done = PullEvent::LayerDone { digest: digest(), from_peers: 90 << 20, from_origin: 10 << 20 };
+    assert_eq!(
+        lines.line(&done, at(10)).unwrap(),
+        format!(
+            "{} done, 100 MiB in 10.0 s (90.0 MiB from peers, 10.0 MiB from the origin)",
+            digest().short()
+        )
+    );
+    // An event about a blob that was never started is no reason to fail.
+    let unknown = PullEvent::LayerDone { digest: Digest::sha256(b"x"), from_peers: 0, from_origin: 0 };
+    assert_eq!(lines.line(&unknown, at(11)), None);
+}
+
+#[test]
+fn a_node_says_where_it_is_a_service_a_line() {
+    let addresses = crate::status::Addresses {
+        gateway: ([127, 0, 0, 1], 5050).into(),
+        status: ([127, 0, 0, 1], 5051).into(),
+        peers: ([0, 0, 0, 0], 4050).into(),
+        bulk: ([0, 0, 0, 0], 4051).into(),
+        control: "/d/control.sock".into(),
+        bootstrap: Vec::new(),
+    };
+    assert_eq!(
+        up::readiness(&addresses),
+        "gateway 127.0.0.1:5050\nstatus 127.0.0.1:5051\npeers 0.0.0.0:4050\nbulk 0.0.0.0:4051\n\
+         control /d/control.sock\nready\n"
+    );
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let closed = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+    assert!(matches!(Failure::from(closed()), Failure::ClosedPipe));
+    assert!(matches!(Failure::from(crate::control::ClientError::Local(closed())), Failure::ClosedPipe));
+    assert!(matches!(Failure::from(serde_json::Error::io(closed())), Failure::ClosedPipe));
+}

@@ -1,0 +1,132 @@
+//! `wherry up`: the node, from its first log line to its end.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::args::Settings;
+use super::environment::Environment;
+use super::failure::Failure;
+use super::network::now;
+use super::output::{note, print};
+use crate::config::units::show_date;
+use crate::config::{Config, LogFormat, load};
+use crate::identity::{self, Membership};
+use crate::node::{self, Setup};
+use crate::status::Addresses;
+
+/// How long a node may take to end once it was asked to.
+const END: Duration = Duration::from_secs(9);
+
+/// How long threads that are in the middle of a disk access may take after that.
+const THREADS: Duration = Duration::from_millis(900);
+
+pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<(), Failure> {
+    let mut config = load(&settings.sources(environment)?)?.config;
+    log_to_stderr(&config, environment);
+    let membership = identity::load_or_create(&config.data, now())?;
+    for address in &membership.bootstrap {
+        if !config.bootstrap.contains(address) {
+            config.bootstrap.push(address.clone());
+        }
+    }
+    let expires = membership.certificate.expires;
+    if expires <= now() {
+        tracing::warn!(
+            expired = show_date(expires),
+            "this node is no longer admitted to its network and no peer talks to it: have the operator admit it again"
+        );
+    }
+    let runtime = Builder::new_multi_thread().enable_all().thread_name("wherry").build()?;
+    let outcome = runtime.block_on(serve(config, membership));
+    runtime.shutdown_timeout(THREADS);
+    outcome
+}
+
+async fn serve(config: Config, membership: Membership) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    let shutdown = CancellationToken::new();
+    let setup = Setup { config, membership, shutdown: shutdown.clone() };
+    let running = tokio::select! {
+        running = node::start(setup) => running?,
+        // Nothing serves yet, so nothing has to be finished.
+        () = stop.asked() => return Ok(()),
+    };
+    tell(&running.addresses);
+    let mut ended = running.ended;
+    tokio::select! {
+        outcome = ended.as_mut() => return Ok(outcome?),
+        () = stop.asked() => {}
+    }
+    tracing::info!("stopping: clients may finish what they are reading; once more to end at once");
+    shutdown.cancel();
+    tokio::select! {
+        outcome = timeout(END, ended) => match outcome {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(Failure::new(format!("the node did not end within {} s and was cut off", END.as_secs()))),
+        },
+        () = stop.asked() => {
+            note("ended at once");
+            // The store is made for this: what a kill leaves behind is what it finds at the next start.
+            std::process::exit(130)
+        }
+    }
+}
+
+/// SIGTERM and Ctrl-C.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Says where everything is, a service a line, and then that it is ready.
+fn tell(addresses: &Addresses) {
+    // A node goes on when whoever started it does not listen.
+    let _ = print(&readiness(addresses));
+}
+
+pub(super) fn readiness(addresses: &Addresses) -> String {
+    format!(
+        "gateway {}\nstatus {}\npeers {}\nbulk {}\ncontrol {}\nready\n",
+        addresses.gateway,
+        addresses.status,
+        addresses.peers,
+        addresses.bulk,
+        addresses.control.display()
+    )
+}
+
+fn log_to_stderr(config: &Config, environment: &Environment) {
+    // The configuration accepts only what is a filter.
+    let filter = EnvFilter::try_new(&config.log).unwrap_or_default();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(environment.stderr_is_terminal)
+        // It would panic on a closed standard error.
+        .log_internal_errors(false);
+    // Only a second subscriber in the same process fails, and then the first one stays.
+    let _ = match config.log_format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+}

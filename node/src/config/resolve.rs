@@ -1,0 +1,346 @@
+//! From sources to one configuration, or to everything that is wrong with them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::Config;
+use super::key::{KEYS, Key};
+use super::source::{Entry, Said, Source, Sources, Surroundings, spellings, takes_value};
+
+/// How much of a bad value is repeated in a message, in characters.
+const MAX_QUOTED: usize = 80;
+
+/// A configuration, and where each of its values was set.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What counts.
+    pub config: Config,
+    sources: BTreeMap<&'static str, Source>,
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, as far as it is known.
+    pub key: String,
+    /// Where it was set.
+    pub source: Source,
+    /// What stands there.
+    pub found: String,
+    /// What should.
+    pub expected: Expected,
+}
+
+/// What should stand where a problem is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// A value of this shape.
+    Value(String),
+    /// Another key, or none: there is no such key. Names the nearest one, if one is near.
+    Key(Option<String>),
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// At least one, the weakest source first.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::File { .. } if self.key.is_empty() => write!(f, "{}: {}", self.source, self.found)?,
+            Source::File { .. } => write!(f, "{}: {} is {}", self.source, self.key, self.found)?,
+            Source::Default => write!(f, "{} is {}", self.key, self.found)?,
+            Source::Variable(_) | Source::Flag(_) => write!(f, "{} is {}", self.source, self.found)?,
+        }
+        match &self.expected {
+            Expected::Value(shape) => write!(f, "; expected {shape}"),
+            Expected::Key(Some(name)) => write!(f, "; did you mean {name}?"),
+            Expected::Key(None) => write!(f, "; 'wherry config' lists those that exist"),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problems.as_slice() {
+            [one] => write!(f, "the configuration is wrong: {one}"),
+            all => {
+                write!(f, "the configuration is wrong in {} places:", all.len())?;
+                all.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Loaded {
+    /// Where this key was set.
+    pub fn source(&self, key: &str) -> &Source {
+        self.sources.get(key).unwrap_or(&Source::Default)
+    }
+
+    /// The whole configuration as a file that would give the same, with the source of each value beside it.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        for key in &KEYS {
+            out += &format!("\n# {}.\n", key.about);
+            match key.value(&self.config) {
+                Some(value) => {
+                    out += &format!("{} = {}  # {}\n", key.name, toml_literal(&value), self.source(key.name));
+                }
+                None => out += &format!("# {} is not set; it would be {}\n", key.name, key.expected),
+            }
+        }
+        out.trim_start().to_owned()
+    }
+
+    /// The same for scripts: `{"key": {"value": …, "source": "…"}}`; keys that are not set have the value null.
+    pub fn to_json(&self) -> serde_json::Value {
+        let entry = |key: &Key| {
+            let source = self.source(key.name).to_string();
+            serde_json::json!({ "value": key.value(&self.config), "source": source })
+        };
+        KEYS.iter().map(|key| (key.name.to_owned(), entry(key))).collect::<serde_json::Map<_, _>>().into()
+    }
+}
+
+/// A JSON string, boolean or array of strings is written in the same way in TOML, but for the escapes.
+fn toml_literal(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => toml::Value::from(text.as_str()).to_string(),
+        serde_json::Value::Array(items) => {
+            format!("[{}]", items.iter().map(toml_literal).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Makes one configuration of all sources, the strongest winning key by key.
+///
+/// The control socket moves with the data folder when that is set by a source at least as strong.
+///
+/// # Errors
+/// All problems of all sources, also of values that a stronger source replaces.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let mut problems = Vec::new();
+    let mut set = BTreeMap::new();
+    let default_data = default_data(&sources.surroundings);
+    let mut config = Config::new(default_data.clone().unwrap_or_default());
+    for entry in sources.entries() {
+        let Some(key) = Key::find(&entry.key).filter(|_| !matches!(entry.said, Said::Broken(_))) else {
+            problems.push(unknown(&entry));
+            continue;
+        };
+        match apply(key, &entry.said, &mut config) {
+            Ok(()) => {
+                set.insert(key.name, entry.source);
+            }
+            Err(found) => problems.push(Problem {
+                key: key.name.to_owned(),
+                source: entry.source,
+                found,
+                expected: Expected::Value(expected(key)),
+            }),
+        }
+    }
+    if default_data.is_none()
+        && !set.contains_key("data")
+        && !problems.iter().any(|problem| problem.key == "data")
+    {
+        problems.push(Problem {
+            key: "data".to_owned(),
+            source: Source::Default,
+            found: "not set, and there is no HOME to put it under".to_owned(),
+            expected: Expected::Value("the path of a folder, by --data or WHERRY_DATA".to_owned()),
+        });
+    }
+    if follows(set.get("control"), set.get("data")) {
+        config.control = socket_in(&config.data, &sources.surroundings);
+        set.remove("control");
+    }
+    clashes(&config, &set, &mut problems);
+    if problems.is_empty() { Ok(Loaded { config, sources: set }) } else { Err(ConfigError { problems }) }
+}
+
+/// Which data folder is meant, by the same rules as [`load`] but blind to all other keys: a mistake in the node's
+/// configuration is for the node to report.
+///
+/// `None` when nothing says where, and there is no home folder to look in.
+pub fn data_folder(sources: &Sources) -> Option<PathBuf> {
+    strongest(sources, "data").map(|(path, _)| path).or_else(|| default_data(&sources.surroundings))
+}
+
+/// Which control socket a client command means, by the rules of [`data_folder`].
+pub fn control_socket(sources: &Sources) -> Option<PathBuf> {
+    let data = strongest(sources, "data").map(|(_, source)| source);
+    match strongest(sources, "control") {
+        Some((path, source)) if !follows(Some(&source), data.as_ref()) => Some(path),
+        _ => Some(socket_in(&data_folder(sources)?, &sources.surroundings)),
+    }
+}
+
+fn strongest(sources: &Sources, key: &str) -> Option<(PathBuf, Source)> {
+    let mut found = None;
+    for entry in sources.entries().into_iter().filter(|entry| entry.key == key) {
+        if let Said::Values(values) = entry.said
+            && let [path] = values.as_slice()
+        {
+            found = Some((path.into(), entry.source));
+        }
+    }
+    found
+}
+
+/// Whether the socket stands in the data folder: it is not set, or set by a weaker source than the folder.
+fn follows(control: Option<&Source>, data: Option<&Source>) -> bool {
+    match (control, data) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(control), Some(data)) => strength(data) > strength(control),
+    }
+}
+
+fn strength(source: &Source) -> u8 {
+    match source {
+        Source::Default => 0,
+        Source::File { .. } => 1,
+        Source::Variable(_) => 2,
+        Source::Flag(_) => 3,
+    }
+}
+
+/// Where the system keeps a root daemon's data.
+const SYSTEM_DATA: &str = "/var/lib/wherry";
+
+/// Where the system keeps a root daemon's socket.
+const SYSTEM_CONTROL: &str = "/run/wherry/control.sock";
+
+fn default_data(surroundings: &Surroundings) -> Option<PathBuf> {
+    if surroundings.root {
+        return Some(SYSTEM_DATA.into());
+    }
+    // The XDG specification wants relative paths ignored.
+    let xdg = surroundings.xdg_data_home.as_ref().filter(|path| path.is_absolute());
+    let base = xdg.cloned().or_else(|| Some(surroundings.home.as_ref()?.join(".local/share")))?;
+    Some(base.join("wherry"))
+}
+
+fn socket_in(data: &Path, surroundings: &Surroundings) -> PathBuf {
+    if surroundings.root && data == Path::new(SYSTEM_DATA) {
+        SYSTEM_CONTROL.into()
+    } else {
+        data.join("control.sock")
+    }
+}
+
+fn apply(key: &Key, said: &Said, config: &mut Config) -> Result<(), String> {
+    let values = match said {
+        Said::Values(values) => values,
+        Said::Array(values) if key.many => values,
+        Said::Array(_) => return Err("an array".to_owned()),
+        Said::Never(what) => return Err((*what).to_owned()),
+        Said::Broken(message) => return Err(message.clone()),
+    };
+    if (key.set)(config, values).is_some() {
+        return Ok(());
+    }
+    // Of several values only the bad ones are worth reading.
+    let bad: Vec<String> = match key.many {
+        true => {
+            let refused =
+                |value: &&String| (key.set)(&mut config.clone(), std::slice::from_ref(value)).is_none();
+            values.iter().filter(refused).map(|value| quoted(value)).collect()
+        }
+        false => values.iter().map(|value| quoted(value)).collect(),
+    };
+    Err(bad.join(", "))
+}
+
+fn quoted(value: &str) -> String {
+    let mut short: String = value.chars().take(MAX_QUOTED).collect();
+    if short.len() < value.len() {
+        short.push('…');
+    }
+    format!("{short:?}")
+}
+
+fn expected(key: &Key) -> String {
+    if takes_value(key) && key.many {
+        format!("each to be {}", key.expected)
+    } else {
+        key.expected.to_owned()
+    }
+}
+
+fn unknown(entry: &Entry) -> Problem {
+    let (found, expected) = match &entry.said {
+        Said::Broken(message) => (
+            format!("this is not TOML: {message}"),
+            Expected::Value("lines such as site = \"harbour\"".to_owned()),
+        ),
+        _ => {
+            let written = match &entry.source {
+                Source::Variable(name) | Source::Flag(name) => name,
+                _ => &entry.key,
+            };
+            ("no setting".to_owned(), Expected::Key(closest(written, &spellings(&entry.source))))
+        }
+    };
+    Problem { key: entry.key.clone(), source: entry.source.clone(), found, expected }
+}
+
+/// Services that would take each other's port.
+fn clashes(config: &Config, set: &BTreeMap<&'static str, Source>, problems: &mut Vec<Problem>) {
+    let listeners = [
+        ("gateway", config.gateway),
+        ("status", config.status),
+        ("peers", config.peers),
+        ("bulk", config.bulk),
+    ];
+    for (i, (name, address)) in listeners.iter().enumerate() {
+        let taken = listeners[..i].iter().find(|(_, other)| {
+            let same_host =
+                other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified();
+            address.port() != 0 && other.port() == address.port() && same_host
+        });
+        if let Some((other, _)) = taken {
+            problems.push(Problem {
+                key: (*name).to_owned(),
+                source: set.get(name).cloned().unwrap_or(Source::Default),
+                found: format!("{address}, which the key {other} takes already"),
+                expected: Expected::Value("an address of its own".to_owned()),
+            });
+        }
+    }
+}
+
+/// The name that is nearest to what was written, if one is near at all.
+fn closest(written: &str, names: &[String]) -> Option<String> {
+    let plain = |text: &str| text.to_lowercase().replace('-', "_");
+    let written = plain(written);
+    let near = names.iter().map(|name| (distance(&written, &plain(name)), name)).min()?;
+    let most = (written.chars().count() / 3).max(1);
+    (near.0 <= most).then(|| near.1.clone())
+}
+
+/// Levenshtein's distance: how many characters have to be put in, taken out or changed.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    // Nothing that is a hundred characters long is near to any key.
+    for (i, from) in a.chars().take(100).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

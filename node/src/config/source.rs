@@ -1,0 +1,202 @@
+//! Where settings come from, as values.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use toml::de::{DeTable, DeValue};
+
+use super::key::{Flag, KEYS, Key};
+
+/// The file that is read when none is named, if it exists.
+pub const DEFAULT_FILE: &str = "/etc/wherry/wherry.toml";
+
+/// The longest configuration file that is read, in bytes.
+pub const MAX_FILE: u64 = 1 << 20;
+
+/// A configuration file that has been read.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigFile {
+    /// Where it stands, for messages.
+    pub path: String,
+    /// What it holds.
+    pub text: String,
+}
+
+/// All that a configuration is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The configuration file, if there is one.
+    pub file: Option<ConfigFile>,
+    /// Environment variables; those that do not start with `WHERRY_` are passed over.
+    pub variables: Vec<(String, String)>,
+    /// Flags by the name of their key, each with all its values.
+    pub flags: Vec<(&'static str, Vec<String>)>,
+    /// What the embedded defaults depend on.
+    pub surroundings: Surroundings,
+}
+
+/// Facts about the process that decide where data goes by default.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Whether the process runs as root.
+    pub root: bool,
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// `XDG_DATA_HOME`.
+    pub xdg_data_home: Option<PathBuf>,
+}
+
+/// Where a value was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nowhere: it is the embedded default.
+    Default,
+    /// In the configuration file.
+    File {
+        /// The file.
+        path: String,
+        /// The line, counted from 1.
+        line: usize,
+    },
+    /// In an environment variable.
+    Variable(String),
+    /// By a flag, written without its value.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{path}:{line}"),
+            Self::Variable(name) => f.write_str(name),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+/// Something that a source says about a key.
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) source: Source,
+    pub(super) said: Said,
+}
+
+/// What it says.
+pub(super) enum Said {
+    Values(Vec<String>),
+    /// Several values, in a source that can hold them only for a key that takes several.
+    Array(Vec<String>),
+    /// A value that no key has, such as a table.
+    Never(&'static str),
+    /// A passage of the file that is not TOML.
+    Broken(String),
+}
+
+impl Sources {
+    /// Everything that is said, the weakest source first.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        if let Some(file) = &self.file {
+            file.entries(&mut entries);
+        }
+        for (name, value) in &self.variables {
+            let Some(key) = name.strip_prefix("WHERRY_") else { continue };
+            // An empty variable is how a shell or a unit file says "not set".
+            if value.is_empty() || name == "WHERRY_CONFIG" || is_service_link(key, value) {
+                continue;
+            }
+            let key = key.to_ascii_lowercase();
+            let values = match Key::find(&key) {
+                Some(known) if known.many => value
+                    .split(',')
+                    .map(|part| part.trim().to_owned())
+                    .filter(|part| !part.is_empty())
+                    .collect(),
+                _ => vec![value.clone()],
+            };
+            entries.push(Entry { key, source: Source::Variable(name.clone()), said: Said::Values(values) });
+        }
+        for (name, values) in &self.flags {
+            let flag = Key::find(name).map_or_else(|| (*name).to_owned(), Key::long);
+            let source = Source::Flag(format!("--{flag}"));
+            entries.push(Entry { key: (*name).to_owned(), source, said: Said::Values(values.clone()) });
+        }
+        entries
+    }
+}
+
+/// Whether this is one of the variables that Kubernetes and Docker invent in every container for a service that
+/// happens to be called wherry-something. Nobody set them, so they must not stop the node.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let port_of = |name: &str| name == "PORT" || name.ends_with("_PORT") || name.contains("_PORT_");
+    name == "SERVICE_HOST"
+        || name.ends_with("_SERVICE_HOST")
+        || name.starts_with("SERVICE_PORT")
+        || name.contains("_SERVICE_PORT")
+        || name.starts_with("PORT_")
+        || port_of(name) && ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
+        || name.contains("_PORT_") && (name.contains("_TCP") || name.contains("_UDP"))
+}
+
+impl ConfigFile {
+    fn entries(&self, entries: &mut Vec<Entry>) {
+        let (table, errors) = DeTable::parse_recoverable(&self.text);
+        for error in errors {
+            let line = self.line(error.span().map_or(0, |span| span.start));
+            let source = Source::File { path: self.path.clone(), line };
+            entries.push(Entry {
+                key: String::new(),
+                source,
+                said: Said::Broken(error.message().to_owned()),
+            });
+        }
+        // A table sorts its keys; problems read better in the order of the file.
+        let mut found: Vec<_> = table.get_ref().iter().collect();
+        found.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in found {
+            let source = Source::File { path: self.path.clone(), line: self.line(key.span().start) };
+            let said = match value.get_ref() {
+                DeValue::Array(items) => {
+                    let texts: Option<Vec<_>> = items.iter().map(|item| scalar(item.get_ref())).collect();
+                    texts.map_or(Said::Never("an array that holds arrays or tables"), Said::Array)
+                }
+                DeValue::Table(_) => Said::Never("a table"),
+                value => scalar(value).map_or(Said::Never("a value"), |text| Said::Values(vec![text])),
+            };
+            entries.push(Entry { key: key.get_ref().to_string(), source, said });
+        }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        let end = offset.min(self.text.len());
+        1 + self.text.as_bytes()[..end].iter().filter(|byte| **byte == b'\n').count()
+    }
+}
+
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => Some(number.to_string()),
+        DeValue::Float(number) => Some(number.to_string()),
+        DeValue::Boolean(value) => Some(value.to_string()),
+        DeValue::Datetime(time) => Some(time.to_string()),
+        DeValue::Array(_) | DeValue::Table(_) => None,
+    }
+}
+
+/// All names that a setting could have been meant to have in a source of this kind.
+pub(super) fn spellings(source: &Source) -> Vec<String> {
+    KEYS.iter()
+        .map(|key| match source {
+            Source::Variable(_) => key.variable(),
+            Source::Flag(_) => format!("--{}", key.long()),
+            _ => key.name.to_owned(),
+        })
+        .collect()
+}
+
+/// Whether a flag of this key takes a value of its own.
+pub(super) fn takes_value(key: &Key) -> bool {
+    matches!(key.flag, Flag::Value(_))
+}

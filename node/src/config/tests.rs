@@ -1,0 +1,246 @@
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+
+fn sources(file: &str, variables: &[(&str, &str)], flags: &[(&'static str, &[&str])]) -> Sources {
+    let own = |text: &&str| (*text).to_owned();
+    Sources {
+        file: Some(ConfigFile { path: "wherry.toml".to_owned(), text: file.to_owned() }),
+        variables: variables.iter().map(|(name, value)| (own(name), own(value))).collect(),
+        flags: flags.iter().map(|(name, values)| (*name, values.iter().map(own).collect())).collect(),
+        surroundings: Surroundings { root: false, home: Some("/home/ada".into()), xdg_data_home: None },
+    }
+}
+
+fn good(sources: &Sources) -> Loaded {
+    load(sources).unwrap()
+}
+
+fn problems(sources: &Sources) -> Vec<String> {
+    load(sources).unwrap_err().problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn nothing_needs_to_be_set() {
+    let config = good(&sources("", &[], &[])).config;
+    assert_eq!(config, Config::new("/home/ada/.local/share/wherry"));
+    assert_eq!(config.gateway.to_string(), "127.0.0.1:5050");
+    assert_eq!(config.status.to_string(), "127.0.0.1:5051");
+    assert_eq!(config.peers.to_string(), "0.0.0.0:4050");
+    assert_eq!(config.bulk.to_string(), "0.0.0.0:4051");
+    assert_eq!(config.control, Path::new("/home/ada/.local/share/wherry/control.sock"));
+}
+
+#[test]
+fn flags_win_over_variables_and_these_over_the_file_key_by_key() {
+    let file = "gateway = \"1.1.1.1:1\"\nstatus = \"1.1.1.1:2\"\npeers = \"1.1.1.1:3\"\nsite = \"file\"\n";
+    let variables = [("WHERRY_STATUS", "2.2.2.2:2"), ("WHERRY_PEERS", "2.2.2.2:3"), ("PATH", "/bin")];
+    let loaded = good(&sources(file, &variables, &[("peers", &["3.3.3.3:3"])]));
+    let config = &loaded.config;
+    assert_eq!(config.gateway.to_string(), "1.1.1.1:1");
+    assert_eq!(config.status.to_string(), "2.2.2.2:2");
+    assert_eq!(config.peers.to_string(), "3.3.3.3:3");
+    assert_eq!(loaded.source("gateway").to_string(), "wherry.toml:1");
+    assert_eq!(loaded.source("site").to_string(), "wherry.toml:4");
+    assert_eq!(loaded.source("status").to_string(), "WHERRY_STATUS");
+    assert_eq!(loaded.source("peers").to_string(), "--peers");
+    assert_eq!(loaded.source("bulk"), &Source::Default);
+}
+
+#[test]
+fn lists_are_arrays_commas_or_repeated_flags() {
+    let from_file = good(&sources("insecure = [\"a.example\", \"b.example:5000\"]", &[], &[]));
+    let from_variable = good(&sources("", &[("WHERRY_INSECURE", "a.example, b.example:5000")], &[]));
+    let from_flags = good(&sources("", &[], &[("insecure", &["a.example", "b.example:5000"])]));
+    assert_eq!(from_file.config.insecure, ["a.example", "b.example:5000"]);
+    assert_eq!(from_file.config, from_variable.config);
+    assert_eq!(from_file.config, from_flags.config);
+}
+
+#[test]
+fn every_bad_value_of_every_source_is_reported_at_once_and_where_it_stands() {
+    let file =
+        "# settings\ngateway = 5050\nmdns = \"perhaps\"\ndisk_bugdet = \"20GiB\"\n\n[log]\nlevel = 1\n";
+    let variables =
+        [("WHERRY_TAG_TTL", "5"), ("WHERRY_INSECURE", "ok.example,http://x"), ("WHERRY_GATWAY", "x")];
+    let flags: [(&'static str, &[&str]); 2] = [("disk_budget", &["lots"]), ("gateway", &["127.0.0.1:5050"])];
+    let found = problems(&sources(file, &variables, &flags));
+    let expected = [
+        ("wherry.toml:2: gateway is \"5050\"; expected IP:PORT", ""),
+        ("wherry.toml:3: mdns is \"perhaps\"; expected true or false", ""),
+        ("wherry.toml:4: disk_bugdet is no setting; did you mean disk_budget?", ""),
+        ("wherry.toml:6: log is a table; expected a level", ""),
+        ("WHERRY_TAG_TTL is \"5\"; expected a time with its unit", ""),
+        ("WHERRY_INSECURE is \"http://x\"; expected", "without scheme"),
+        ("WHERRY_GATWAY is no setting; did you mean WHERRY_GATEWAY?", ""),
+        ("--disk-budget is \"lots\"; expected a size", "20GiB"),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, (start, part)) in found.iter().zip(expected) {
+        assert!(found.starts_with(start) && found.contains(part), "{found}");
+    }
+    let all = load(&sources(file, &variables, &flags)).unwrap_err().to_string();
+    assert!(all.starts_with("the configuration is wrong in 8 places:\n  wherry.toml:2"), "{all}");
+}
+
+#[test]
+fn broken_toml_is_reported_with_its_line_beside_other_problems() {
+    let found = problems(&sources("site = \"a\"\ngateway = \n", &[("WHERRY_MDNS", "?")], &[]));
+    assert!(found[0].starts_with("wherry.toml:2: this is not TOML: "), "{found:?}");
+    assert!(found.iter().any(|problem| problem.starts_with("WHERRY_MDNS is \"?\"")), "{found:?}");
+    let twice = problems(&sources("site = \"a\"\nsite = \"b\"\n", &[], &[]));
+    assert!(twice[0].contains("wherry.toml:2"), "{twice:?}");
+}
+
+#[test]
+fn a_single_value_is_no_array() {
+    let found = problems(&sources("site = [\"a\"]", &[], &[]));
+    assert!(found[0].starts_with("wherry.toml:1: site is an array; expected a name"), "{found:?}");
+}
+
+#[test]
+fn what_kubernetes_puts_into_every_container_stops_no_node() {
+    let links = [
+        ("WHERRY_SERVICE_HOST", "10.0.0.1"),
+        ("WHERRY_SERVICE_PORT", "5050"),
+        ("WHERRY_SERVICE_PORT_REGISTRY", "5050"),
+        ("WHERRY_PORT", "tcp://10.0.0.1:5050"),
+        ("WHERRY_PORT_5050_TCP_ADDR", "10.0.0.1"),
+        ("WHERRY_GATEWAY_SERVICE_HOST", "10.0.0.1"),
+        ("WHERRY_GATEWAY_PORT", "tcp://10.0.0.1:5050"),
+        ("WHERRY_GATEWAY_PORT_5050_TCP", "tcp://10.0.0.1:5050"),
+    ];
+    good(&sources("", &links, &[]));
+    assert_eq!(problems(&sources("", &[("WHERRY_PORT", "5050")], &[])).len(), 1);
+}
+
+#[test]
+fn values_out_of_their_bounds_are_refused() {
+    for (key, bad) in [
+        ("gateway", "localhost:5050"),
+        ("gateway", "127.0.0.1"),
+        ("gateway", "127.0.0.1:70000"),
+        ("site", ""),
+        ("site", "two words"),
+        ("default_origin", "https://docker.io"),
+        ("default_origin", "docker.io/library"),
+        ("default_origin", "host:0"),
+        ("default_origin", "a:b:1"),
+        ("disk_budget", "0"),
+        ("disk_budget", "1KiB"),
+        ("tag_ttl", "400d"),
+        ("origin_stall_timeout", "0s"),
+        ("log", "wherry=chatty"),
+        ("log_format", "yaml"),
+        ("bootstrap", "192.0.2.7:4050"),
+        ("bootstrap", "/ip4/192.0.2.7"),
+        ("bootstrap", "/ip4/192.0.2/tcp/4050"),
+        ("bootstrap", "/ip4/192.0.2.7/tcp/4050/p2p/nobody"),
+        ("bootstrap", "/ip4/192.0.2.7/tcp"),
+        ("bootstrap", ""),
+        ("data", " "),
+    ] {
+        let found = problems(&sources("", &[], &[(key, &[bad])]));
+        assert_eq!(found.len(), 1, "{key} {bad}: {found:?}");
+    }
+    let peer = wherry_proto::SecretKey::from_seed([1; 32]).node();
+    for (key, fine) in [
+        ("bootstrap", format!("/ip4/192.0.2.7/udp/4050/quic-v1/p2p/{peer}")),
+        ("bootstrap", format!("/dnsaddr/seed.example/p2p/{peer}")),
+        ("bootstrap", "/ip6/::1/tcp/4050".to_owned()),
+        ("default_origin", "[fd00::1]:5000".to_owned()),
+        ("insecure", "[::1]".to_owned()),
+        ("tag_ttl", "0".to_owned()),
+        ("gateway", "[::1]:0".to_owned()),
+    ] {
+        let mut sources = sources("", &[], &[]);
+        sources.flags.push((key, vec![fine.clone()]));
+        assert!(load(&sources).is_ok(), "{key} {fine}");
+    }
+}
+
+#[test]
+fn two_services_on_one_port_are_an_error_and_port_0_is_none() {
+    let found = problems(&sources("", &[], &[("bulk", &["10.0.0.1:4050"])]));
+    assert!(found[0].starts_with("--bulk is 10.0.0.1:4050, which the key peers takes"), "{found:?}");
+    let all: [(&'static str, &[&str]); 2] = [("gateway", &["127.0.0.1:0"]), ("status", &["127.0.0.1:0"])];
+    good(&sources("", &[], &all));
+}
+
+#[test]
+fn the_data_folder_is_where_the_system_wants_it() {
+    let mut sources = sources("", &[], &[]);
+    sources.surroundings.xdg_data_home = Some("/xdg".into());
+    assert_eq!(good(&sources).config.data, Path::new("/xdg/wherry"));
+    sources.surroundings.root = true;
+    let config = good(&sources).config;
+    assert_eq!(config.data, Path::new("/var/lib/wherry"));
+    assert_eq!(config.control, Path::new("/run/wherry/control.sock"));
+    sources.surroundings = Surroundings::default();
+    assert!(problems(&sources)[0].contains("no HOME"), "{:?}", problems(&sources));
+    sources.flags.push(("data", vec!["/d".to_owned()]));
+    assert_eq!(good(&sources).config.control, Path::new("/d/control.sock"));
+}
+
+#[test]
+fn node_and_client_commands_agree_on_the_control_socket() {
+    type Case = (&'static str, &'static [(&'static str, &'static str)], Flags, &'static str);
+    type Flags = &'static [(&'static str, &'static [&'static str])];
+    let cases: [Case; 7] = [
+        ("", &[], &[("data", &["/d"])], "/d/control.sock"),
+        ("", &[("WHERRY_DATA", "/d")], &[], "/d/control.sock"),
+        ("", &[("WHERRY_DATA", "/d"), ("WHERRY_CONTROL", "/c")], &[], "/c"),
+        ("", &[("WHERRY_CONTROL", "/c")], &[("data", &["/d"])], "/d/control.sock"),
+        ("control = \"/f\"", &[], &[], "/f"),
+        ("control = \"/f\"", &[("WHERRY_DATA", "/d")], &[], "/d/control.sock"),
+        ("data = \"/f\"", &[], &[("control", &["/c"])], "/c"),
+    ];
+    for (file, variables, flags, expected) in cases {
+        let sources = sources(file, variables, flags);
+        assert_eq!(good(&sources).config.control, Path::new(expected), "{file} {variables:?} {flags:?}");
+        assert_eq!(control_socket(&sources).as_deref(), Some(Path::new(expected)));
+    }
+    let broken = sources("gateway = 1\ndata = \"/f\"", &[("WHERRY_NONSENSE", "1")], &[]);
+    assert_eq!(control_socket(&broken).as_deref(), Some(Path::new("/f/control.sock")));
+}
+
+#[test]
+fn what_is_printed_is_a_file_that_gives_the_same_configuration() {
+    let flags: [(&'static str, &[&str]); 6] = [
+        ("data", &["/with \"quotes\" and \\"]),
+        ("bootstrap", &["/ip4/192.0.2.7/tcp/4050"]),
+        ("disk_budget", &["1.5GiB"]),
+        ("tag_ttl", &["90m"]),
+        ("mdns", &["false"]),
+        ("insecure", &["a.example", "b.example:5000"]),
+    ];
+    let first = good(&sources("", &[("WHERRY_SITE", "harbour")], &flags));
+    let printed = first.to_toml();
+    assert!(printed.contains("site = \"harbour\"  # WHERRY_SITE\n"), "{printed}");
+    assert!(printed.contains("gateway = \"127.0.0.1:5050\"  # default\n"), "{printed}");
+    let mut again = good(&sources(&printed, &[], &[])).config;
+    // The socket follows the data folder in one and stands in the file of the other.
+    assert_eq!(again.control, first.config.control);
+    again.control.clone_from(&first.config.control);
+    assert_eq!(again, first.config);
+    assert_eq!(first.to_json()["tag_ttl"], serde_json::json!({ "value": "1h30m", "source": "--tag-ttl" }));
+}
+
+#[test]
+fn every_key_has_a_default_that_it_accepts_and_names_of_its_own() {
+    let config = Config::new("/d");
+    for key in &KEYS {
+        let values = match key.value(&config) {
+            Some(serde_json::Value::String(text)) => vec![text],
+            Some(serde_json::Value::Bool(value)) => vec![value.to_string()],
+            _ => continue,
+        };
+        let mut copy = config.clone();
+        assert!((key.set)(&mut copy, &values).is_some(), "{}", key.name);
+        assert_eq!(copy, config, "{}", key.name);
+    }
+    let names: std::collections::BTreeSet<_> = KEYS.iter().map(Key::long).collect();
+    assert_eq!(names.len(), KEYS.len());
+    assert_eq!(config.tag_ttl, Duration::from_secs(60));
+}

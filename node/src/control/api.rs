@@ -1,0 +1,240 @@
+//! What command line and node say to each other.
+//!
+//! | Request | Answer |
+//! |---|---|
+//! | `POST /v1/pull` with a [`PullRequest`] | lines: [`PullEvent`]s, then `done` with a [`PullSummary`] or `failed` |
+//! | `POST /v1/import` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
+//! | `GET /v1/export?reference=R` | an archive, then the trailer [`OUTCOME`] |
+//! | `GET /v1/images` | a list of [`ImageSummary`] |
+//! | `GET /v1/inspect?reference=R` | [`ImageDetails`] |
+//! | `GET /v1/peers` | a list of [`PeerInfo`] |
+//! | `GET /v1/status` | [`NodeStatus`] |
+//!
+//! Lines are JSON objects with a field `event`. Whatever fails before an answer has begun is answered with an
+//! [`ApiError`] and a status of 400 or above.
+
+use serde::{Deserialize, Serialize};
+use wherry_proto::{Digest, NodeId};
+
+pub use crate::images::inspect::ImageDetails;
+pub use crate::status::NodeStatus;
+
+/// The longest JSON body of a request, in bytes.
+pub const MAX_REQUEST: usize = 64 << 10;
+
+/// The longest line of an answer, in bytes.
+pub const MAX_LINE: usize = 64 << 10;
+
+/// The longest JSON body of an answer, in bytes.
+pub const MAX_ANSWER: usize = 64 << 20;
+
+/// How many events may wait for a client that reads slowly.
+pub const EVENT_QUEUE: usize = 256;
+
+/// The trailer that ends an archive: `complete`, or an [`ApiError`] as JSON. Without it the archive is cut off.
+pub const OUTCOME: &str = "wherry-outcome";
+
+/// The value of [`OUTCOME`] after a whole archive.
+pub const COMPLETE: &str = "complete";
+
+/// Asks for an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequest {
+    /// The image, as people write it: `alpine`, `docker.io/library/alpine:3`, `host:5000/a/b@sha256:…`.
+    pub reference: String,
+}
+
+/// What happens while an image is pulled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum PullEvent {
+    /// The reference has become a manifest.
+    Resolved {
+        /// The whole reference.
+        reference: String,
+        /// The manifest of the image.
+        digest: Digest,
+        /// How many blobs it has, configuration and layers, each counted once.
+        blobs: usize,
+        /// Bytes of all of them.
+        bytes: u64,
+    },
+    /// A blob is on its way, or was here already; each is reported once.
+    LayerStarted {
+        /// The blob.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+        /// Whether it is here already, so that nothing has to be carried. No further event names it.
+        present: bool,
+    },
+    /// More of a blob is here.
+    Progress {
+        /// The blob.
+        digest: Digest,
+        /// Bytes of it that are here and linked.
+        bytes: u64,
+        /// Bytes that came from peers so far.
+        from_peers: u64,
+        /// Bytes that came from the origin so far.
+        from_origin: u64,
+    },
+    /// A blob is whole and verified.
+    LayerDone {
+        /// The blob.
+        digest: Digest,
+        /// Bytes of it that came from peers.
+        from_peers: u64,
+        /// Bytes of it that came from the origin.
+        from_origin: u64,
+    },
+}
+
+/// How a pull ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PullSummary {
+    /// The whole reference.
+    pub reference: String,
+    /// The manifest of the image.
+    pub digest: Digest,
+    /// How long it took.
+    pub seconds: f64,
+    /// Bytes that came from peers.
+    pub from_peers: u64,
+    /// Bytes that came from the origin.
+    pub from_origin: u64,
+    /// Bytes that were here before.
+    pub present: u64,
+}
+
+/// What happens while an archive is imported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum ImportEvent {
+    /// A blob was read, verified and kept, or was here already.
+    Blob {
+        /// The blob.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+        /// Whether it was here already.
+        present: bool,
+    },
+}
+
+/// What an archive held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportSummary {
+    /// The images that are here now.
+    pub images: Vec<ImportedImage>,
+}
+
+/// An image from an archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportedImage {
+    /// Its reference; `None` when the archive names none, so that only the digest leads to it.
+    pub reference: Option<String>,
+    /// Its manifest.
+    pub digest: Digest,
+    /// Bytes of its layers.
+    pub size: u64,
+}
+
+/// An image of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSummary {
+    /// Its whole reference.
+    pub reference: String,
+    /// Its manifest.
+    pub digest: Digest,
+    /// Bytes of its layers, each counted once.
+    pub size: u64,
+    /// How many layers it has.
+    pub layers: usize,
+    /// When it came here, in seconds since 1970, if that is known.
+    pub added: Option<u64>,
+}
+
+/// A member of the network that the node is connected to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Its peer id.
+    pub peer_id: NodeId,
+    /// Its site.
+    pub site: String,
+    /// The address by which it is connected.
+    pub address: String,
+    /// How long it has been connected, in seconds.
+    pub connected_seconds: u64,
+}
+
+/// Why something could not be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// What kind of failure it is, for scripts.
+    pub code: ErrorCode,
+    /// What was tried, on what, and why it failed.
+    pub message: String,
+    /// What the user can do about it, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Kinds of failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// What was asked for makes no sense, or the archive is damaged.
+    BadRequest,
+    /// It is not here, and nobody who was asked has it.
+    NotFound,
+    /// An origin refuses it without other credentials.
+    Denied,
+    /// Neither peers nor origin can be reached, or none of them sends what is right.
+    Unavailable,
+    /// The disk or its budget is full.
+    NoSpace,
+    /// The node is about to end.
+    Stopping,
+    /// The node itself failed.
+    Internal,
+}
+
+impl ApiError {
+    /// A failure without advice.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
+    /// The same with advice.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl ErrorCode {
+    /// The HTTP status that carries it.
+    pub(super) const fn status(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::Denied => 403,
+            Self::NotFound => 404,
+            Self::Internal => 500,
+            Self::Unavailable => 502,
+            Self::Stopping => 503,
+            Self::NoSpace => 507,
+        }
+    }
+}
+
+/// One line of an answer that takes its time.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub(super) enum Line<E, D> {
+    Done(D),
+    Failed(ApiError),
+    #[serde(untagged)]
+    Event(E),
+}

@@ -1,0 +1,75 @@
+//! What the server needs of a node.
+
+use std::future::Future;
+
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+
+use super::api::{
+    ApiError, ImageDetails, ImageSummary, ImportEvent, ImportSummary, PeerInfo, PullEvent, PullRequest,
+    PullSummary,
+};
+use super::archive::Archive;
+use crate::status::Report;
+
+/// The node, as its control socket sees it.
+///
+/// A future is dropped when its client goes away and when the node stops, so what has to go on must run in a task of
+/// its own.
+pub trait Backend: Report {
+    /// Brings a whole image here. A [`PullEvent::LayerStarted`] comes before all others of its blob.
+    fn pull(
+        &self,
+        request: PullRequest,
+        events: Events<PullEvent>,
+    ) -> impl Future<Output = Result<PullSummary, ApiError>> + Send;
+
+    /// All images that are here whole, in any order.
+    fn images(&self) -> impl Future<Output = Result<Vec<ImageSummary>, ApiError>> + Send;
+
+    /// What is known about an image that is here.
+    fn inspect(&self, reference: &str) -> impl Future<Output = Result<ImageDetails, ApiError>> + Send;
+
+    /// Takes the images of an OCI layout or docker-archive, which may be compressed with gzip. Nothing of a damaged
+    /// archive may become an image.
+    fn import(
+        &self,
+        archive: Archive,
+        events: Events<ImportEvent>,
+    ) -> impl Future<Output = Result<ImportSummary, ApiError>> + Send;
+
+    /// Writes an image that is here as an archive. As long as nothing was written, an error is answered with its
+    /// proper status; so check everything first.
+    fn export(&self, reference: &str, out: DuplexStream)
+    -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// All members that are connected, in any order.
+    fn peers(&self) -> impl Future<Output = Result<Vec<PeerInfo>, ApiError>> + Send;
+}
+
+/// Where to tell a client what happens. Clones tell the same client.
+#[derive(Debug)]
+pub struct Events<E>(mpsc::Sender<E>);
+
+impl<E> Clone for Events<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<E> Events<E> {
+    pub(super) const fn new(sender: mpsc::Sender<E>) -> Self {
+        Self(sender)
+    }
+
+    /// Tells it, and waits for a client that reads slowly. A client that is gone is no error.
+    pub async fn tell(&self, event: E) {
+        // The future that this runs in ends with the client.
+        let _ = self.0.send(event).await;
+    }
+
+    /// Tells it unless the client is behind: for progress, of which the next report says more anyway.
+    pub fn tell_if_free(&self, event: E) {
+        let _ = self.0.try_send(event);
+    }
+}

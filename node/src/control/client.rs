@@ -1,0 +1,287 @@
+//! The command line's half.
+
+use std::io;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, HOST, TE};
+use axum::http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio_util::io::ReaderStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::api::{
+    ApiError, COMPLETE, ImageDetails, ImageSummary, ImportEvent, ImportSummary, Line, MAX_ANSWER, MAX_LINE,
+    NodeStatus, OUTCOME, PeerInfo, PullEvent, PullRequest, PullSummary,
+};
+
+/// Talks to the node behind a control socket, with a connection for each request.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why a node did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No node answers.
+    #[error("no node is running here: nothing answers at {}", .0.display())]
+    NoNode(PathBuf),
+    /// The socket belongs to another user.
+    #[error("the node's control socket {} belongs to another user", .0.display())]
+    NotAllowed(PathBuf),
+    /// The connection failed.
+    #[error("the node at {} cannot be reached: {source}", socket.display())]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The node went away in the middle.
+    #[error("the node ended the connection before it was done: {0}")]
+    Lost(String),
+    /// Whatever answers is no wherry node, or one of another version.
+    #[error("the node gave an answer that makes no sense: {0}")]
+    Nonsense(String),
+    /// The node says why.
+    #[error(transparent)]
+    Refused(ApiError),
+    /// What should be sent could not be read, or what came could not be written.
+    #[error("{0}")]
+    Local(io::Error),
+}
+
+impl ClientError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::NoNode(_) => {
+                Some("start one with 'wherry up', or say where it is with --data DIR or --control PATH")
+            }
+            Self::NotAllowed(_) => Some("run this as the user that runs the node, for instance with sudo"),
+            Self::Lost(_) => Some("see the node's log, and try again: what has arrived is kept"),
+            Self::Nonsense(_) => Some("node and command line may have different versions: restart the node"),
+            Self::Refused(error) => error.hint.as_deref(),
+            Self::Connect { .. } | Self::Local(_) => None,
+        }
+    }
+}
+
+/// What comes next of something that takes its time.
+#[derive(Debug, PartialEq)]
+pub enum Step<E, D> {
+    /// Something happened.
+    Event(E),
+    /// It is done; nothing follows.
+    Done(D),
+}
+
+/// Something that takes its time. Dropping it goes away from it.
+pub struct Progress<E, D> {
+    body: Incoming,
+    read: Vec<u8>,
+    _connection: AbortOnDropHandle<()>,
+    says: PhantomData<fn() -> (E, D)>,
+}
+
+impl Client {
+    /// A client of the node behind this socket.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Brings an image to the node.
+    pub async fn pull(&self, request: &PullRequest) -> Result<Progress<PullEvent, PullSummary>, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::Nonsense(error.to_string()))?;
+        self.lines("/v1/pull", "application/json", body.into()).await
+    }
+
+    /// Gives the node an archive.
+    pub async fn import(
+        &self,
+        archive: impl AsyncRead + Send + 'static,
+    ) -> Result<Progress<ImportEvent, ImportSummary>, ClientError> {
+        let body = Body::from_stream(ReaderStream::with_capacity(archive, 64 << 10));
+        self.lines("/v1/import", "application/x-tar", body).await
+    }
+
+    /// Takes an image from the node as an archive, and returns how many bytes that were. Only if there is no error
+    /// what was written is an archive.
+    pub async fn export(
+        &self,
+        reference: &str,
+        out: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<u64, ClientError> {
+        let (mut body, _connection) = self.get(&format!("/v1/export?{}", query(reference))).await?;
+        let mut written = 0;
+        let mut outcome = None;
+        while let Some(frame) = body.frame().await {
+            match frame.map_err(lost)?.into_data() {
+                Ok(data) => {
+                    out.write_all(&data).await.map_err(ClientError::Local)?;
+                    written += data.len() as u64;
+                }
+                Err(frame) => {
+                    outcome = frame.into_trailers().ok().and_then(|trailers| trailers.get(OUTCOME).cloned());
+                }
+            }
+        }
+        let outcome = outcome.ok_or_else(|| ClientError::Lost("the archive is cut off".to_owned()))?;
+        if outcome != COMPLETE {
+            return Err(serde_json::from_slice(outcome.as_bytes())
+                .map_or_else(|error| ClientError::Nonsense(error.to_string()), ClientError::Refused));
+        }
+        out.flush().await.map_err(ClientError::Local)?;
+        Ok(written)
+    }
+
+    /// The node's images.
+    pub async fn images(&self) -> Result<Vec<ImageSummary>, ClientError> {
+        self.json("/v1/images").await
+    }
+
+    /// What the node knows about one of its images.
+    pub async fn inspect(&self, reference: &str) -> Result<ImageDetails, ClientError> {
+        self.json(&format!("/v1/inspect?{}", query(reference))).await
+    }
+
+    /// Who the node is connected to.
+    pub async fn peers(&self) -> Result<Vec<PeerInfo>, ClientError> {
+        self.json("/v1/peers").await
+    }
+
+    /// The state of the node.
+    pub async fn status(&self) -> Result<NodeStatus, ClientError> {
+        self.json("/v1/status").await
+    }
+
+    async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let (body, _connection) = self.get(path).await?;
+        serde_json::from_slice(&whole(body).await?).map_err(|error| ClientError::Nonsense(error.to_string()))
+    }
+
+    async fn lines<E, D>(
+        &self,
+        path: &str,
+        media_type: &str,
+        body: Body,
+    ) -> Result<Progress<E, D>, ClientError> {
+        let request = Request::builder().method(Method::POST).uri(path).header(CONTENT_TYPE, media_type);
+        let (body, connection) = self.send(request, body).await?;
+        Ok(Progress { body, read: Vec::new(), _connection: connection, says: PhantomData })
+    }
+
+    async fn get(&self, path: &str) -> Result<(Incoming, AbortOnDropHandle<()>), ClientError> {
+        self.send(Request::builder().uri(path).header(TE, "trailers"), Body::empty()).await
+    }
+
+    async fn send(
+        &self,
+        request: http::request::Builder,
+        body: Body,
+    ) -> Result<(Incoming, AbortOnDropHandle<()>), ClientError> {
+        let request = request
+            .header(HOST, "wherry")
+            .body(body)
+            .map_err(|error| ClientError::Nonsense(error.to_string()))?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+            // What went wrong is seen where the answer is read.
+            let _ = connection.await;
+        }));
+        let answer = sender.send_request(request).await.map_err(|error| match local(&error) {
+            Some(error) => ClientError::Local(error),
+            None => lost(error),
+        })?;
+        let status = answer.status();
+        if status == StatusCode::OK {
+            return Ok((answer.into_body(), connection));
+        }
+        let body = whole(answer.into_body()).await?;
+        Err(serde_json::from_slice(&body)
+            .map_or_else(|_| ClientError::Nonsense(format!("status {status}")), ClientError::Refused))
+    }
+
+    fn unreachable(&self, source: io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoNode(socket),
+            io::ErrorKind::PermissionDenied => ClientError::NotAllowed(socket),
+            _ => ClientError::Connect { socket, source },
+        }
+    }
+}
+
+impl<E: DeserializeOwned, D: DeserializeOwned> Progress<E, D> {
+    /// Waits for what comes next. After an error or [`Step::Done`] nothing does.
+    ///
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> Result<Step<E, D>, ClientError> {
+        let line = loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                break self.read.drain(..=end).collect::<Vec<_>>();
+            }
+            if self.read.len() > MAX_LINE {
+                return Err(ClientError::Nonsense(format!("a line of more than {MAX_LINE} bytes")));
+            }
+            match self.body.frame().await {
+                Some(frame) => {
+                    if let Ok(data) = frame.map_err(lost)?.into_data() {
+                        self.read.extend_from_slice(&data);
+                    }
+                }
+                None => return Err(ClientError::Lost("it did not say how it ended".to_owned())),
+            }
+        };
+        match serde_json::from_slice(&line) {
+            Ok(Line::Event(event)) => Ok(Step::Event(event)),
+            Ok(Line::Done(done)) => Ok(Step::Done(done)),
+            Ok(Line::Failed(error)) => Err(ClientError::Refused(error)),
+            Err(error) => Err(ClientError::Nonsense(error.to_string())),
+        }
+    }
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, ClientError> {
+    match Limited::new(body, MAX_ANSWER).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => Err(ClientError::Lost(error.to_string())),
+    }
+}
+
+fn lost(error: hyper::Error) -> ClientError {
+    ClientError::Lost(error.to_string())
+}
+
+/// The error of whoever provides the body, if that is what made the request fail.
+fn local(error: &hyper::Error) -> Option<io::Error> {
+    if !error.is_user() {
+        return None;
+    }
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(found) = inner.downcast_ref::<io::Error>() {
+            return Some(io::Error::new(found.kind(), found.to_string()));
+        }
+        source = inner.source();
+    }
+    None
+}
+
+fn query(reference: &str) -> String {
+    url::form_urlencoded::Serializer::new(String::new()).append_pair("reference", reference).finish()
+}

@@ -1,0 +1,163 @@
+//! What the gateway's server asks for.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use wherry_gateway::origin::Origins;
+use wherry_gateway::server::{
+    Ask, BlobReader, Body, Break, Content, ManifestAnswer, Refusal, RefusalKind, StoredFile, Want,
+};
+use wherry_gateway::{Host, Reference, TagOrDigest};
+use wherry_proto::Digest;
+
+use super::{ImageError, Images};
+use crate::store::StoredBlob;
+use crate::transfer::{Fetched, Route, Transfer};
+
+/// How long the headers of a blob wait for its first byte, so that what cannot be had is refused before them.
+/// Registry clients give up on headers after 10 s at the earliest.
+const FIRST_BYTE: Duration = Duration::from_secs(6);
+
+/// How far ahead of what is known a range may begin, in bytes, before it is passed through from the origin.
+const FAR: u64 = 4 << 20;
+
+/// A blob that a client may read, here or on its way.
+pub struct BlobHandle {
+    size: u64,
+    digest: Digest,
+    route: Route,
+    fetched: Fetched,
+    origins: Origins,
+}
+
+impl BlobHandle {
+    pub(super) fn new(size: u64, digest: Digest, route: Route, fetched: Fetched, origins: Origins) -> Self {
+        Self { size, digest, route, fetched, origins }
+    }
+
+    /// Whether it is here, or how it comes.
+    pub const fn fetched(&self) -> &Fetched {
+        &self.fetched
+    }
+
+    async fn stored(&self, blob: StoredBlob, range: Range<u64>) -> Result<Body, Refusal> {
+        let digest = self.digest;
+        let opened = tokio::task::spawn_blocking(move || blob.open()).await;
+        match opened {
+            Ok(Ok(file)) => Ok(Body::File(StoredFile::new(file, range.start, range.end - range.start))),
+            Ok(Err(error)) => Err(Refusal::new(
+                RefusalKind::Internal,
+                format!(
+                    "blob {digest} could not be read from the store: {error}; ask again to fetch it anew"
+                ),
+            )),
+            Err(_) => Err(ImageError::Stopped.into_refusal(true)),
+        }
+    }
+
+    /// Waits for the first byte of a range. What is far from anything known is passed through, since it would take
+    /// as long to arrive in order as all that lies before it.
+    async fn arriving(&self, transfer: &Arc<Transfer>, range: Range<u64>) -> Result<Body, Refusal> {
+        let is_far = |front: u64| range.start > front.saturating_add(FAR);
+        match tokio::time::timeout(FIRST_BYTE, transfer.first_byte(range.start, is_far)).await {
+            Ok(Ok(true)) | Err(_) => Ok(Body::Stream(transfer.read(range).boxed())),
+            Ok(Ok(false)) => self.pass_through(range).await,
+            Ok(Err(source)) => {
+                let what = format!("blob {} of {}", self.digest, self.route);
+                Err(ImageError::Transfer { what, source }.into_refusal(true))
+            }
+        }
+    }
+
+    async fn pass_through(&self, range: Range<u64>) -> Result<Body, Refusal> {
+        let Route { host, repository } = &self.route;
+        let blob =
+            self.origins.blob(host, repository, &self.digest, range.start).await.map_err(|origin| {
+                let what = format!("blob {} of {}", self.digest, self.route);
+                ImageError::Unknown { what, origin: Box::new(origin) }.into_refusal(true)
+            })?;
+        let mut left = range.end - range.start;
+        let bytes = blob.map(move |piece| match piece {
+            Ok(mut piece) => {
+                piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                left -= piece.len() as u64;
+                Ok(piece)
+            }
+            // What came is what the origin sent; the client checks the digest itself.
+            Err(_) => Err(Break::Stalled),
+        });
+        let until_done = bytes.take_while(|piece| {
+            let more = piece.as_ref().map_or(true, |piece| !piece.is_empty());
+            futures::future::ready(more)
+        });
+        Ok(Body::Stream(until_done.boxed()))
+    }
+}
+
+impl BlobReader for BlobHandle {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn read(&self, range: Range<u64>) -> Result<Body, Refusal> {
+        match &self.fetched {
+            Fetched::Stored(blob) => self.stored(blob.clone(), range).await,
+            Fetched::Arriving(transfer) => self.arriving(transfer, range).await,
+        }
+    }
+}
+
+impl Images {
+    fn origin_of(&self, ask: &Ask) -> Host {
+        ask.origin.clone().unwrap_or_else(|| self.default_origin().clone())
+    }
+}
+
+impl Content for Images {
+    type Blob = BlobHandle;
+
+    async fn manifest(
+        &self,
+        ask: Ask,
+        reference: TagOrDigest,
+        _want: Want,
+    ) -> Result<ManifestAnswer, Refusal> {
+        let reference = Reference::new(self.origin_of(&ask), ask.repository, reference);
+        let resolved = Self::manifest(self, &reference).await.map_err(|error| error.into_refusal(false))?;
+        let manifest = resolved.manifest;
+        let bytes: Bytes = manifest.raw().clone();
+        Ok(ManifestAnswer {
+            age: resolved.age,
+            source: Some(resolved.source),
+            ..ManifestAnswer::new(bytes, manifest.media_type(), *manifest.digest())
+        })
+    }
+
+    async fn blob(&self, ask: Ask, digest: Digest, _want: Want) -> Result<BlobHandle, Refusal> {
+        // The same normalisation of the repository as for manifests.
+        let reference = Reference::new(self.origin_of(&ask), ask.repository, TagOrDigest::Digest(digest));
+        let handle = Self::blob(self, reference.host(), reference.repository(), digest).await;
+        handle.map_err(|error| error.into_refusal(true))
+    }
+
+    async fn tags(&self, ask: Ask) -> Result<Vec<String>, Refusal> {
+        let target = TagOrDigest::Tag(wherry_gateway::Tag::latest());
+        let reference = Reference::new(self.origin_of(&ask), ask.repository, target);
+        let tags = self.records().tags(reference.host(), reference.repository());
+        let tags = tags.map_err(|error| ImageError::Store(error).into_refusal(false))?;
+        if tags.is_empty() {
+            return Err(Refusal::new(
+                RefusalKind::NameUnknown,
+                format!(
+                    "no tag of {}/{} is known here; pull one first",
+                    reference.host(),
+                    reference.repository()
+                ),
+            ));
+        }
+        Ok(tags)
+    }
+}

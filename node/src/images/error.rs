@@ -1,0 +1,108 @@
+//! Why an image, manifest or blob cannot be had, and what a gateway's client is told of it.
+
+use std::time::Duration;
+
+use wherry_gateway::manifest::ManifestError;
+use wherry_gateway::origin::OriginError;
+use wherry_gateway::server::{Refusal, RefusalKind};
+use wherry_proto::Digest;
+
+use crate::store::StoreError;
+use crate::transfer::TransferError;
+
+/// After how long it is worth asking again for what cannot be had now.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Why an image, manifest or blob cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// Neither the site nor the origin has it.
+    #[error("{what} cannot be had: {origin}; no other node of the site that can be reached knows it either")]
+    Unknown {
+        /// What was asked for.
+        what: String,
+        /// What the origin said.
+        origin: Box<OriginError>,
+    },
+    /// A blob cannot be transferred.
+    #[error("{what} cannot be had: {source}")]
+    Transfer {
+        /// What was asked for.
+        what: String,
+        /// Why.
+        source: TransferError,
+    },
+    /// What the store holds under this digest is no manifest.
+    #[error("{digest} is not a manifest: {source}")]
+    NotAManifest {
+        /// The blob.
+        digest: Digest,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// An index has no image for the platform that was asked for.
+    #[error("{what} has no image for {wanted}; it has {has}. Choose one of them with --platform")]
+    NoPlatform {
+        /// The index.
+        what: String,
+        /// The platform that was asked for.
+        wanted: String,
+        /// The platforms that there are.
+        has: String,
+    },
+    /// The store or its index failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored blob could not be read.
+    #[error("{digest} could not be read from the store: {why}")]
+    Unreadable {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        why: String,
+    },
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    Stopped,
+}
+
+impl ImageError {
+    /// What a gateway's client is told, if it asked for a blob rather than a manifest.
+    pub fn into_refusal(self, blob: bool) -> Refusal {
+        let unknown = if blob { RefusalKind::BlobUnknown } else { RefusalKind::ManifestUnknown };
+        let message = self.to_string();
+        match self {
+            Self::Unknown { origin, .. } if matches!(*origin, OriginError::NotFound { .. }) => {
+                Refusal::new(unknown, message)
+            }
+            Self::Unknown { origin, .. } => {
+                let retry = origin.is_unreachable();
+                let told = Refusal::from(*origin);
+                let refusal = Refusal { message, ..told };
+                if retry && refusal.retry_after.is_none() {
+                    refusal.retry_after(RETRY_AFTER)
+                } else {
+                    refusal
+                }
+            }
+            Self::Transfer { source, .. } => transfer_refusal(&source, message),
+            Self::NotAManifest { .. } => Refusal::new(RefusalKind::ManifestInvalid, message),
+            Self::NoPlatform { .. } => Refusal::new(unknown, message),
+            Self::Store(error) if error.is_no_space() => Refusal::new(RefusalKind::NoSpace, message),
+            Self::Store(_) | Self::Unreadable { .. } => Refusal::new(RefusalKind::Internal, message),
+            Self::Stopped => Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER),
+        }
+    }
+}
+
+fn transfer_refusal(error: &TransferError, message: String) -> Refusal {
+    let kind = match error {
+        TransferError::Store(error) if error.is_no_space() => RefusalKind::NoSpace,
+        TransferError::Store(_) => RefusalKind::Internal,
+        TransferError::OriginWrong { .. } | TransferError::TooLarge(_) => RefusalKind::BadOrigin,
+        TransferError::NoSource { .. } | TransferError::Full | TransferError::Stopped => {
+            return Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER);
+        }
+    };
+    Refusal::new(kind, message)
+}

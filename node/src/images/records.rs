@@ -1,0 +1,124 @@
+//! What this node knows of names: which manifests tags mean, and what belongs to which repository.
+
+use bincode::{Decode, Encode};
+use wherry_gateway::{Host, Manifest, ManifestContent, Reference, Repository};
+use wherry_proto::{Digest, TagRecord};
+
+use crate::store::{Store, StoreError, Table};
+
+/// The most tags of one repository that are listed.
+pub const MAX_TAGS: usize = 10_000;
+
+/// The most images that are listed.
+pub const MAX_IMAGES: usize = 10_000;
+
+/// What this node knows of a tag.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TagEntry {
+    /// The newest record, signed by whoever resolved the tag.
+    pub record: TagRecord,
+    /// When an origin last confirmed it to this site, in seconds since the Unix epoch; 0 if none ever did.
+    pub confirmed: u64,
+}
+
+/// That a manifest or blob belongs to a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Grant {
+    /// Its length in bytes, as the manifest says that names it.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// The index tables of this room.
+#[derive(Clone)]
+pub struct Records {
+    tags: Table<TagEntry>,
+    grants: Table<Grant>,
+}
+
+fn grant_key(host: &Host, repository: &Repository, digest: &Digest) -> String {
+    format!("{host}/{repository}@{digest}")
+}
+
+impl Records {
+    /// The tables in a store's index.
+    pub fn open(store: &Store) -> Result<Self, StoreError> {
+        Ok(Self { tags: store.table("tags")?, grants: store.table("grants")? })
+    }
+
+    /// What is known of a reference that names a tag.
+    pub fn tag(&self, reference: &Reference) -> Result<Option<TagEntry>, StoreError> {
+        self.tags.get(reference.to_string().as_bytes())
+    }
+
+    /// Remembers a tag, unless what is known already is newer. Returns what is known afterwards.
+    pub fn set_tag(&self, reference: &Reference, entry: TagEntry) -> Result<TagEntry, StoreError> {
+        let mut now = entry.clone();
+        self.tags.update(reference.to_string().as_bytes(), |known: Option<TagEntry>| {
+            now = match known {
+                Some(known) if known.record.supersedes(&entry.record) => known,
+                Some(known) => {
+                    TagEntry { record: entry.record.clone(), confirmed: entry.confirmed.max(known.confirmed) }
+                }
+                None => entry.clone(),
+            };
+            Some(now.clone())
+        })?;
+        Ok(now)
+    }
+
+    /// The tags of a repository, in order, at most [`MAX_TAGS`].
+    pub fn tags(&self, host: &Host, repository: &Repository) -> Result<Vec<String>, StoreError> {
+        let prefix = format!("{host}/{repository}:");
+        let found = self.tags.scan_prefix(prefix.as_bytes(), MAX_TAGS)?;
+        let name = |key: &[u8]| std::str::from_utf8(key.get(prefix.len()..)?).ok().map(str::to_owned);
+        Ok(found.iter().filter_map(|(key, _)| name(key)).collect())
+    }
+
+    /// Every tag that is known, at most [`MAX_IMAGES`].
+    pub fn all_tags(&self) -> Result<Vec<(Reference, TagEntry)>, StoreError> {
+        let found = self.tags.scan_prefix(b"", MAX_IMAGES)?;
+        let read = |key: Vec<u8>| String::from_utf8(key).ok()?.parse().ok();
+        Ok(found.into_iter().filter_map(|(key, entry)| Some((read(key)?, entry))).collect())
+    }
+
+    /// That this belongs to that repository, if it is known to.
+    pub fn grant(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<Grant>, StoreError> {
+        self.grants.get(grant_key(host, repository, digest).as_bytes())
+    }
+
+    /// Remembers that this belongs to that repository.
+    pub fn add_grant(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        digest: &Digest,
+        grant: &Grant,
+    ) -> Result<(), StoreError> {
+        self.grants.put(grant_key(host, repository, digest).as_bytes(), grant)
+    }
+
+    /// Remembers that a manifest, and all that it names, belongs to a repository.
+    pub fn learn(&self, host: &Host, repository: &Repository, manifest: &Manifest) -> Result<(), StoreError> {
+        let own = Grant { size: manifest.size(), media_type: manifest.media_type().to_owned() };
+        if self.grant(host, repository, manifest.digest())?.as_ref() == Some(&own) {
+            return Ok(());
+        }
+        let named: Vec<_> = match manifest.content() {
+            ManifestContent::Index(index) => index.manifests.iter().collect(),
+            ManifestContent::Image(image) => image.blobs().collect(),
+        };
+        for descriptor in named {
+            let grant = Grant { size: descriptor.size, media_type: descriptor.media_type.clone() };
+            self.add_grant(host, repository, &descriptor.digest, &grant)?;
+        }
+        // Last: its presence says that the others are there.
+        self.add_grant(host, repository, manifest.digest(), &own)
+    }
+}

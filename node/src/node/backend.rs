@@ -1,0 +1,296 @@
+//! What the control socket and the status pages ask of a node.
+
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::io::DuplexStream;
+use tokio_util::io::SyncIoBridge;
+use wherry_gateway::server::RefusalKind;
+use wherry_gateway::{Descriptor, Manifest, Reference};
+use wherry_proto::Digest;
+
+use super::{Node, now};
+use crate::bundle::{self, ExportImage};
+use crate::control::api::{
+    ApiError, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage, PeerInfo,
+    PullEvent, PullRequest, PullSummary,
+};
+use crate::control::{Archive, Backend, Events};
+use crate::images::inspect::{self, OtherImage};
+use crate::images::{ImageError, LocalImage, PullEvents};
+use crate::status::{MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
+use crate::transfer::Progress;
+
+/// The longest image configuration that is read, in bytes.
+const MAX_CONFIG: u64 = 4 << 20;
+
+impl Report for Node {
+    async fn status(&self) -> NodeStatus {
+        let usage = self.store.usage();
+        let transfers = self.transfers.running();
+        let images =
+            self.images.local_images().await.map_or(0, |images| images.iter().filter(|i| i.whole).count());
+        NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: if self.stopping.load(Ordering::Relaxed) { State::Stopping } else { State::Ready },
+            peer_id: self.key.node(),
+            network: self.network,
+            site: self.site.clone(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            addresses: self.addresses.clone(),
+            store: StoreStatus {
+                blobs: usage.blobs as u64,
+                partial_blobs: usage.partials as u64,
+                bytes: usage.used,
+                budget: usage.budget,
+                free: usage.free,
+            },
+            images,
+            peers: self.swarm.neighbours().len(),
+            transfers: transfers
+                .iter()
+                .take(MAX_TRANSFERS)
+                .map(|transfer| {
+                    let progress = transfer.progress();
+                    TransferStatus {
+                        digest: transfer.digest(),
+                        size: transfer.size(),
+                        bytes: progress.linked,
+                        from_peers: progress.from_peers,
+                        from_origin: progress.from_origin,
+                        sources: progress.sources,
+                    }
+                })
+                .collect(),
+            traffic: self.metrics.traffic(),
+            errors: self.metrics.errors(),
+        }
+    }
+}
+
+fn parse(reference: &str) -> Result<Reference, ApiError> {
+    reference.parse().map_err(|error: wherry_gateway::NameError| {
+        ApiError::new(ErrorCode::BadRequest, error.to_string())
+            .hint("write it as REGISTRY/REPOSITORY:TAG or @DIGEST, such as debian:12 or quay.io/org/app:1.0")
+    })
+}
+
+fn image_error(error: ImageError) -> ApiError {
+    let advice = match &error {
+        ImageError::Unknown { .. } => {
+            Some("check the name, and 'wherry peers' and the network if the registry should be in reach")
+        }
+        ImageError::Transfer { .. } => Some("what has arrived is kept: pull again to go on"),
+        _ => None,
+    };
+    let refusal = error.into_refusal(false);
+    let code = match refusal.kind {
+        RefusalKind::ManifestUnknown | RefusalKind::BlobUnknown | RefusalKind::NameUnknown => {
+            ErrorCode::NotFound
+        }
+        RefusalKind::Denied | RefusalKind::Unauthorized => ErrorCode::Denied,
+        RefusalKind::NoSpace => ErrorCode::NoSpace,
+        RefusalKind::Internal => ErrorCode::Internal,
+        _ => ErrorCode::Unavailable,
+    };
+    let told = ApiError::new(code, refusal.message);
+    match advice {
+        Some(advice) if code != ErrorCode::NoSpace => told.hint(advice),
+        _ => told,
+    }
+}
+
+fn not_here(reference: &Reference) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("{reference} is not here"))
+        .hint(format!("bring it here with 'wherry pull {reference}'; 'wherry images' lists what is here"))
+}
+
+fn stopping<E>(_: E) -> ApiError {
+    ApiError::new(ErrorCode::Stopping, "the node is shutting down")
+}
+
+/// Tells the client of a pull how it goes.
+struct Teller {
+    reference: String,
+    events: Events<PullEvent>,
+    present: Mutex<u64>,
+}
+
+impl PullEvents for Teller {
+    fn resolved(&self, manifest: &Manifest) {
+        let blobs: Vec<&Descriptor> =
+            manifest.image().map(|image| image.blobs().collect()).unwrap_or_default();
+        self.events.tell_if_free(PullEvent::Resolved {
+            reference: self.reference.clone(),
+            digest: *manifest.digest(),
+            blobs: blobs.len(),
+            bytes: blobs.iter().map(|blob| blob.size).sum(),
+        });
+    }
+
+    fn started(&self, blob: &Descriptor, here: bool) {
+        if here && let Ok(mut present) = self.present.lock() {
+            *present += blob.size;
+        }
+        let (digest, size) = (blob.digest, blob.size);
+        self.events.tell_if_free(PullEvent::LayerStarted { digest, size, present: here });
+    }
+
+    fn progress(&self, blob: &Digest, progress: Progress) {
+        let Progress { linked, from_peers, from_origin, .. } = progress;
+        let digest = *blob;
+        self.events.tell_if_free(PullEvent::Progress { digest, bytes: linked, from_peers, from_origin });
+    }
+
+    fn done(&self, blob: &Digest, here: bool, progress: Progress) {
+        if !here {
+            let Progress { from_peers, from_origin, .. } = progress;
+            self.events.tell_if_free(PullEvent::LayerDone { digest: *blob, from_peers, from_origin });
+        }
+    }
+}
+
+/// Tells the client of an import which blobs come.
+struct ImportTeller {
+    store: crate::store::Store,
+    events: Events<ImportEvent>,
+}
+
+impl bundle::Progress for ImportTeller {
+    fn entry(&mut self, name: &str, size: u64) {
+        let Some((algorithm, hex)) = name.strip_prefix("blobs/").and_then(|rest| rest.split_once('/')) else {
+            return;
+        };
+        if let Ok(digest) = format!("{algorithm}:{hex}").parse() {
+            let present = self.store.holds(&digest);
+            self.events.tell_if_free(ImportEvent::Blob { digest, size, present });
+        }
+    }
+}
+
+impl Backend for Node {
+    async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
+        let reference = parse(&request.reference)?;
+        let begun = Instant::now();
+        let teller = Teller { reference: reference.to_string(), events, present: Mutex::default() };
+        let pulled = self.images.pull(&reference, None, &teller).await.map_err(image_error)?;
+        Ok(PullSummary {
+            reference: reference.to_string(),
+            digest: pulled.digest,
+            seconds: begun.elapsed().as_secs_f64(),
+            from_peers: pulled.from_peers,
+            from_origin: pulled.from_origin,
+            present: teller.present.lock().map_or(0, |present| *present),
+        })
+    }
+
+    async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
+        let images = self.images.local_images().await.map_err(image_error)?;
+        let summary = |image: &LocalImage| ImageSummary {
+            reference: image.reference.to_string(),
+            digest: *image.top.digest(),
+            size: image.size(),
+            layers: image.image.image().map_or(0, |image| image.layers.len()),
+            added: image.resolved,
+        };
+        Ok(images.iter().filter(|image| image.whole).map(summary).collect())
+    }
+
+    async fn inspect(&self, reference: &str) -> Result<ImageDetails, ApiError> {
+        let reference = parse(reference)?;
+        let local = self.images.local_image(&reference).await.map_err(image_error)?;
+        let local = local.ok_or_else(|| not_here(&reference))?;
+        let others: Vec<OtherImage> =
+            self.images.local_images().await.map_err(image_error)?.iter().map(other).collect();
+        let config = local.image.image().map(|image| image.config.digest);
+        let blob = config.and_then(|digest| self.store.get(&digest)).ok_or_else(|| not_here(&reference))?;
+        let config = tokio::task::spawn_blocking(move || blob.read(MAX_CONFIG)).await.map_err(stopping)?;
+        let config = config.map_err(|error| {
+            ApiError::new(
+                ErrorCode::Internal,
+                format!("the configuration of {reference} cannot be read: {error}"),
+            )
+        })?;
+        let (digest, manifest) = (*local.image.digest(), local.image.raw());
+        inspect::inspect(&reference.to_string(), digest, manifest, &config, &others)
+            .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
+    }
+
+    async fn import(&self, archive: Archive, events: Events<ImportEvent>) -> Result<ImportSummary, ApiError> {
+        let store = self.store.clone();
+        let mut teller = ImportTeller { store: store.clone(), events };
+        let reader = SyncIoBridge::new(archive);
+        let work = move || bundle::import(&store, reader, &mut teller);
+        let imported = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
+        let imported = imported.map_err(|error| {
+            let code = if error.is_no_space() { ErrorCode::NoSpace } else { ErrorCode::BadRequest };
+            ApiError::new(code, error.to_string())
+        })?;
+        let mut images = Vec::new();
+        for image in &imported.images {
+            let manifest = self.images.stored_manifest(image.digest, Some(&image.media_type)).await;
+            let manifest = manifest.map_err(image_error)?.ok_or_else(|| {
+                ApiError::new(
+                    ErrorCode::Internal,
+                    format!("the manifest {} has left the store", image.digest),
+                )
+            })?;
+            let size = manifest.image().map_or(0, |image| image.blobs().map(|blob| blob.size).sum());
+            let mut named = false;
+            for reference in image.names.iter().filter_map(|name| name.parse::<Reference>().ok()) {
+                self.images.set_tag(&reference, &manifest).await.map_err(image_error)?;
+                for digest in &image.blobs {
+                    self.pin(&reference, digest)?;
+                }
+                named = true;
+                let reference = Some(reference.to_string());
+                images.push(ImportedImage { reference, digest: image.digest, size });
+            }
+            if !named {
+                images.push(ImportedImage { reference: None, digest: image.digest, size });
+            }
+            for digest in &image.blobs {
+                self.swarm.announce(*digest).await;
+            }
+        }
+        Ok(ImportSummary { images })
+    }
+
+    async fn export(&self, reference: &str, out: DuplexStream) -> Result<(), ApiError> {
+        let reference = parse(reference)?;
+        let local = self.images.local_image(&reference).await.map_err(image_error)?;
+        let local = local.filter(|image| image.whole).ok_or_else(|| not_here(&reference))?;
+        let names = if reference.target().tag().is_some() { vec![reference.to_string()] } else { Vec::new() };
+        let image = ExportImage { names, manifest: *local.top.digest() };
+        let store = self.store.clone();
+        let writer = SyncIoBridge::new(out);
+        let work = move || bundle::export(&store, &[image], writer);
+        let exported = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
+        exported.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+    }
+
+    async fn peers(&self) -> Result<Vec<PeerInfo>, ApiError> {
+        let info = |neighbour: crate::swarm::Neighbour| PeerInfo {
+            peer_id: neighbour.node,
+            site: neighbour.site,
+            address: neighbour.address,
+            connected_seconds: now().saturating_sub(neighbour.since),
+        };
+        Ok(self.swarm.neighbours().into_iter().map(info).collect())
+    }
+}
+
+fn other(image: &LocalImage) -> OtherImage {
+    let layers = image.image.image().map(|image| image.layers.iter().map(|layer| layer.digest).collect());
+    OtherImage { reference: image.reference.to_string(), layers: layers.unwrap_or_default() }
+}
+
+impl Node {
+    /// Imported images stay: nothing could bring them back once they were evicted.
+    fn pin(&self, reference: &Reference, digest: &Digest) -> Result<(), ApiError> {
+        self.store
+            .pin(&reference.to_string(), digest)
+            .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+    }
+}

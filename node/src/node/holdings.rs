@@ -1,0 +1,62 @@
+//! What this node gives to others: what its store holds and what it knows of names.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, OnceLock};
+
+use wherry_proto::{Digest, StateChain, TagRecord};
+
+use crate::images::Images;
+use crate::status::Metrics;
+use crate::store::{Store, StoredBlob};
+use crate::swarm::{Holdings, ReadAt};
+
+/// The shelf that other nodes are served from.
+pub(super) struct Shelf {
+    pub(super) store: Store,
+    pub(super) metrics: Metrics,
+    // Names are known once the swarm runs, which is asked about names itself.
+    pub(super) images: OnceLock<Images>,
+}
+
+struct Counted {
+    file: File,
+    metrics: Metrics,
+    // Keeps the blob from being evicted while it is read.
+    _blob: StoredBlob,
+}
+
+impl ReadAt for Counted {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(&self.file, buf, offset)?;
+        self.metrics.to_peers.inc_by(buf.len() as u64);
+        Ok(())
+    }
+}
+
+impl Holdings for Shelf {
+    fn held(&self, digest: &Digest) -> Option<u64> {
+        self.store.get(digest).map(|blob| blob.size())
+    }
+
+    fn chain(&self, digest: &Digest) -> Option<StateChain> {
+        match self.store.chain(digest) {
+            Ok(chain) => chain,
+            Err(error) => {
+                tracing::warn!(%digest, %error, "a chain cannot be read from the index");
+                None
+            }
+        }
+    }
+
+    fn open(&self, digest: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>> {
+        let Some(blob) = self.store.get(digest) else { return Ok(None) };
+        let counted = Counted { file: blob.open()?, metrics: self.metrics.clone(), _blob: blob };
+        Ok(Some(Arc::new(counted)))
+    }
+
+    fn tag(&self, reference: &str) -> Option<TagRecord> {
+        self.images.get()?.vouch(&reference.parse().ok()?)
+    }
+}

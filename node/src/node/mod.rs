@@ -1,0 +1,362 @@
+//! A whole node: the parts wired, started in order and ended in order.
+
+mod backend;
+mod holdings;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::net::TcpListener;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use wherry_gateway::Host;
+use wherry_gateway::origin::{CredentialSources, OriginSettings, Origins, SettingsError};
+use wherry_gateway::server::{Drained, ServerOptions, serve};
+use wherry_proto::{NetworkId, SecretKey};
+
+use crate::config::Config;
+use crate::control::{self, BindError, Socket};
+use crate::identity::Membership;
+use crate::images::{ImageError, Images, ImagesParts};
+use crate::status::{self, Addresses, Metrics};
+use crate::store::{Store, StoreError, StoreSettings};
+use crate::swarm::{self, Client, Notice, Swarm, SwarmError, SwarmSettings};
+use crate::transfer::Transfers;
+use holdings::Shelf;
+
+/// Under which key of the index the addresses of other nodes are remembered.
+const REMEMBERED: &[u8] = b"neighbours";
+
+/// Everything that a node starts with.
+#[derive(Debug)]
+pub struct Setup {
+    /// What was configured.
+    pub config: Config,
+    /// Who the node is, and what admits it to its network.
+    pub membership: Membership,
+    /// Cancelled when the node is to end.
+    pub shutdown: CancellationToken,
+}
+
+/// A node that serves.
+pub struct Running {
+    /// Where, with the ports that it really has.
+    pub addresses: Addresses,
+    /// Resolves when the node has ended after it was asked to: within 10 s, of which clients that are reading have
+    /// the most.
+    pub ended: BoxFuture<'static, Result<(), NodeError>>,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The names cannot be read from the index.
+    #[error("{0}")]
+    Images(Box<ImageError>),
+    /// Origins cannot be reached as configured.
+    #[error(transparent)]
+    Origins(#[from] SettingsError),
+    /// The swarm cannot be started.
+    #[error(transparent)]
+    Swarm(#[from] SwarmError),
+    /// A configured host is none.
+    #[error("'{text}' is not a registry's host: {why}")]
+    Host {
+        /// What is configured.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An address cannot be listened on.
+    #[error(
+        "cannot listen on {address} for {what}: {source}. Is another node running? Choose another address with {flag}"
+    )]
+    Listen {
+        /// Which service.
+        what: &'static str,
+        /// The flag that sets the address.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The control socket cannot be made.
+    #[error(transparent)]
+    Control(#[from] BindError),
+    /// A thread or task of the start was cut off.
+    #[error("the node was stopped while it started")]
+    Stopped,
+}
+
+/// A node that runs.
+pub struct Node {
+    store: Store,
+    images: Images,
+    transfers: Transfers,
+    swarm: Client,
+    metrics: Metrics,
+    key: SecretKey,
+    network: NetworkId,
+    site: String,
+    addresses: Addresses,
+    started: Instant,
+    stopping: AtomicBool,
+}
+
+/// The time in seconds since the Unix epoch.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn host(text: &str) -> Result<Host, NodeError> {
+    text.parse().map_err(|error: wherry_gateway::NameError| NodeError::Host {
+        text: text.to_owned(),
+        why: error.to_string(),
+    })
+}
+
+fn origins(config: &Config) -> Result<Origins, NodeError> {
+    let mut settings = OriginSettings::default();
+    settings.insecure = config.insecure.iter().map(|text| host(text)).collect::<Result<_, _>>()?;
+    settings.ca_files.clone_from(&config.ca);
+    settings.credentials = CredentialSources::from_environment(|name| std::env::var_os(name));
+    settings.connect_timeout = config.origin_connect_timeout;
+    settings.stall_timeout = config.origin_stall_timeout;
+    Ok(Origins::new(settings)?)
+}
+
+/// Starts a node: returns once every service is bound and answers.
+pub async fn start(setup: Setup) -> Result<Running, NodeError> {
+    let Setup { config, membership, shutdown } = setup;
+    let listeners = Listeners::bind(&config).await?;
+    let origins = origins(&config)?;
+    let default_origin = host(&config.default_origin)?;
+    let store = open_store(&config).await?;
+    let metrics = Metrics::default();
+    let shelf = Arc::new(Shelf { store: store.clone(), metrics: metrics.clone(), images: OnceLock::new() });
+    let (key, network) = (membership.key.clone(), membership.certificate.network);
+    let stops = Stops::default();
+
+    let bulk = listeners.bulk.local_addr().map_err(|_| NodeError::Stopped)?;
+    let settings = swarm_settings(&config, membership, listeners.bulk, remembered(&store)?);
+    let swarm = swarm::start(settings, shelf.clone(), stops.talking.clone()).await?;
+    let client = swarm.client();
+    let peers = Arc::new(client.clone());
+    let transfers = Transfers::new(
+        store.clone(),
+        peers.clone(),
+        Arc::new(origins.clone()),
+        metrics.clone(),
+        stops.fetching.clone(),
+    );
+    let images = Images::new(ImagesParts {
+        store: store.clone(),
+        transfers: transfers.clone(),
+        peers: peers.clone(),
+        site: peers,
+        origins,
+        metrics: metrics.clone(),
+        key: key.clone(),
+        network,
+        default_origin,
+        tag_ttl: config.tag_ttl,
+        clock: now,
+    })
+    .map_err(Box::new)
+    .map_err(NodeError::Images)?;
+    let _ = shelf.images.set(images.clone());
+
+    let bootstrap = swarm.addresses().peers;
+    let addresses = Addresses {
+        gateway: listeners.gateway.local_addr().map_err(|_| NodeError::Stopped)?,
+        status: listeners.status.local_addr().map_err(|_| NodeError::Stopped)?,
+        peers: peer_address(&bootstrap).unwrap_or(config.peers),
+        bulk,
+        control: listeners.control.path().to_owned(),
+        bootstrap,
+    };
+    let node = Arc::new(Node {
+        store: store.clone(),
+        images: images.clone(),
+        transfers: transfers.clone(),
+        swarm: client.clone(),
+        metrics: metrics.clone(),
+        key,
+        network,
+        site: config.site,
+        addresses: addresses.clone(),
+        started: Instant::now(),
+        stopping: AtomicBool::new(false),
+    });
+    let options = ServerOptions::default();
+    let serving = Serving {
+        gateway: tokio::spawn(serve(listeners.gateway, Arc::new(images), options, stops.serving.clone())),
+        control: tokio::spawn(control::serve(listeners.control, node.clone(), stops.serving.clone())),
+        pages: tokio::spawn(status::serve(listeners.status, node.clone(), metrics, stops.talking.clone())),
+        upkeep: tokio::spawn(upkeep(store, client, stops.talking.clone())),
+    };
+    let ended = async move {
+        shutdown.cancelled().await;
+        end(node, serving, transfers, swarm, stops).await
+    };
+    Ok(Running { addresses, ended: ended.boxed() })
+}
+
+/// What ends when: clients read from transfers, and transfers take from the swarm.
+#[derive(Default)]
+struct Stops {
+    serving: CancellationToken,
+    fetching: CancellationToken,
+    talking: CancellationToken,
+}
+
+struct Serving {
+    gateway: JoinHandle<Drained>,
+    control: JoinHandle<()>,
+    pages: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
+}
+
+async fn end(
+    node: Arc<Node>,
+    serving: Serving,
+    transfers: Transfers,
+    swarm: Swarm,
+    stops: Stops,
+) -> Result<(), NodeError> {
+    node.stopping.store(true, Ordering::Relaxed);
+    stops.serving.cancel();
+    if let Ok(drained) = serving.gateway.await
+        && drained.cut > 0
+    {
+        warn!(connections = drained.cut, "clients were cut off because they did not finish in time");
+    }
+    let _ = serving.control.await;
+    transfers.close().await;
+    stops.talking.cancel();
+    let _ = serving.pages.await;
+    let _ = serving.upkeep.await;
+    swarm.join().await;
+    let store = node.store.clone();
+    match tokio::task::spawn_blocking(move || store.close()).await {
+        Ok(closed) => Ok(closed?),
+        Err(_) => Err(NodeError::Stopped),
+    }
+}
+
+/// What a node listens on.
+struct Listeners {
+    gateway: TcpListener,
+    status: TcpListener,
+    bulk: std::net::TcpListener,
+    control: Socket,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, NodeError> {
+        let failed = |what, flag, address| move |source| NodeError::Listen { what, flag, address, source };
+        let gateway = TcpListener::bind(config.gateway).await;
+        let status = TcpListener::bind(config.status).await;
+        let bulk = std::net::TcpListener::bind(config.bulk);
+        Ok(Self {
+            gateway: gateway.map_err(failed("the registry API", "--gateway", config.gateway))?,
+            status: status.map_err(failed("the status pages", "--status", config.status))?,
+            bulk: bulk.map_err(failed("the bulk plane", "--bulk", config.bulk))?,
+            control: control::bind(&config.control)?,
+        })
+    }
+}
+
+async fn open_store(config: &Config) -> Result<Store, NodeError> {
+    let (dir, settings) = (config.data.clone(), StoreSettings { budget: config.disk_budget });
+    let opened = tokio::task::spawn_blocking(move || Store::open(&dir, settings)).await;
+    Ok(opened.map_err(|_| NodeError::Stopped)??)
+}
+
+fn swarm_settings(
+    config: &Config,
+    membership: Membership,
+    bulk: std::net::TcpListener,
+    remembered: Vec<String>,
+) -> SwarmSettings {
+    SwarmSettings {
+        key: membership.key,
+        membership: Some(membership.certificate),
+        min_epoch: 0,
+        site: config.site.clone(),
+        peers: config.peers,
+        bulk,
+        bootstrap: config.bootstrap.clone(),
+        mdns: config.mdns,
+        remembered,
+        clock: Arc::new(now),
+    }
+}
+
+/// Keeps what the network is told, and what is remembered of it, in step with what is so.
+async fn upkeep(store: Store, swarm: Client, stop: CancellationToken) {
+    let (mut gone, mut notices) = (store.evicted(), swarm.notices());
+    let announce = async {
+        for (digest, _) in store.blobs() {
+            swarm.announce(digest).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let withdraw = async {
+        loop {
+            match gone.recv().await {
+                Ok(digest) => swarm.withdraw(digest).await,
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    };
+    let remember = async {
+        loop {
+            match notices.recv().await {
+                Ok(Notice::Connected(_)) => {
+                    let kept =
+                        store.table("peers").and_then(|table| table.put(REMEMBERED, &swarm.remember()));
+                    if let Err(error) = kept {
+                        warn!(%error, "the addresses of neighbours are not remembered");
+                    }
+                }
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = announce => {}
+        () = withdraw => {}
+        () = remember => {}
+    }
+}
+
+fn remembered(store: &Store) -> Result<Vec<String>, StoreError> {
+    Ok(store.table::<Vec<String>>("peers")?.get(REMEMBERED)?.unwrap_or_default())
+}
+
+/// The TCP address in the first multiaddress that has one.
+fn peer_address(multiaddrs: &[String]) -> Option<SocketAddr> {
+    multiaddrs.iter().find_map(|text| {
+        let mut parts = text.split('/').skip(1);
+        match (parts.next()?, parts.next()?, parts.next()?, parts.next()?) {
+            ("ip4" | "ip6", host, "tcp", port) => {
+                Some(SocketAddr::new(host.parse().ok()?, port.parse().ok()?))
+            }
+            _ => None,
+        }
+    })
+}

@@ -1,0 +1,134 @@
+//! What a node says about itself.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use wherry_proto::{Digest, NetworkId, NodeId};
+
+/// The most transfers that one status lists; there may be more.
+pub const MAX_TRANSFERS: usize = 100;
+
+/// Whoever can tell what the node is doing: the node itself, asked by the status page, Prometheus and `wherry status`.
+pub trait Report: Send + Sync + 'static {
+    /// The state of things now. Cheap enough to be asked every second, and never waits for a peer or an origin.
+    fn status(&self) -> impl Future<Output = NodeStatus> + Send;
+}
+
+/// A node, as `/status` and `wherry status --json` tell it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The version of the program.
+    pub version: String,
+    /// Where the node stands between start and end.
+    pub state: State,
+    /// Its peer id.
+    pub peer_id: NodeId,
+    /// The network that its certificate admits it to.
+    pub network: NetworkId,
+    /// Its site.
+    pub site: String,
+    /// How long it has been up, in seconds.
+    pub uptime_seconds: u64,
+    /// Where it can be reached, with the ports that it really has.
+    pub addresses: Addresses,
+    /// What its store holds.
+    pub store: StoreStatus,
+    /// How many images it has whole.
+    pub images: usize,
+    /// How many members of the network it is connected to.
+    pub peers: usize,
+    /// Blobs on their way to it, at most [`MAX_TRANSFERS`].
+    pub transfers: Vec<TransferStatus>,
+    /// Bytes of blobs and manifests since the start.
+    pub traffic: Traffic,
+    /// What failed since the start, by kind.
+    pub errors: ErrorCounts,
+}
+
+/// Where a node stands between start and end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It serves.
+    Ready,
+    /// It finishes what clients are reading, and takes nothing new.
+    Stopping,
+}
+
+/// The addresses of a node, bound: no port is 0 here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// The registry API for container runtimes.
+    pub gateway: SocketAddr,
+    /// `/healthz`, `/status`, `/metrics`.
+    pub status: SocketAddr,
+    /// Other nodes, over TCP.
+    pub peers: SocketAddr,
+    /// The bulk plane.
+    pub bulk: SocketAddr,
+    /// The socket of the command line.
+    pub control: PathBuf,
+    /// Multiaddresses that another node may use as `--bootstrap`, with this node's peer id, one for each address of
+    /// the machine and each transport.
+    pub bootstrap: Vec<String>,
+}
+
+/// What a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Verified blobs.
+    pub blobs: u64,
+    /// Blobs that are not whole yet.
+    pub partial_blobs: u64,
+    /// Bytes that all of them take.
+    pub bytes: u64,
+    /// The most bytes that they may take, if that is bounded.
+    pub budget: Option<u64>,
+    /// Bytes that are free on the disk.
+    pub free: u64,
+}
+
+/// A blob on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferStatus {
+    /// The blob.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Bytes of it that are here and linked.
+    pub bytes: u64,
+    /// Bytes that came from peers, in this transfer.
+    pub from_peers: u64,
+    /// Bytes that came from the origin, in this transfer.
+    pub from_origin: u64,
+    /// How many peers send at the moment.
+    pub sources: usize,
+}
+
+/// Bytes of blobs and manifests; what was fetched twice counts twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Received from other nodes.
+    pub from_peers: u64,
+    /// Received from origins.
+    pub from_origin: u64,
+    /// Sent to container runtimes.
+    pub to_clients: u64,
+    /// Sent to other nodes.
+    pub to_peers: u64,
+}
+
+/// How often something failed, by what failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorCounts {
+    /// Peers that sent something wrong or nothing at all.
+    pub peer: u64,
+    /// Origins that could not be reached or answered something wrong.
+    pub origin: u64,
+    /// Reads and writes of the disk.
+    pub store: u64,
+    /// Requests of clients that could not be answered.
+    pub client: u64,
+}

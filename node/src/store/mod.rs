@@ -1,0 +1,403 @@
+//! Blobs on the disk: verified ones, and those that are being filled.
+//!
+//! ```text
+//! <data>/lock                               names the process that has the folder
+//! <data>/clean                              stands while index and blobs are known to agree: which blobs those are
+//! <data>/blobs/<algorithm>/<2 hex>/<hex>    verified blobs, read-only
+//! <data>/chains/<algorithm>/<2 hex>/<hex>   their state chains, if they have more than one chunk
+//! <data>/partial/<algorithm>-<hex>-<n>      a sparse file that is being filled; beside it, as .links, the link
+//!                                           of each chunk that is there
+//! <data>/staging/                           blobs that are being written in order; emptied at every start
+//! <data>/damaged/                           what turned out to be damaged since the last start
+//! <data>/index/                             which blobs are held, pins, and the tables of other rooms
+//! ```
+//!
+//! A blob gets into `blobs` in two ways only: its bytes were hashed in order ([`Staged`], [`Store::put`]), or the
+//! links of its chunks form a chain that starts as hashing does and ends in its digest ([`Partial::finish`]).
+//! It can be read from then on, and is recorded in the index once its bytes are durable.
+//!
+//! **A kill** loses nothing that a method had returned from, but for changes of tables in the last half second.
+//! **A power cut** may also lose blobs whose durability [`Store::sync`] had not confirmed, and the chunks of
+//! partial blobs that the operating system had not written out. Neither ever leaves a wrong blob: after an end
+//! that was not clean every blob that is not recorded is hashed before it is believed, and so is, always, every
+//! chunk of a partial blob.
+//!
+//! **The budget** counts blobs, chains and links in blocks of 4 KiB, partial and staged blobs with their full length
+//! from the moment they are opened. The index comes on top (a few MiB). When something does not fit, abandoned
+//! partial blobs go first, then blobs by their last use; pinned blobs and blobs that somebody holds a
+//! [`StoredBlob`] of stay. 16 MiB of the disk are left free for the index.
+//!
+//! An idle store has no timer and writes nothing. Memory: about 200 bytes for each held blob.
+
+mod blob;
+mod codec;
+mod commit;
+mod error;
+mod files;
+mod index;
+mod links;
+mod partial;
+mod recover;
+mod shared;
+mod staged;
+mod table;
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use bincode::{Decode, Encode};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::broadcast;
+use wherry_proto::{Algorithm, ChunkMap, Digest, StateChain};
+
+pub use blob::StoredBlob;
+pub use error::{MAX_NAME_LEN, StoreError};
+pub use partial::{MAX_PARTIALS, Partial};
+pub use staged::Staged;
+pub use table::{MAX_KEY_LEN, Table};
+
+use files::Layout;
+use index::Index;
+use shared::{Shared, Victim, lock};
+
+/// How many blobs may leave before a listener that does not keep up misses some.
+const GONE_QUEUE: usize = 1024;
+
+/// What may be set when a store is opened.
+#[derive(Debug, Clone, Default)]
+pub struct StoreSettings {
+    /// Bytes of disk that blobs may take; without a budget nothing is ever evicted.
+    pub budget: Option<u64>,
+}
+
+/// How much space a store takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes charged to the budget: held, partial and staged blobs.
+    pub used: u64,
+    /// The budget, if there is one.
+    pub budget: Option<u64>,
+    /// Bytes of the disk that are free and not promised to open files.
+    pub free: u64,
+    /// How many blobs are held.
+    pub blobs: usize,
+    /// How many partial blobs there are, open or abandoned.
+    pub partials: usize,
+}
+
+/// The store of one node. Clones share it; the last one that goes, with all [`Partial`]s, [`Staged`]s and
+/// [`Table`]s, closes it, and waits for the disk to do so.
+///
+/// [`Store::get`], [`Store::holds`], [`Store::is_pinned`] and [`Store::usage`] may be called from async code; all else
+/// waits for the disk.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    // Last, so that the committer ends when no clone is left.
+    handle: Arc<Handle>,
+}
+
+impl Store {
+    /// Opens the store in a data folder, which is made if it does not exist, and locks it. Recovers what an
+    /// end that was not clean has left: blocks for as long as hashing takes that.
+    pub fn open(dir: &Path, settings: StoreSettings) -> Result<Self, StoreError> {
+        files::make_dir(dir)?;
+        let layout = Layout::new(dir);
+        let folder_lock = take_lock(&layout)?;
+        recover::prepare(&layout)?;
+        let index = Index::open(&layout)?;
+        let shared = Arc::new(Shared {
+            index,
+            budget: settings.budget,
+            files: std::sync::Mutex::default(),
+            state: std::sync::Mutex::default(),
+            clean: AtomicBool::new(false),
+            clock: AtomicU64::new(1),
+            unwritten: AtomicU64::new(0),
+            gone: broadcast::channel(GONE_QUEUE).0,
+            queue: commit::Queue::default(),
+            _lock: folder_lock,
+            layout,
+        });
+        recover::recover(&shared)?;
+        let committer = std::thread::Builder::new()
+            .name("store-commit".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || commit::run(&shared)
+            })
+            .map_err(|error| StoreError::io("start a thread for", dir, error))?;
+        let handle = Arc::new(Handle { shared: Arc::clone(&shared), committer: Some(committer) });
+        Ok(Self { shared, handle })
+    }
+
+    /// A held blob. Reads memory only, and counts as a use of the blob.
+    pub fn get(&self, digest: &Digest) -> Option<StoredBlob> {
+        self.shared.get(digest)
+    }
+
+    /// Whether a blob is held; this is no use of it.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        lock(&self.shared.state).blobs.contains_key(digest)
+    }
+
+    /// The state chain of a held blob; `None` if it is not held. Reads a small file or, should that be damaged,
+    /// hashes the blob again: a blob that then turns out damaged is no longer held.
+    pub fn chain(&self, digest: &Digest) -> Result<Option<StateChain>, StoreError> {
+        let Some(blob) = self.get(digest) else { return Ok(None) };
+        let map = ChunkMap::new(blob.size())?;
+        let Some(expected) = blob.entry().chain else {
+            return Ok(StateChain::from_bytes(*digest, map, &[]).ok());
+        };
+        let path = self.shared.layout.chain(digest);
+        if let Ok(bytes) = std::fs::read(&path)
+            && Sha256::digest(&bytes)[..] == expected
+            && let Ok(chain) = StateChain::from_bytes(*digest, map, &bytes)
+        {
+            return Ok(Some(chain));
+        }
+        tracing::info!(%digest, "a state chain is missing or damaged and is made anew");
+        let Some(chain) = self.rehash(&blob)? else { return Ok(None) };
+        self.shared.write_chain(&chain)?;
+        Ok(Some(chain))
+    }
+
+    /// Hashes a held blob again. One that is damaged is no longer held, and the answer is `false`.
+    pub fn verify(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let blob = self.get(digest).ok_or(StoreError::NotHeld(*digest))?;
+        Ok(self.rehash(&blob)?.is_some())
+    }
+
+    fn rehash(&self, blob: &StoredBlob) -> Result<Option<StateChain>, StoreError> {
+        let digest = blob.digest();
+        let map = ChunkMap::new(blob.size())?;
+        let Ok(mut file) = blob.open() else { return Ok(None) };
+        let chain = files::hash(&mut file, digest.algorithm(), map)
+            .map_err(|error| StoreError::io("read", &self.shared.layout.blob(&digest), error))?;
+        if chain.digest() == digest {
+            return Ok(Some(chain));
+        }
+        self.shared.lose(&digest, "its bytes have another digest");
+        Ok(None)
+    }
+
+    /// Stores bytes that are at hand, if they have this digest.
+    pub fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<StoredBlob, StoreError> {
+        // Before anything is written, and also if the blob is held: wrong bytes are never fine.
+        let found = Digest::of(digest.algorithm(), bytes);
+        if found != *digest {
+            return Err(StoreError::WrongDigest { expected: Box::new(*digest), found: Box::new(found) });
+        }
+        if let Some(held) = self.get(digest) {
+            return Ok(held);
+        }
+        let mut staged = self.stage(digest.algorithm(), bytes.len() as u64)?;
+        staged.write(bytes)?;
+        staged.finish(Some(*digest))
+    }
+
+    /// Begins a blob of `size` bytes that come in order. Its space is reserved.
+    pub fn stage(&self, algorithm: Algorithm, size: u64) -> Result<Staged, StoreError> {
+        Staged::new(self.clone(), algorithm, size)
+    }
+
+    /// Opens or begins a blob whose chunks come in any order. Its space is reserved, and chunks that are there
+    /// already are hashed again, which takes as long as reading them. The same (digest, length) can be open
+    /// once at a time, and at most [`MAX_PARTIALS`] in all.
+    pub fn partial(&self, digest: &Digest, map: ChunkMap) -> Result<Partial, StoreError> {
+        Partial::open(self.clone(), *digest, map)
+    }
+
+    /// Removes a blob; says whether it was there. Pinned blobs stay, as an error; readers that have it open
+    /// read on.
+    pub fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let _files = lock(&self.shared.files);
+        if self.is_pinned(digest) {
+            return Err(StoreError::Pinned(*digest));
+        }
+        let there = self.shared.take_out(digest).is_some();
+        if there {
+            self.shared.remove_files(&Victim::Blob(*digest))?;
+        }
+        Ok(there)
+    }
+
+    /// All held blobs with their lengths, in no order: a snapshot.
+    pub fn blobs(&self) -> impl Iterator<Item = (Digest, u64)> + use<> {
+        let blobs: Vec<_> =
+            lock(&self.shared.state).blobs.iter().map(|(digest, entry)| (*digest, entry.size)).collect();
+        blobs.into_iter()
+    }
+
+    /// Keeps a blob from being evicted or removed, under a name; it need not be held yet. Several names may pin
+    /// one blob, and one name several blobs.
+    pub fn pin(&self, name: &str, digest: &Digest) -> Result<(), StoreError> {
+        check_name(name)?;
+        let _files = lock(&self.shared.files);
+        if self.shared.index.pin(name, digest)? {
+            *lock(&self.shared.state).pins.entry(*digest).or_default() += 1;
+            self.shared.queue.touch();
+        }
+        Ok(())
+    }
+
+    /// Takes one blob from what a name pins.
+    pub fn unpin(&self, name: &str, digest: &Digest) -> Result<(), StoreError> {
+        check_name(name)?;
+        let _files = lock(&self.shared.files);
+        if self.shared.index.unpin(name, digest)? {
+            let mut state = lock(&self.shared.state);
+            if let Some(count) = state.pins.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    state.pins.remove(digest);
+                }
+            }
+            self.shared.queue.touch();
+        }
+        Ok(())
+    }
+
+    /// What a name pins.
+    pub fn pinned_by(&self, name: &str) -> Result<Vec<Digest>, StoreError> {
+        check_name(name)?;
+        self.shared.index.pinned_by(name)
+    }
+
+    /// Whether any name pins this blob.
+    pub fn is_pinned(&self, digest: &Digest) -> bool {
+        lock(&self.shared.state).pins.contains_key(digest)
+    }
+
+    /// How much space is taken and free.
+    pub fn usage(&self) -> Usage {
+        let free = self.shared.free();
+        let state = lock(&self.shared.state);
+        Usage {
+            used: state.used,
+            budget: self.shared.budget,
+            free,
+            blobs: state.blobs.len(),
+            partials: state.partials.len(),
+        }
+    }
+
+    /// Tells of every blob that leaves: evicted, removed, or found damaged. A listener that falls 1,024 behind
+    /// misses some, is told so, and can look at [`Store::holds`].
+    pub fn evicted(&self) -> broadcast::Receiver<Digest> {
+        self.shared.gone.subscribe()
+    }
+
+    /// A table of the index, for another room: `name` is its own.
+    pub fn table<V: Encode + Decode<()>>(&self, name: &str) -> Result<Table<V>, StoreError> {
+        check_name(name)?;
+        Table::open(self, name)
+    }
+
+    /// Waits until everything that entered the store before is durable.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.shared.queue.sync()
+    }
+
+    /// Makes everything durable, with when each blob was last used, and leaves the mark by which the next start
+    /// knows that it need not look at every blob. The store can be used on; the last clone that is dropped does
+    /// the same.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.handle.shared.settle()
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "store in {}", self.shared.layout.root().display())
+    }
+}
+
+/// Ends the committer when the last clone of a [`Store`] goes.
+struct Handle {
+    shared: Arc<Shared>,
+    committer: Option<JoinHandle<()>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Err(error) = self.shared.settle() {
+            tracing::warn!(%error, "the store did not close cleanly; the next start checks it");
+        }
+        self.shared.queue.stop();
+        if let Some(committer) = self.committer.take() {
+            // If it panicked it has said so.
+            let _ = committer.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Makes all durable and leaves the clean mark.
+    fn settle(&self) -> Result<(), StoreError> {
+        self.queue.sync()?;
+        // Nothing enters or leaves between the last record and the mark.
+        let _files = lock(&self.files);
+        let used: Vec<_> = {
+            let state = lock(&self.state);
+            let newer = |entry: &shared::Entry| {
+                let used = entry.used.load(Ordering::Relaxed);
+                entry.recorded.swap(used, Ordering::Relaxed) != used
+            };
+            let changed = state.blobs.iter().filter(|(_, entry)| newer(entry));
+            changed.map(|(digest, entry)| (*digest, Some(entry.record()))).collect()
+        };
+        if !used.is_empty() {
+            self.index.apply(&used)?;
+            self.index.flush()?;
+        }
+        if self.queue.is_idle() && !self.clean.load(Ordering::Acquire) {
+            let path = self.layout.clean();
+            let summary = lock(&self.state).summary();
+            File::create(&path)
+                .and_then(|mut file| file.write_all(summary.as_bytes()).and_then(|()| file.sync_all()))
+                .map_err(|error| StoreError::io("create", &path, error))?;
+            files::sync_dir(self.layout.root())?;
+            self.clean.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), StoreError> {
+    if name.is_empty() || name.len() > MAX_NAME_LEN || name.contains('\0') {
+        return Err(StoreError::Name(name.chars().take(80).collect()));
+    }
+    Ok(())
+}
+
+/// Locks the folder and writes this process's number into the lock, for the error of whoever comes second.
+fn take_lock(layout: &Layout) -> Result<File, StoreError> {
+    let path: PathBuf = layout.lock();
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| StoreError::io("open", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let pid = file.take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            return Err(StoreError::Locked { dir: layout.root().to_owned(), pid });
+        }
+        Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path, error)),
+    }
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(|error| StoreError::io("write", &path, error))?;
+    Ok(file)
+}

@@ -1,0 +1,396 @@
+//! What every handle of one store shares: which blobs and partial blobs there are, and the space they take.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::broadcast;
+use wherry_proto::{Algorithm, ChunkMap, Digest, StateChain};
+
+use super::blob::StoredBlob;
+use super::commit::Queue;
+use super::files::{self, Layout};
+use super::index::{BlobRecord, Index};
+use super::{StoreError, links};
+
+/// File systems give space in blocks of about this many bytes.
+const BLOCK: u64 = 4096;
+
+/// Bytes of the disk that blobs never take, so that the index can always be written.
+const KEEP_FREE: u64 = 16 << 20;
+
+/// A held blob. Whoever has a clone beside the one in [`State::blobs`] keeps the blob from being evicted.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) size: u64,
+    pub(super) chain: Option<[u8; 32]>,
+    pub(super) used: AtomicU64,
+    /// The value of `used` that the index has.
+    pub(super) recorded: AtomicU64,
+}
+
+impl Entry {
+    pub(super) fn new(record: BlobRecord) -> Self {
+        Self {
+            size: record.size,
+            chain: record.chain,
+            used: record.used.into(),
+            recorded: record.used.into(),
+        }
+    }
+
+    pub(super) fn record(&self) -> BlobRecord {
+        BlobRecord { size: self.size, chain: self.chain, used: self.used.load(Ordering::Relaxed) }
+    }
+}
+
+/// A partial blob, open or abandoned.
+#[derive(Debug)]
+pub(super) struct PartialEntry {
+    pub(super) open: bool,
+    pub(super) charge: u64,
+    /// When it was last closed; older ones are evicted first.
+    pub(super) closed: SystemTime,
+}
+
+/// What names one partial blob: its digest and the length that it is said to have.
+pub(super) type PartialKey = (Digest, u64);
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) blobs: HashMap<Digest, Arc<Entry>>,
+    pub(super) partials: HashMap<PartialKey, PartialEntry>,
+    /// How many names pin a blob.
+    pub(super) pins: HashMap<Digest, u32>,
+    /// Bytes charged to the budget.
+    pub(super) used: u64,
+}
+
+impl State {
+    /// A line that tells one set of held blobs from another: how many, and their digests folded together.
+    pub(super) fn summary(&self) -> String {
+        let mut folded = [0; 32];
+        for digest in self.blobs.keys() {
+            folded.iter_mut().zip(digest.as_bytes()).for_each(|(to, from)| *to ^= from);
+        }
+        let folded = Digest::from_bytes(Algorithm::Sha256, &folded).map_or_else(String::new, |it| it.hex());
+        format!("{} {folded}\n", self.blobs.len())
+    }
+}
+
+pub(super) struct Shared {
+    pub(super) layout: Layout,
+    pub(super) index: Index,
+    pub(super) budget: Option<u64>,
+    /// Orders renames into `blobs` and removals out of it with the maps and the index. Taken before `state`.
+    pub(super) files: Mutex<()>,
+    pub(super) state: Mutex<State>,
+    /// Whether the clean mark stands.
+    pub(super) clean: AtomicBool,
+    /// Ticks at every use of a blob: the order of use needs no clock that could be set back.
+    pub(super) clock: AtomicU64,
+    /// Bytes that open files will still take from the disk.
+    pub(super) unwritten: AtomicU64,
+    pub(super) gone: broadcast::Sender<Digest>,
+    pub(super) queue: Queue,
+    /// Holds the lock on the folder.
+    pub(super) _lock: File,
+}
+
+/// Locks; a panic elsewhere while the lock was held leaves maps that are whole, so it is of no concern.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn in_blocks(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK)
+}
+
+/// Bytes of disk that a held blob takes, with its chain.
+pub(super) fn blob_charge(algorithm: Algorithm, map: ChunkMap) -> u64 {
+    in_blocks(map.size()) + in_blocks(u64::from(map.count() - 1) * algorithm.output_len() as u64)
+}
+
+/// Bytes of disk that a blob takes while it is filled in any order.
+pub(super) fn partial_charge(algorithm: Algorithm, map: ChunkMap) -> u64 {
+    blob_charge(algorithm, map) + in_blocks(links::table_len(algorithm, map))
+}
+
+/// Bytes of disk that a recorded blob takes.
+pub(super) fn entry_charge(digest: &Digest, size: u64) -> u64 {
+    ChunkMap::new(size).map_or(size, |map| blob_charge(digest.algorithm(), map))
+}
+
+impl Shared {
+    pub(super) fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn get(self: &Arc<Self>, digest: &Digest) -> Option<StoredBlob> {
+        let entry = lock(&self.state).blobs.get(digest).cloned()?;
+        entry.used.store(self.tick(), Ordering::Relaxed);
+        Some(StoredBlob::new(*digest, entry, self))
+    }
+
+    /// Takes away the clean mark before the first change that a crash could leave half done.
+    pub(super) fn unclean(&self) -> Result<(), StoreError> {
+        if self.clean.load(Ordering::Acquire) {
+            files::remove(&self.layout.clean())?;
+            files::sync_dir(self.layout.root())?;
+            self.clean.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The error that says how much room there is.
+    pub(super) fn no_space(&self, needed: u64) -> StoreError {
+        let used = lock(&self.state).used;
+        StoreError::NoSpace { needed, free: self.free(), budget: self.budget, used }
+    }
+
+    /// Bytes of disk that are free and not promised.
+    pub(super) fn free(&self) -> u64 {
+        files::free(self.layout.root())
+            .unwrap_or(0)
+            .saturating_sub(KEEP_FREE)
+            .saturating_sub(self.unwritten.load(Ordering::Relaxed))
+    }
+
+    /// An operating system's error; a full disk is told with the figures of this store.
+    pub(super) fn io_error(
+        &self,
+        what: &'static str,
+        path: &Path,
+        needed: u64,
+        error: std::io::Error,
+    ) -> StoreError {
+        if super::error::is_full(&error) { self.no_space(needed) } else { StoreError::io(what, path, error) }
+    }
+
+    /// Charges `charge` bytes to the budget, of which `unwritten` are still to be written; evicts what may go
+    /// if they do not fit. Whoever asked gives the charge back with [`Shared::give_back`].
+    pub(super) fn reserve(&self, charge: u64, unwritten: u64) -> Result<(), StoreError> {
+        if !self.charge(charge) {
+            let files = lock(&self.files);
+            let Some(victims) = self.choose_victims(charge) else { return Err(self.no_space(charge)) };
+            // The charge is taken already; what could not be removed is logged, and found at the next start.
+            for victim in victims {
+                if let Err(error) = self.remove_files(&victim) {
+                    tracing::warn!(%error, "an evicted blob could not be removed");
+                }
+            }
+            drop(files);
+        }
+        let before = self.unwritten.fetch_add(unwritten, Ordering::Relaxed);
+        let free = files::free(self.layout.root()).unwrap_or(u64::MAX).saturating_sub(KEEP_FREE);
+        if free < before.saturating_add(unwritten) {
+            self.unwritten.fetch_sub(unwritten, Ordering::Relaxed);
+            self.give_back(charge);
+            return Err(self.no_space(unwritten));
+        }
+        Ok(())
+    }
+
+    /// Charges if it fits as it is.
+    fn charge(&self, charge: u64) -> bool {
+        let mut state = lock(&self.state);
+        let after = state.used.saturating_add(charge);
+        let fits = self.budget.is_none_or(|budget| after <= budget);
+        if fits {
+            state.used = after;
+        }
+        fits
+    }
+
+    pub(super) fn give_back(&self, charge: u64) {
+        let mut state = lock(&self.state);
+        state.used = state.used.saturating_sub(charge);
+    }
+
+    /// Takes what must go out of the maps, so that `charge` more bytes fit, and charges them; `None` and no
+    /// change if they cannot fit. Abandoned partial blobs go first, then blobs by their last use.
+    fn choose_victims(&self, charge: u64) -> Option<Vec<Victim>> {
+        let mut state = lock(&self.state);
+        let budget = self.budget.unwrap_or(u64::MAX);
+        let mut excess = state.used.saturating_add(charge).saturating_sub(budget);
+        let mut partials: Vec<_> = state.partials.iter().filter(|(_, partial)| !partial.open).collect();
+        partials.sort_unstable_by_key(|(_, partial)| partial.closed);
+        let mut blobs: Vec<_> = state
+            .blobs
+            .iter()
+            .filter(|(digest, entry)| Arc::strong_count(entry) == 1 && !state.pins.contains_key(digest))
+            .collect();
+        blobs.sort_unstable_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
+
+        let partials = partials.into_iter().map(|(key, partial)| (Victim::Partial(*key), partial.charge));
+        let blobs = blobs
+            .into_iter()
+            .map(|(digest, entry)| (Victim::Blob(*digest), entry_charge(digest, entry.size)));
+        let mut victims = Vec::new();
+        for (victim, frees) in partials.chain(blobs) {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(frees);
+            victims.push((victim, frees));
+        }
+        if excess > 0 {
+            return None;
+        }
+        for (victim, frees) in &victims {
+            match victim {
+                Victim::Partial(key) => drop(state.partials.remove(key)),
+                Victim::Blob(digest) => drop(state.blobs.remove(digest)),
+            }
+            state.used = state.used.saturating_sub(*frees);
+        }
+        state.used = state.used.saturating_add(charge);
+        Some(victims.into_iter().map(|(victim, _)| victim).collect())
+    }
+
+    /// Removes the files and the record of what is in no map any more. `files` must be locked.
+    pub(super) fn remove_files(&self, victim: &Victim) -> Result<(), StoreError> {
+        match victim {
+            Victim::Partial((digest, size)) => {
+                files::remove(&self.layout.partial(digest, *size))?;
+                files::remove(&self.layout.links(digest, *size))
+            }
+            Victim::Blob(digest) => {
+                self.unclean()?;
+                files::remove(&self.layout.blob(digest))?;
+                files::remove(&self.layout.chain(digest))?;
+                tracing::info!(%digest, "removed a blob");
+                self.forget(digest)
+            }
+        }
+    }
+
+    /// Drops the record of a blob that has left, and tells whoever listens.
+    fn forget(&self, digest: &Digest) -> Result<(), StoreError> {
+        // That nobody listens is no error.
+        let _ = self.gone.send(*digest);
+        self.index.apply(&[(*digest, None)])?;
+        self.queue.touch();
+        Ok(())
+    }
+
+    /// Takes a held blob out of the map, if it is there: what it was charged with. `files` must be locked.
+    pub(super) fn take_out(&self, digest: &Digest) -> Option<u64> {
+        let mut state = lock(&self.state);
+        let charge = entry_charge(digest, state.blobs.remove(digest)?.size);
+        state.used = state.used.saturating_sub(charge);
+        Some(charge)
+    }
+
+    /// Drops a blob whose file is missing or damaged, and keeps what is left of it for a look.
+    pub(super) fn lose(&self, digest: &Digest, why: &str) {
+        let _files = lock(&self.files);
+        let Some(charge) = self.take_out(digest) else { return };
+        tracing::warn!(%digest, why, "a stored blob is damaged and is no longer held; it will be fetched again");
+        let done = self.unclean().and_then(|()| {
+            let from = self.layout.blob(digest);
+            match fs::rename(&from, self.layout.damaged().join(digest.hex())) {
+                // It still takes space, until the next start.
+                Ok(()) => lock(&self.state).used += charge,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::io("move away", &from, error)),
+            }
+            files::remove(&self.layout.chain(digest))?;
+            self.forget(digest)
+        });
+        if let Err(error) = done {
+            tracing::warn!(%error, "a damaged blob could not be cleared away");
+        }
+    }
+
+    /// Makes a file whose bytes `chain` was computed from a held blob; says whether it was not held before. The
+    /// caller's `charge` becomes the blob's own; on an error it remains the caller's.
+    pub(super) fn adopt(
+        self: &Arc<Self>,
+        from: &Path,
+        file: &File,
+        chain: &StateChain,
+        charge: u64,
+    ) -> Result<(StoredBlob, bool), StoreError> {
+        let digest = chain.digest();
+        let files = lock(&self.files);
+        if let Some(held) = self.get(&digest) {
+            files::remove(from)?;
+            self.give_back(charge);
+            return Ok((held, false));
+        }
+        self.unclean()?;
+        let to = self.layout.blob(&digest);
+        if let Some(parent) = to.parent() {
+            files::make_dir(parent)?;
+        }
+        let chain_hash = self.write_chain(chain)?;
+        files::seal(file, from)?;
+        fs::rename(from, &to).map_err(|error| self.io_error("rename", from, 0, error))?;
+        let record = BlobRecord { size: chain.map().size(), used: self.tick(), chain: chain_hash };
+        let entry = Arc::new(Entry::new(record));
+        {
+            let mut state = lock(&self.state);
+            let own = blob_charge(digest.algorithm(), chain.map());
+            state.used = state.used.saturating_sub(charge).saturating_add(own);
+            state.blobs.insert(digest, Arc::clone(&entry));
+        }
+        drop(files);
+        self.queue.submit(digest);
+        Ok((StoredBlob::new(digest, entry, self), true))
+    }
+
+    /// Writes a chain beside its blob; the hash of it, if the blob has more than one chunk. The file is not
+    /// synced: it is only used while it has that hash, and made anew otherwise.
+    pub(super) fn write_chain(&self, chain: &StateChain) -> Result<Option<[u8; 32]>, StoreError> {
+        let bytes = chain.to_bytes();
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let path = self.layout.chain(&chain.digest());
+        if let Some(parent) = path.parent() {
+            files::make_dir(parent)?;
+        }
+        fs::write(&path, &bytes).map_err(|error| self.io_error("write", &path, bytes.len() as u64, error))?;
+        Ok(Some(Sha256::digest(&bytes).into()))
+    }
+}
+
+/// What leaves the store.
+#[derive(Debug)]
+pub(super) enum Victim {
+    Partial(PartialKey),
+    Blob(Digest),
+}
+
+/// Bytes that one open file will still take from the disk; dropped, they are no longer reserved.
+pub(super) struct Unwritten {
+    shared: Arc<Shared>,
+    left: AtomicU64,
+}
+
+impl Unwritten {
+    /// Of bytes that [`Shared::reserve`] has counted already.
+    pub(super) fn new(shared: &Arc<Shared>, left: u64) -> Self {
+        Self { shared: Arc::clone(shared), left: left.into() }
+    }
+
+    /// Tells that so many bytes more are on the disk.
+    pub(super) fn wrote(&self, bytes: u64) {
+        let taken = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(bytes)));
+        let before = taken.unwrap_or(0);
+        self.shared.unwritten.fetch_sub(before.min(bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        self.shared.unwritten.fetch_sub(*self.left.get_mut(), Ordering::Relaxed);
+    }
+}

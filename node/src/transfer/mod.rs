@@ -1,0 +1,373 @@
+//! One blob from many sources.
+//!
+//! [`Transfers`] runs at most one transfer for a blob, however many want it; it goes on when they leave. A pure
+//! [`planner`] decides what to ask of whom; `run` carries that out; readers get the bytes in order as their
+//! chunks link.
+
+mod origin;
+mod peers;
+pub mod planner;
+mod reader;
+mod reading;
+mod run;
+mod sources;
+mod view;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures::Stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, debug, info_span};
+use wherry_gateway::server::Break;
+use wherry_proto::{ChunkMap, Digest, TooLarge};
+
+pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
+pub use view::Progress;
+
+use crate::status::{ErrorKind, Metrics};
+use crate::store::{Store, StoreError, StoredBlob};
+use planner::Failure;
+use run::{Driver, EVENTS, Happening};
+use view::View;
+
+/// Bytes of chunks that all transfers together hold in memory: on their way in, or waiting for the disk.
+pub const MEMORY: usize = 24 << 20;
+
+/// How many transfers run at a time; further ones wait for their turn.
+pub const MAX_RUNNING: usize = 32;
+
+/// How many transfers may wait or run; beyond that new ones are refused.
+pub const MAX_TRANSFERS: usize = 4096;
+
+/// The unit in which shares of [`MEMORY`] are counted, in bytes.
+const SHARE: usize = 1 << 10;
+
+/// Why a blob cannot be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TransferError {
+    /// Nobody who was asked could give it.
+    #[error("{}", no_source_text(.origins, .failure))]
+    NoSource {
+        /// The origins that should have it.
+        origins: Vec<String>,
+        /// What they and the peers said.
+        failure: Box<Failure>,
+    },
+    /// The origin sends other bytes than the digest's.
+    #[error(
+        "{} sent bytes with the digest {found} instead of those that were asked for; nothing of them was kept. \
+         The registry or a proxy before it is damaged: try again, or push the image anew",
+        .origins.join(", ")
+    )]
+    OriginWrong {
+        /// The origins that were read.
+        origins: Vec<String>,
+        /// The digest of what they sent.
+        found: Digest,
+    },
+    /// The store cannot take it.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// The blob is larger than wherry carries.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// There are [`MAX_TRANSFERS`] transfers already.
+    #[error("{MAX_TRANSFERS} blobs are on their way already; ask again when some have arrived")]
+    Full,
+    /// The node is shutting down. What has arrived is kept for the next start.
+    #[error("the node is shutting down; what has arrived is kept")]
+    Stopped,
+}
+
+fn no_source_text(origins: &[String], failure: &Failure) -> String {
+    let mut text = match (&failure.origin, origins) {
+        (Some(why), _) => format!("{} cannot give it: {why}", origins.join(", ")),
+        (None, []) => "no origin is known for it".to_owned(),
+        (None, _) => format!("{} cannot give it", origins.join(", ")),
+    };
+    if failure.peers.is_empty() {
+        text.push_str("; no peer that can be reached holds it");
+    }
+    for (node, why) in &failure.peers {
+        text.push_str(&format!("; peer {}: {why}", node.short()));
+    }
+    text
+}
+
+impl TransferError {
+    pub(crate) fn store(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+
+    fn no_source(routes: &[Route], failure: Failure) -> Self {
+        let origins = routes.iter().map(ToString::to_string).collect();
+        match failure.origin_digest {
+            Some(found) if failure.origin.is_none() => Self::OriginWrong { origins, found },
+            _ => Self::NoSource { origins, failure: Box::new(failure) },
+        }
+    }
+}
+
+struct Parts {
+    store: Store,
+    peers: Arc<dyn Peers>,
+    origins: Arc<dyn Origins>,
+    metrics: Metrics,
+    memory: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    transfers: Mutex<HashMap<(Digest, u64), Arc<Transfer>>>,
+}
+
+impl Parts {
+    /// Waits for room for this many bytes; `None` if the node is shutting down.
+    async fn share(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        let units = (bytes as usize).div_ceil(SHARE).max(1) as u32;
+        self.memory.clone().acquire_many_owned(units).await.ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Digest, u64), Arc<Transfer>>> {
+        // The map is never left half-changed.
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All transfers of a node. Clones share them.
+#[derive(Clone)]
+pub struct Transfers(Arc<Parts>);
+
+/// A blob that is here, or on its way.
+#[derive(Clone)]
+pub enum Fetched {
+    /// It is in the store.
+    Stored(StoredBlob),
+    /// It is arriving.
+    Arriving(Arc<Transfer>),
+}
+
+/// One blob on its way into the store.
+pub struct Transfer {
+    digest: Digest,
+    map: ChunkMap,
+    partial: Arc<crate::store::Partial>,
+    view: Arc<View>,
+    events: mpsc::Sender<Happening>,
+    readers: AtomicU64,
+}
+
+impl Transfers {
+    /// Transfers into this store from these sources, until `stop` is cancelled.
+    pub fn new(
+        store: Store,
+        peers: Arc<dyn Peers>,
+        origins: Arc<dyn Origins>,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            store,
+            peers,
+            origins,
+            metrics,
+            memory: Arc::new(Semaphore::new(MEMORY / SHARE)),
+            running: Arc::new(Semaphore::new(MAX_RUNNING)),
+            stop,
+            tasks: TaskTracker::new(),
+            transfers: Mutex::default(),
+        }))
+    }
+
+    /// The blob from the store, or the transfer that brings it: the one that is running, else a new one. A route is
+    /// where an origin has it.
+    pub async fn fetch(
+        &self,
+        digest: Digest,
+        size: u64,
+        route: Option<Route>,
+    ) -> Result<Fetched, TransferError> {
+        if let Some(blob) = self.0.store.get(&digest) {
+            return Ok(Fetched::Stored(blob));
+        }
+        let map = ChunkMap::new(size)?;
+        let running = self.0.lock().get(&(digest, size)).cloned();
+        let transfer = match running {
+            Some(transfer) => transfer,
+            None => match self.open(digest, map, route.clone()).await? {
+                Fetched::Arriving(transfer) => transfer,
+                stored => return Ok(stored),
+            },
+        };
+        if let Some(route) = route {
+            let _ = transfer.events.send(Happening::Route(route)).await;
+        }
+        Ok(Fetched::Arriving(transfer))
+    }
+
+    async fn open(
+        &self,
+        digest: Digest,
+        map: ChunkMap,
+        route: Option<Route>,
+    ) -> Result<Fetched, TransferError> {
+        let parts = self.0.clone();
+        if parts.stop.is_cancelled() {
+            return Err(TransferError::Stopped);
+        }
+        // Opening a partial may hash what an earlier run left, so it blocks; two who come at once open one after the
+        // other, and the second finds the first one's transfer.
+        let open = move || {
+            let mut transfers = parts.lock();
+            if let Some(transfer) = transfers.get(&(digest, map.size())) {
+                return Ok((Fetched::Arriving(transfer.clone()), None));
+            }
+            if let Some(blob) = parts.store.get(&digest) {
+                return Ok((Fetched::Stored(blob), None));
+            }
+            if transfers.len() >= MAX_TRANSFERS {
+                return Err(TransferError::Full);
+            }
+            let partial = Arc::new(parts.store.partial(&digest, map).map_err(TransferError::store)?);
+            let (events, happenings) = mpsc::channel(EVENTS);
+            // Known before the search begins, which would else end with nobody to ask.
+            let _ = route.map(|route| events.try_send(Happening::Route(route)));
+            let transfer = Arc::new(Transfer {
+                digest,
+                map,
+                partial,
+                view: Arc::new(View::new(map)),
+                events,
+                readers: AtomicU64::new(0),
+            });
+            transfers.insert((digest, map.size()), transfer.clone());
+            Ok((Fetched::Arriving(transfer.clone()), Some((transfer, happenings))))
+        };
+        let opened = tokio::task::spawn_blocking(open).await.map_err(|_| TransferError::Stopped)?;
+        let (fetched, fresh) = opened?;
+        if let Some((transfer, happenings)) = fresh {
+            let span = info_span!("transfer", blob = %digest.short(), bytes = map.size());
+            self.0.tasks.spawn(run(self.0.clone(), transfer, happenings).instrument(span));
+        }
+        Ok(fetched)
+    }
+
+    /// What is on its way now.
+    pub fn running(&self) -> Vec<Arc<Transfer>> {
+        self.0.lock().values().cloned().collect()
+    }
+
+    /// Ends all transfers and waits for them; what has arrived stays in the store as partial blobs.
+    pub async fn close(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Receiver<Happening>) {
+    let turn = tokio::select! {
+        turn = parts.running.clone().acquire_owned() => turn.ok(),
+        () = parts.stop.cancelled() => None,
+    };
+    let ended = match turn {
+        Some(_) => {
+            let partial = transfer.partial.clone();
+            let driver = Driver::new(parts.clone(), transfer.view.clone(), partial, transfer.events.clone());
+            driver.run(happenings).await
+        }
+        None => Err(TransferError::Stopped),
+    };
+    let outcome = match ended {
+        Ok(()) => {
+            let partial = transfer.partial.clone();
+            match tokio::task::spawn_blocking(move || partial.finish()).await {
+                Ok(finished) => finished.map_err(TransferError::store),
+                Err(_) => Err(TransferError::Stopped),
+            }
+        }
+        Err(error) => Err(error),
+    };
+    match &outcome {
+        Ok(_) => {
+            parts.metrics.fetched.inc();
+            parts.peers.announce(transfer.digest).await;
+        }
+        Err(error) => {
+            if let TransferError::Store(_) = error {
+                parts.metrics.failed(ErrorKind::Store);
+            }
+            debug!(%error, "transfer failed");
+        }
+    }
+    // First out of the map, so that whoever is told of a failure and asks again starts anew.
+    parts.lock().remove(&(transfer.digest, transfer.map.size()));
+    transfer.view.end(outcome);
+}
+
+impl Transfer {
+    /// The blob.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The blob's length in bytes.
+    pub fn size(&self) -> u64 {
+        self.map.size()
+    }
+
+    /// What has arrived so far.
+    pub fn progress(&self) -> Progress {
+        self.view.progress()
+    }
+
+    /// Waits until something has changed; returns at once with the outcome when there is one.
+    pub async fn wait(&self) -> Result<StoredBlob, TransferError> {
+        let mut changes = self.view.watch();
+        loop {
+            changes.borrow_and_update();
+            if let Some(outcome) = self.view.outcome() {
+                return outcome;
+            }
+            if changes.changed().await.is_err() {
+                return Err(TransferError::Stopped);
+            }
+        }
+    }
+
+    /// Waits until the byte at `offset` can be read, and says so with `true`; with `false` if `is_far` finds it too
+    /// far behind `front`, the number of bytes at the start that are here, while the blob comes in order only.
+    pub async fn first_byte(&self, offset: u64, is_far: impl Fn(u64) -> bool) -> Result<bool, TransferError> {
+        let Some(index) = self.map.at(offset) else { return Ok(true) };
+        let mut changes = self.view.watch();
+        loop {
+            changes.borrow_and_update();
+            if self.view.has(index) {
+                return Ok(true);
+            }
+            if let Some(outcome) = self.view.outcome() {
+                return outcome.map(|_| true);
+            }
+            if self.view.in_order().is_some_and(&is_far) {
+                return Ok(false);
+            }
+            if changes.changed().await.is_err() {
+                return Err(TransferError::Stopped);
+            }
+        }
+    }
+
+    /// The bytes of a range, in order, as they arrive. Pieces have at most one chunk's length.
+    pub fn read(self: &Arc<Self>, range: Range<u64>) -> impl Stream<Item = Result<Bytes, Break>> + use<> {
+        reader::read(self.clone(), range)
+    }
+
+    fn next_reader(&self) -> u64 {
+        self.readers.fetch_add(1, Ordering::Relaxed)
+    }
+}

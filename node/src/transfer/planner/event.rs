@@ -1,0 +1,109 @@
+//! What a planner is told and what it asks for.
+
+use std::sync::Arc;
+
+use wherry_proto::{ChunkIndex, Digest, Link, NodeId, State, StateChain};
+
+/// Where chunks come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// A node of the network that holds the blob.
+    Peer(NodeId),
+    /// The registry that the image comes from.
+    Origin,
+}
+
+/// Why a peer is no longer asked in this transfer. None of these is proof of bad intent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DropReason {
+    /// It sent bytes that do not link to any claim.
+    #[error("chunk {0} that it sent does not link to the state chain that it signed")]
+    WrongChunk(ChunkIndex),
+    /// The connection or the request failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Why a peer is banned: each of these is proof.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Proof {
+    /// Its signed claim is refuted.
+    #[error("the state chain that it signed is false: a chunk leads to a state of it from another one")]
+    FalseClaim,
+    /// It sent a wrong chunk between two states that are beyond doubt.
+    #[error("chunk {0} that it sent is wrong, and both states around it are proven")]
+    WrongChunk(ChunkIndex),
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer says that it holds the blob.
+    Offered(NodeId),
+    /// A peer's signed chain has come and its signature is good.
+    Chain(NodeId, Arc<StateChain>),
+    /// The bytes of a chunk are here; one link for each start state that was asked for.
+    Arrived(Source, ChunkIndex, Vec<Link>),
+    /// The chunk is on disk.
+    Kept(Source, ChunkIndex, Link),
+    /// The peer has no slot free now.
+    Busy(NodeId, ChunkIndex),
+    /// The peer may be asked again after it was busy.
+    Ready(NodeId),
+    /// A peer failed as a source: closed, silent, does not hold the blob after all.
+    PeerFailed(NodeId, String),
+    /// The origin cannot be read any more, after all retries; `None` if reading ended where it should.
+    OriginEnded(Option<String>),
+    /// There is an origin to read now.
+    OriginOffered,
+    /// The neighbours have been asked.
+    SearchedSite,
+    /// The whole network has been asked: nobody else will offer.
+    SearchedNetwork,
+    /// A client reads, and this is the chunk that it needs next.
+    Reading(u64, ChunkIndex),
+    /// A client has gone.
+    ReaderGone(u64),
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask a peer for its claim and chain.
+    AskChain(NodeId),
+    /// Ask a peer for a chunk, and hash it from each of these states.
+    Fetch(NodeId, ChunkIndex, Vec<State>),
+    /// Read the origin in order from this chunk, in this state, up to and with the other chunk.
+    ReadOrigin(ChunkIndex, State, ChunkIndex),
+    /// Stop reading the origin: nothing that is still under way from it is wanted.
+    StopOrigin,
+    /// Write the chunk that has just arrived, and say when it is on disk.
+    Keep(Source, ChunkIndex, Link),
+    /// Throw away the chunk that has just arrived.
+    Discard(Source, ChunkIndex),
+    /// Do not use this peer again in this transfer.
+    Drop(NodeId, DropReason),
+    /// Ban this peer from the node.
+    Ban(NodeId, Proof),
+    /// The origin sent the right number of bytes with this digest instead.
+    OriginWrong(Digest),
+    /// The origin's bytes contradict what peers have signed; it is left alone while they deliver.
+    OriginContradicts(ChunkIndex),
+    /// All chunks are here and the digest is right.
+    Verified,
+    /// Ask the neighbours and the network once more: those who were found have failed.
+    Search,
+    /// Nobody is left to ask.
+    Failed(Failure),
+}
+
+/// Why a transfer cannot be completed now. What is linked stays for the next one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Failure {
+    /// Peers that were tried.
+    pub peers: Vec<(NodeId, String)>,
+    /// What the origin's reader last said.
+    pub origin: Option<String>,
+    /// The digest of what the origin sent, if that was wrong.
+    pub origin_digest: Option<Digest>,
+}

@@ -1,0 +1,159 @@
+//! Reading an origin in order: connections are taken up again where they broke, chunks are cut and hashed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+use tracing::debug;
+use wherry_proto::{ChunkIndex, ChunkMap, Digest, End, State};
+
+use super::Parts;
+use super::run::{Happening, Held, OriginStep, hash};
+use super::sources::{OriginBlob, OriginFailure, Route};
+
+/// How often a reading is taken up again without a byte of progress before the origin counts as out of reach.
+const RESUMES: u32 = 5;
+
+/// How long before the first resumption; it doubles with each.
+const RESUME_PAUSE: Duration = Duration::from_millis(250);
+
+/// One reading of an origin.
+pub(super) struct Reading {
+    pub(super) parts: Arc<Parts>,
+    pub(super) digest: Digest,
+    pub(super) map: ChunkMap,
+    pub(super) routes: Vec<Route>,
+    pub(super) number: u64,
+    pub(super) events: mpsc::Sender<Happening>,
+}
+
+/// Reads the chunks `from` to `to`, the first of which starts in `state`.
+pub(super) async fn read(reading: Reading, from: ChunkIndex, state: State, to: ChunkIndex) {
+    let why = reading.run(from, state, to).await.err();
+    let _ = reading.events.send(Happening::Origin(reading.number, OriginStep::Ended(why))).await;
+}
+
+impl Reading {
+    async fn run(&self, from: ChunkIndex, state: State, to: ChunkIndex) -> Result<(), String> {
+        let map = self.map;
+        let end = map.offset(to) + u64::from(map.len(to));
+        let (mut index, mut state) = (from, state);
+        let mut source = Cursor { reading: self, at: map.offset(from), end, open: None, spare: Bytes::new() };
+        loop {
+            let len = map.len(index);
+            let Some(share) = self.parts.share(len).await else { return Ok(()) };
+            let bytes = source.take(len as usize).await?;
+            let (links, bytes) = hash(map, index, vec![state], bytes).await?;
+            let Some(link) = links.first().copied() else { return Ok(()) };
+            let step = OriginStep::Chunk(index, link, Held { bytes, _share: share });
+            if self.events.send(Happening::Origin(self.number, step)).await.is_err() {
+                return Ok(());
+            }
+            match (link.to, map.next(index)) {
+                (End::State(next_state), Some(next)) if index < to => (index, state) = (next, next_state),
+                _ => return source.expect_end().await,
+            }
+        }
+    }
+
+    /// The first origin that answers for the blob.
+    async fn connect(&self, at: u64) -> Result<OriginBlob, OriginFailure> {
+        let mut last = OriginFailure { message: "no origin is known for it".to_owned(), retry: false };
+        for route in &self.routes {
+            match self.parts.origins.open(route, self.digest, at).await {
+                Ok(open) => match open.total {
+                    Some(total) if total != self.map.size() => {
+                        last.message = format!(
+                            "{route} has {total} bytes under {}, but {} were announced",
+                            self.digest,
+                            self.map.size()
+                        );
+                        last.retry = false;
+                    }
+                    _ => return Ok(open),
+                },
+                Err(failure) => last = failure,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// A place in the blob, and the connection that bytes come from.
+struct Cursor<'a> {
+    reading: &'a Reading,
+    at: u64,
+    end: u64,
+    open: Option<OriginBlob>,
+    // What came in one piece with the bytes before it.
+    spare: Bytes,
+}
+
+impl Cursor<'_> {
+    /// The next `len` bytes, whatever it takes in resumptions.
+    async fn take(&mut self, len: usize) -> Result<Bytes, String> {
+        if self.spare.len() >= len {
+            self.at += len as u64;
+            return Ok(self.spare.split_to(len));
+        }
+        let mut out = BytesMut::with_capacity(len);
+        let spare = std::mem::take(&mut self.spare);
+        out.extend_from_slice(&spare);
+        self.at += spare.len() as u64;
+        while out.len() < len {
+            let mut piece = self.next_piece().await?;
+            let fits = piece.len().min(len - out.len());
+            out.extend_from_slice(&piece.split_to(fits));
+            self.at += fits as u64;
+            self.spare = piece;
+        }
+        Ok(out.freeze())
+    }
+
+    /// A piece of at least one byte from where the cursor stands.
+    async fn next_piece(&mut self) -> Result<Bytes, String> {
+        let mut failures = 0;
+        loop {
+            let failure = match &mut self.open {
+                Some(open) => match open.bytes.next().await {
+                    Some(Ok(piece)) if piece.is_empty() => continue,
+                    Some(Ok(piece)) => return Ok(piece),
+                    Some(Err(failure)) => failure,
+                    None => OriginFailure {
+                        message: format!("it ended after {} bytes instead of {}", self.at, self.end),
+                        retry: true,
+                    },
+                },
+                None => match self.reading.connect(self.at).await {
+                    Ok(open) => {
+                        self.open = Some(open);
+                        continue;
+                    }
+                    Err(failure) => failure,
+                },
+            };
+            self.open = None;
+            failures += 1;
+            if !failure.retry || failures > RESUMES {
+                return Err(failure.message);
+            }
+            debug!(blob = %self.reading.digest.short(), at = self.at, %failure, "taking up the reading again");
+            tokio::time::sleep(RESUME_PAUSE * 2_u32.pow(failures - 1)).await;
+        }
+    }
+
+    /// More bytes than the blob has are an error, unless the reading ends before the blob does.
+    async fn expect_end(&mut self) -> Result<(), String> {
+        if self.end < self.reading.map.size() {
+            return Ok(());
+        }
+        let more = match &mut self.open {
+            _ if !self.spare.is_empty() => true,
+            Some(open) => matches!(open.bytes.next().await, Some(Ok(piece)) if !piece.is_empty()),
+            None => false,
+        };
+        if more { Err(format!("it sends more than the {} bytes of the blob", self.end)) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,370 @@
+//! The task that drives one transfer: it carries out what the planner asks for and tells it what happened.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+use wherry_proto::{ChunkIndex, ChunkMap, Digest, Link, NodeId, State, link};
+
+use super::planner::{Effect, Event, Planner, Source};
+use super::reading::{self, Reading};
+use super::sources::{Found, PeerError, Route};
+use super::view::View;
+use super::{Parts, TransferError};
+use crate::status::ErrorKind;
+use crate::store::{Partial, StoreError};
+
+/// How many happenings wait for the driver: its tasks are slowed down beyond that.
+pub(super) const EVENTS: usize = 256;
+
+/// How long a peer that said it was busy is left alone at most.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Chunks up to this length in bytes are hashed where they arrive: handing them over would cost more.
+const HASH_INLINE: usize = 64 << 10;
+
+/// The most origins that one transfer remembers as having the blob.
+const MAX_ROUTES: usize = 8;
+
+/// What the driver is told, by its own tasks and by those who want the blob.
+pub(super) enum Happening {
+    /// For the planner as it is.
+    Event(Event),
+    /// The bytes of a chunk have come and are hashed.
+    Chunk(Source, ChunkIndex, Vec<Link>, Held),
+    /// The same from the origin's reading with this number.
+    Origin(u64, OriginStep),
+    /// A chunk was written, or not.
+    Written(Source, ChunkIndex, Link, Result<(), StoreError>),
+    /// Another origin has the blob.
+    Route(Route),
+}
+
+/// What a reading of the origin gives.
+pub(super) enum OriginStep {
+    Chunk(ChunkIndex, Link, Held),
+    Ended(Option<String>),
+}
+
+/// Bytes in memory, with the share of the node's memory that they take.
+pub(super) struct Held {
+    pub(super) bytes: Bytes,
+    pub(super) _share: OwnedSemaphorePermit,
+}
+
+pub(super) struct Driver {
+    pub(super) parts: Arc<Parts>,
+    pub(super) view: Arc<View>,
+    pub(super) partial: Arc<Partial>,
+    planner: Planner,
+    routes: Vec<Route>,
+    arriving: HashMap<(Source, ChunkIndex), Held>,
+    events: mpsc::Sender<Happening>,
+    reading: u64,
+    reading_stop: CancellationToken,
+    // Ends every task of this transfer when the driver does.
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Driver {
+    pub(super) fn new(
+        parts: Arc<Parts>,
+        view: Arc<View>,
+        partial: Arc<Partial>,
+        events: mpsc::Sender<Happening>,
+    ) -> Self {
+        let map = partial.map();
+        let here: Vec<(ChunkIndex, Link)> =
+            map.iter().zip(partial.links()).filter_map(|(index, link)| Some((index, link?))).collect();
+        let planner = Planner::new(partial.digest(), map, &here);
+        view.relinked(planner.ledger().linked());
+        let stop = parts.stop.child_token();
+        let reading_stop = stop.child_token();
+        Self {
+            parts,
+            view,
+            partial,
+            planner,
+            routes: Vec::new(),
+            arriving: HashMap::new(),
+            events,
+            reading: 0,
+            reading_stop,
+            stop,
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    fn digest(&self) -> Digest {
+        self.partial.digest()
+    }
+
+    fn map(&self) -> ChunkMap {
+        self.partial.map()
+    }
+
+    /// Runs the transfer to its end.
+    pub(super) async fn run(
+        mut self,
+        mut happenings: mpsc::Receiver<Happening>,
+    ) -> Result<(), TransferError> {
+        while let Ok(known) = happenings.try_recv() {
+            self.happened(known)?;
+        }
+        self.search();
+        let stop = self.stop.clone();
+        let ended = loop {
+            let happening = tokio::select! {
+                () = stop.cancelled() => break Err(TransferError::Stopped),
+                happening = happenings.recv() => happening,
+            };
+            // The driver itself holds a sender, so the channel does not end.
+            let Some(happening) = happening else { break Err(TransferError::Stopped) };
+            match self.happened(happening) {
+                Ok(false) => {}
+                Ok(true) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.stop.cancel();
+        self.tasks.close();
+        // Tasks end at their next await; those that write must have written before the partial is closed.
+        drop(happenings);
+        self.tasks.wait().await;
+        ended
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! { () = stop.cancelled() => {}, () = task => {} }
+        });
+    }
+
+    /// Takes in one happening; `true` when all is verified.
+    fn happened(&mut self, happening: Happening) -> Result<bool, TransferError> {
+        let event = match happening {
+            Happening::Event(event) => event,
+            Happening::Chunk(source, index, links, held) => {
+                self.view.from_peers.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
+                self.parts.metrics.from_peers.inc_by(held.bytes.len() as u64);
+                self.arriving.insert((source, index), held);
+                Event::Arrived(source, index, links)
+            }
+            Happening::Origin(reading, _) if reading != self.reading => return Ok(false),
+            Happening::Origin(_, OriginStep::Chunk(index, link, held)) => {
+                self.view.from_origin.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
+                self.parts.metrics.from_origin.inc_by(held.bytes.len() as u64);
+                self.arriving.insert((Source::Origin, index), held);
+                Event::Arrived(Source::Origin, index, vec![link])
+            }
+            Happening::Origin(_, OriginStep::Ended(why)) => Event::OriginEnded(why),
+            Happening::Written(source, index, link, result) => {
+                result.map_err(TransferError::store)?;
+                Event::Kept(source, index, link)
+            }
+            Happening::Route(route) => {
+                if self.routes.contains(&route) || self.routes.len() == MAX_ROUTES {
+                    return Ok(false);
+                }
+                self.routes.push(route);
+                Event::OriginOffered
+            }
+        };
+        let kept = match &event {
+            Event::Kept(_, index, _) => Some(*index),
+            _ => None,
+        };
+        let steady =
+            matches!(event, Event::Arrived(..) | Event::Reading(..) | Event::Busy(..) | Event::Ready(_));
+        let effects = self.planner.apply(event);
+        let moved = effects.iter().any(|effect| {
+            matches!(
+                effect,
+                Effect::Ban(..) | Effect::Drop(..) | Effect::OriginWrong(_) | Effect::ReadOrigin(..)
+            )
+        });
+        self.view.sources.store(self.planner.sources(), Ordering::Relaxed);
+        let linked = self.planner.ledger().linked();
+        match kept {
+            Some(index) if !moved && linked.contains(index) => self.view.linked(index),
+            _ if steady && !moved => {}
+            _ => self.view.relinked(linked),
+        }
+        for effect in effects {
+            match effect {
+                Effect::Verified => return Ok(true),
+                Effect::Failed(failure) => return Err(TransferError::no_source(&self.routes, failure)),
+                effect => self.act(effect),
+            }
+        }
+        Ok(false)
+    }
+
+    fn act(&mut self, effect: Effect) {
+        let digest = self.digest();
+        match effect {
+            Effect::AskChain(node) => self.ask_chain(node),
+            Effect::Fetch(node, index, starts) => self.fetch(node, index, starts),
+            Effect::ReadOrigin(from, state, to) => self.read_origin(from, state, to),
+            Effect::StopOrigin => {
+                self.reading += 1;
+                self.reading_stop.cancel();
+                self.view.set_in_order(false);
+            }
+            Effect::Keep(source, index, link) => self.keep(source, index, link),
+            Effect::Discard(source, index) => {
+                if self.arriving.remove(&(source, index)).is_some() {
+                    self.parts.metrics.rejected_chunks.inc();
+                }
+            }
+            Effect::Drop(node, reason) => {
+                self.parts.metrics.failed(ErrorKind::Peer);
+                info!(blob = %digest.short(), peer = %node, %reason, "peer is not asked any more for this blob");
+            }
+            Effect::Ban(node, proof) => {
+                self.parts.metrics.failed(ErrorKind::Peer);
+                let why = format!("{proof} (blob {digest})");
+                let parts = self.parts.clone();
+                // Not cancelled with the rest: the proof holds whatever becomes of this transfer.
+                self.tasks.spawn(async move { parts.peers.ban(node, &why).await });
+            }
+            Effect::OriginWrong(found) => {
+                self.parts.metrics.failed(ErrorKind::Origin);
+                let origin = self.routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                warn!(blob = %digest, %origin, %found, "origin sent other bytes than the digest's");
+                self.view.voided();
+            }
+            Effect::OriginContradicts(index) => {
+                let origin = self.routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                info!(blob = %digest.short(), %origin, chunk = %index, "origin and what peers have signed differ");
+            }
+            Effect::Search => self.search(),
+            Effect::Verified | Effect::Failed(_) => {}
+        }
+    }
+
+    fn search(&self) {
+        let (digest, size) = (self.digest(), self.map().size());
+        let mut found = self.parts.peers.search(digest);
+        let events = self.events.clone();
+        self.spawn(async move {
+            while let Some(found) = found.next().await {
+                let event = match found {
+                    Found::Offer(node, offered) if offered == size => Event::Offered(node),
+                    Found::Offer(node, offered) => {
+                        debug!(blob = %digest.short(), peer = %node, offered, size, "offer of another length");
+                        continue;
+                    }
+                    Found::SiteAsked => Event::SearchedSite,
+                    Found::NetworkAsked => break,
+                };
+                if events.send(Happening::Event(event)).await.is_err() {
+                    return;
+                }
+            }
+            let _ = events.send(Happening::Event(Event::SearchedNetwork)).await;
+        });
+    }
+
+    fn ask_chain(&self, node: NodeId) {
+        let (digest, size) = (self.digest(), self.map().size());
+        let (parts, events) = (self.parts.clone(), self.events.clone());
+        self.spawn(async move {
+            let event = match parts.peers.chain(node, digest, size).await {
+                Ok(chain) => Event::Chain(node, chain),
+                Err(why) => Event::PeerFailed(node, why),
+            };
+            let _ = events.send(Happening::Event(event)).await;
+        });
+    }
+
+    fn fetch(&self, node: NodeId, index: ChunkIndex, starts: Vec<State>) {
+        let (digest, map) = (self.digest(), self.map());
+        let (parts, events) = (self.parts.clone(), self.events.clone());
+        self.spawn(async move {
+            let Some(share) = parts.share(map.len(index)).await else { return };
+            let event = match parts.peers.chunk(node, digest, map, index).await {
+                Ok(bytes) => match hash(map, index, starts, bytes).await {
+                    Ok((links, bytes)) => {
+                        let held = Held { bytes, _share: share };
+                        Happening::Chunk(Source::Peer(node), index, links, held)
+                    }
+                    Err(why) => Happening::Event(Event::PeerFailed(node, why)),
+                },
+                Err(PeerError::Busy) => {
+                    let _ = events.send(Happening::Event(Event::Busy(node, index))).await;
+                    // A node that forgets to say that it has a slot free is asked again all the same.
+                    let _ = tokio::time::timeout(BUSY_PAUSE, parts.peers.ready(node)).await;
+                    Happening::Event(Event::Ready(node))
+                }
+                Err(PeerError::Failed(why)) => Happening::Event(Event::PeerFailed(node, why)),
+            };
+            let _ = events.send(event).await;
+        });
+    }
+
+    fn read_origin(&mut self, from: ChunkIndex, state: State, to: ChunkIndex) {
+        self.reading += 1;
+        self.reading_stop.cancel();
+        self.reading_stop = self.stop.child_token();
+        self.view.set_in_order(!self.planner.ledger().has_chain());
+        let reading = Reading {
+            parts: self.parts.clone(),
+            digest: self.digest(),
+            map: self.map(),
+            routes: self.routes.clone(),
+            number: self.reading,
+            events: self.events.clone(),
+        };
+        let stop = self.reading_stop.clone();
+        self.spawn(async move {
+            tokio::select! { () = stop.cancelled() => {}, () = reading::read(reading, from, state, to) => {} }
+        });
+    }
+
+    fn keep(&mut self, source: Source, index: ChunkIndex, link: Link) {
+        let Some(held) = self.arriving.remove(&(source, index)) else { return };
+        let (partial, events) = (self.partial.clone(), self.events.clone());
+        // Not cancelled with the rest: a write that has begun is waited for before the partial is closed.
+        self.tasks.spawn(async move {
+            let write = move || {
+                let result = partial.write(index, &held.bytes, link);
+                drop(held);
+                result
+            };
+            let result = match tokio::task::spawn_blocking(write).await {
+                Ok(result) => result,
+                // The runtime is shutting down.
+                Err(_) => return,
+            };
+            let _ = events.send(Happening::Written(source, index, link, result)).await;
+        });
+    }
+}
+
+/// Hashes a chunk from each of the states, off the network threads unless it is short.
+pub(super) async fn hash(
+    map: ChunkMap,
+    index: ChunkIndex,
+    starts: Vec<State>,
+    bytes: Bytes,
+) -> Result<(Vec<Link>, Bytes), String> {
+    let work = move || {
+        let links: Result<Vec<Link>, _> =
+            starts.iter().map(|from| link(&map, index, *from, &bytes)).collect();
+        links.map(|links| (links, bytes)).map_err(|wrong| wrong.to_string())
+    };
+    if map.len(index) as usize <= HASH_INLINE {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|_| "the node is shutting down".to_owned())?
+}

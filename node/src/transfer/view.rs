@@ -1,0 +1,136 @@
+//! What readers of a blob in flight may see: which chunks have linked, and how it ended.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet};
+
+use super::TransferError;
+use crate::store::StoredBlob;
+
+/// How a transfer ended.
+pub(super) type Outcome = Result<StoredBlob, TransferError>;
+
+/// Bytes that one transfer has taken in so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Bytes of chunks that are here and have linked, those of earlier attempts included.
+    pub linked: u64,
+    /// Bytes that peers sent for this transfer.
+    pub from_peers: u64,
+    /// Bytes that the origin sent for this transfer.
+    pub from_origin: u64,
+    /// How many peers it takes chunks from now.
+    pub sources: usize,
+}
+
+struct Seen {
+    linked: ChunkSet,
+    // Counts how often chunks that readers may have been given turned out not to lead to the digest.
+    voids: u32,
+    // Whether the origin is being read and nothing is known of the chunks behind.
+    in_order: bool,
+    outcome: Option<Outcome>,
+}
+
+/// Shared between the task that drives a transfer and everybody who reads from it.
+pub(super) struct View {
+    map: ChunkMap,
+    seen: Mutex<Seen>,
+    changes: watch::Sender<u64>,
+    pub(super) from_peers: AtomicU64,
+    pub(super) from_origin: AtomicU64,
+    pub(super) sources: AtomicUsize,
+}
+
+impl View {
+    pub(super) fn new(map: ChunkMap) -> Self {
+        Self {
+            map,
+            seen: Mutex::new(Seen { linked: ChunkSet::empty(map), voids: 0, in_order: false, outcome: None }),
+            changes: watch::Sender::new(0),
+            from_peers: AtomicU64::new(0),
+            from_origin: AtomicU64::new(0),
+            sources: AtomicUsize::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // Nothing that holds the lock can leave the set half-changed.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    pub(super) fn linked(&self, index: ChunkIndex) {
+        self.lock().linked.insert(index);
+        self.changed();
+    }
+
+    pub(super) fn relinked(&self, linked: &ChunkSet) {
+        let mut seen = self.lock();
+        if seen.linked == *linked {
+            return;
+        }
+        seen.linked.clone_from(linked);
+        drop(seen);
+        self.changed();
+    }
+
+    pub(super) fn voided(&self) {
+        self.lock().voids += 1;
+        self.changed();
+    }
+
+    pub(super) fn end(&self, outcome: Outcome) {
+        self.lock().outcome = Some(outcome);
+        self.changed();
+    }
+
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        self.lock().outcome.clone()
+    }
+
+    pub(super) fn has(&self, index: ChunkIndex) -> bool {
+        self.lock().linked.contains(index)
+    }
+
+    /// While the blob is being read in order only, the number of bytes at its start that are here.
+    pub(super) fn in_order(&self) -> Option<u64> {
+        let seen = self.lock();
+        if !seen.in_order {
+            return None;
+        }
+        let missing = seen.linked.first_missing(self.map.first());
+        Some(missing.map_or(self.map.size(), |index| self.map.offset(index)))
+    }
+
+    pub(super) fn set_in_order(&self, in_order: bool) {
+        let mut seen = self.lock();
+        if seen.in_order != in_order {
+            seen.in_order = in_order;
+            drop(seen);
+            self.changed();
+        }
+    }
+
+    pub(super) fn voids(&self) -> u32 {
+        self.lock().voids
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        Progress {
+            linked: self.lock().linked.bytes(),
+            from_peers: self.from_peers.load(Ordering::Relaxed),
+            from_origin: self.from_origin.load(Ordering::Relaxed),
+            sources: self.sources.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Whatever sources do and in whatever order things happen, a transfer ends with the right bytes while any honest
+//! source is there, with a failure where none is, and nobody honest is blamed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, PIPELINE, Planner, Source};
+use wherry_proto::{
+    Algorithm, ChainBuilder, ChunkIndex, ChunkMap, Digest, End, Link, NodeId, SecretKey, State, StateChain,
+    link,
+};
+
+const CHUNK: usize = 32 << 10;
+
+#[derive(Clone, Debug)]
+enum Manner {
+    Honest,
+    /// Has the true chain, but one of its chunks is rotten.
+    Rotten(u32),
+    /// Signs an invented chain and serves chunks that link to it, as far as that is possible.
+    Inventing(u32, u64),
+    /// Does not answer when asked for its chain.
+    Empty,
+    /// Serves so many chunks, then is silent.
+    Vanishing(u32),
+    /// Honest, but refuses now and then.
+    Busy,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    None,
+    Honest,
+    Wrong(u32),
+    Unreachable,
+    Breaking(u32),
+}
+
+struct Peer {
+    honest: bool,
+    manner: Manner,
+    chain: Arc<StateChain>,
+    bytes: Vec<u8>,
+    served: u32,
+}
+
+#[derive(Debug)]
+enum Step {
+    Happens(Event),
+    Write(Source, ChunkIndex, Link, Vec<u8>),
+}
+
+struct World {
+    map: ChunkMap,
+    truth: Vec<u8>,
+    disk: Vec<u8>,
+    peers: BTreeMap<NodeId, Peer>,
+    origin: Origin,
+    planner: Planner,
+    waiting: Vec<Step>,
+    origin_queue: Vec<Event>,
+    arriving: BTreeMap<(Source, ChunkIndex), Vec<u8>>,
+    asked: BTreeSet<(NodeId, ChunkIndex)>,
+    blamed: BTreeSet<NodeId>,
+    outcome: Option<bool>,
+}
+
+fn blob(size: usize, seed: u64) -> Vec<u8> {
+    (0..size).map(|i| (i as u64 + 7).wrapping_mul(seed | 1).to_le_bytes()[2]).collect()
+}
+
+fn true_chain(bytes: &[u8]) -> StateChain {
+    let mut builder = ChainBuilder::new(Algorithm::Sha256, ChunkMap::new(bytes.len() as u64).unwrap());
+    builder.update(bytes).unwrap();
+    builder.finish().unwrap()
+}
+
+fn invent(truth: &[u8], chain: &StateChain, fork: u32, seed: u64) -> (StateChain, Vec<u8>) {
+    let fork = fork.min(chain.map().count() - 1) as usize;
+    let mut bytes = truth.to_vec();
+    let lies = blob(fork * CHUNK, seed ^ 0x9e37_79b9);
+    bytes[..lies.len()].copy_from_slice(&lies);
+    let mut states = chain.to_bytes();
+    let mut state = State::initial(Algorithm::Sha256);
+    for border in 0..fork {
+        state = state.compress(&bytes[border * CHUNK..(border + 1) * CHUNK]).0;
+        states[border * 32..(border + 1) * 32].copy_from_slice(&state.to_bytes());
+    }
+    (StateChain::from_bytes(chain.digest(), chain.map(), &states).unwrap(), bytes)
+}
+
+fn cut(bytes: &[u8], map: ChunkMap, index: ChunkIndex) -> Vec<u8> {
+    let start = map.offset(index) as usize;
+    bytes[start..start + map.len(index) as usize].to_vec()
+}
+
+impl World {
+    fn new(size: usize, seed: u64, manners: &[Manner], origin: Origin) -> Self {
+        let truth = blob(size, seed);
+        let chain = true_chain(&truth);
+        let map = chain.map();
+        let mut peers = BTreeMap::new();
+        for (number, manner) in manners.iter().enumerate() {
+            let id = SecretKey::from_seed([number as u8 + 1; 32]).node();
+            let mut bytes = truth.clone();
+            let mut claimed = chain.clone();
+            let mut honest = matches!(manner, Manner::Honest | Manner::Busy);
+            match manner {
+                Manner::Rotten(at) => {
+                    let at = (*at % map.count()) as usize * CHUNK;
+                    match bytes.get_mut(at) {
+                        Some(byte) => *byte ^= 1,
+                        None => honest = true,
+                    }
+                }
+                Manner::Inventing(fork, seed) => {
+                    (claimed, bytes) = invent(&truth, &chain, *fork, *seed);
+                    honest = bytes == truth;
+                }
+                _ => {}
+            }
+            peers.insert(
+                id,
+                Peer { honest, manner: manner.clone(), chain: Arc::new(claimed), bytes, served: 0 },
+            );
+        }
+        let mut planner = Planner::new(chain.digest(), map, &[]);
+        if !matches!(origin, Origin::None) {
+            planner.apply(Event::OriginOffered);
+        }
+        let mut world = Self {
+            map,
+            disk: vec![0; size],
+            peers,
+            origin,
+            planner,
+            waiting: Vec::new(),
+            origin_queue: Vec::new(),
+            arriving: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            blamed: BTreeSet::new(),
+            outcome: None,
+            truth,
+        };
+        world.search();
+        world
+    }
+
+    fn search(&mut self) {
+        let nodes: Vec<_> = self.peers.keys().copied().collect();
+        nodes.into_iter().for_each(|node| self.soon(Event::Offered(node)));
+        self.soon(Event::SearchedSite);
+        self.soon(Event::SearchedNetwork);
+    }
+
+    fn happens(&mut self, event: Event) {
+        if let Event::PeerFailed(node, _) = &event {
+            self.asked.retain(|(asked, _)| asked != node);
+        }
+        if let Event::Arrived(Source::Peer(node), index, _) | Event::Busy(node, index) = &event {
+            self.asked.remove(&(*node, *index));
+        }
+        if let Event::Busy(node, _) = &event {
+            self.soon(Event::Ready(*node));
+        }
+        for effect in self.planner.apply(event) {
+            assert!(self.outcome.is_none(), "{effect:?} after the end");
+            self.act(effect);
+        }
+    }
+
+    fn soon(&mut self, event: Event) {
+        self.waiting.push(Step::Happens(event));
+    }
+
+    fn act(&mut self, effect: Effect) {
+        match effect {
+            Effect::AskChain(node) => {
+                let peer = &self.peers[&node];
+                let chain = peer.chain.clone();
+                match peer.manner {
+                    Manner::Empty => self.soon(Event::PeerFailed(node, "holds nothing".into())),
+                    _ => self.soon(Event::Chain(node, chain)),
+                }
+            }
+            Effect::Fetch(node, index, starts) => self.fetch(node, index, &starts),
+            Effect::ReadOrigin(from, state, to) => self.read_origin(from, state, to),
+            Effect::StopOrigin => self.origin_queue.clear(),
+            Effect::Keep(source, index, link) => {
+                let bytes = self.arriving.remove(&(source, index)).expect("only what has arrived is kept");
+                self.waiting.push(Step::Write(source, index, link, bytes));
+            }
+            Effect::Discard(source, index) => {
+                self.arriving.remove(&(source, index));
+            }
+            Effect::Drop(node, reason) => {
+                self.asked.retain(|(asked, _)| *asked != node);
+                if let DropReason::WrongChunk(_) = reason {
+                    self.blamed.insert(node);
+                }
+            }
+            Effect::Ban(node, _) => {
+                self.asked.retain(|(asked, _)| *asked != node);
+                self.blamed.insert(node);
+            }
+            Effect::OriginWrong(digest) => {
+                assert!(matches!(self.origin, Origin::Wrong(_)));
+                assert_ne!(digest, Digest::sha256(&self.truth));
+            }
+            Effect::OriginContradicts(_) => {}
+            Effect::Verified => self.outcome = Some(true),
+            Effect::Failed(_) => self.outcome = Some(false),
+            Effect::Search => self.search(),
+        }
+    }
+
+    fn fetch(&mut self, node: NodeId, index: ChunkIndex, starts: &[State]) {
+        assert!(!self.asked.iter().any(|(_, at)| *at == index), "a chunk is asked of one source at a time");
+        self.asked.insert((node, index));
+        assert!(self.asked.iter().filter(|(n, _)| *n == node).count() <= PIPELINE);
+        assert!(self.asked.len() as u64 * CHUNK as u64 <= IN_FLIGHT);
+        let peer = self.peers.get_mut(&node).unwrap();
+        peer.served += 1;
+        match peer.manner {
+            Manner::Vanishing(after) if peer.served > after => {
+                return self.soon(Event::PeerFailed(node, "silent".into()));
+            }
+            Manner::Busy if peer.served.is_multiple_of(3) => {
+                return self.soon(Event::Busy(node, index));
+            }
+            _ => {}
+        }
+        let bytes = cut(&peer.bytes, self.map, index);
+        let links = starts.iter().map(|from| link(&self.map, index, *from, &bytes).unwrap()).collect();
+        self.arriving.insert((Source::Peer(node), index), bytes);
+        self.soon(Event::Arrived(Source::Peer(node), index, links));
+    }
+
+    fn read_origin(&mut self, from: ChunkIndex, state: State, to: ChunkIndex) {
+        let mut bytes = self.truth.clone();
+        match self.origin {
+            Origin::None => panic!("there is no origin to read"),
+            Origin::Unreachable => {
+                self.origin_queue = vec![Event::OriginEnded(Some("unreachable".into()))];
+                return;
+            }
+            Origin::Wrong(at) => {
+                let at = (at as usize * CHUNK).min(bytes.len() - 1);
+                bytes[at] ^= 1;
+            }
+            Origin::Honest | Origin::Breaking(_) => {}
+        }
+        self.origin_queue.clear();
+        let mut state = state;
+        for number in from.get()..=to.get() {
+            let index = self.map.index(number).unwrap();
+            if let Origin::Breaking(at) = self.origin
+                && number >= at
+            {
+                self.origin_queue.push(Event::OriginEnded(Some("broke".into())));
+                return;
+            }
+            let piece = cut(&bytes, self.map, index);
+            let found = link(&self.map, index, state, &piece).unwrap();
+            self.arriving.insert((Source::Origin, index), piece);
+            self.origin_queue.push(Event::Arrived(Source::Origin, index, vec![found]));
+            if let End::State(next) = found.to {
+                state = next;
+            }
+        }
+        self.origin_queue.push(Event::OriginEnded(None));
+    }
+
+    /// Lets things happen in an order that `random` picks, until the transfer is over.
+    fn run(&mut self, mut random: u64) -> bool {
+        for _ in 0..20_000 {
+            if let Some(outcome) = self.outcome {
+                return outcome;
+            }
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let choices = self.waiting.len() + usize::from(!self.origin_queue.is_empty());
+            assert!(choices > 0, "the transfer waits for nothing: {:?}", self.planner);
+            let mut pick = (random >> 33) as usize % choices;
+            // A search is over only when every offer has come.
+            if let Some(Step::Happens(Event::SearchedSite | Event::SearchedNetwork)) = self.waiting.get(pick)
+            {
+                let offer = |step: &Step| matches!(step, Step::Happens(Event::Offered(_)));
+                pick = self.waiting.iter().position(offer).unwrap_or(pick);
+            }
+            if pick == self.waiting.len() {
+                let event = self.origin_queue.remove(0);
+                self.happens(event);
+                continue;
+            }
+            match self.waiting.swap_remove(pick) {
+                Step::Happens(event) => self.happens(event),
+                Step::Write(source, index, link, bytes) => {
+                    let start = self.map.offset(index) as usize;
+                    self.disk[start..start + bytes.len()].copy_from_slice(&bytes);
+                    self.happens(Event::Kept(source, index, link));
+                }
+            }
+        }
+        panic!("the transfer does not come to an end");
+    }
+}
+
+fn manner() -> impl Strategy<Value = Manner> {
+    prop_oneof![
+        Just(Manner::Honest),
+        (0..9u32).prop_map(Manner::Rotten),
+        (1..9u32, 0..3u64).prop_map(|(fork, seed)| Manner::Inventing(fork, seed)),
+        Just(Manner::Empty),
+        (0..4u32).prop_map(Manner::Vanishing),
+        Just(Manner::Busy),
+    ]
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    prop_oneof![
+        Just(Origin::None),
+        Just(Origin::Honest),
+        (0..9u32).prop_map(Origin::Wrong),
+        Just(Origin::Unreachable),
+        (0..9u32).prop_map(Origin::Breaking),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_transfer_ends_right_while_anybody_honest_is_there(
+        chunks in 1..9usize, tail in 1..CHUNK, seed: u64, random: u64,
+        manners in prop::collection::vec(manner(), 0..6), origin in origin(),
+    ) {
+        let mut world = World::new((chunks - 1) * CHUNK + tail, seed, &manners, origin);
+        let done = world.run(random);
+
+        let honest_peer = world.peers.values().any(|peer| peer.honest);
+        if honest_peer || matches!(origin, Origin::Honest) {
+            prop_assert!(done);
+        }
+        if done {
+            prop_assert!(world.disk == world.truth, "the bytes on disk are those of the digest");
+        }
+        for (node, peer) in &world.peers {
+            let blameless = peer.honest || matches!(peer.manner, Manner::Empty | Manner::Vanishing(_));
+            prop_assert!(!(blameless && world.blamed.contains(node)), "{:?} was blamed", peer.manner);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What the store promises on a disk that is full: one clear error, nothing half stored, and it goes on once
+//! there is space. Needs the right to mount a small file system; without it the test says so and ends.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use wherry_node::store::{Store, StoreError, StoreSettings, Table};
+use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, Digest};
+
+/// A file system of its own, unmounted in the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(mib: u32) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"])
+            .arg(dir.path())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("not tested: this user may not mount a tmpfs");
+        }
+        mounted.then_some(Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn what_cannot_fit_is_refused_before_it_begins() {
+    let Some(disk) = SmallDisk::new(40) else { return };
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    let map = ChunkMap::new(100 << 20).unwrap();
+    let error = store.partial(&Digest::sha256(b"large"), map).unwrap_err();
+    assert!(matches!(error, StoreError::NoSpace { needed, .. } if needed == 100 << 20), "{error}");
+    let error = store.stage(Algorithm::Sha256, 100 << 20).unwrap_err();
+    assert!(error.is_no_space(), "{error}");
+    // Two that fit one by one do not fit together.
+    let map = ChunkMap::new(15 << 20).unwrap();
+    let first = store.partial(&Digest::sha256(b"first"), map).unwrap();
+    assert!(store.partial(&Digest::sha256(b"second"), map).unwrap_err().is_no_space());
+    drop(first);
+    store.partial(&Digest::sha256(b"second"), map).unwrap();
+}
+
+#[test]
+fn a_disk_that_fills_up_on_the_way_fails_that_blob_only() {
+    let Some(disk) = SmallDisk::new(48) else { return };
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    let kept = vec![7; MIB];
+    let kept_digest = Digest::sha256(&kept);
+    store.put(&kept_digest, &kept).unwrap();
+    store.sync().unwrap();
+
+    let bytes: Vec<u8> = (0..20 * MIB).map(|i| (i >> 4) as u8).collect();
+    let map = ChunkMap::new(bytes.len() as u64).unwrap();
+    let mut builder = ChainBuilder::new(Algorithm::Sha256, map);
+    builder.update(&bytes).unwrap();
+    let chain = builder.finish().unwrap();
+    let partial = store.partial(&chain.digest(), map).unwrap();
+    let mut staged = store.stage(Algorithm::Sha256, 4 << 20).unwrap();
+
+    // Somebody else takes what is left.
+    let ballast = disk.path().join("ballast");
+    let mut left = rustix::fs::statvfs(disk.path()).unwrap().f_bfree;
+    left = left.saturating_sub(64);
+    fs::write(&ballast, vec![1; (left * 4096) as usize]).unwrap();
+
+    let write = |number: u32| {
+        let index = map.index(number).unwrap();
+        let chunk = &bytes[map.offset(index) as usize..][..map.len(index) as usize];
+        partial.write(index, chunk, chain.link(index))
+    };
+    let mut written = 0;
+    let error = loop {
+        match write(written) {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_no_space(), "{error}");
+    assert!(written < map.count());
+    assert!(staged.write(&vec![3; 4 << 20]).unwrap_err().is_no_space());
+    drop(staged);
+    assert!(store.put(&Digest::sha256(b"x"), b"x").unwrap_err().is_no_space());
+    assert!(matches!(partial.finish(), Err(StoreError::Incomplete { .. })));
+    assert_eq!(store.get(&kept_digest).unwrap().read(1 << 30).unwrap(), kept);
+
+    // With space again it goes on where it was, without a restart.
+    fs::remove_file(&ballast).unwrap();
+    let there = partial.links().iter().flatten().count() as u32;
+    assert_eq!(there, written);
+    (written..map.count()).for_each(|number| write(number).unwrap());
+    partial.finish().unwrap();
+    store.sync().unwrap();
+    assert!(store.verify(&chain.digest()).unwrap());
+    assert_eq!(fs::read_dir(disk.path().join("staging")).unwrap().count(), 0);
+    drop((partial, store));
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    assert!(store.verify(&chain.digest()).unwrap() && store.verify(&kept_digest).unwrap());
+}
+
+#[test]
+fn an_index_that_cannot_be_written_says_so_and_blobs_are_still_served() {
+    let Some(disk) = SmallDisk::new(48) else { return };
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    let kept = vec![7; MIB];
+    let digest = Digest::sha256(&kept);
+    store.put(&digest, &kept).unwrap();
+    let table: Table<Vec<u8>> = store.table("tags").unwrap();
+    table.put(b"before", &vec![1; 1000]).unwrap();
+    table.flush().unwrap();
+    let ballast = disk.path().join("ballast");
+    let left = rustix::fs::statvfs(disk.path()).unwrap().f_bfree;
+    fs::write(&ballast, vec![1; (left * 4096) as usize]).unwrap();
+
+    let failed = (0..3000u32).find_map(|i| {
+        let put = table.put(&i.to_be_bytes(), &vec![i as u8; 10_000]);
+        put.and_then(|()| if i % 20 == 0 { table.flush() } else { Ok(()) }).err()
+    });
+    let error = failed.unwrap();
+    assert!(error.to_string().contains("restart"), "{error}");
+    assert_eq!(store.get(&digest).unwrap().read(1 << 30).unwrap(), kept);
+    drop((table, store));
+
+    fs::remove_file(&ballast).unwrap();
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    assert!(store.verify(&digest).unwrap());
+    let table: Table<Vec<u8>> = store.table("tags").unwrap();
+    assert_eq!(table.get(b"before").unwrap(), Some(vec![1; 1000]));
+    table.put(b"after", &vec![2; 1000]).unwrap();
+    table.flush().unwrap();
+}

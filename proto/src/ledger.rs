@@ -1,0 +1,331 @@
+//! What is known of one blob while its chunks come in: which have linked, which are proven, who claims what,
+//! and whose claim is refuted.
+//!
+//! The ledger never sees bytes: it is told the [`Link`] that hashing a chunk gave. It blames nobody without
+//! proof: a claim is refuted only by a chunk that leads from another state to one which the claim itself
+//! contains. Both states reaching it would be a free-start collision of SHA-2, so of two such claims one is
+//! false, and the side whose chunk has been seen is the true one.
+
+use std::sync::Arc;
+
+use crate::{ChunkIndex, ChunkMap, ChunkSet, Digest, End, Link, NodeId, State, StateChain};
+
+/// How many different chains are weighed against each other for one blob. Honest claims are all equal, so every
+/// further one comes from a liar.
+pub const MAX_RIVALS: usize = 16;
+
+/// How many signers of one chain are remembered: the rest would add nothing.
+pub const MAX_SIGNERS: usize = 64;
+
+/// What became of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimed {
+    /// Its chain is the only one at hand, or equals one that is.
+    Agrees,
+    /// It contradicts another claim: [`Ledger::dispute`] names the chunk that decides.
+    Disputes,
+    /// A chunk that is here proves it false.
+    Refuted,
+    /// It is about another blob, or there are too many claims already.
+    Ignored,
+}
+
+#[derive(Debug, Clone)]
+struct Rival {
+    chain: Arc<StateChain>,
+    // All who signed it: a refuted chain is held against each of them, also when it no longer is a source.
+    signers: Vec<Signer>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Signer {
+    node: NodeId,
+    is_source: bool,
+}
+
+impl Rival {
+    fn sources(&self) -> impl Iterator<Item = NodeId> {
+        self.signers.iter().filter(|signer| signer.is_source).map(|signer| signer.node)
+    }
+
+    fn is_orphan(&self) -> bool {
+        self.sources().next().is_none()
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.signers.iter().map(|signer| signer.node)
+    }
+}
+
+/// The state of one transfer's evidence. See the module's description.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    digest: Digest,
+    map: ChunkMap,
+    links: Vec<Option<Link>>,
+    linked: ChunkSet,
+    // Chunks before this number lead from the initial state to each other.
+    front: u32,
+    // Chunks from this number on lead to each other and to the digest.
+    proven: u32,
+    // The first is the chain at hand.
+    rivals: Vec<Rival>,
+}
+
+impl Ledger {
+    /// Nothing is known of this blob yet.
+    pub fn new(digest: Digest, map: ChunkMap) -> Self {
+        Self {
+            digest,
+            map,
+            links: vec![None; map.count() as usize],
+            linked: ChunkSet::empty(map),
+            front: 0,
+            proven: map.count(),
+            rivals: Vec::new(),
+        }
+    }
+
+    /// The blob's digest.
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// How the blob is cut.
+    pub const fn map(&self) -> ChunkMap {
+        self.map
+    }
+
+    /// The chunks that link to the chain at hand or, where there is none, to the blob's start or end.
+    pub const fn linked(&self) -> &ChunkSet {
+        &self.linked
+    }
+
+    /// Whether this and every later chunk are here and lead to the digest.
+    pub const fn is_proven(&self, index: ChunkIndex) -> bool {
+        index.get() >= self.proven
+    }
+
+    /// Whether all chunks are here and lead to the digest, which is the hash function itself.
+    pub fn is_verified(&self) -> bool {
+        self.proven == 0 && self.front == self.map.count()
+    }
+
+    /// How many chunks at the start lead from the initial state to each other.
+    pub const fn front(&self) -> u32 {
+        self.front
+    }
+
+    /// The first chunk that does not link from the start on, and the state before it.
+    pub fn frontier(&self) -> Option<(ChunkIndex, State)> {
+        let index = self.map.index(self.front)?;
+        Some((index, self.front_state()))
+    }
+
+    /// The chunks that are here, whatever they link to.
+    pub fn links(&self) -> impl Iterator<Item = (ChunkIndex, Link)> {
+        self.map.iter().filter_map(|index| Some((index, self.links[index.usize()]?)))
+    }
+
+    /// Whether there is a chain to check chunks against.
+    pub const fn has_chain(&self) -> bool {
+        !self.rivals.is_empty()
+    }
+
+    /// The chain at hand.
+    pub fn chain(&self) -> Option<&Arc<StateChain>> {
+        self.rivals.first().map(|rival| &rival.chain)
+    }
+
+    /// Whether anybody who may still serve as a source has signed the chain at hand.
+    pub fn has_signer(&self) -> bool {
+        self.rivals.iter().any(|rival| !rival.is_orphan())
+    }
+
+    /// Takes in a claim whose signature was checked.
+    pub fn claim(&mut self, signer: NodeId, chain: Arc<StateChain>) -> Claimed {
+        if chain.digest() != self.digest || chain.map() != self.map {
+            return Claimed::Ignored;
+        }
+        if self.links().any(|(index, link)| refutes(index, link, &chain)) {
+            return Claimed::Refuted;
+        }
+        if let Some(rival) = self.rivals.iter_mut().find(|rival| rival.chain == chain) {
+            if let Some(known) = rival.signers.iter_mut().find(|known| known.node == signer) {
+                known.is_source = true;
+            } else if rival.signers.len() < MAX_SIGNERS {
+                rival.signers.push(Signer { node: signer, is_source: true });
+            } else {
+                return Claimed::Ignored;
+            }
+            return Claimed::Agrees;
+        }
+        if self.rivals.len() == MAX_RIVALS {
+            return Claimed::Ignored;
+        }
+        self.rivals.push(Rival { chain, signers: vec![Signer { node: signer, is_source: true }] });
+        self.rivals.sort_by_key(Rival::is_orphan);
+        self.relink();
+        if self.rivals.len() > 1 { Claimed::Disputes } else { Claimed::Agrees }
+    }
+
+    /// The links that chunk may have: one for each different claim about it.
+    pub fn candidates(&self, index: ChunkIndex) -> Vec<Link> {
+        let mut out = Vec::new();
+        for rival in &self.rivals {
+            let link = rival.chain.link(index);
+            if !out.contains(&link) {
+                out.push(link);
+            }
+        }
+        out
+    }
+
+    /// The chunk that decides between the chain at hand and another, and which sources have signed either.
+    ///
+    /// Behind it both agree; whoever is right can serve it and whoever is wrong cannot.
+    pub fn dispute(&self) -> Option<(ChunkIndex, Vec<NodeId>)> {
+        let (hand, other) = (self.rivals.first()?, self.rivals.get(1)?);
+        let index = hand.chain.last_difference(&other.chain)?;
+        Some((index, hand.sources().chain(other.sources()).collect()))
+    }
+
+    /// Takes in that a chunk with this link is here. Returns the signers whose claims it refutes.
+    pub fn record(&mut self, index: ChunkIndex, link: Link) -> Vec<NodeId> {
+        if self.is_proven(index) {
+            return Vec::new();
+        }
+        self.links[index.usize()] = Some(link);
+        let mut refuted = Vec::new();
+        self.rivals.retain(|rival| {
+            let false_claim = refutes(index, link, &rival.chain);
+            if false_claim {
+                refuted.extend(rival.nodes());
+            }
+            !false_claim
+        });
+        if refuted.is_empty() && self.rivals.len() <= 1 {
+            self.extend(index, link);
+        } else {
+            self.relink();
+        }
+        refuted
+    }
+
+    /// Forgets that a chunk is here, because reading it back failed.
+    pub fn lose(&mut self, index: ChunkIndex) {
+        self.links[index.usize()] = None;
+        self.relink();
+    }
+
+    /// A node no longer serves as a source. What it claimed stays a claim until something contradicts it.
+    pub fn drop_signer(&mut self, node: NodeId) {
+        for rival in &mut self.rivals {
+            rival.signers.iter_mut().filter(|s| s.node == node).for_each(|s| s.is_source = false);
+        }
+        // A chain that somebody can still serve goes before one that nobody can.
+        self.rivals.sort_by_key(Rival::is_orphan);
+        self.relink();
+    }
+
+    /// Forgets the chains that nobody can serve any more: a source contradicts them, and nothing can decide.
+    pub fn forget_orphans(&mut self) {
+        self.rivals.retain(|rival| !rival.is_orphan());
+        self.relink();
+    }
+
+    /// Forgets every chunk that is not proven: read in order, they did not reach the digest.
+    pub fn void(&mut self) {
+        self.links[..self.proven as usize].fill(None);
+        self.relink();
+    }
+
+    /// The verified blob's chain, and the signers of every claim that it refutes; `None` before that.
+    pub fn settle(&self) -> Option<(StateChain, Vec<NodeId>)> {
+        let links: Option<Vec<Link>> = self.links.iter().copied().collect();
+        let chain = StateChain::from_links(self.digest, self.map, &links?)?;
+        let false_claims = self.rivals.iter().filter(|rival| *rival.chain != chain);
+        let refuted = false_claims.flat_map(Rival::nodes).collect();
+        Some((chain, refuted))
+    }
+
+    fn front_state(&self) -> State {
+        match self.front.checked_sub(1).and_then(|last| self.links[last as usize]) {
+            Some(Link { to: End::State(state), .. }) => state,
+            _ => State::initial(self.digest.algorithm()),
+        }
+    }
+
+    /// Moves the borders of what is known to be connected; `front` and `proven` must be true so far.
+    fn advance(&mut self) {
+        while let Some(link) = self.links.get(self.front as usize).copied().flatten()
+            && link.from == self.front_state()
+        {
+            self.front += 1;
+        }
+        while let Some(before) = self.proven.checked_sub(1)
+            && let Some(link) = self.links[before as usize]
+        {
+            let expected = match self.links.get(self.proven as usize) {
+                Some(behind) => behind.map(|behind| End::State(behind.from)),
+                None => Some(End::Digest(self.digest)),
+            };
+            if expected != Some(link.to) {
+                break;
+            }
+            self.proven = before;
+        }
+    }
+
+    /// What one more chunk changes while there is at most one chain.
+    fn extend(&mut self, index: ChunkIndex, link: Link) {
+        let (front, proven) = (self.front, self.proven);
+        if index.get() < self.front {
+            self.relink();
+            return;
+        }
+        self.advance();
+        match self.rivals.first() {
+            Some(rival) if rival.chain.link(index) == link => {
+                self.linked.insert(index);
+            }
+            Some(_) => {
+                self.linked.remove(index);
+            }
+            None => {}
+        }
+        if self.rivals.is_empty() || self.proven < proven {
+            let fresh = (front..self.front).chain(self.proven..proven);
+            let fresh: Vec<_> = fresh.filter_map(|number| self.map.index(number)).collect();
+            let keep_front = self.rivals.is_empty();
+            for index in fresh {
+                if keep_front || self.is_proven(index) {
+                    self.linked.insert(index);
+                }
+            }
+        }
+    }
+
+    /// Works everything out anew.
+    fn relink(&mut self) {
+        self.front = 0;
+        self.proven = self.map.count();
+        self.advance();
+        self.linked = ChunkSet::empty(self.map);
+        for index in self.map.iter() {
+            let Some(link) = self.links[index.usize()] else { continue };
+            let agrees = match self.rivals.first() {
+                Some(rival) => rival.chain.link(index) == link,
+                None => index.get() < self.front,
+            };
+            if agrees || self.is_proven(index) {
+                self.linked.insert(index);
+            }
+        }
+    }
+}
+
+/// Whether bytes with this link cannot exist if the chain is true.
+fn refutes(index: ChunkIndex, link: Link, chain: &StateChain) -> bool {
+    link.to == chain.to(index) && link.from != chain.from(index)
+}

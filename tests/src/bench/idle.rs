@@ -1,0 +1,63 @@
+//! What nodes cost that have nothing to do, in a network namespace where nobody else sends a byte.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use wherry_tests::lab::Lab;
+use wherry_tests::netns::Alone;
+use wherry_tests::network::Network;
+use wherry_tests::node::Options;
+
+use super::table::{Goal, Table};
+
+/// How long the nodes are left to settle, and then watched.
+const SETTLE: Duration = Duration::from_secs(15);
+const WATCH: Duration = Duration::from_secs(60);
+
+/// Two nodes that know each other; the figures are the first one's.
+pub(crate) fn two_nodes(table: &mut Table) -> Result<()> {
+    // In a thread of its own, so that other benchmarks stay where they are.
+    let watched = std::thread::spawn(watch).join().ok().context("the watching thread")??;
+    let [memory, cpu, traffic, written] = watched;
+    table.figure("resident memory of an idle node", memory, "MiB", Goal::AtMost(30.0));
+    table.figure("CPU of an idle node, of one core", cpu, "%", Goal::None);
+    table.figure("traffic of an idle node for each neighbour, both ways", traffic, "B/s", Goal::None);
+    table.figure("bytes that an idle node writes to the disk", written, "B/s", Goal::None);
+    Ok(())
+}
+
+fn watch() -> Result<[f64; 4]> {
+    let _alone = Alone::enter()?;
+    let lab = Lab::new()?;
+    let network = Network::new(&lab)?;
+    let mut a = network.member(&lab, "a", Options::default(), &[])?;
+    let _b = network.member(&lab, "b", Options::default(), &[&a])?;
+    // A measurement over time needs time to pass.
+    std::thread::sleep(SETTLE);
+    let (traffic, cpu) = (loopback()?, a.process()?.usage()?.cpu);
+    let before = written(a.process()?.pid())?;
+    std::thread::sleep(WATCH);
+    let usage = a.process()?.usage()?;
+    let seconds = WATCH.as_secs_f64();
+    Ok([
+        usage.resident as f64 / f64::from(1 << 20),
+        (usage.cpu - cpu) / seconds * 100.0,
+        (loopback()? - traffic) as f64 / seconds,
+        (written(a.process()?.pid())? - before) as f64 / seconds,
+    ])
+}
+
+/// Bytes that went over loopback so far, headers included.
+fn loopback() -> Result<u64> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev")?;
+    let line = table.lines().find_map(|line| line.trim().strip_prefix("lo:")).context("no loopback")?;
+    Ok(line.split_whitespace().next().context("no count")?.parse()?)
+}
+
+/// Bytes that a process had written to the disk so far.
+fn written(pid: u32) -> Result<u64> {
+    let io = fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes:")).context("no write_bytes")?;
+    Ok(line.trim().parse()?)
+}

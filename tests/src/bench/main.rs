@@ -1,0 +1,78 @@
+//! How fast and how small wherry is, beside what it is measured against, in one run and on one machine.
+//!
+//! Run by `tests/run --bench [NAME]`. Every figure is a median, and both sides of a comparison take turns, so that what
+//! else the machine does hits both.
+
+mod idle;
+mod load;
+mod memory;
+mod peer;
+mod plain;
+mod serve;
+mod table;
+
+use anyhow::{Result, bail};
+use wherry_tests::lab::wherry_bin;
+
+use table::{Goal, Table};
+
+const HELP: &str = "Usage: wherry-bench [NAME]…
+
+Benchmarks, all of them if none is named:
+  limits    what wherry is measured against, without wherry: plain TCP, docker-registry
+  peer      1 GiB from one warm peer into the store, beside plain TCP + SHA-256 + write
+  gateway   1 GiB from the gateway, beside docker-registry
+  small     GETs of 10 KiB blobs over 32 connections, beside docker-registry
+  many      1,000 blobs of 10 KiB from one warm peer, and a manifest's first byte
+  memory    resident memory while 4 GiB pass through
+  idle      resident memory, CPU and traffic of nodes with nothing to do
+  size      the binary
+
+The environment variable WHERRY_BIN names the binary; measure a release build.";
+
+const ALL: [&str; 7] = ["size", "idle", "gateway", "small", "peer", "many", "memory"];
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        // Other halves of measurements, which have to be processes of their own.
+        ["plain-send", file] => return plain::send(file.as_ref()),
+        ["plain-receive", addr, file] => return plain::receive(addr.parse()?, file.as_ref()),
+        ["--help" | "-h"] => {
+            println!("{HELP}");
+            return Ok(());
+        }
+        _ => {}
+    }
+    let names = if words.is_empty() { ALL.to_vec() } else { words };
+    let mut table = Table::new();
+    for name in names {
+        eprintln!("… {name}");
+        match name {
+            "limits" => {
+                plain::limit(&mut table)?;
+                serve::limits(&mut table)?;
+            }
+            "peer" => peer::one_gib(&mut table)?,
+            "gateway" => serve::one_gib(&mut table)?,
+            "small" => serve::small(&mut table)?,
+            "many" => peer::many(&mut table)?,
+            "memory" => memory::four_gib(&mut table)?,
+            "idle" => idle::two_nodes(&mut table)?,
+            "size" => size(&mut table)?,
+            _ => bail!("there is no benchmark '{name}'\n\n{HELP}"),
+        }
+    }
+    println!("{table}");
+    if table.missed() {
+        bail!("a goal was missed");
+    }
+    Ok(())
+}
+
+fn size(table: &mut Table) -> Result<()> {
+    let bytes = std::fs::metadata(wherry_bin()?)?.len() as f64;
+    table.figure("size of the binary", bytes / f64::from(1 << 20), "MiB", Goal::AtMost(25.0));
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! podman with a store of its own.
+//!
+//! As root, without systemd and on a machine that mounts cgroup versions 1 and 2 side by side, podman runs
+//! containers when it is given all of this: runc (crun refuses hybrid cgroups), the cgroupfs manager (there is no
+//! systemd to ask), explicit process and file limits (its defaults are above what a sandbox lets even root set), no
+//! network (its bridge needs CNI plugins), and no event log (there is no journal).
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::LIMIT;
+use crate::lab::{Lab, unmount_below};
+use crate::process::{run, tool};
+
+/// podman without the machine's images, containers and registries.
+pub struct Podman {
+    root: PathBuf,
+}
+
+impl Podman {
+    /// A podman for one lab; `name` tells several apart.
+    ///
+    /// # Errors
+    /// When its folder cannot be made.
+    pub fn new(lab: &Lab, name: &str) -> Result<Self> {
+        Ok(Self { root: lab.folder(name)? })
+    }
+
+    /// A podman command without arguments, for what the methods below do not offer.
+    pub fn command(&self) -> Command {
+        let mut command = tool("podman", LIMIT);
+        for (option, folder) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+            command.arg(option).arg(self.root.join(folder));
+        }
+        command.args(["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+        command.args(["--storage-driver", "overlay", "--log-level", "error"]);
+        command.env("HOME", &self.root).env("TMPDIR", &self.root).env_remove("REGISTRY_AUTH_FILE");
+        command
+    }
+
+    /// Pulls over plain HTTP and gives the image's id, which is its config's digest without the algorithm.
+    ///
+    /// # Errors
+    /// With all that podman said.
+    pub fn pull(&self, reference: &str) -> Result<String> {
+        let id = run(self.command().args(["pull", "--quiet", "--tls-verify=false", reference]))?;
+        Ok(id.trim().to_owned())
+    }
+
+    /// The manifest digest that podman keeps for an image.
+    ///
+    /// # Errors
+    /// When it has no such image.
+    pub fn digest(&self, reference: &str) -> Result<String> {
+        let digest = run(self.command().args(["image", "inspect", "--format", "{{.Digest}}", reference]))?;
+        Ok(digest.trim().to_owned())
+    }
+
+    /// Loads an archive and gives what podman said, which names the images.
+    ///
+    /// # Errors
+    /// With all that podman said.
+    pub fn load(&self, archive: &std::path::Path) -> Result<String> {
+        run(self.command().args(["load", "--input"]).arg(archive))
+    }
+
+    /// Runs an image that is here already, without a network, and gives what it printed.
+    ///
+    /// # Errors
+    /// With all that podman and the container said.
+    pub fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command();
+        command.args(["run", "--rm", "--pull", "never", "--network", "none"]);
+        command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", reference]);
+        run(command.args(arguments))
+    }
+
+    /// Builds a Dockerfile. Its RUN lines use the machine's network and are kept apart by chroot alone.
+    ///
+    /// # Errors
+    /// With all that podman said.
+    pub fn build(&self, tag: &str, context: &std::path::Path) -> Result<()> {
+        let mut command = self.command();
+        command.args([
+            "build",
+            "--quiet",
+            "--tls-verify=false",
+            "--network",
+            "host",
+            "--isolation",
+            "chroot",
+        ]);
+        command.args(["--format", "oci", "--tag", tag]).arg(context);
+        run(&mut command).map(drop)
+    }
+
+    /// Pushes over plain HTTP, with OCI media types.
+    ///
+    /// # Errors
+    /// With all that podman said.
+    pub fn push(&self, image: &str, reference: &str) -> Result<()> {
+        let mut command = self.command();
+        command.args(["push", "--quiet", "--tls-verify=false", "--format", "oci", image, reference]);
+        run(&mut command).map(drop)
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        unmount_below(&self.root);
+    }
+}

@@ -1,0 +1,155 @@
+//! Peers that die, hang or never come: what they began is ended by others, or fails in words.
+
+use std::process::Output;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+use wherry_tests::blobs::{Image, blob_is_right, push_image};
+use wherry_tests::http::get;
+use wherry_tests::lab::Lab;
+use wherry_tests::netns::Alone;
+use wherry_tests::network::Network;
+use wherry_tests::node::{Options, Wherry};
+use wherry_tests::process::output;
+use wherry_tests::registry::{self, Registry};
+use wherry_tests::wait::wait_until;
+
+const SOON: Duration = Duration::from_secs(30);
+
+const LAYER: u64 = 64 << 20;
+
+/// Slow enough that there is time to do something in the middle: the layer takes 2.7 s.
+const RATE: &str = "200mbit";
+
+/// How much longer a pull may take because a sender has to be replaced.
+const REPLACED: Duration = Duration::from_secs(15);
+
+/// Nodes that hold an image, an origin that is stopped, and one node that wants it.
+struct Site {
+    holders: Vec<Wherry>,
+    taker: Wherry,
+    image: Image,
+    reference: String,
+    _network: Network,
+    _origin: Registry,
+    _lab: Lab,
+    wire: Alone,
+}
+
+fn site(holders: usize) -> Result<Site> {
+    let wire = Alone::enter()?;
+    let lab = Lab::new()?;
+    let mut origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let image = push_image(origin.addr(), "lab/noise", "1", 50, &[LAYER])?;
+    let reference = image.reference(origin.host());
+    let network = Network::new(&lab)?;
+    let options = Options::origin(origin.host());
+    let mut nodes: Vec<Wherry> = Vec::new();
+    for i in 0..holders {
+        let known: Vec<&Wherry> = nodes.iter().collect();
+        let node = network.member(&lab, &format!("holder-{i}"), options.clone(), &known)?;
+        node.run(&["pull", &reference])?;
+        nodes.push(node);
+    }
+    origin.stop()?;
+    let known: Vec<&Wherry> = nodes.iter().collect();
+    let taker = network.member(&lab, "taker", options, &known)?;
+    wire.shape(RATE)?;
+    Ok(Site { holders: nodes, taker, image, reference, _network: network, _origin: origin, _lab: lab, wire })
+}
+
+impl Site {
+    /// Starts a pull and returns when an eighth of the layer is there.
+    fn pull_to_an_eighth(&self) -> Result<JoinHandle<Result<Output>>> {
+        let mut pull = self.taker.command()?;
+        pull.args(["pull", &self.reference]);
+        let pull = std::thread::spawn(move || output(&mut pull));
+        wait_until("an eighth of the layer is there", SOON, || {
+            ensure!(!pull.is_finished(), "the pull ended too early to be disturbed");
+            let status = self.taker.json(&["status"])?;
+            let bytes = status["transfers"].as_array().context("no transfers")?.iter();
+            Ok(bytes.filter_map(|transfer| transfer["bytes"].as_u64()).sum::<u64>() >= LAYER / 8)
+        })?;
+        Ok(pull)
+    }
+
+    fn ends_right(&self, pull: JoinHandle<Result<Output>>) -> Result<()> {
+        let pull = pull.join().ok().context("the pull panicked")??;
+        ensure!(pull.status.success(), "the pull failed: {}", String::from_utf8_lossy(&pull.stderr));
+        self.wire.shape("10gbit")?;
+        ensure!(blob_is_right(self.taker.gateway()?, "lab/noise", &self.image.layers[0])?, "wrong bytes");
+        Ok(())
+    }
+
+    fn nobody_is_banned(&self) -> Result<()> {
+        let log = self.taker.log()?.to_lowercase();
+        ensure!(!log.contains("ban"), "nobody lied, and yet somebody was banned");
+        Ok(())
+    }
+}
+
+#[test]
+fn a_peer_that_dies_in_the_middle_is_replaced_by_another() -> Result<()> {
+    let mut site = site(2)?;
+    let pull = site.pull_to_an_eighth()?;
+    let start = Instant::now();
+    site.holders[0].kill()?;
+    site.ends_right(pull)?;
+    assert!(start.elapsed() < REPLACED, "it took {:?}", start.elapsed());
+    site.nobody_is_banned()
+}
+
+#[test]
+fn a_peer_that_falls_silent_in_the_middle_is_replaced_by_another() -> Result<()> {
+    let mut site = site(2)?;
+    let pull = site.pull_to_an_eighth()?;
+    let start = Instant::now();
+    site.holders[1].process()?.signal(Signal::STOP)?;
+    site.ends_right(pull)?;
+    assert!(start.elapsed() < REPLACED, "it took {:?}", start.elapsed());
+    site.nobody_is_banned()
+}
+
+#[test]
+fn a_pull_whose_last_source_dies_fails_in_words_and_goes_on_when_it_is_back() -> Result<()> {
+    let mut site = site(1)?;
+    let pull = site.pull_to_an_eighth()?;
+    site.holders[0].kill()?;
+    let failed = pull.join().ok().context("the pull panicked")??;
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    assert!(said.contains(&site.image.layers[0].digest.short()), "should name the blob: {said}");
+    assert_eq!(get(site.taker.gateway()?, "/v2/")?.status, 200);
+
+    site.wire.shape("10gbit")?;
+    site.holders[0].up()?;
+    let back = site.holders[0].addresses()?.peers.clone();
+    site.taker.stop()?;
+    site.taker.options().bootstrap = back;
+    site.taker.up()?;
+    let summary = site.taker.json(&["pull", &site.reference])?;
+    assert!(blob_is_right(site.taker.gateway()?, "lab/noise", &site.image.layers[0])?);
+    let from_peers = summary["from_peers"].as_u64().with_context(|| format!("{summary}"))?;
+    assert!(from_peers < LAYER - LAYER / 16, "{from_peers} bytes: an eighth was there before");
+    site.nobody_is_banned()
+}
+
+#[test]
+fn a_node_of_another_network_gets_nothing() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let image = push_image(origin.addr(), "lab/noise", "1", 51, &[1 << 20])?;
+    let network = Network::new(&lab)?;
+    let a = network.member(&lab, "a", Options::origin(origin.host()), &[])?;
+    a.run(&["pull", &image.reference(origin.host())])?;
+    origin.stop()?;
+    let mut options = Options::origin(origin.host());
+    options.bootstrap = a.addresses()?.peers.clone();
+    let stranger = Wherry::start(&lab, "stranger", options)?;
+    stranger.fails(&["pull", &image.reference(origin.host())])?;
+    let path = format!("/v2/lab/noise/blobs/{}", image.layers[0].digest);
+    assert!(get(stranger.gateway()?, &path)?.status >= 400);
+    Ok(())
+}
