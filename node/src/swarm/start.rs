@@ -154,6 +154,7 @@ pub async fn start(
         tasks: inner.tasks.clone(),
     };
     let takers = Takers {
+        keeper: Arc::clone(&keeper),
         asks: Arc::default(),
         exchanges: Arc::clone(&inner.inbound),
         holdings,
@@ -228,6 +229,7 @@ async fn listen(actor: &mut Actor, at: SocketAddr) -> Result<(), SwarmError> {
 
 /// Takes up the streams that peers open.
 struct Takers {
+    keeper: Arc<Doorkeeper>,
     asks: Arc<Inbound>,
     exchanges: Arc<Inbound>,
     holdings: Arc<dyn Holdings>,
@@ -245,6 +247,13 @@ impl Takers {
 
     fn take(&self, Arrived { peer, protocol, stream }: Arrived) {
         let Some(node) = node_of(&peer) else { return };
+        // The connection was admitted; its peer may have been banned or have expired since.
+        let belongs = self.keeper.guest(&node).map(|hello| self.keeper.check(&node, &hello.certificate));
+        match belongs {
+            Some(Ok(())) => {}
+            Some(Err(why)) => return tracing::info!(peer = node.short(), %why, "a stream is refused"),
+            None => return,
+        }
         let inbound = match protocol {
             Protocol::Ask => &self.asks,
             Protocol::Exchange => &self.exchanges,

@@ -1,0 +1,191 @@
+//! Connections that break, peers that restart, and the end of a swarm.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod swarm_support;
+
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use swarm_support::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use wherry_node::swarm::{ExchangeError, Notice};
+use wherry_proto::ChunkMap;
+
+/// Two listeners with the same port, at two loopback addresses.
+fn twin_listeners() -> (StdListener, StdListener) {
+    loop {
+        let first = StdListener::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        // Taken at the other address already: another pair then.
+        if let Ok(second) = StdListener::bind(("127.0.0.3", port)) {
+            return (first, second);
+        }
+    }
+}
+
+/// Passes on so many bytes from `to` to each client, then cuts the connection.
+async fn cutting_proxy(listener: StdListener, to: std::net::SocketAddr, bytes: u64) {
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
+    loop {
+        let (client, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let server = TcpStream::connect(to).await.unwrap();
+            let (mut from_server, mut to_server) = server.into_split();
+            let (mut from_client, mut to_client) = client.into_split();
+            let up = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+            let mut limited = (&mut from_server).take(bytes);
+            let _ = tokio::io::copy(&mut limited, &mut to_client).await;
+            let _ = to_client.shutdown().await;
+            up.abort();
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_cut_in_the_middle_of_a_chunk_fails_that_chunk_and_a_new_one_is_made() {
+    let (seen, real) = twin_listeners();
+    let real_address = real.local_addr().unwrap();
+    let mut of_a = settings(&key(11), &[]);
+    of_a.bulk = real;
+    let a = start(of_a).await;
+    let proxy = tokio::spawn(cutting_proxy(seen, real_address, 200_000));
+    let b = member(12, &[a.address(false)]).await;
+    meet(&b.client(), a.id()).await;
+    let bytes = noise(300_000_000 >> 8, 4);
+    let digest = a.shelf.add(&bytes);
+    let map = ChunkMap::new(bytes.len() as u64).unwrap();
+    let mut whole = 0;
+    for attempt in 0..2 {
+        let exchange = within(b.client().exchange(a.id())).await.unwrap();
+        assert!(exchange.is_direct(), "attempt {attempt}");
+        let failure = loop {
+            let index = map.index(whole).unwrap();
+            match within(exchange.chunk(digest, map, index, |_| {})).await {
+                Ok(chunk) => {
+                    let start = map.offset(index) as usize;
+                    assert!(*chunk == bytes[start..start + chunk.len()]);
+                    whole += 1;
+                }
+                Err(failure) => break failure,
+            }
+        };
+        assert!(matches!(failure, ExchangeError::Closed { .. }), "{failure}");
+        assert!(exchange.is_closed());
+    }
+    assert!(whole >= 2, "only {whole} chunks came");
+    proxy.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_that_comes_back_is_found_again() {
+    let a = member(11, &[]).await;
+    let address = a.address(false);
+    let at = address.split('/').nth(4).unwrap().parse::<u16>().unwrap();
+    let b = member(12, &[address]).await;
+    meet(&b.client(), a.id()).await;
+    let node = a.id();
+    let mut notices = b.client().notices();
+    a.end().await;
+    part(&b.client(), node).await;
+    let mut again = settings(&key(11), &[]);
+    again.peers = ([127, 0, 0, 1], at).into();
+    let a = start(again).await;
+    meet(&b.client(), a.id()).await;
+    assert_eq!(notices.recv().await.unwrap(), Notice::Disconnected(node));
+    assert!(is_connected(&notices.recv().await.unwrap(), node));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_remembered_leads_back_into_the_network() {
+    let (a, b) = pair().await;
+    let remembered = b.client().remember();
+    assert_eq!(remembered.len(), 1);
+    b.end().await;
+    let mut later = settings(&key(12), &[]);
+    later.remembered = remembered;
+    let b = start(later).await;
+    meet(&b.client(), a.id()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_that_dial_each_other_at_once_become_neighbours() {
+    let (port_a, port_b) = (free_port(), free_port());
+    let address = |port| vec![format!("/ip4/127.0.0.1/tcp/{port}")];
+    let (mut of_a, mut of_b) = (settings(&key(11), &address(port_b)), settings(&key(12), &address(port_a)));
+    of_a.peers = ([127, 0, 0, 1], port_a).into();
+    of_b.peers = ([127, 0, 0, 1], port_b).into();
+    let (a, b) = futures::future::join(start(of_a), start(of_b)).await;
+    meet(&a.client(), b.id()).await;
+    meet(&b.client(), a.id()).await;
+    let digest = a.shelf.add(&noise(1000, 1));
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    within(exchange.held(digest, 1000)).await.unwrap();
+}
+
+fn free_port() -> u16 {
+    StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_looked_up_in_bootstrap_addresses() {
+    let a = member(11, &[]).await;
+    let by_name = a.address(false).replace("/ip4/127.0.0.1/", "/dns4/localhost/");
+    let b = member(12, &[by_name]).await;
+    meet(&b.client(), a.id()).await;
+    let digest = a.shelf.add(&noise(1000, 1));
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    assert!(exchange.is_direct());
+    within(exchange.held(digest, 1000)).await.unwrap();
+}
+
+#[test]
+fn nothing_of_a_swarm_is_left_when_it_has_ended() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let metrics = runtime.handle().metrics();
+    runtime.block_on(async {
+        let (a, b) = pair().await;
+        let bytes = noise(2_000_000, 1);
+        let digest = a.shelf.add(&bytes);
+        let exchange = within(b.client().exchange(a.id())).await.unwrap();
+        let by_stream = within(a.client().exchange(b.id())).await.unwrap();
+        let map = ChunkMap::new(bytes.len() as u64).unwrap();
+        within(exchange.chunk(digest, map, map.first(), |_| {})).await.unwrap();
+        b.client().announce(digest).await;
+        let under_way = tokio::spawn(async move { exchange.held(digest, 2_000_000).await });
+        a.end().await;
+        b.end().await;
+        let _ = within(under_way).await.unwrap();
+        assert!(by_stream.is_closed());
+        // What libp2p starts on its own ends once its sockets are dropped.
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        within(async {
+            while metrics.num_alive_tasks() > 0 {
+                tick.tick().await;
+            }
+        })
+        .await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_certificate_runs_out_is_served_no_more() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let time = Arc::new(AtomicU64::new(NOW));
+    let clock = time.clone();
+    let mut of_a = settings(&key(11), &[]);
+    of_a.clock = Arc::new(move || clock.load(Ordering::Relaxed));
+    let a = start(of_a).await;
+    let b = member(12, &[a.address(false)]).await;
+    meet(&a.client(), b.id()).await;
+    time.store(NOW + 1000, Ordering::Relaxed);
+    // It is served no more, neither on the bulk plane nor by a stream of the connection that is there.
+    let digest = a.shelf.add(&noise(1000, 1));
+    meet(&b.client(), a.id()).await;
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    assert!(!exchange.is_direct());
+    assert!(within(exchange.held(digest, 1000)).await.is_err());
+}
