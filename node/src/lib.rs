@@ -12,3 +12,4 @@ pub mod status;
 pub mod store;
 pub mod swarm;
 pub mod transfer;
+mod turns;

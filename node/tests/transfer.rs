@@ -219,6 +219,29 @@ async fn a_transfer_goes_on_when_its_client_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_and_goes_away_at_once_is_in_nobodys_way() {
+    let (digest, bytes) = blob(200_000);
+    let lab = Lab::new([(digest, bytes.clone())], FULL_SPEED).await;
+    let (transfers, _, store) = lab.node();
+    for polls in 0..6 {
+        let mut asking = Box::pin(transfers.fetch(digest, bytes.len() as u64, Some(lab.route.clone())));
+        for _ in 0..polls {
+            let _ = futures::poll!(asking.as_mut());
+            tokio::task::yield_now().await;
+        }
+    }
+    let arrived = async {
+        match transfers.fetch(digest, bytes.len() as u64, Some(lab.route.clone())).await.unwrap() {
+            Fetched::Arriving(transfer) => transfer.wait().await.map(drop),
+            Fetched::Stored(_) => Ok(()),
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), arrived).await.expect("it hangs").unwrap();
+    assert!(store.holds(&digest));
+    transfers.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_arrived_before_a_stop_is_not_fetched_again() {
     let (digest, bytes) = blob(4_000_000);
     let lab = Lab::new([(digest, bytes.clone())], 32).await;

@@ -13,7 +13,7 @@ mod site;
 mod tags;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use wherry_proto::{Digest, NetworkId, SecretKey, TagRecord};
 use crate::status::Metrics;
 use crate::store::Store;
 use crate::transfer::{Fetched, Peers, Route, Transfers};
+use crate::turns::Turns;
 
 pub use content::BlobHandle;
 pub use error::ImageError;
@@ -82,7 +83,8 @@ struct Inner {
     parts: ImagesParts,
     records: Records,
     down: Mutex<HashMap<Host, (Instant, OriginError)>>,
-    turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    // Those who ask for the same name at once wait for the first, and find its answer.
+    turns: Turns<String>,
 }
 
 /// A manifest and how it was come by.
@@ -100,7 +102,7 @@ impl Images {
     /// Opens the tables in the store's index.
     pub fn new(parts: ImagesParts) -> Result<Self, ImageError> {
         let records = Records::open(&parts.store)?;
-        Ok(Self(Arc::new(Inner { parts, records, down: Mutex::default(), turns: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { parts, records, down: Mutex::default(), turns: Turns::default() })))
     }
 
     /// What this node knows of names.
@@ -130,7 +132,7 @@ impl Images {
         let resolved = |manifest, source| Resolved { manifest, source, age: None };
         let _turn = match self.granted_manifest(reference, digest).await? {
             Some(manifest) => return Ok(resolved(manifest, Source::Store)),
-            None => self.turn(&reference.to_string()).await,
+            None => self.0.turns.take(reference.to_string()).await,
         };
         // Whoever had the turn before may have brought it.
         if let Some(manifest) = self.granted_manifest(reference, digest).await? {
@@ -281,23 +283,6 @@ impl Images {
         if down.len() < MAX_DOWN {
             down.insert(host.clone(), (Instant::now(), error.clone()));
         }
-    }
-
-    /// Those who ask for the same name at once wait for the first, and find its answer.
-    async fn turn(&self, name: &str) -> tokio::sync::OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| turn.strong_count() > 0);
-            match turns.get(name).and_then(Weak::upgrade) {
-                Some(turn) => turn,
-                None => {
-                    let turn = Arc::default();
-                    turns.insert(name.to_owned(), Arc::downgrade(&turn));
-                    turn
-                }
-            }
-        };
-        turn.lock_owned().await
     }
 }
 

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 
 impl Images {
     pub(super) async fn manifest_by_tag(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        let _turn = self.turn(&reference.to_string()).await;
+        let _turn = self.0.turns.take(reference.to_string()).await;
         let mut known = self.0.records.tag(reference)?;
         if let Some(entry) = &known
             && self.is_fresh(entry.confirmed)
@@ -184,7 +184,7 @@ impl Images {
         reference: &Reference,
         manifest: &wherry_gateway::Manifest,
     ) -> Result<(), ImageError> {
-        let _turn = self.turn(&reference.to_string()).await;
+        let _turn = self.0.turns.take(reference.to_string()).await;
         let known = self.0.records.tag(reference)?;
         let now = (self.0.parts.clock)();
         if let Some(record) = self.sign(reference, manifest, known.as_ref().map(|entry| &entry.record), now) {

@@ -32,6 +32,7 @@ pub use view::Progress;
 
 use crate::status::{ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoredBlob};
+use crate::turns::Turns;
 use planner::Failure;
 use run::{Driver, EVENTS, Happening};
 use view::View;
@@ -124,6 +125,7 @@ struct Parts {
     stop: CancellationToken,
     tasks: TaskTracker,
     transfers: Mutex<HashMap<(Digest, u64), Arc<Transfer>>>,
+    openings: Turns<(Digest, u64)>,
 }
 
 impl Parts {
@@ -181,6 +183,7 @@ impl Transfers {
             stop,
             tasks: TaskTracker::new(),
             transfers: Mutex::default(),
+            openings: Turns::default(),
         }))
     }
 
@@ -210,51 +213,16 @@ impl Transfers {
         Ok(Fetched::Arriving(transfer))
     }
 
+    /// Opens the partial blob and starts the transfer. In a task of its own, since whoever asks may go away in the
+    /// middle, and a transfer that is known must be driven.
     async fn open(
         &self,
         digest: Digest,
         map: ChunkMap,
         route: Option<Route>,
     ) -> Result<Fetched, TransferError> {
-        let parts = self.0.clone();
-        if parts.stop.is_cancelled() {
-            return Err(TransferError::Stopped);
-        }
-        // Opening a partial may hash what an earlier run left, so it blocks; two who come at once open one after the
-        // other, and the second finds the first one's transfer.
-        let open = move || {
-            let mut transfers = parts.lock();
-            if let Some(transfer) = transfers.get(&(digest, map.size())) {
-                return Ok((Fetched::Arriving(transfer.clone()), None));
-            }
-            if let Some(blob) = parts.store.get(&digest) {
-                return Ok((Fetched::Stored(blob), None));
-            }
-            if transfers.len() >= MAX_TRANSFERS {
-                return Err(TransferError::Full);
-            }
-            let partial = Arc::new(parts.store.partial(&digest, map).map_err(TransferError::store)?);
-            let (events, happenings) = mpsc::channel(EVENTS);
-            // Known before the search begins, which would else end with nobody to ask.
-            let _ = route.map(|route| events.try_send(Happening::Route(route)));
-            let transfer = Arc::new(Transfer {
-                digest,
-                map,
-                partial,
-                view: Arc::new(View::new(map)),
-                events,
-                readers: AtomicU64::new(0),
-            });
-            transfers.insert((digest, map.size()), transfer.clone());
-            Ok((Fetched::Arriving(transfer.clone()), Some((transfer, happenings))))
-        };
-        let opened = tokio::task::spawn_blocking(open).await.map_err(|_| TransferError::Stopped)?;
-        let (fetched, fresh) = opened?;
-        if let Some((transfer, happenings)) = fresh {
-            let span = info_span!("transfer", blob = %digest.short(), bytes = map.size());
-            self.0.tasks.spawn(run(self.0.clone(), transfer, happenings).instrument(span));
-        }
-        Ok(fetched)
+        let opening = self.0.tasks.spawn(open(self.0.clone(), digest, map, route));
+        opening.await.map_err(|_| TransferError::Stopped)?
     }
 
     /// What is on its way now.
@@ -268,6 +236,47 @@ impl Transfers {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
+}
+
+async fn open(
+    parts: Arc<Parts>,
+    digest: Digest,
+    map: ChunkMap,
+    route: Option<Route>,
+) -> Result<Fetched, TransferError> {
+    let key = (digest, map.size());
+    let _turn = parts.openings.take(key).await;
+    if parts.stop.is_cancelled() {
+        return Err(TransferError::Stopped);
+    }
+    if let Some(transfer) = parts.lock().get(&key) {
+        return Ok(Fetched::Arriving(transfer.clone()));
+    }
+    if let Some(blob) = parts.store.get(&digest) {
+        return Ok(Fetched::Stored(blob));
+    }
+    if parts.lock().len() >= MAX_TRANSFERS {
+        return Err(TransferError::Full);
+    }
+    // It hashes what an earlier run left, which may take its time.
+    let store = parts.store.clone();
+    let partial = tokio::task::spawn_blocking(move || store.partial(&digest, map)).await;
+    let partial = partial.map_err(|_| TransferError::Stopped)?.map_err(TransferError::store)?;
+    let (events, happenings) = mpsc::channel(EVENTS);
+    // Known before the search begins, which would else end with nobody to ask.
+    let _ = route.map(|route| events.try_send(Happening::Route(route)));
+    let transfer = Arc::new(Transfer {
+        digest,
+        map,
+        partial: Arc::new(partial),
+        view: Arc::new(View::new(map)),
+        events,
+        readers: AtomicU64::new(0),
+    });
+    parts.lock().insert(key, transfer.clone());
+    let span = info_span!("transfer", blob = %digest.short(), bytes = map.size());
+    parts.tasks.spawn(run(parts.clone(), transfer.clone(), happenings).instrument(span));
+    Ok(Fetched::Arriving(transfer))
 }
 
 async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Receiver<Happening>) {
