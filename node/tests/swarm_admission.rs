@@ -114,7 +114,7 @@ async fn a_member_is_answered_and_nobody_else_over_tcp_and_quic() {
         assert_eq!(hello_back.certificate.node, node.id());
         for (what, certificate) in bad_certificates(&stranger) {
             let answer = first_words(&stranger, &address, Some(hello(certificate))).await;
-            assert_eq!(answer, [], "a certificate {what} was answered (quic: {quic})");
+            assert_eq!(answer, [0_u8; 0], "a certificate {what} was answered (quic: {quic})");
         }
     }
 }
@@ -134,11 +134,11 @@ async fn garbage_is_not_answered_and_the_node_goes_on() {
     ];
     for quic in [false, true] {
         for words in &garbage {
-            assert_eq!(first_words(&stranger, &node.address(quic), Some(words.clone())).await, []);
+            assert_eq!(first_words(&stranger, &node.address(quic), Some(words.clone())).await, [0_u8; 0]);
         }
     }
     // Whoever says nothing at all is not waited for.
-    assert_eq!(first_words(&stranger, &node.address(false), None).await, []);
+    assert_eq!(first_words(&stranger, &node.address(false), None).await, [0_u8; 0]);
     let member = member(12, &[node.address(false)]).await;
     meet(&member.client(), node.id()).await;
 }
@@ -284,11 +284,11 @@ async fn nobody_without_a_certificate_is_answered_on_the_bulk_plane() {
     let stranger = key(50);
     for (what, certificate) in bad_certificates(&stranger) {
         let words = bulk_words(&stranger, &node, b"wherry-bulk/1", &hello(certificate)).await;
-        assert_eq!(words, [], "a certificate {what} was answered");
+        assert_eq!(words, [0_u8; 0], "a certificate {what} was answered");
     }
     let good = hello(certificate(&operator(), stranger.node()));
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &u32::MAX.to_be_bytes(), &good[..10]] {
-        assert_eq!(bulk_words(&stranger, &node, b"wherry-bulk/1", garbage).await, []);
+        assert_eq!(bulk_words(&stranger, &node, b"wherry-bulk/1", garbage).await, [0_u8; 0]);
     }
     assert_eq!(bulk_words(&stranger, &node, b"http/1.1", &good).await, [], "another protocol was answered");
 
@@ -320,9 +320,9 @@ async fn a_banned_node_loses_its_connections_and_gets_no_new_ones() {
     assert_eq!(a.client().bans()[0].reason, "it lied");
     let refused = hello(certificate(&operator(), b_id));
     for quic in [false, true] {
-        assert_eq!(first_words(&key(12), &a.address(quic), Some(refused.clone())).await, []);
+        assert_eq!(first_words(&key(12), &a.address(quic), Some(refused.clone())).await, [0_u8; 0]);
     }
-    assert_eq!(bulk_words(&key(12), &a, b"wherry-bulk/1", &refused).await, []);
+    assert_eq!(bulk_words(&key(12), &a, b"wherry-bulk/1", &refused).await, [0_u8; 0]);
     // Another member is none the worse for it.
     let c = member(13, &[a.address(false)]).await;
     meet(&c.client(), a_id).await;
@@ -341,7 +341,7 @@ async fn a_node_that_is_alone_listens_to_nobody_and_asks_nobody() {
     let digest = Digest::sha256(b"");
     let mut want = std::pin::pin!(alone.client().want(digest, Reach::Everybody, PATIENCE));
     assert_eq!(within(want.next()).await, None);
-    assert_eq!(within(alone.client().tag("a:1", PATIENCE)).await, []);
+    assert_eq!(within(alone.client().tag("a:1", PATIENCE)).await, [0_u8; 0]);
     within(alone.client().announce(digest)).await;
     assert!(within(alone.client().exchange(member.id())).await.is_err());
     tokio::time::timeout(SILENCE, meet(&member.client(), alone.id())).await.unwrap_err();

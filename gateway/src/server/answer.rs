@@ -18,7 +18,7 @@ use wherry_proto::Digest;
 use super::body::Outgoing;
 use super::content::{Ask, BlobReader, Body, Content, StoredFile, Want};
 use super::link::Wire;
-use super::log::Exchange;
+use super::log::{Exchange, Watcher};
 use super::pagecache::PageCache;
 use super::range::{Span, parse_range};
 use super::route::{MAX_TAGS_PAGE, Page, Place, Route};
@@ -44,6 +44,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Gateway<C> {
     pub(super) content: Arc<C>,
     pub(super) cache: PageCache,
+    pub(super) watcher: Option<Watcher>,
 }
 
 /// An answer before it has a body that counts and logs.
@@ -63,7 +64,8 @@ impl<C: Content> Gateway<C> {
         client: SocketAddr,
         request: Request<B>,
     ) -> Response<Outgoing> {
-        let mut exchange = Exchange::begin(wire, client, request.method(), request.uri());
+        let mut exchange =
+            Exchange::begin(wire, client, request.method(), request.uri(), self.watcher.clone());
         let (parts, body) = request.into_parts();
         // No endpoint takes a body. hyper discards what comes, or closes the connection if it is long.
         drop(body);

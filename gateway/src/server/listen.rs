@@ -18,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 use super::Content;
 use super::answer::Gateway;
 use super::link::{Link, Overdue, Patience, Wire};
+use super::log::Watcher;
 use super::pagecache::PageCache;
 
 /// How long to wait for a file descriptor to come free when there is none for the next connection.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
 
 /// Bounds of a server, all of which have a default.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct ServerOptions {
     /// Connections that are served at the same time; further ones wait in the kernel. 1024 by default.
@@ -41,6 +42,8 @@ pub struct ServerOptions {
     pub max_head: usize,
     /// How long answers may still take to finish once the server was told to shut down. 8 s by default.
     pub drain_timeout: Duration,
+    /// Who is told how each request ended; nobody by default.
+    pub watcher: Option<Watcher>,
 }
 
 impl Default for ServerOptions {
@@ -52,6 +55,7 @@ impl Default for ServerOptions {
             write_timeout: Duration::from_secs(120),
             max_head: 16 << 10,
             drain_timeout: Duration::from_secs(8),
+            watcher: None,
         }
     }
 }
@@ -73,7 +77,7 @@ pub async fn serve<C: Content>(
     options: ServerOptions,
     shutdown: CancellationToken,
 ) -> Drained {
-    let gateway = Arc::new(Gateway { content, cache: PageCache::new() });
+    let gateway = Arc::new(Gateway { content, cache: PageCache::new(), watcher: options.watcher.clone() });
     let slots = Arc::new(Semaphore::new(options.max_connections.max(1)));
     let mut connections = JoinSet::new();
     loop {

@@ -25,10 +25,31 @@ pub(super) struct Exchange {
     pub(super) complete: bool,
     /// Why it did not.
     pub(super) why: Option<String>,
+    watcher: Option<Watcher>,
 }
 
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The status of the answer; `None` if the client left before there was one.
+    pub status: Option<StatusCode>,
+    /// Bytes of the body that were given to the connection.
+    pub bytes: u64,
+    /// Whether the answer ended as its headers had promised.
+    pub complete: bool,
+}
+
+/// Who is told how each request ended. Called on the network threads, so it must not block.
+pub type Watcher = Arc<dyn Fn(Answered) + Send + Sync>;
+
 impl Exchange {
-    pub(super) fn begin(wire: Arc<Wire>, client: SocketAddr, method: &Method, uri: &Uri) -> Self {
+    pub(super) fn begin(
+        wire: Arc<Wire>,
+        client: SocketAddr,
+        method: &Method,
+        uri: &Uri,
+        watcher: Option<Watcher>,
+    ) -> Self {
         let target = tracing::enabled!(target: "wherry_gateway::access", tracing::Level::INFO).then(|| {
             // A parsed URI is ASCII, so any cut is between characters.
             let text = uri.path_and_query().map_or("", |target| target.as_str());
@@ -44,6 +65,7 @@ impl Exchange {
             bytes: 0,
             complete: false,
             why: None,
+            watcher,
         }
     }
 
@@ -58,6 +80,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(watcher) = &self.watcher {
+            watcher(Answered { status: self.status, bytes: self.bytes, complete: self.complete });
+        }
         self.wire.request_ends();
         let Some(target) = &self.target else { return };
         let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -18,5 +18,6 @@ mod route;
 
 pub use content::{Ask, BlobReader, Body, Break, Content, ManifestAnswer, Source, StoredFile, Want};
 pub use listen::{Drained, ServerOptions, serve};
+pub use log::{Answered, Watcher};
 pub use range::{Span, parse_range};
 pub use refusal::{Refusal, RefusalKind};

@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wherry_gateway::Host;
 use wherry_gateway::origin::{CredentialSources, OriginSettings, Origins, SettingsError};
-use wherry_gateway::server::{Drained, ServerOptions, serve};
+use wherry_gateway::server::{Answered, Drained, ServerOptions, Watcher, serve};
 use wherry_proto::{NetworkId, SecretKey};
 
 use crate::config::Config;
 use crate::control::{self, BindError, Socket};
 use crate::identity::Membership;
 use crate::images::{ImageError, Images, ImagesParts};
-use crate::status::{self, Addresses, Metrics};
+use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::swarm::{self, Client, Notice, Swarm, SwarmError, SwarmSettings};
 use crate::transfer::Transfers;
@@ -198,7 +198,8 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         started: Instant::now(),
         stopping: AtomicBool::new(false),
     });
-    let options = ServerOptions::default();
+    let mut options = ServerOptions::default();
+    options.watcher = Some(count_answers(metrics.clone()));
     let serving = Serving {
         gateway: tokio::spawn(serve(listeners.gateway, Arc::new(images), options, stops.serving.clone())),
         control: tokio::spawn(control::serve(listeners.control, node.clone(), stops.serving.clone())),
@@ -210,6 +211,16 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         end(node, serving, transfers, swarm, stops).await
     };
     Ok(Running { addresses, ended: ended.boxed() })
+}
+
+fn count_answers(metrics: Metrics) -> Watcher {
+    Arc::new(move |answered: Answered| {
+        metrics.requests.inc();
+        metrics.to_clients.inc_by(answered.bytes);
+        if answered.status.is_some_and(|status| status.is_server_error()) {
+            metrics.failed(ErrorKind::Client);
+        }
+    })
 }
 
 /// What ends when: clients read from transfers, and transfers take from the swarm.
