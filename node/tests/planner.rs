@@ -1,6 +1,14 @@
 //! Whatever sources do and in whatever order things happen, a transfer ends with the right bytes while any honest
 //! source is there, with a failure where none is, and nobody honest is blamed.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -2,6 +2,14 @@
 //!
 //! The origin is a real registry server (the gateway's own) over real HTTP; there are no peers here.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;

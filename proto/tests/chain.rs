@@ -1,5 +1,13 @@
 //! The state chain closes exactly when SHA-2 says so, and names the chunk where it does not.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
+
 use proptest::prelude::*;
 use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, Digest, End, Link, State, StateChain, link};
 
