@@ -1,6 +1,6 @@
 //! Members find each other and take chunks from each other.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod swarm_support;
 

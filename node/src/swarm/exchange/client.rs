@@ -64,7 +64,7 @@ enum Part {
 
 enum Taken {
     Chunk(Bytes),
-    Chain(HeldClaim, Vec<u8>),
+    Chain(Box<HeldClaim>, Vec<u8>),
 }
 
 /// Starts an exchange on a stream whose peer is known and admitted. The future does its work; it ends when
@@ -167,7 +167,7 @@ impl Exchange {
         let chain = claim
             .open(&self.0.network, &states)
             .map_err(|reason| ExchangeError::Claim { node: self.0.node, reason })?;
-        Ok((claim, chain))
+        Ok((*claim, chain))
     }
 
     /// Returns when the peer has said, from now on, that a slot is free, or when the connection has ended.
@@ -433,7 +433,7 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
         let Some(Waiting { answer, .. }) = waiting else { return body.map(drop) };
         match body {
             Ok(buffer) => {
-                let _ = answer.send(Ok(Taken::Chain(claim, buffer.as_ref().to_vec())));
+                let _ = answer.send(Ok(Taken::Chain(Box::new(claim), buffer.as_ref().to_vec())));
                 Ok(())
             }
             Err(why) => {
