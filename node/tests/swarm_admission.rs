@@ -1,6 +1,6 @@
 //! Nobody gets an answer from any protocol without a certificate of the network.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod swarm_support;
 
@@ -23,6 +23,9 @@ use wherry_node::swarm::{self, ADMISSION_TIME, Reach, SwarmError};
 use wherry_proto::{
     Ask, Certificate, Digest, Hello, Ports, Question, Roles, SecretKey, Version, encode_frame,
 };
+
+/// What a stranger is to hear.
+const NOTHING: [u8; 0] = [];
 
 fn keypair(key: &SecretKey) -> Keypair {
     Keypair::ed25519_from_bytes(key.seed()).unwrap()
@@ -114,7 +117,7 @@ async fn a_member_is_answered_and_nobody_else_over_tcp_and_quic() {
         assert_eq!(hello_back.certificate.node, node.id());
         for (what, certificate) in bad_certificates(&stranger) {
             let answer = first_words(&stranger, &address, Some(hello(certificate))).await;
-            assert_eq!(answer, [0_u8; 0], "a certificate {what} was answered (quic: {quic})");
+            assert_eq!(answer, NOTHING, "a certificate {what} was answered (quic: {quic})");
         }
     }
 }
@@ -134,11 +137,11 @@ async fn garbage_is_not_answered_and_the_node_goes_on() {
     ];
     for quic in [false, true] {
         for words in &garbage {
-            assert_eq!(first_words(&stranger, &node.address(quic), Some(words.clone())).await, [0_u8; 0]);
+            assert_eq!(first_words(&stranger, &node.address(quic), Some(words.clone())).await, NOTHING);
         }
     }
     // Whoever says nothing at all is not waited for.
-    assert_eq!(first_words(&stranger, &node.address(false), None).await, [0_u8; 0]);
+    assert_eq!(first_words(&stranger, &node.address(false), None).await, NOTHING);
     let member = member(12, &[node.address(false)]).await;
     meet(&member.client(), node.id()).await;
 }
@@ -284,13 +287,17 @@ async fn nobody_without_a_certificate_is_answered_on_the_bulk_plane() {
     let stranger = key(50);
     for (what, certificate) in bad_certificates(&stranger) {
         let words = bulk_words(&stranger, &node, b"wherry-bulk/1", &hello(certificate)).await;
-        assert_eq!(words, [0_u8; 0], "a certificate {what} was answered");
+        assert_eq!(words, NOTHING, "a certificate {what} was answered");
     }
     let good = hello(certificate(&operator(), stranger.node()));
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &u32::MAX.to_be_bytes(), &good[..10]] {
-        assert_eq!(bulk_words(&stranger, &node, b"wherry-bulk/1", garbage).await, [0_u8; 0]);
+        assert_eq!(bulk_words(&stranger, &node, b"wherry-bulk/1", garbage).await, NOTHING);
     }
-    assert_eq!(bulk_words(&stranger, &node, b"http/1.1", &good).await, [], "another protocol was answered");
+    assert_eq!(
+        bulk_words(&stranger, &node, b"http/1.1", &good).await,
+        NOTHING,
+        "another protocol was answered"
+    );
 
     let mut stream = bulk(&stranger, &node, b"wherry-bulk/1").await.unwrap();
     stream.write_all(&good).await.unwrap();
@@ -303,7 +310,7 @@ async fn nobody_without_a_certificate_is_answered_on_the_bulk_plane() {
     stream.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
     let mut rest = Vec::new();
     let _ = within(stream.read_to_end(&mut rest)).await;
-    assert_eq!(rest, []);
+    assert_eq!(rest, NOTHING);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,9 +327,9 @@ async fn a_banned_node_loses_its_connections_and_gets_no_new_ones() {
     assert_eq!(a.client().bans()[0].reason, "it lied");
     let refused = hello(certificate(&operator(), b_id));
     for quic in [false, true] {
-        assert_eq!(first_words(&key(12), &a.address(quic), Some(refused.clone())).await, [0_u8; 0]);
+        assert_eq!(first_words(&key(12), &a.address(quic), Some(refused.clone())).await, NOTHING);
     }
-    assert_eq!(bulk_words(&key(12), &a, b"wherry-bulk/1", &refused).await, [0_u8; 0]);
+    assert_eq!(bulk_words(&key(12), &a, b"wherry-bulk/1", &refused).await, NOTHING);
     // Another member is none the worse for it.
     let c = member(13, &[a.address(false)]).await;
     meet(&c.client(), a_id).await;
@@ -341,7 +348,7 @@ async fn a_node_that_is_alone_listens_to_nobody_and_asks_nobody() {
     let digest = Digest::sha256(b"");
     let mut want = std::pin::pin!(alone.client().want(digest, Reach::Everybody, PATIENCE));
     assert_eq!(within(want.next()).await, None);
-    assert_eq!(within(alone.client().tag("a:1", PATIENCE)).await, [0_u8; 0]);
+    assert_eq!(within(alone.client().tag("a:1", PATIENCE)).await, []);
     within(alone.client().announce(digest)).await;
     assert!(within(alone.client().exchange(member.id())).await.is_err());
     tokio::time::timeout(SILENCE, meet(&member.client(), alone.id())).await.unwrap_err();

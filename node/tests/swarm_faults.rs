@@ -1,6 +1,6 @@
 //! Connections that break, peers that restart, and the end of a swarm.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod swarm_support;
 

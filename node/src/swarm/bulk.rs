@@ -194,7 +194,7 @@ pub(super) async fn listen(server: Server, listener: TcpListener) {
         let Some(Some((accepted, place))) = server.stop.run_until_cancelled(accept).await else { return };
         match accepted {
             Ok((socket, address)) => {
-                let serve = connection(server.clone(), socket, address);
+                let serve = Box::pin(connection(server.clone(), socket, address));
                 let stop = server.stop.clone();
                 server.tasks.spawn(async move {
                     stop.run_until_cancelled(serve).await;

@@ -18,7 +18,7 @@ use super::admission::Doorkeeper;
 use super::ask::Asking;
 use super::bans::Ban;
 use super::bulk::{self, BulkError, Inbound};
-use super::exchange::{self, Buffers, Exchange};
+use super::exchange::{self, Buffers, Exchange, Patience};
 use super::identity::peer_of;
 use super::neighbours::{Entry, Neighbour, Neighbours, Notice};
 use super::streams::{OpenError, Protocol};
@@ -324,7 +324,8 @@ impl Client {
     {
         let stop = self.0.stop.child_token();
         let buffers = self.0.buffers.clone();
-        let (exchange, work) = exchange::start(stream, node, door.keeper.network, direct, buffers, stop);
+        let (exchange, work) =
+            exchange::start(stream, node, door.keeper.network, direct, buffers, Patience::USUAL, stop);
         self.0.tasks.spawn(work);
         exchange
     }

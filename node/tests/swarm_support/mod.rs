@@ -58,10 +58,12 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     out
 }
 
+type Blob = (StateChain, Arc<dyn ReadAt>);
+
 /// Blobs in real files.
 #[derive(Default)]
 pub struct Shelf {
-    blobs: Mutex<HashMap<Digest, (StateChain, Arc<dyn ReadAt>)>>,
+    blobs: Mutex<HashMap<Digest, Blob>>,
     tags: Mutex<HashMap<String, TagRecord>>,
 }
 

@@ -20,7 +20,7 @@ pub(in crate::swarm) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 impl Buffers {
     /// A buffer with room for `len` bytes. What it holds is left over from its last use: clear or overwrite it.
     pub(super) fn take(&self, len: usize) -> Buffer {
-        if len < MIN_POOLED || len > CAPACITY {
+        if !(MIN_POOLED..=CAPACITY).contains(&len) {
             return Buffer { bytes: Vec::with_capacity(len), home: None };
         }
         let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -14,7 +14,7 @@ use wherry_proto::{
 };
 
 use super::buffers::{Buffer, Buffers};
-use super::{ExchangeError, IDLE_TIME, MAX_IN_FLIGHT, REQUEST_LIMIT, SILENCE};
+use super::{ExchangeError, MAX_IN_FLIGHT, Patience};
 use crate::swarm::codec::{WireError, read_after_prefix};
 
 /// How many written requests wait for the connection: each in flight may have been cancelled too.
@@ -28,11 +28,13 @@ struct Shared {
     node: NodeId,
     network: NetworkId,
     direct: bool,
+    patience: Patience,
     outgoing: mpsc::Sender<Vec<u8>>,
     pending: Mutex<Pending>,
     asked: Notify,
     in_flight: Semaphore,
-    free: watch::Sender<u64>,
+    // Whether the peer has said that it is busy, and not yet that a slot is free.
+    busy: watch::Sender<bool>,
     closed: CancellationToken,
     why: OnceLock<ExchangeError>,
 }
@@ -64,17 +66,18 @@ enum Part {
 
 enum Taken {
     Chunk(Bytes),
-    Chain(HeldClaim, Vec<u8>),
+    Chain(Box<HeldClaim>, Vec<u8>),
 }
 
 /// Starts an exchange on a stream whose peer is known and admitted. The future does its work; it ends when
-/// the connection does, when `stop` is cancelled, or when nothing was asked for [`IDLE_TIME`].
+/// the connection does, when `stop` is cancelled, or when nothing was asked for a while.
 pub(in crate::swarm) fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: S,
     node: NodeId,
     network: NetworkId,
     direct: bool,
     buffers: Buffers,
+    patience: Patience,
     stop: CancellationToken,
 ) -> (Exchange, impl Future<Output = ()> + Send) {
     let (outgoing, requests) = mpsc::channel(OUTGOING);
@@ -82,6 +85,7 @@ pub(in crate::swarm) fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static
         node,
         network,
         direct,
+        patience,
         outgoing,
         pending: Mutex::new(Pending {
             next_id: 0,
@@ -91,7 +95,7 @@ pub(in crate::swarm) fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static
         }),
         asked: Notify::new(),
         in_flight: Semaphore::new(MAX_IN_FLIGHT),
-        free: watch::Sender::new(0),
+        busy: watch::Sender::new(false),
         closed: stop,
         why: OnceLock::new(),
     });
@@ -167,14 +171,15 @@ impl Exchange {
         let chain = claim
             .open(&self.0.network, &states)
             .map_err(|reason| ExchangeError::Claim { node: self.0.node, reason })?;
-        Ok((claim, chain))
+        Ok((*claim, chain))
     }
 
-    /// Returns when the peer has said, from now on, that a slot is free, or when the connection has ended.
+    /// Returns once the peer has a free slot, as far as it has said: at once if it was not busy when it answered
+    /// last, else when it tells, or when the connection has ended.
     pub async fn free(&self) {
-        let mut free = self.0.free.subscribe();
+        let mut busy = self.0.busy.subscribe();
         tokio::select! {
-            _ = free.changed() => {}
+            _ = busy.wait_for(|busy| !busy) => {}
             () = self.0.closed.cancelled() => {}
         }
     }
@@ -240,7 +245,7 @@ impl Shared {
         self.asked.notify_one();
         let frame = encode_frame(&request(id)).map_err(|error| self.protocol(&error.to_string()))?;
         self.outgoing.send(frame).await.map_err(|_| self.why())?;
-        match timeout(REQUEST_LIMIT, taken).await {
+        match timeout(self.patience.request, taken).await {
             Ok(Ok(taken)) => taken,
             Ok(Err(_)) => Err(self.why()),
             Err(_) => Err(ExchangeError::TimedOut(self.node)),
@@ -281,7 +286,7 @@ async fn send<S: AsyncRead + AsyncWrite>(
             writer.write_all(&frames).await?;
             writer.flush().await
         };
-        match timeout(SILENCE, write).await {
+        match timeout(shared.patience.silence, write).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return shared.gone(&error.to_string()),
             Err(_) => return ExchangeError::Silent(shared.node),
@@ -317,10 +322,11 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
     async fn prefix(&mut self) -> Result<[u8; PREFIX_LEN], ExchangeError> {
         let mut prefix = [0; PREFIX_LEN];
         let mut filled = 0;
-        let idle_at = Instant::now() + IDLE_TIME;
+        let silence = self.shared.patience.silence;
+        let idle_at = Instant::now() + self.shared.patience.idle;
         while filled < PREFIX_LEN {
             let owed_since = self.shared.pending().owed_since();
-            let until = owed_since.map_or(idle_at, |since| since + SILENCE);
+            let until = owed_since.map_or(idle_at, |since| since + silence);
             tokio::select! {
                 read = self.reader.read(&mut prefix[filled..]) => match read {
                     Ok(0) => return Err(self.shared.gone("the peer closed it")),
@@ -331,7 +337,7 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
                 () = sleep_until(until) => {
                     // Requests may have come and gone meanwhile: what counts is what is owed now.
                     match self.shared.pending().owed_since() {
-                        Some(since) if since.elapsed() >= SILENCE => {
+                        Some(since) if since.elapsed() >= silence => {
                             return Err(ExchangeError::Silent(self.shared.node));
                         }
                         None if Instant::now() >= idle_at => return Err(self.shared.gone("it was idle")),
@@ -345,7 +351,9 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
 
     async fn response(&mut self) -> Result<(), ExchangeError> {
         let prefix = self.prefix().await?;
-        let read = timeout(SILENCE, read_after_prefix::<Response>(&mut self.reader, prefix)).await;
+        let read =
+            timeout(self.shared.patience.silence, read_after_prefix::<Response>(&mut self.reader, prefix))
+                .await;
         let payload = match read {
             Ok(Ok(payload)) => payload,
             Ok(Err(WireError::Io(error))) => return Err(self.io(&error)),
@@ -357,11 +365,14 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
         match response {
             Response::Chunk { id, len } => self.chunk(id, len).await,
             Response::Chain { id, claim, len } => self.chain(id, claim, len).await,
-            Response::Busy { id } => self.refused(id, ExchangeError::Busy(node)),
+            Response::Busy { id } => {
+                self.shared.busy.send_replace(true);
+                self.refused(id, ExchangeError::Busy(node))
+            }
             Response::NotHeld { id } => self.refused(id, ExchangeError::NotHeld(node)),
             Response::Refused { id, reason } => self.refused(id, ExchangeError::Refused { node, reason }),
             Response::Free => {
-                self.shared.free.send_modify(|count| *count = count.wrapping_add(1));
+                self.shared.busy.send_replace(false);
                 Ok(())
             }
         }
@@ -433,7 +444,7 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
         let Some(Waiting { answer, .. }) = waiting else { return body.map(drop) };
         match body {
             Ok(buffer) => {
-                let _ = answer.send(Ok(Taken::Chain(claim, buffer.as_ref().to_vec())));
+                let _ = answer.send(Ok(Taken::Chain(Box::new(claim), buffer.as_ref().to_vec())));
                 Ok(())
             }
             Err(why) => {
@@ -463,7 +474,7 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
         while buffer.bytes.len() < len {
             let rest = len - buffer.bytes.len();
             let mut room = (&mut buffer.bytes).limit(rest);
-            match timeout(SILENCE, self.reader.read_buf(&mut room)).await {
+            match timeout(self.shared.patience.silence, self.reader.read_buf(&mut room)).await {
                 Ok(Ok(0)) => return Err(self.shared.gone("the peer closed it in the middle of a chunk")),
                 Ok(Ok(some)) => progress(some),
                 Ok(Err(error)) => return Err(self.io(&error)),

@@ -6,6 +6,8 @@
 mod buffers;
 mod client;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +39,18 @@ pub const MAX_WAITING: usize = 8;
 
 /// How long a request waits for a slot before it is answered `Busy`: less than any asker's patience.
 pub const SLOT_WAIT: Duration = Duration::from_secs(1);
+
+/// How long the taking side waits.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    silence: Duration,
+    request: Duration,
+    idle: Duration,
+}
+
+impl Patience {
+    pub(super) const USUAL: Self = Self { silence: SILENCE, request: REQUEST_LIMIT, idle: IDLE_TIME };
+}
 
 /// Why an exchange did not give what was asked for. None of these is proof of anything against the peer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

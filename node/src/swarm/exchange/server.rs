@@ -135,17 +135,31 @@ pub(in crate::swarm) async fn serve<S: AsyncRead + AsyncWrite>(
     why.to_string()
 }
 
+/// What is asked for, and under which number.
+#[derive(Clone, Copy)]
+struct Wanted {
+    id: u32,
+    blob: BlobName,
+    part: Part,
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    Chain,
+    Chunk(u32),
+}
+
 /// The requests of one connection that wait.
 #[derive(Default)]
 struct Line {
-    requests: Mutex<VecDeque<Request>>,
+    requests: Mutex<VecDeque<Wanted>>,
     filled: Notify,
     told_busy: AtomicBool,
     became_busy: Notify,
 }
 
 impl Line {
-    fn requests(&self) -> MutexGuard<'_, VecDeque<Request>> {
+    fn requests(&self) -> MutexGuard<'_, VecDeque<Wanted>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -166,29 +180,31 @@ impl Line {
                 Ok(request) => request,
                 Err(why) => return why,
             };
-            if let Request::Cancel { id: cancelled } = request {
-                let id = |request: &Request| match request {
-                    Request::Chain { id, .. } | Request::Chunk { id, .. } | Request::Cancel { id } => *id,
-                };
-                self.requests().retain(|request| id(request) != cancelled);
-                continue;
-            }
+            let wanted = match request {
+                Request::Cancel { id } => {
+                    self.requests().retain(|wanted| wanted.id != id);
+                    continue;
+                }
+                Request::Chain { id, blob } => Wanted { id, blob, part: Part::Chain },
+                Request::Chunk { id, blob, index } => Wanted { id, blob, part: Part::Chunk(index) },
+            };
             let full = {
                 let mut line = self.requests();
                 let full = line.len() >= MAX_LINE;
                 if !full {
-                    line.push_back(request.clone());
+                    line.push_back(wanted);
                 }
                 full
             };
-            match (full, request) {
-                (true, Request::Chain { id, .. } | Request::Chunk { id, .. }) => self.busy(id, answers).await,
-                _ => self.filled.notify_one(),
+            if full {
+                self.busy(wanted.id, answers).await;
+            } else {
+                self.filled.notify_one();
             }
         }
     }
 
-    async fn next(&self) -> Request {
+    async fn next(&self) -> Wanted {
         loop {
             if let Some(request) = self.requests().pop_front() {
                 return request;
@@ -207,34 +223,39 @@ impl Line {
         let mut open = Arc::<Mutex<Open>>::default();
         loop {
             let Ok(place) = ready.reserve().await else { break };
-            let request = match timeout(OPEN_TIME, self.next()).await {
-                Ok(request) => request,
+            let wanted = match timeout(OPEN_TIME, self.next()).await {
+                Ok(wanted) => wanted,
                 Err(_) => {
                     open = Arc::default();
                     self.next().await
                 }
             };
+            let id = wanted.id;
             let Some(slot) = uploader.slot().await else {
-                if let Request::Chain { id, .. } | Request::Chunk { id, .. } = request {
-                    self.busy(id, answers).await;
-                }
+                self.busy(id, answers).await;
                 continue;
             };
             let load = {
                 let (uploader, open) = (Arc::clone(uploader), Arc::clone(&open));
                 move || {
                     let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-                    load(&uploader, &mut open, &request)
+                    match wanted.part {
+                        Part::Chunk(index) => load_chunk(&uploader, &mut open, id, wanted.blob, index),
+                        Part::Chain => load_chain(&uploader, id, wanted.blob),
+                    }
                 }
             };
             match tokio::task::spawn_blocking(load).await {
                 Ok(Ok(bytes)) => place.send(Outgoing { bytes, _slot: slot }),
-                Ok(Err(Some(answer))) => {
-                    let _ = answers.send(answer).await;
+                Ok(Err(unanswered)) => {
+                    let _ = answers.send(unanswered.response(id)).await;
                 }
-                Ok(Err(None)) => {}
                 // The holdings panicked; what they had open is not trusted any more.
-                Err(_) => open = Arc::default(),
+                Err(_) => {
+                    open = Arc::default();
+                    let unanswered = Unanswered::Refused(Refusal::Unreadable);
+                    let _ = answers.send(unanswered.response(id)).await;
+                }
             }
         }
         WireError::Io(std::io::ErrorKind::BrokenPipe.into())
@@ -305,81 +326,92 @@ async fn write<S: AsyncWrite>(
     WireError::Io(std::io::ErrorKind::BrokenPipe.into())
 }
 
-/// The blobs that a connection has open, the last used one at the end.
-#[derive(Default)]
-struct Open(Vec<(BlobName, Arc<dyn ReadAt>)>);
-
-/// Reads what a request asks for. `Err` is a small answer; none is due to a cancelled request.
-fn load(uploader: &Uploader, open: &mut Open, request: &Request) -> Result<Buffer, Option<Response>> {
-    match *request {
-        Request::Chunk { id, blob, index } => load_chunk(uploader, open, id, blob, index),
-        Request::Chain { id, blob } => load_chain(uploader, id, blob),
-        Request::Cancel { .. } => return Err(None),
-    }
-    .map_err(Some)
+/// Why a request has no large response.
+enum Unanswered {
+    NotHeld,
+    Refused(Refusal),
 }
 
-/// Whether the blob is held, with the length that was asked for.
-fn check_held(uploader: &Uploader, id: u32, blob: BlobName) -> Result<ChunkMap, Response> {
-    match uploader.holdings.held(&blob.digest) {
-        None => Err(Response::NotHeld { id }),
-        Some(held) if held != blob.size => Err(Response::Refused { id, reason: Refusal::OtherSize { held } }),
-        Some(_) => ChunkMap::new(blob.size).map_err(|_| Response::NotHeld { id }),
+impl Unanswered {
+    fn response(self, id: u32) -> Response {
+        match self {
+            Self::NotHeld => Response::NotHeld { id },
+            Self::Refused(reason) => Response::Refused { id, reason },
+        }
     }
 }
 
+/// Reads one chunk behind its frame.
 fn load_chunk(
     uploader: &Uploader,
     open: &mut Open,
     id: u32,
     blob: BlobName,
     index: u32,
-) -> Result<Buffer, Response> {
-    let unreadable = |error: std::io::Error| {
-        tracing::warn!(digest = %blob.digest, %error, "a blob that is held cannot be read");
-        Response::Refused { id, reason: Refusal::Unreadable }
-    };
-    let (map, file) = match open.0.iter().position(|(name, _)| *name == blob) {
-        Some(at) => {
-            let entry = open.0.remove(at);
-            let map = ChunkMap::new(blob.size).map_err(|_| Response::NotHeld { id })?;
-            open.0.push(entry.clone());
-            (map, entry.1)
-        }
-        None => {
-            let map = check_held(uploader, id, blob)?;
-            let file = uploader.holdings.open(&blob.digest).map_err(unreadable)?;
-            let file = file.ok_or(Response::NotHeld { id })?;
-            if open.0.len() >= MAX_OPEN {
-                open.0.remove(0);
-            }
-            open.0.push((blob, Arc::clone(&file)));
-            (map, file)
-        }
-    };
-    let index = map.index(index).ok_or(Response::Refused { id, reason: Refusal::NoSuchChunk })?;
+) -> Result<Buffer, Unanswered> {
+    let map = ChunkMap::new(blob.size).map_err(|_| Unanswered::NotHeld)?;
+    let file = open.get(uploader, blob)?;
+    let index = map.index(index).ok_or(Unanswered::Refused(Refusal::NoSuchChunk))?;
     let len = map.len(index);
-    let (mut buffer, start) = begin(uploader, id, &Response::Chunk { id, len }, len as usize)?;
-    file.read_exact_at(&mut buffer.bytes[start..], map.offset(index)).map_err(unreadable)?;
+    let (mut buffer, start) = begin(uploader, &Response::Chunk { id, len }, len as usize)?;
+    file.read_exact_at(&mut buffer.bytes[start..], map.offset(index)).map_err(|e| unreadable(blob, &e))?;
     Ok(buffer)
 }
 
-fn load_chain(uploader: &Uploader, id: u32, blob: BlobName) -> Result<Buffer, Response> {
-    check_held(uploader, id, blob)?;
-    let chain = uploader.holdings.chain(&blob.digest).ok_or(Response::NotHeld { id })?;
+/// Writes the claim and the states of a blob.
+fn load_chain(uploader: &Uploader, id: u32, blob: BlobName) -> Result<Buffer, Unanswered> {
+    check_held(uploader, blob)?;
+    let chain = uploader.holdings.chain(&blob.digest).ok_or(Unanswered::NotHeld)?;
     let states = chain.to_bytes();
     let claim = HeldClaim::sign(&uploader.key, &uploader.network, &chain);
     // At most MAX_CHAIN_LEN, since the chain's map is within its bounds.
     let len = states.len() as u32;
-    let (mut buffer, start) = begin(uploader, id, &Response::Chain { id, claim, len }, states.len())?;
+    let (mut buffer, start) = begin(uploader, &Response::Chain { id, claim, len }, states.len())?;
     buffer.bytes[start..].copy_from_slice(&states);
     Ok(buffer)
 }
 
+/// Whether the blob is held, with the length that was asked for.
+fn check_held(uploader: &Uploader, blob: BlobName) -> Result<(), Unanswered> {
+    match uploader.holdings.held(&blob.digest) {
+        None => Err(Unanswered::NotHeld),
+        Some(held) if held != blob.size => Err(Unanswered::Refused(Refusal::OtherSize { held })),
+        Some(_) => Ok(()),
+    }
+}
+
+fn unreadable(blob: BlobName, error: &std::io::Error) -> Unanswered {
+    tracing::warn!(digest = %blob.digest, %error, "a blob that is held cannot be read");
+    Unanswered::Refused(Refusal::Unreadable)
+}
+
+/// The blobs that a connection has open, the last used one at the end.
+#[derive(Default)]
+struct Open(Vec<(BlobName, Arc<dyn ReadAt>)>);
+
+impl Open {
+    fn get(&mut self, uploader: &Uploader, blob: BlobName) -> Result<Arc<dyn ReadAt>, Unanswered> {
+        let entry = match self.0.iter().position(|(name, _)| *name == blob) {
+            Some(at) => self.0.remove(at),
+            None => {
+                check_held(uploader, blob)?;
+                let opened = uploader.holdings.open(&blob.digest).map_err(|e| unreadable(blob, &e))?;
+                if self.0.len() >= MAX_OPEN {
+                    self.0.remove(0);
+                }
+                (blob, opened.ok_or(Unanswered::NotHeld)?)
+            }
+        };
+        let file = Arc::clone(&entry.1);
+        self.0.push(entry);
+        Ok(file)
+    }
+}
+
 /// A buffer that starts with the frame of this response and has `len` bytes behind it, to be overwritten from
 /// the place that is returned.
-fn begin(uploader: &Uploader, id: u32, response: &Response, len: usize) -> Result<(Buffer, usize), Response> {
-    let frame = encode_frame(response).map_err(|_| Response::Refused { id, reason: Refusal::Unreadable })?;
+fn begin(uploader: &Uploader, response: &Response, len: usize) -> Result<(Buffer, usize), Unanswered> {
+    let frame = encode_frame(response).map_err(|_| Unanswered::Refused(Refusal::Unreadable))?;
     let mut buffer = uploader.buffers.take(frame.len() + len);
     // Only what the buffer never had is zeroed.
     buffer.bytes.resize(frame.len() + len, 0);
