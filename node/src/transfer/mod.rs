@@ -264,7 +264,9 @@ async fn open(
     let partial = partial.map_err(|_| TransferError::Stopped)?.map_err(TransferError::store)?;
     let (events, happenings) = mpsc::channel(EVENTS);
     // Known before the search begins, which would else end with nobody to ask.
-    let _ = route.map(|route| events.try_send(Happening::Route(route)));
+    if let Some(route) = route {
+        let _ = events.try_send(Happening::Route(route));
+    }
     let transfer = Arc::new(Transfer {
         digest,
         map,
