@@ -11,7 +11,7 @@ use tar::{Builder, Header};
 use super::PackError;
 use super::name::{self, Name};
 
-/// Writes the layout in a folder as a tar archive for [`import`](super::import). Only files with a layout's names are
+/// Writes the layout in a folder as a tar archive for [`import`](super::import()). Only files with a layout's names are
 /// taken; a link in such a place is an error, and whatever else lies in the folder is left out.
 pub fn pack_directory(path: &Path, writer: impl Write) -> Result<(), PackError> {
     let mut tar = Builder::new(writer);

@@ -1,8 +1,8 @@
 //! The swarm: finding the other members of the network, asking them, and taking chunks from them.
 //!
-//! One task owns the libp2p swarm ([`actor`]); everybody else holds a [`Client`], which sends it commands. Every
-//! connection passes [`admission`] before anything else happens on it. Chunks travel on the [`bulk`] plane, or
-//! on a libp2p stream where that cannot be reached; the [`exchange`] is the same on both.
+//! One task owns the libp2p swarm (`actor`); everybody else holds a [`Client`], which sends it commands. Every
+//! connection passes `admission` before anything else happens on it. Chunks travel on the `bulk` plane, or
+//! on a libp2p stream where that cannot be reached; the `exchange` is the same on both.
 //!
 //! Nothing outside this folder names libp2p.
 
