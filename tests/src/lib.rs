@@ -10,6 +10,7 @@ pub mod clients;
 pub mod http;
 pub mod images;
 pub mod lab;
+pub mod liar;
 pub mod netns;
 pub mod network;
 pub mod node;
