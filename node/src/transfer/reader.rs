@@ -19,6 +19,9 @@ use super::{Transfer, TransferError};
 /// lose patience with a silent body after one to five minutes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The longest piece that a reader gets at once, in bytes: what each client that reads slowly holds in memory.
+const PIECE: u64 = 64 << 10;
+
 struct Reader {
     transfer: Arc<Transfer>,
     id: u64,
@@ -74,7 +77,7 @@ impl Reader {
             Err(_) => return Err(Break::Stalled),
         }
         let chunk_end = map.offset(index) + u64::from(map.len(index));
-        let (from, to) = (self.at, chunk_end.min(self.end));
+        let (from, to) = (self.at, chunk_end.min(self.end).min(self.at + PIECE));
         let transfer = self.transfer.clone();
         let read = move || {
             let mut bytes = vec![0; (to - from) as usize];
