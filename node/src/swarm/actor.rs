@@ -60,6 +60,8 @@ pub(super) struct Actor {
     pub(super) doorkeeper: Arc<Doorkeeper>,
     pub(super) neighbours: Arc<Neighbours>,
     pub(super) listening: Arc<Mutex<Vec<Multiaddr>>>,
+    // Whether peers can only be on this machine.
+    pub(super) on_loopback: bool,
     pub(super) discovery: Discovery,
     pub(super) announcements: Announcements,
     pub(super) announcing: HashMap<QueryId, Digest>,
@@ -253,7 +255,8 @@ impl Actor {
             }
         }
         let known = self.listening().len();
-        if known < MAX_OWN_ADDRESSES {
+        let loopback = matches!(Host::of(&address), Some(Host::Ip(ip)) if ip.is_loopback());
+        if known < MAX_OWN_ADDRESSES && loopback == self.on_loopback {
             // Whoever looks for a provider gets its addresses from Kademlia, which tells the external ones.
             self.swarm.add_external_address(address.clone());
         }

@@ -134,6 +134,7 @@ pub async fn start(
         doorkeeper: Arc::clone(&keeper),
         neighbours: Arc::clone(&inner.neighbours),
         listening: Arc::clone(&listening),
+        on_loopback: settings.peers.ip().is_loopback(),
         discovery: Discovery::new(&settings.bootstrap, &settings.remembered, Instant::now())?,
         announcements: Announcements::default(),
         announcing: HashMap::new(),

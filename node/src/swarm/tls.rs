@@ -24,9 +24,6 @@ use super::identity::{node_of, peer_of};
 /// The name of the bulk plane's protocol in the TLS handshake.
 const ALPN: &[u8] = b"wherry-bulk/1";
 
-/// How much plaintext is taken for one write to the socket: sixteen records, one system call.
-pub(super) const WRITE_BUFFER: usize = 256 << 10;
-
 /// Makes the configurations of both sides.
 pub(super) struct Tls {
     certificate: Arc<CertifiedKey>,
