@@ -232,6 +232,8 @@ impl World {
         peer.served += 1;
         match peer.manner {
             Manner::Vanishing(after) if peer.served > after => {
+                // As when a connection breaks: each request under way fails for itself.
+                self.soon(Event::PeerFailed(node, "silent".into()));
                 return self.soon(Event::PeerFailed(node, "silent".into()));
             }
             Manner::Busy if peer.served.is_multiple_of(3) => {

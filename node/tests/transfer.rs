@@ -31,7 +31,7 @@ use wherry_gateway::{Host, TagOrDigest};
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
 use wherry_node::transfer::{Fetched, Found, PeerError, Peers, Route, Transfer, TransferError, Transfers};
-use wherry_proto::{ChunkIndex, ChunkMap, Digest, NodeId, StateChain};
+use wherry_proto::{Algorithm, ChainBuilder, ChunkIndex, ChunkMap, Digest, NodeId, StateChain};
 
 /// A site of one.
 struct Nobody;
@@ -275,6 +275,46 @@ async fn what_arrived_before_a_stop_is_not_fetched_again() {
     let twice = before.from_origin.get() + after.from_origin.get() - size;
     assert!(twice <= 32 * chunk, "{twice} bytes came twice");
     assert_eq!(store.get(&digest).unwrap().read(u64::MAX).unwrap(), bytes);
+    transfers.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_whose_last_chunk_came_just_before_a_kill_is_whole_after_the_restart() {
+    let (digest, bytes) = blob(200_000);
+    let lab = Lab::new([], FULL_SPEED).await;
+    let mut builder = ChainBuilder::new(Algorithm::Sha256, ChunkMap::new(bytes.len() as u64).unwrap());
+    builder.update(&bytes).unwrap();
+    let chain = builder.finish().unwrap();
+    {
+        let store = Store::open(lab.dir.path(), StoreSettings::default()).unwrap();
+        let partial = store.partial(&digest, chain.map()).unwrap();
+        for index in chain.map().iter() {
+            let start = chain.map().offset(index) as usize;
+            let chunk = &bytes[start..start + chain.map().len(index) as usize];
+            partial.write(index, chunk, chain.link(index)).unwrap();
+        }
+    }
+    let (transfers, metrics, store) = lab.node();
+    let transfer = lab.arriving(&transfers, digest, bytes.len()).await;
+    tokio::time::timeout(Duration::from_secs(30), transfer.wait()).await.expect("it hangs").unwrap();
+    assert_eq!(store.get(&digest).unwrap().read(u64::MAX).unwrap(), bytes);
+    assert_eq!(metrics.from_origin.get(), 0);
+    transfers.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stays_after_a_failure_is_in_nobodys_way() {
+    let (digest, bytes) = blob(500_000);
+    let lab = Lab::new([], FULL_SPEED).await;
+    let (transfers, _, _) = lab.node();
+    let first = lab.arriving(&transfers, digest, bytes.len()).await;
+    let _stays = Box::pin(first.read(0..bytes.len() as u64));
+    assert!(first.wait().await.is_err());
+    let second = lab.arriving(&transfers, digest, bytes.len()).await;
+    match second.wait().await {
+        Err(TransferError::NoSource { .. }) => {}
+        other => panic!("{other:?}"),
+    }
     transfers.close().await;
 }
 

@@ -242,6 +242,9 @@ impl Ledger {
 
     /// The verified blob's chain, and the signers of every claim that it refutes; `None` before that.
     pub fn settle(&self) -> Option<(StateChain, Vec<NodeId>)> {
+        if !self.is_verified() {
+            return None;
+        }
         let links: Option<Vec<Link>> = self.links.iter().copied().collect();
         let chain = StateChain::from_links(self.digest, self.map, &links?)?;
         let false_claims = self.rivals.iter().filter(|rival| *rival.chain != chain);

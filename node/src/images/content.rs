@@ -15,7 +15,7 @@ use wherry_proto::Digest;
 
 use super::{ImageError, Images};
 use crate::store::StoredBlob;
-use crate::transfer::{Fetched, Route, Transfer};
+use crate::transfer::{Fetched, Route, Transfer, TransferError, Transfers};
 
 /// How long the headers of a blob wait for its first byte, so that what cannot be had is refused before them.
 /// Registry clients give up on headers after 10 s at the earliest.
@@ -24,23 +24,34 @@ const FIRST_BYTE: Duration = Duration::from_secs(6);
 /// How far ahead of what is known a range may begin, in bytes, before it is passed through from the origin.
 const FAR: u64 = 4 << 20;
 
-/// A blob that a client may read, here or on its way.
+/// A blob that may be read, here or on its way.
 pub struct BlobHandle {
     size: u64,
     digest: Digest,
     route: Route,
-    fetched: Fetched,
+    transfers: Transfers,
     origins: Origins,
 }
 
 impl BlobHandle {
-    pub(super) fn new(size: u64, digest: Digest, route: Route, fetched: Fetched, origins: Origins) -> Self {
-        Self { size, digest, route, fetched, origins }
+    pub(super) fn new(
+        size: u64,
+        digest: Digest,
+        route: Route,
+        transfers: Transfers,
+        origins: Origins,
+    ) -> Self {
+        Self { size, digest, route, transfers, origins }
     }
 
-    /// Whether it is here, or how it comes.
-    pub const fn fetched(&self) -> &Fetched {
-        &self.fetched
+    /// Starts to fetch it, unless it is here or on its way.
+    pub async fn fetch(&self) -> Result<Fetched, ImageError> {
+        let fetched = self.transfers.fetch(self.digest, self.size, Some(self.route.clone())).await;
+        fetched.map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: TransferError) -> ImageError {
+        ImageError::Transfer { what: format!("blob {} of {}", self.digest, self.route), source }
     }
 
     async fn stored(&self, blob: StoredBlob, range: Range<u64>) -> Result<Body, Refusal> {
@@ -65,10 +76,7 @@ impl BlobHandle {
         match tokio::time::timeout(FIRST_BYTE, transfer.first_byte(range.start, is_far)).await {
             Ok(Ok(true)) | Err(_) => Ok(Body::Stream(transfer.read(range).boxed())),
             Ok(Ok(false)) => self.pass_through(range).await,
-            Ok(Err(source)) => {
-                let what = format!("blob {} of {}", self.digest, self.route);
-                Err(ImageError::Transfer { what, source }.into_refusal(true))
-            }
+            Ok(Err(source)) => Err(self.failed(source).into_refusal(true)),
         }
     }
 
@@ -103,9 +111,9 @@ impl BlobReader for BlobHandle {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Body, Refusal> {
-        match &self.fetched {
-            Fetched::Stored(blob) => self.stored(blob.clone(), range).await,
-            Fetched::Arriving(transfer) => self.arriving(transfer, range).await,
+        match self.fetch().await.map_err(|error| error.into_refusal(true))? {
+            Fetched::Stored(blob) => self.stored(blob, range).await,
+            Fetched::Arriving(transfer) => self.arriving(&transfer, range).await,
         }
     }
 }

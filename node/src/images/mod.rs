@@ -39,6 +39,9 @@ pub use records::{Grant, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 /// How long an origin that was out of reach is not asked again about tags of which the site knows an answer.
 const DOWN_FOR: Duration = Duration::from_secs(15);
 
+/// How long peers may take to give a manifest before an origin is asked: clients give up after 10 s.
+const PEERS_PATIENCE: Duration = Duration::from_secs(4);
+
 /// How many origins are remembered as out of reach.
 const MAX_DOWN: usize = 256;
 
@@ -211,7 +214,12 @@ impl Images {
             return Ok(None);
         }
         let fetched = match self.0.parts.transfers.fetch(digest, size, None).await {
-            Ok(Fetched::Arriving(transfer)) => transfer.wait().await.map(|_| ()),
+            Ok(Fetched::Arriving(transfer)) => {
+                match tokio::time::timeout(PEERS_PATIENCE, transfer.wait()).await {
+                    Ok(outcome) => outcome.map(|_| ()),
+                    Err(_) => return Ok(None),
+                }
+            }
             Ok(Fetched::Stored(_)) => Ok(()),
             Err(error) => Err(error),
         };
@@ -219,22 +227,29 @@ impl Images {
             debug!(blob = %digest.short(), %error, "peers do not give the manifest");
             return Ok(None);
         }
-        self.stored_manifest(digest, Some(media_type)).await
+        match self.stored_manifest(digest, Some(media_type)).await {
+            // What a neighbour says of it is no reason not to ask the origin.
+            Err(ImageError::NotAManifest { digest, source }) => {
+                debug!(blob = %digest.short(), %source, "what peers give is not what they say");
+                Ok(None)
+            }
+            other => other,
+        }
     }
 
-    /// How a blob of a repository can be had.
+    /// How a blob of a repository can be had; nothing is fetched yet.
     pub async fn blob(
         &self,
         host: &Host,
         repository: &Repository,
         digest: Digest,
     ) -> Result<BlobHandle, ImageError> {
-        let what = || format!("blob {digest} of {host}/{repository}");
         let route = Route { host: host.clone(), repository: repository.clone() };
-        let size = self.blob_size(&route, digest).await?;
-        let fetched = self.0.parts.transfers.fetch(digest, size, Some(route.clone())).await;
-        let fetched = fetched.map_err(|source| ImageError::Transfer { what: what(), source })?;
-        Ok(BlobHandle::new(size, digest, route, fetched, self.0.parts.origins.clone()))
+        let said = self.blob_size(&route, digest).await?;
+        let (transfers, origins) = (self.0.parts.transfers.clone(), self.0.parts.origins.clone());
+        // What is here is as long as it is, whatever was said of it.
+        let size = self.0.parts.store.get(&digest).map_or(said, |blob| blob.size());
+        Ok(BlobHandle::new(size, digest, route, transfers, origins))
     }
 
     /// The blob's length, from whoever knows that it belongs to the repository.

@@ -134,7 +134,7 @@ impl Images {
         events: &dyn PullEvents,
     ) -> Result<Progress, ImageError> {
         let handle = self.blob(reference.host(), reference.repository(), blob.digest).await?;
-        match handle.fetched() {
+        match &handle.fetch().await? {
             Fetched::Stored(_) => {
                 events.started(blob, true);
                 let here = Progress { linked: blob.size, ..Progress::default() };

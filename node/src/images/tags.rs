@@ -164,8 +164,9 @@ impl Images {
     ) -> Option<TagRecord> {
         let sequence = match known {
             Some(known) if known.digest == *manifest.digest() => known.sequence,
-            Some(known) => known.sequence.saturating_add(1),
-            None => 1,
+            // At least the time: a node that did not hear of the last record must not sign an older one's number.
+            Some(known) => known.sequence.saturating_add(1).max(now),
+            None => now,
         };
         let meaning = TagMeaning {
             reference: reference.to_string().parse().ok()?,

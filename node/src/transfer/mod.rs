@@ -16,7 +16,7 @@ mod view;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -31,7 +31,7 @@ pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, R
 pub use view::Progress;
 
 use crate::status::{ErrorKind, Metrics};
-use crate::store::{Store, StoreError, StoredBlob};
+use crate::store::{MAX_PARTIALS, Partial, Store, StoreError, StoredBlob};
 use crate::turns::Turns;
 use planner::Failure;
 use run::{Driver, EVENTS, Happening};
@@ -43,8 +43,11 @@ pub const MEMORY: usize = 24 << 20;
 /// How many transfers run at a time; further ones wait for their turn.
 pub const MAX_RUNNING: usize = 32;
 
-/// How many transfers may wait or run; beyond that new ones are refused.
-pub const MAX_TRANSFERS: usize = 4096;
+/// How many transfers may wait or run; beyond that new ones are refused. Each has a partial blob open.
+pub const MAX_TRANSFERS: usize = MAX_PARTIALS * 3 / 4;
+
+/// Blobs up to this length in bytes do not wait for their turn: manifests must not queue behind layers.
+const SMALL: u64 = 4 << 20;
 
 /// The unit in which shares of [`MEMORY`] are counted, in bytes.
 const SHARE: usize = 1 << 10;
@@ -126,6 +129,7 @@ struct Parts {
     tasks: TaskTracker,
     transfers: Mutex<HashMap<(Digest, u64), Arc<Transfer>>>,
     openings: Turns<(Digest, u64)>,
+    partials: Mutex<HashMap<(Digest, u64), Weak<Partial>>>,
 }
 
 impl Parts {
@@ -138,6 +142,10 @@ impl Parts {
     fn lock(&self) -> MutexGuard<'_, HashMap<(Digest, u64), Arc<Transfer>>> {
         // The map is never left half-changed.
         self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn partials(&self) -> MutexGuard<'_, HashMap<(Digest, u64), Weak<Partial>>> {
+        self.partials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -158,7 +166,7 @@ pub enum Fetched {
 pub struct Transfer {
     digest: Digest,
     map: ChunkMap,
-    partial: Arc<crate::store::Partial>,
+    partial: Arc<Partial>,
     view: Arc<View>,
     events: mpsc::Sender<Happening>,
     readers: AtomicU64,
@@ -184,6 +192,7 @@ impl Transfers {
             tasks: TaskTracker::new(),
             transfers: Mutex::default(),
             openings: Turns::default(),
+            partials: Mutex::default(),
         }))
     }
 
@@ -208,7 +217,8 @@ impl Transfers {
             },
         };
         if let Some(route) = route {
-            let _ = transfer.events.send(Happening::Route(route)).await;
+            // A queue that is full is that of a transfer with many who want it, and each of them brings a route.
+            let _ = transfer.events.try_send(Happening::Route(route));
         }
         Ok(Fetched::Arriving(transfer))
     }
@@ -258,10 +268,22 @@ async fn open(
     if parts.lock().len() >= MAX_TRANSFERS {
         return Err(TransferError::Full);
     }
-    // It hashes what an earlier run left, which may take its time.
-    let store = parts.store.clone();
-    let partial = tokio::task::spawn_blocking(move || store.partial(&digest, map)).await;
-    let partial = partial.map_err(|_| TransferError::Stopped)?.map_err(TransferError::store)?;
+    // Readers of a transfer that has failed may still hold its partial blob, which cannot be opened twice.
+    let left = parts.partials().get(&key).and_then(Weak::upgrade);
+    let partial = match left {
+        Some(partial) => partial,
+        None => {
+            // It hashes what an earlier run left, which may take its time.
+            let store = parts.store.clone();
+            let opened = tokio::task::spawn_blocking(move || store.partial(&digest, map)).await;
+            Arc::new(opened.map_err(|_| TransferError::Stopped)?.map_err(TransferError::store)?)
+        }
+    };
+    {
+        let mut partials = parts.partials();
+        partials.retain(|_, partial| partial.strong_count() > 0);
+        partials.insert(key, Arc::downgrade(&partial));
+    }
     let (events, happenings) = mpsc::channel(EVENTS);
     // Known before the search begins, which would else end with nobody to ask.
     if let Some(route) = route {
@@ -270,7 +292,7 @@ async fn open(
     let transfer = Arc::new(Transfer {
         digest,
         map,
-        partial: Arc::new(partial),
+        partial,
         view: Arc::new(View::new(map)),
         events,
         readers: AtomicU64::new(0),
@@ -282,8 +304,14 @@ async fn open(
 }
 
 async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Receiver<Happening>) {
+    let turn = async {
+        match transfer.size() {
+            0..=SMALL => Some(None),
+            _ => parts.running.clone().acquire_owned().await.ok().map(Some),
+        }
+    };
     let turn = tokio::select! {
-        turn = parts.running.clone().acquire_owned() => turn.ok(),
+        turn = turn => turn,
         () = parts.stop.cancelled() => None,
     };
     let ended = match turn {

@@ -69,7 +69,7 @@ impl Reader {
     async fn next(&mut self) -> Result<Bytes, Break> {
         let map = self.transfer.map;
         let Some(index) = map.at(self.at) else { return Err(Break::Stalled) };
-        self.tell(index).await;
+        self.tell(index);
         let waited = tokio::time::timeout(PATIENCE, self.wait(index)).await;
         match waited {
             Ok(Ok(())) => {}
@@ -108,11 +108,11 @@ impl Reader {
         }
     }
 
-    async fn tell(&mut self, index: ChunkIndex) {
+    /// Says what is needed next. If the queue is full the chunk comes in its turn, and the next one is told of.
+    fn tell(&mut self, index: ChunkIndex) {
         if self.told != Some(index) && !self.transfer.view.has(index) {
             self.told = Some(index);
-            let event = Happening::Event(Event::Reading(self.id, index));
-            let _ = self.transfer.events.send(event).await;
+            let _ = self.transfer.events.try_send(Happening::Event(Event::Reading(self.id, index)));
         }
     }
 

@@ -116,9 +116,7 @@ impl Driver {
         mut self,
         mut happenings: mpsc::Receiver<Happening>,
     ) -> Result<(), TransferError> {
-        while let Ok(known) = happenings.try_recv() {
-            self.happened(known)?;
-        }
+        // Whatever was told before, a route above all, stands in the queue before what the search finds.
         self.search();
         let stop = self.stop.clone();
         let ended = loop {
@@ -189,7 +187,11 @@ impl Driver {
         let moved = effects.iter().any(|effect| {
             matches!(
                 effect,
-                Effect::Ban(..) | Effect::Drop(..) | Effect::OriginWrong(_) | Effect::ReadOrigin(..)
+                Effect::Ban(..)
+                    | Effect::Drop(..)
+                    | Effect::OriginWrong(_)
+                    | Effect::ReadOrigin(..)
+                    | Effect::StopOrigin
             )
         });
         self.view.sources.store(self.planner.sources(), Ordering::Relaxed);

@@ -144,7 +144,11 @@ impl Planner {
                 self.set_busy(node, true);
             }
             Event::Ready(node) => self.set_busy(node, false),
-            Event::PeerFailed(node, why) => self.drop_peer(node, DropReason::Failed(why)),
+            // Each of its requests fails when a peer does; the first says it all.
+            Event::PeerFailed(node, why) if self.peers.contains_key(&node) => {
+                self.drop_peer(node, DropReason::Failed(why));
+            }
+            Event::PeerFailed(..) => {}
             Event::OriginEnded(why) => self.origin_ended(why),
             Event::OriginOffered => {
                 self.origin.offered = true;
@@ -307,7 +311,9 @@ impl Planner {
 
     fn forget_peer(&mut self, node: NodeId, why: &dyn std::fmt::Display, for_good: bool) -> bool {
         let was_there = self.peers.remove(&node).is_some();
-        let times = self.dropped.get(&node).map_or(0, |dropped| dropped.times).saturating_add(1);
+        let before = self.dropped.get(&node);
+        let times = before.map_or(0, |dropped| dropped.times).saturating_add(u8::from(was_there));
+        let for_good = for_good || before.is_some_and(|dropped| dropped.for_good);
         self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good });
         let source = Source::Peer(node);
         let held: Vec<_> =
@@ -393,7 +399,8 @@ impl Planner {
     }
 
     fn settle_dispute(&mut self, index: ChunkIndex, sides: &[NodeId]) {
-        if self.asked.contains_key(&index) || self.keeping.contains_key(&index) {
+        if self.asked.contains_key(&index) || self.keeping.contains_key(&index) || self.stale.contains(&index)
+        {
             return;
         }
         let ready = sides.iter().find(|node| self.peers.get(node).is_some_and(|peer| !peer.busy));
