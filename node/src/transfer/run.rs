@@ -177,10 +177,6 @@ impl Driver {
                 Event::OriginOffered
             }
         };
-        let kept = match &event {
-            Event::Kept(_, index, _) => Some(*index),
-            _ => None,
-        };
         let steady =
             matches!(event, Event::Arrived(..) | Event::Reading(..) | Event::Busy(..) | Event::Ready(_));
         let effects = self.planner.apply(event);
@@ -195,11 +191,9 @@ impl Driver {
             )
         });
         self.view.sources.store(self.planner.sources(), Ordering::Relaxed);
-        let linked = self.planner.ledger().linked();
-        match kept {
-            Some(index) if !moved && linked.contains(index) => self.view.linked(index),
-            _ if steady && !moved => {}
-            _ => self.view.relinked(linked),
+        // One chunk may connect others that came before it, so the whole set counts.
+        if moved || !steady {
+            self.view.relinked(self.planner.ledger().linked());
         }
         for effect in effects {
             match effect {

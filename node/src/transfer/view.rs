@@ -65,11 +65,6 @@ impl View {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    pub(super) fn linked(&self, index: ChunkIndex) {
-        self.lock().linked.insert(index);
-        self.changed();
-    }
-
     pub(super) fn relinked(&self, linked: &ChunkSet) {
         let mut seen = self.lock();
         if seen.linked == *linked {
