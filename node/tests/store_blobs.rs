@@ -150,6 +150,24 @@ fn a_blob_that_is_not_in_the_index_is_hashed_before_it_is_believed() {
 }
 
 #[test]
+fn what_others_put_among_the_blobs_does_not_stop_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let digest = put(&store, &bytes(5, 3_000_000));
+    drop(store);
+    for folder in ["blobs/sha256", "chains/sha256"] {
+        fs::write(dir.path().join(folder).join(".DS_Store"), folder).unwrap();
+        fs::create_dir_all(dir.path().join(folder).join("zz/a folder/in it")).unwrap();
+    }
+    fs::remove_file(dir.path().join("clean")).unwrap();
+    let store = open(dir.path());
+    assert!(store.verify(&digest).unwrap());
+    for folder in ["blobs/sha256", "chains/sha256"] {
+        assert!(!dir.path().join(folder).join(".DS_Store").exists());
+    }
+}
+
+#[test]
 fn a_record_without_its_file_is_dropped_after_a_crash_and_at_the_first_read() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

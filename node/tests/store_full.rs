@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use wherry_node::store::{Store, StoreError, StoreSettings, Table};
+use wherry_node::store::{Partial, Store, StoreError, StoreSettings, Table};
 use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, Digest};
 
 /// A file system of its own, unmounted in the end.
@@ -149,4 +149,41 @@ fn an_index_that_cannot_be_written_says_so_and_blobs_are_still_served() {
     assert_eq!(table.get(b"before").unwrap(), Some(vec![1; 1000]));
     table.put(b"after", &vec![2; 1000]).unwrap();
     table.flush().unwrap();
+}
+
+#[test]
+fn what_is_on_the_disk_of_a_partial_blob_is_not_needed_again() {
+    let Some(disk) = SmallDisk::new(64) else { return };
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    let bytes: Vec<u8> = (0..20 * MIB).map(|i| (i >> 4) as u8).collect();
+    let map = ChunkMap::new(bytes.len() as u64).unwrap();
+    let mut builder = ChainBuilder::new(Algorithm::Sha256, map);
+    builder.update(&bytes).unwrap();
+    let chain = builder.finish().unwrap();
+    let partial = store.partial(&chain.digest(), map).unwrap();
+    let (early, late): (Vec<_>, Vec<_>) = map.iter().partition(|index| map.offset(*index) < 16 << 20);
+    let write = |partial: &Partial, index| {
+        let chunk = &bytes[map.offset(index) as usize..][..map.len(index) as usize];
+        partial.write(index, chunk, chain.link(index)).unwrap();
+    };
+    early.iter().for_each(|index| write(&partial, *index));
+    drop(partial);
+
+    // 16 MiB are never given to blobs; of the rest about 6 are left.
+    let free = rustix::fs::statvfs(disk.path()).unwrap().f_bfree as usize * 4096;
+    fs::write(disk.path().join("ballast"), vec![1; free - 22 * MIB]).unwrap();
+    assert!(store.partial(&Digest::sha256(b"another"), map).unwrap_err().is_no_space());
+    for _ in 0..3 {
+        drop(store.partial(&chain.digest(), map).unwrap());
+    }
+    drop(store);
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    let partial = store.partial(&chain.digest(), map).unwrap();
+    // What it still needs is promised to it.
+    assert!(
+        store.partial(&Digest::sha256(b"small"), ChunkMap::new(4 << 20).unwrap()).unwrap_err().is_no_space()
+    );
+    late.iter().for_each(|index| write(&partial, *index));
+    partial.finish().unwrap();
+    assert!(store.verify(&chain.digest()).unwrap());
 }

@@ -24,6 +24,11 @@ use crate::name::{Host, Repository};
 const IDLE_CONNECTIONS: usize = 8;
 const IDLE_TIME: Duration = Duration::from_secs(45);
 
+/// How long a whole body may take that is read into memory: this long, and as long as the most bytes that it may
+/// have need at this pace, in bytes a second. A server that drips cannot keep anybody waiting beyond that.
+const BODY_TIME: Duration = Duration::from_secs(60);
+const SLOWEST_PACE: usize = 8 << 10;
+
 /// How much of an origin's own words an error quotes, in characters.
 const QUOTED: usize = 300;
 
@@ -288,8 +293,15 @@ impl Http {
         format!("{status} ({text})")
     }
 
-    /// A whole body, of at most `cap` bytes.
-    pub(super) async fn read_capped(&self, mut response: Response, cap: usize) -> Result<Bytes, ReadError> {
+    /// A whole body, of at most `cap` bytes, within the time that [`BODY_TIME`] allows.
+    pub(super) async fn read_capped(&self, response: Response, cap: usize) -> Result<Bytes, ReadError> {
+        let limit = BODY_TIME + Duration::from_secs((cap / SLOWEST_PACE) as u64);
+        tokio::time::timeout(limit, self.read_pieces(response, cap)).await.unwrap_or_else(|_| {
+            Err(ReadError::Broken(format!("it was not there whole after {} s", limit.as_secs())))
+        })
+    }
+
+    async fn read_pieces(&self, mut response: Response, cap: usize) -> Result<Bytes, ReadError> {
         let announced = response.content_length().unwrap_or(0);
         if announced > cap as u64 {
             return Err(ReadError::TooLong(announced));

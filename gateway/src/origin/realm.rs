@@ -13,21 +13,72 @@ use crate::name::Host;
 
 /// Domains under which strangers have names of their own, so that two names under them have nothing to do
 /// with each other.
-const SHARED_DOMAINS: [&str; 14] = [
+const SHARED_DOMAINS: &[&str] = &[
     "amazonaws.com",
+    "appspot.com",
+    "awsapprunner.com",
+    "azurecontainer.io",
     "azurecr.io",
+    "azureedge.net",
+    "azurefd.net",
+    "azurestaticapps.net",
     "azurewebsites.net",
+    "cloudapp.azure.com",
+    "cloudapp.net",
     "cloudfront.net",
+    "ddns.net",
+    "de.com",
+    "dedyn.io",
+    "deno.dev",
+    "digitaloceanspaces.com",
+    "duckdns.org",
+    "dyndns.org",
+    "dynv6.net",
+    "elasticbeanstalk.com",
+    "eu.org",
+    "firebaseapp.com",
     "fly.dev",
     "github.io",
+    "gitlab.io",
     "googleusercontent.com",
     "herokuapp.com",
+    "hf.space",
+    "hopto.org",
     "jfrog.io",
+    "koyeb.app",
+    "linodeusercontent.com",
+    "netlify.app",
+    "ngrok-free.app",
+    "ngrok-free.dev",
+    "ngrok.app",
+    "ngrok.dev",
     "ngrok.io",
+    "nip.io",
+    "no-ip.org",
     "ocir.io",
+    "on.aws",
+    "ondigitalocean.app",
+    "onrender.com",
+    "oraclecloud.com",
+    "pages.dev",
     "pkg.dev",
+    "r2.dev",
+    "railway.app",
     "run.app",
+    "scw.cloud",
+    "sslip.io",
+    "synology.me",
+    "trafficmanager.net",
+    "trycloudflare.com",
+    "ts.net",
+    "uk.com",
+    "us.com",
+    "vercel.app",
+    "web.app",
+    "windows.net",
     "workers.dev",
+    "xip.io",
+    "zapto.org",
 ];
 
 /// The token server that a challenge names, if `registry`, spoken to by `scheme`, may name it.
@@ -90,9 +141,10 @@ fn registrable(name: &str) -> Option<String> {
     }
     let top = labels[labels.len() - 1];
     let second = labels[labels.len() - 2];
-    // Under a country, a short or well-known second label is mostly a category: co.uk, com.au, org.br.
-    let category = top.len() == 2 && (second.len() <= 3 || matches!(second, "info" | "gouv" | "asso"));
-    let mut take = if category && !SINGLE_LABEL_COUNTRIES.contains(&top) { 3 } else { 2 };
+    // Under a country, a well-known second label is a category, and mostly a short one is: co.uk, com.au, org.br.
+    let category = top.len() == 2
+        && (CATEGORIES.contains(&second) || (second.len() <= 3 && !SINGLE_LABEL_COUNTRIES.contains(&top)));
+    let mut take = if category { 3 } else { 2 };
     if SHARED_DOMAINS.iter().any(|shared| name == *shared || name.ends_with(&format!(".{shared}"))) {
         // Everything under a shared domain stands for itself.
         take = labels.len();
@@ -100,7 +152,13 @@ fn registrable(name: &str) -> Option<String> {
     (labels.len() >= take).then(|| labels[labels.len() - take..].join("."))
 }
 
-/// Countries whose short second labels are names that anybody registers (ghcr.io, k8s.io, acme.de).
+/// Second labels under which a country's people register, in every country.
+const CATEGORIES: [&str; 24] = [
+    "ac", "asso", "biz", "co", "com", "edu", "firm", "gen", "go", "gob", "gouv", "gov", "govt", "ind",
+    "info", "ltd", "mil", "ne", "net", "nom", "or", "org", "plc", "sch",
+];
+
+/// Countries whose other short second labels are names that anybody registers (ghcr.io, k8s.io, acme.de).
 const SINGLE_LABEL_COUNTRIES: [&str; 12] =
     ["io", "de", "eu", "ch", "nl", "co", "me", "ai", "sh", "cc", "tv", "fr"];
 
@@ -150,6 +208,10 @@ mod tests {
             ("localhost:5000", "https://localhost:5001/token"),
             ("127.0.0.1:5000", "https://127.0.0.1:5001/token"),
             ("my.registry.io", "https://sso.example.com/token"),
+            ("registry-1.docker.io", "https://auth.docker.io/token"),
+            ("registry.k8s.io", "https://auth.k8s.io/token"),
+            ("registry.acme.com.co", "https://auth.acme.com.co/token"),
+            ("registry.acme.co", "https://auth.acme.co/token"),
         ] {
             check(registry, "https", realm).unwrap();
         }
@@ -171,6 +233,12 @@ mod tests {
             ("docker.io", "not a url"),
             ("mine.azurecr.io", "https://evil.azurecr.io/oauth2/token"),
             ("registry.acme.co.uk", "https://evil.co.uk/token"),
+            ("registry.acme.com.co", "https://evil.com.co/token"),
+            ("registry.acme.gouv.fr", "https://evil.gouv.fr/token"),
+            ("registry.acme.net.ai", "https://evil.net.ai/token"),
+            ("mine.duckdns.org", "https://evil.duckdns.org/token"),
+            ("mine.westeurope.cloudapp.azure.com", "https://evil.westeurope.cloudapp.azure.com/token"),
+            ("mine.ondigitalocean.app", "https://evil.ondigitalocean.app/token"),
             ("10.1.1.1:5000", "https://10.2.1.1/token"),
             ("other.registry.io", "https://sso.example.com/token"),
             ("my.registry.io", "https://sso.example.com:444/token"),

@@ -8,8 +8,8 @@
 //! <data>/network/bootstrap       multiaddresses that came with the certificate, one a line
 //! ```
 //!
-//! Files appear whole or not at all, and a file that is there is never replaced, but for a certificate by a newer one
-//! of the same network. A running node reads them at its start only.
+//! Files appear whole or not at all, and a key that is there is never replaced. Joining replaces the certificate and the
+//! addresses to begin with, but within one network never by an older certificate. A running node reads them at its start only.
 
 mod files;
 #[cfg(test)]
@@ -167,6 +167,18 @@ pub enum IdentityError {
         /// Where it would.
         new: NetworkId,
     },
+    /// There is a newer certificate of the same network.
+    #[error(
+        "this certificate is older than the one that is here (epoch {}, expires at {} s since 1970; here epoch {}, {} s) and \
+         nothing was changed: use the latest line of 'wherry network admit', or say --replace",
+        offered.0, offered.1, current.0, current.1
+    )]
+    Older {
+        /// Epoch and expiry of the certificate that is here.
+        current: (u32, u64),
+        /// Epoch and expiry of that in the line.
+        offered: (u32, u64),
+    },
     /// The system has no random numbers.
     #[error("no random numbers for a key: {0}")]
     Random(getrandom::Error),
@@ -256,10 +268,11 @@ pub fn admit(data: &Path, node: NodeId, now: u64, days: u32, bootstrap: Vec<Stri
 /// Makes this node a member by a line of [`admit`], which must be for this node.
 ///
 /// A network of its own that nobody was admitted to is left without a word; any other only with `replace`. The operator
-/// key of a network that is left is kept under another name.
+/// key of a network that is left is kept under another name. Within a network, a certificate of a lower epoch, or of the
+/// same epoch and an earlier expiry, is taken only with `replace`.
 ///
 /// # Errors
-/// When the line is damaged, for another node, expired, or would make the node leave its network.
+/// When the line is damaged, for another node, expired, older than what is here, or would make the node leave its network.
 pub fn join(data: &Path, line: &str, now: u64, replace: bool) -> Result<Membership> {
     let mut words = line.split_whitespace();
     let certificate: Certificate = words.next().unwrap_or_default().parse()?;
@@ -269,8 +282,14 @@ pub fn join(data: &Path, line: &str, now: u64, replace: bool) -> Result<Membersh
     let key = folder.key_or_new(Kind::Node)?;
     certificate.check(&certificate.network, &key.node(), now, 0).map_err(IdentityError::Refused)?;
     let operates = folder.key(Kind::Operator)?.map(|operator| operator.network());
-    let leaves =
-        folder.certificate(&key.node())?.map(|old| old.network).filter(|old| *old != certificate.network);
+    let old = folder.certificate(&key.node())?;
+    if let Some(old) = old.as_ref().filter(|old| old.network == certificate.network && !replace) {
+        let (current, offered) = ((old.epoch, old.expires), (certificate.epoch, certificate.expires));
+        if offered < current {
+            return Err(IdentityError::Older { current, offered });
+        }
+    }
+    let leaves = old.map(|old| old.network).filter(|old| *old != certificate.network);
     if let Some(current) = leaves {
         let alone = operates == Some(current) && folder.admitted()?.is_empty();
         if !alone && !replace {

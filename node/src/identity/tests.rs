@@ -152,6 +152,22 @@ fn only_a_network_that_nobody_else_is_in_is_left_without_being_told_to() {
 }
 
 #[test]
+fn an_older_line_of_the_same_network_is_taken_on_demand_only() {
+    let (operator, member) = (tempdir().unwrap(), tempdir().unwrap());
+    init(operator.path(), NOW, 365).unwrap();
+    let node = show(member.path()).unwrap().node;
+    let line = |days| admit(operator.path(), node, NOW, days, Vec::new()).unwrap().to_string();
+    join(member.path(), &line(30), NOW, false).unwrap();
+    join(member.path(), &line(60), NOW, false).unwrap();
+    let error = join(member.path(), &line(59), NOW, false).unwrap_err();
+    assert!(matches!(error, IdentityError::Older { .. }), "{error}");
+    let expires = |days: u64| NOW + days * 86_400;
+    assert_eq!(load_or_create(member.path(), NOW).unwrap().certificate.expires, expires(60));
+    join(member.path(), &line(59), NOW, true).unwrap();
+    assert_eq!(load_or_create(member.path(), NOW).unwrap().certificate.expires, expires(59));
+}
+
+#[test]
 fn the_operators_own_certificate_renews_itself_and_no_other_does() {
     let (operator, member) = (tempdir().unwrap(), tempdir().unwrap());
     let first = init(operator.path(), NOW, 365).unwrap();

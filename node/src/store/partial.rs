@@ -1,8 +1,8 @@
 //! A blob that is being filled, chunk by chunk and in any order.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -52,9 +52,9 @@ impl Partial {
         let shared = Arc::clone(&store.shared);
         let key = (digest, map.size());
         let charge = partial_charge(digest.algorithm(), map);
-        claim(&shared, key, charge)?;
+        let promised = claim(&shared, key, charge)?;
         // From here on whatever fails must give the claim up.
-        let claim = Claim { shared: &shared, key, kept: false };
+        let claim = Claim { shared: &shared, key, promised, kept: false };
         let data_path = shared.layout.partial(&digest, map.size());
         let links_path = shared.layout.links(&digest, map.size());
         let data = open_file(&data_path)?;
@@ -71,8 +71,9 @@ impl Partial {
             .filter(|index| table.get(*index).is_some())
             .map(|index| u64::from(map.len(index)))
             .sum();
-        let unwritten = Unwritten::new(&shared, map.size());
-        unwritten.wrote(survived);
+        let unwritten = Unwritten::new(&shared, promised);
+        // A file system that compresses has more of it than its blocks say.
+        unwritten.wrote(promised.saturating_sub(map.size() - survived));
         claim.keep();
         Ok(Self {
             store,
@@ -243,8 +244,8 @@ impl std::fmt::Debug for Partial {
     }
 }
 
-/// Marks a partial blob as open, with its space reserved.
-fn claim(shared: &Arc<Shared>, key: PartialKey, charge: u64) -> Result<(), StoreError> {
+/// Marks a partial blob as open, with its space reserved: how many bytes it may still take from the disk.
+fn claim(shared: &Arc<Shared>, key: PartialKey, charge: u64) -> Result<u64, StoreError> {
     let (digest, size) = key;
     let known = {
         let mut state = lock(&shared.state);
@@ -261,10 +262,13 @@ fn claim(shared: &Arc<Shared>, key: PartialKey, charge: u64) -> Result<(), Store
             }
         }
     };
+    // What the file of one that is known has of the disk is not needed again.
+    let there = fs::metadata(shared.layout.partial(&digest, size)).map_or(0, |data| data.blocks() * 512);
+    let promised = if known { size.saturating_sub(there) } else { size };
     // The charge of one that is known was taken when it was first opened, or when the store was.
-    let reserved = shared.reserve(if known { 0 } else { charge }, size).and_then(|()| {
+    let reserved = shared.reserve(if known { 0 } else { charge }, promised).and_then(|()| {
         make_way(shared).inspect_err(|_| {
-            shared.unwritten.fetch_sub(size, Ordering::Relaxed);
+            shared.unwritten.fetch_sub(promised, Ordering::Relaxed);
             if !known {
                 shared.give_back(charge);
             }
@@ -277,7 +281,7 @@ fn claim(shared: &Arc<Shared>, key: PartialKey, charge: u64) -> Result<(), Store
             _ => drop(state.partials.remove(&key)),
         }
     }
-    reserved
+    reserved.map(|()| promised)
 }
 
 /// Removes the longest abandoned partial blobs beyond the bound.
@@ -311,6 +315,8 @@ pub(super) fn make_way(shared: &Shared) -> Result<(), StoreError> {
 struct Claim<'a> {
     shared: &'a Shared,
     key: PartialKey,
+    /// What [`claim`] reserved, in bytes.
+    promised: u64,
     kept: bool,
 }
 
@@ -325,7 +331,7 @@ impl Drop for Claim<'_> {
         if self.kept {
             return;
         }
-        self.shared.unwritten.fetch_sub(self.key.1, Ordering::Relaxed);
+        self.shared.unwritten.fetch_sub(self.promised, Ordering::Relaxed);
         // What was there stays: the cause may pass, and hours of a thin link may lie in it.
         if let Some(entry) = lock(&self.shared.state).partials.get_mut(&self.key) {
             entry.open = false;

@@ -67,7 +67,11 @@ fn compare(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         let parent = layout.blobs().join(algorithm.name());
         for two in files::list(&parent)? {
-            let dir = parent.join(two);
+            let dir = parent.join(&two);
+            if !dir.is_dir() {
+                move_away(layout, &dir, &two, "blobs are in folders")?;
+                continue;
+            }
             for name in files::list(&dir)? {
                 let path = dir.join(&name);
                 let digest: Option<Digest> = format!("{}:{name}", algorithm.name()).parse().ok();
@@ -136,7 +140,12 @@ fn check(
 }
 
 fn move_away(layout: &Layout, path: &Path, name: &str, why: &str) -> Result<(), StoreError> {
-    let to = layout.damaged().join(name);
+    let mut to = layout.damaged().join(name);
+    let mut number = 0;
+    while fs::symlink_metadata(&to).is_ok() {
+        number += 1;
+        to = layout.damaged().join(format!("{name}.{number}"));
+    }
     tracing::warn!(file = %path.display(), moved_to = %to.display(), why, "a file is no blob and is moved away");
     fs::rename(path, &to).map_err(|error| StoreError::io("move away", path, error))
 }
@@ -146,11 +155,20 @@ fn drop_chains(layout: &Layout, state: &State) -> Result<(), StoreError> {
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         let parent = layout.chains().join(algorithm.name());
         for two in files::list(&parent)? {
-            let dir = parent.join(two);
+            let dir = parent.join(&two);
+            if !dir.is_dir() {
+                move_away(layout, &dir, &two, "chains are in folders")?;
+                continue;
+            }
             for name in files::list(&dir)? {
+                let path = dir.join(&name);
+                if path.is_dir() {
+                    move_away(layout, &path, &name, "it is a folder")?;
+                    continue;
+                }
                 let digest = format!("{}:{name}", algorithm.name()).parse::<Digest>().ok();
                 if !digest.is_some_and(|digest| state.blobs.contains_key(&digest)) {
-                    files::remove(&dir.join(name))?;
+                    files::remove(&path)?;
                 }
             }
         }
