@@ -18,7 +18,8 @@ impl Site for Client {
         let reference = reference.to_string();
         async move {
             let mut records = self.tag(&reference, PATIENCE).await;
-            // Who may not resolve, or is not known to be allowed to, decides no tag.
+            // A member that may not resolve decides no tag. Of a signer that is not connected only the signature is
+            // known: its record came through a member.
             records.retain(|record| match self.roles(&record.signer) {
                 Some(roles) => roles.contains(Roles::RESOLVER),
                 None => true,

@@ -225,12 +225,19 @@ async fn connection(server: Server, socket: TcpStream, address: SocketAddr) {
     let Some(peer) = tls::peer(stream.get_ref().1) else {
         return tracing::debug!(%address, "not the bulk plane's protocol, or no node's key");
     };
-    if let Err(why) = server.doorkeeper.greet(&mut stream, &peer, false).await {
-        return tracing::info!(peer = peer.short(), %address, %why, "not admitted to the bulk plane");
-    }
+    let hello = match server.doorkeeper.greet(&mut stream, &peer, false).await {
+        Ok(hello) => hello,
+        Err(why) => {
+            return tracing::info!(peer = peer.short(), %address, %why, "not admitted to the bulk plane");
+        }
+    };
     let Some(entered) = server.inbound.enter(peer, MAX_BULK_PER_PEER, &server.stop) else {
         return tracing::info!(peer = peer.short(), %address, "too many bulk connections of one peer");
     };
+    // A ban that came during the greeting did not find this connection among those that it ended.
+    if let Err(why) = server.doorkeeper.check(&peer, &hello.certificate) {
+        return tracing::info!(peer = peer.short(), %address, %why, "not admitted to the bulk plane");
+    }
     let serve = exchange::serve(Arc::clone(&server.uploader), peer, stream);
     entered.token.run_until_cancelled(serve).await;
 }

@@ -30,8 +30,8 @@ pub const WANT_TIME: Duration = Duration::from_secs(2);
 /// How many providers one search takes from Kademlia.
 pub const MAX_PROVIDERS: usize = 20;
 
-/// How many providers are connected to and asked at once.
-const MAX_ASKED_AT_ONCE: usize = 8;
+/// How long a provider that is not connected may take to be reached and to answer: many records outlive their nodes.
+const PROVIDER_TIME: Duration = Duration::from_secs(3);
 
 /// How long it takes until the bulk plane of a peer is tried again that could not be reached.
 pub const DIRECT_RETRY: Duration = Duration::from_secs(60);
@@ -195,11 +195,14 @@ impl Client {
                 .map(move |node| {
                     let client = client.clone();
                     async move {
-                        let entry = client.0.neighbours.connected(&node).await?;
-                        client.offer(entry, digest).await
+                        let answer = async {
+                            let entry = client.0.neighbours.connected(&node).await?;
+                            client.offer(entry, digest).await
+                        };
+                        timeout(PROVIDER_TIME, answer).await.ok().flatten()
                     }
                 })
-                .buffer_unordered(MAX_ASKED_AT_ONCE)
+                .buffer_unordered(MAX_PROVIDERS)
         })
         .flatten();
         near.chain(far).filter_map(std::future::ready).take_until(tokio::time::sleep_until(end))
@@ -337,13 +340,14 @@ impl Client {
         tracing::warn!(peer = %node, reason, "banned");
         door.keeper.bans.add(node, reason, door.keeper.now());
         self.0.inbound.end(&node);
+        let _ = self.0.commands.send(Command::Disconnect(node)).await;
+        // Last, since whoever makes a new exchange holds the lane meanwhile; it asks about bans when it has one.
         let lane = self.0.pool.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
         if let Some(lane) = lane
             && let Some(exchange) = lane.state.lock().await.exchange.take()
         {
             exchange.close();
         }
-        let _ = self.0.commands.send(Command::Disconnect(node)).await;
     }
 
     /// The nodes that are banned now.

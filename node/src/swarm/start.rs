@@ -248,13 +248,6 @@ impl Takers {
 
     fn take(&self, Arrived { peer, protocol, stream }: Arrived) {
         let Some(node) = node_of(&peer) else { return };
-        // The connection was admitted; its peer may have been banned or have expired since.
-        let belongs = self.keeper.guest(&node).map(|hello| self.keeper.check(&node, &hello.certificate));
-        match belongs {
-            Some(Ok(())) => {}
-            Some(Err(why)) => return tracing::info!(peer = node.short(), %why, "a stream is refused"),
-            None => return,
-        }
         let inbound = match protocol {
             Protocol::Ask => &self.asks,
             Protocol::Exchange => &self.exchanges,
@@ -263,6 +256,14 @@ impl Takers {
             tracing::info!(peer = node.short(), ?protocol, "too many streams of one peer: one is refused");
             return;
         };
+        // The connection was admitted; its peer may have been banned or have expired since. Asked after entering,
+        // so that a ban either is seen here or ends the stream.
+        let belongs = self.keeper.guest(&node).map(|hello| self.keeper.check(&node, &hello.certificate));
+        match belongs {
+            Some(Ok(())) => {}
+            Some(Err(why)) => return tracing::info!(peer = node.short(), %why, "a stream is refused"),
+            None => return,
+        }
         let (holdings, uploader) = (Arc::clone(&self.holdings), Arc::clone(&self.uploader));
         self.tasks.spawn(async move {
             let serve = async {
