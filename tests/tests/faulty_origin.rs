@@ -1,9 +1,10 @@
 //! Origins that lie, lose bytes or refuse: the image ends up right, or the error says what is wrong.
 
 use std::io::Read as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use wherry_proto::Digest;
 use wherry_tests::blobs::{Image, OCI_MANIFEST, blob_is_right, push_image};
 use wherry_tests::clients::Skopeo;
 use wherry_tests::http::{Request, get};
@@ -206,6 +207,31 @@ fn a_client_of_a_gateway_whose_origin_is_gone_gets_an_error_before_any_body() ->
         let mut pull = node.command()?;
         Ok(output(pull.args(["pull", &image.reference(origin.host())]))?.status.success())
     })
+}
+
+#[test]
+fn an_origin_that_is_back_is_asked_again_soon_however_often_its_tags_were_wanted_meanwhile() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let old = push_image(origin.addr(), "lab/noise", "1", 70, &[1000])?;
+    let options = Options::origin(origin.host()).with("--tag-ttl").with("1s");
+    let node = Wherry::start(&lab, "node", options)?;
+    let ask = || {
+        let answer = get(node.gateway()?, "/v2/lab/noise/manifests/1")?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+        Ok(Digest::sha256(&answer.body))
+    };
+    assert_eq!(ask()?, old.manifest);
+    origin.stop()?;
+    let start = Instant::now();
+    // Past the tag's time to live, and a while of refused connections.
+    wait_until("the origin was away for some seconds", SOON, || {
+        ensure!(ask()? == old.manifest, "the site's newest answer serves");
+        Ok(start.elapsed() > Duration::from_secs(3))
+    })?;
+    origin.restart()?;
+    let new = push_image(origin.addr(), "lab/noise", "1", 71, &[1000])?;
+    wait_until("the tag's new meaning is seen", SOON, || Ok(ask()? == new.manifest))
 }
 
 #[test]
