@@ -108,19 +108,20 @@ impl Images {
             Some(error) => Err(error),
             None => {
                 let asked = self.0.parts.origins.head(host, repository, reference.target());
-                tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
+                let head = tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
                     Err(OriginError::Unreachable {
                         host: host.to_string(),
                         what: reference.target().to_string(),
                         why: format!("it gave no answer within {} s", patience.as_secs()),
                     })
-                })
+                });
+                // Only what was really answered counts, or asking often would keep an origin down.
+                head.inspect_err(|origin| self.note_down(host, origin))
             }
         };
         let head = match head {
             Ok(head) => head,
             Err(origin) => {
-                self.note_down(host, &origin);
                 if matches!(origin, OriginError::Unauthorized { .. }) {
                     warn!(%reference, error = %origin, "the origin refuses this node");
                 }
