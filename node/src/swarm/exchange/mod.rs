@@ -8,6 +8,7 @@ mod client;
 mod server;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
