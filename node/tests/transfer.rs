@@ -139,9 +139,14 @@ impl Lab {
     }
 
     fn node(&self) -> (Transfers, Metrics, Store) {
+        self.node_with(&[])
+    }
+
+    /// A node that may read further origins than this one.
+    fn node_with(&self, others: &[&Self]) -> (Transfers, Metrics, Store) {
         let store = Store::open(self.dir.path(), StoreSettings::default()).unwrap();
         let mut settings = OriginSettings::default();
-        settings.insecure.push(self.route.host.clone());
+        settings.insecure.extend([self].iter().chain(others).map(|lab| lab.route.host.clone()));
         settings.attempts = 1;
         let origins = Arc::new(Origins::new(settings).unwrap());
         let metrics = Metrics::default();
@@ -337,6 +342,24 @@ async fn bytes_that_do_not_have_the_digest_are_an_error_and_are_not_stored() {
         other => panic!("{other:?}"),
     }
     assert!(!store.holds(&digest));
+    transfers.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_origin_is_read_where_one_sends_wrong_bytes() {
+    let (digest, bytes) = blob(1_000_000);
+    let mut wrong = bytes.to_vec();
+    wrong[700_000] ^= 4;
+    let honest = Lab::new([(digest, bytes.clone())], FULL_SPEED).await;
+    // It sends nothing until the other is known.
+    let liar = Lab::new([(digest, wrong.into())], 0).await;
+    let (transfers, _, store) = liar.node_with(&[&honest]);
+    let transfer = liar.arriving(&transfers, digest, bytes.len()).await;
+    honest.arriving(&transfers, digest, bytes.len()).await;
+    liar.pace.add_permits(FULL_SPEED);
+    let outcome = tokio::time::timeout(Duration::from_secs(60), transfer.wait()).await.expect("it hangs");
+    assert_eq!(outcome.unwrap().digest(), digest);
+    assert!(store.holds(&digest));
     transfers.close().await;
 }
 

@@ -9,6 +9,7 @@ mod peers;
 pub mod planner;
 mod reader;
 mod reading;
+mod routes;
 mod run;
 mod sources;
 mod view;
@@ -34,6 +35,7 @@ use crate::status::{ErrorKind, Metrics};
 use crate::store::{MAX_PARTIALS, Partial, Store, StoreError, StoredBlob};
 use crate::turns::Turns;
 use planner::Failure;
+use routes::Routes;
 use run::{Driver, EVENTS, Happening};
 use view::View;
 
@@ -109,11 +111,12 @@ impl TransferError {
         Self::Store(Arc::new(error))
     }
 
-    fn no_source(routes: &[Route], failure: Failure) -> Self {
-        let origins = routes.iter().map(ToString::to_string).collect();
+    fn no_source(routes: &Routes, failure: Failure) -> Self {
         match failure.origin_digest {
-            Some(found) if failure.origin.is_none() => Self::OriginWrong { origins, found },
-            _ => Self::NoSource { origins, failure: Box::new(failure) },
+            Some(found) if failure.origin.is_none() => {
+                Self::OriginWrong { origins: routes.wrong().to_vec(), found }
+            }
+            _ => Self::NoSource { origins: routes.names(), failure: Box::new(failure) },
         }
     }
 }

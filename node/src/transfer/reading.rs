@@ -24,7 +24,7 @@ pub(super) struct Reading {
     pub(super) parts: Arc<Parts>,
     pub(super) digest: Digest,
     pub(super) map: ChunkMap,
-    pub(super) routes: Vec<Route>,
+    pub(super) route: Route,
     pub(super) number: u64,
     pub(super) events: mpsc::Sender<Happening>,
 }
@@ -58,26 +58,17 @@ impl Reading {
         }
     }
 
-    /// The first origin that answers for the blob.
     async fn connect(&self, at: u64) -> Result<OriginBlob, OriginFailure> {
-        let mut last = OriginFailure { message: "no origin is known for it".to_owned(), retry: false };
-        for route in &self.routes {
-            match self.parts.origins.open(route, self.digest, at).await {
-                Ok(open) => match open.total {
-                    Some(total) if total != self.map.size() => {
-                        last.message = format!(
-                            "{route} has {total} bytes under {}, but {} were announced",
-                            self.digest,
-                            self.map.size()
-                        );
-                        last.retry = false;
-                    }
-                    _ => return Ok(open),
-                },
-                Err(failure) => last = failure,
+        let (route, size) = (&self.route, self.map.size());
+        let open = self.parts.origins.open(route, self.digest, at).await?;
+        match open.total {
+            Some(total) if total != size => {
+                let message =
+                    format!("{route} has {total} bytes under {}, but {size} were announced", self.digest);
+                Err(OriginFailure { message, retry: false })
             }
+            _ => Ok(open),
         }
-        Err(last)
     }
 }
 

@@ -15,6 +15,7 @@ use wherry_proto::{ChunkIndex, ChunkMap, Digest, Link, NodeId, State, link};
 
 use super::planner::{Effect, Event, Planner, Source};
 use super::reading::{self, Reading};
+use super::routes::Routes;
 use super::sources::{Found, PeerError, Route};
 use super::view::View;
 use super::{Parts, TransferError};
@@ -29,9 +30,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Chunks up to this length in bytes are hashed where they arrive: handing them over would cost more.
 const HASH_INLINE: usize = 64 << 10;
-
-/// The most origins that one transfer remembers as having the blob.
-const MAX_ROUTES: usize = 8;
 
 /// What the driver is told, by its own tasks and by those who want the blob.
 pub(super) enum Happening {
@@ -64,7 +62,7 @@ pub(super) struct Driver {
     pub(super) view: Arc<View>,
     pub(super) partial: Arc<Partial>,
     planner: Planner,
-    routes: Vec<Route>,
+    routes: Routes,
     arriving: HashMap<(Source, ChunkIndex), Held>,
     writing: Writing,
     events: mpsc::Sender<Happening>,
@@ -94,7 +92,7 @@ impl Driver {
             view,
             partial,
             planner,
-            routes: Vec::new(),
+            routes: Routes::default(),
             arriving: HashMap::new(),
             writing: Writing::default(),
             events,
@@ -164,18 +162,21 @@ impl Driver {
                 self.view.from_origin.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
                 self.parts.metrics.from_origin.inc_by(held.bytes.len() as u64);
                 self.arriving.insert((Source::Origin, index), held);
+                self.routes.gave();
                 Event::Arrived(Source::Origin, index, vec![link])
             }
-            Happening::Origin(_, OriginStep::Ended(why)) => Event::OriginEnded(why),
+            // While there is another origin the planner may go on as if this one had ended where it should.
+            Happening::Origin(_, OriginStep::Ended(why)) => {
+                Event::OriginEnded(why.and_then(|why| self.origin_failed(why)))
+            }
             Happening::Written(source, index, link, result) => {
                 result.map_err(TransferError::store)?;
                 Event::Kept(source, index, link)
             }
             Happening::Route(route) => {
-                if self.routes.contains(&route) || self.routes.len() == MAX_ROUTES {
+                if !self.routes.add(route) {
                     return Ok(false);
                 }
-                self.routes.push(route);
                 Event::OriginOffered
             }
         };
@@ -237,12 +238,12 @@ impl Driver {
             }
             Effect::OriginWrong(found) => {
                 self.parts.metrics.failed(ErrorKind::Origin);
-                let origin = self.routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let origin = self.routes.sent_wrong_bytes();
                 warn!(blob = %digest, %origin, %found, "origin sent other bytes than the digest's");
                 self.view.voided();
             }
             Effect::OriginContradicts(index) => {
-                let origin = self.routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let origin = self.routes.current();
                 info!(blob = %digest.short(), %origin, chunk = %index, "origin and what peers have signed differ");
             }
             Effect::Search => self.search(),
@@ -310,16 +311,24 @@ impl Driver {
         });
     }
 
+    fn origin_failed(&mut self, why: String) -> Option<String> {
+        let (digest, origin) = (self.digest(), self.routes.current());
+        debug!(blob = %digest.short(), %origin, %why, "an origin cannot give the rest");
+        self.routes.failed(why)
+    }
+
     fn read_origin(&mut self, from: ChunkIndex, state: State, to: ChunkIndex) {
         self.reading += 1;
         self.reading_stop.cancel();
         self.reading_stop = self.stop.child_token();
         self.view.set_in_order(!self.planner.ledger().has_chain());
+        // The planner reads only while an origin is left.
+        let Some(route) = self.routes.choose() else { return };
         let reading = Reading {
             parts: self.parts.clone(),
             digest: self.digest(),
             map: self.map(),
-            routes: self.routes.clone(),
+            route,
             number: self.reading,
             events: self.events.clone(),
         };
