@@ -1,6 +1,6 @@
 //! What the rest of the node asks of the swarm.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wherry_proto::{Answer, Digest, Holding, List, NodeId, Question, Roles, TagRecord};
+use wherry_proto::{Answer, Digest, Holding, List, NodeId, Question, Roles, TagPage, TagRecord, Text};
 
 use super::actor::Command;
 use super::admission::Doorkeeper;
@@ -20,7 +20,7 @@ use super::bans::Ban;
 use super::bulk::{self, BulkError, Inbound};
 use super::exchange::{self, Buffers, Exchange, Patience};
 use super::identity::peer_of;
-use super::neighbours::{Entry, Neighbour, Neighbours, Notice};
+use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours, Notice};
 use super::streams::{OpenError, Protocol};
 use super::tls::Tls;
 
@@ -38,6 +38,9 @@ pub const DIRECT_RETRY: Duration = Duration::from_secs(60);
 
 /// How many peers are remembered for the next run.
 pub const MAX_REMEMBERED: usize = 64;
+
+/// How many tags of one repository are taken from the neighbours together.
+pub const MAX_SITE_TAGS: usize = 10_000;
 
 /// How far to look for a blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,6 +244,53 @@ impl Client {
             }
         }
         records
+    }
+
+    /// The tags of an origin's repository that the neighbours of this site know, at most [`MAX_SITE_TAGS`]: what has
+    /// come when all have told theirs or the deadline is over. That a tag is named is a member's word and no more;
+    /// [`Client::tag`] tells what it means. The names are valid for nothing but to be shown or asked for.
+    pub async fn tags(&self, origin: &str, repository: &str, deadline: Duration) -> BTreeSet<String> {
+        let end = Instant::now() + deadline;
+        let mut known = BTreeSet::new();
+        let (Ok(origin), Ok(repository)) = (origin.parse(), repository.parse()) else { return known };
+        let question = |after| Question::Tags {
+            origin: Text::clone(&origin),
+            repository: Text::clone(&repository),
+            after,
+        };
+        let near =
+            self.0.neighbours.all().into_iter().filter(|entry| entry.neighbour.class == LinkClass::Lan);
+        let mut pages: FuturesUnordered<_> = near.map(|entry| self.tag_page(entry, question(None))).collect();
+        while let Ok(Some(answered)) = timeout_at(end, pages.next()).await {
+            let Some((entry, page)) = answered else { continue };
+            let last = page.names.last().cloned();
+            for name in page.names.into_vec() {
+                if known.len() >= MAX_SITE_TAGS {
+                    return known;
+                }
+                known.insert(name.to_string());
+            }
+            if page.more && last.is_some() {
+                pages.push(self.tag_page(entry, question(last)));
+            }
+        }
+        known
+    }
+
+    /// One neighbour's answer, if it is one: names that are in order and behind what was told before, so that
+    /// whoever is asked page by page comes to an end.
+    async fn tag_page(&self, entry: Entry, question: Question) -> Option<(Entry, TagPage)> {
+        let Question::Tags { after, .. } = question.clone() else { return None };
+        let Answer::Tags(page) = self.ask(&entry, question).await? else { return None };
+        let names = after.iter().chain(page.names.iter());
+        if !names.is_sorted_by(|before, next| before < next) {
+            tracing::info!(
+                peer = entry.neighbour.node.short(),
+                "a list of tags is not in order: it is passed over"
+            );
+            return None;
+        }
+        Some((entry, page))
     }
 
     /// Tells the network from now on that this node holds a blob. Waits only while very many are told at once.

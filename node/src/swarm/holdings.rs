@@ -21,6 +21,12 @@ pub trait Holdings: Send + Sync + 'static {
 
     /// What a reference means here, as signed by whoever resolved it.
     fn tag(&self, reference: &str) -> Option<TagRecord>;
+
+    /// The tags of an origin's repository that are known here, without asking anybody: the first `most` of those
+    /// that sort behind `after`, in the order of their bytes. Whoever knows no names has none.
+    fn tags(&self, _origin: &str, _repository: &str, _after: Option<&str>, _most: usize) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Bytes that are read from any place, as of an open file.

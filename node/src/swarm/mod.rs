@@ -34,7 +34,7 @@ pub use bans::{BAN_TIME, Ban, MAX_BANS};
 pub use behaviour::{MAX_CONNECTIONS, RECORD_TIME};
 pub use bulk::{BULK_HANDSHAKE_TIME, BulkError, MAX_BULK_CONNECTIONS, MAX_BULK_PER_PEER};
 pub use client::{
-    Client, ConnectError, DIRECT_RETRY, MAX_PROVIDERS, MAX_REMEMBERED, Offer, Reach, WANT_TIME,
+    Client, ConnectError, DIRECT_RETRY, MAX_PROVIDERS, MAX_REMEMBERED, MAX_SITE_TAGS, Offer, Reach, WANT_TIME,
 };
 pub use discovery::{LONELY_WAIT, LONGEST_WAIT};
 pub use exchange::{
