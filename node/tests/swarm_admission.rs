@@ -146,6 +146,39 @@ async fn garbage_is_not_answered_and_the_node_goes_on() {
     meet(&member.client(), node.id()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_opens_a_second_stream_before_it_is_admitted_is_sent_away_at_once() {
+    let node = target().await;
+    let stranger = key(50);
+    let greeting = hello(certificate(&operator(), stranger.node()));
+    for quic in [false, true] {
+        let mut address: Multiaddr = node.address(quic).parse().unwrap();
+        address.pop();
+        let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+        let (_, mut muxer) = within(transport(&stranger).dial(address, opts).unwrap()).await.unwrap();
+        let mut first = within(std::future::poll_fn(|cx| muxer.poll_outbound_unpin(cx))).await.unwrap();
+        let mut second = within(std::future::poll_fn(|cx| muxer.poll_outbound_unpin(cx))).await.unwrap();
+        let drive = async move {
+            while std::future::poll_fn(|cx| muxer.poll_unpin(cx)).await.is_ok() {}
+            std::future::pending::<()>().await;
+        };
+        let talk = async {
+            // A hello that is never finished would be waited for, were it not for the other stream.
+            let _ = first.write_all(&greeting[..9]).await;
+            let _ = first.flush().await;
+            let _ = second.write_all(b"x").await;
+            let _ = second.flush().await;
+            matches!(first.read(&mut [0; 1]).await, Ok(0) | Err(_))
+        };
+        tokio::select! {
+            () = drive => unreachable!(),
+            ended = tokio::time::timeout(ADMISSION_TIME / 2, talk) => {
+                assert!(ended.expect("the connection was left open"), "it was answered (quic: {quic})");
+            }
+        }
+    }
+}
+
 #[derive(NetworkBehaviour)]
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
 struct Curious {

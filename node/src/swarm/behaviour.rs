@@ -22,8 +22,9 @@ pub const RECORD_TIME: Duration = Duration::from_secs(30 * 60);
 pub const MAX_CONNECTIONS: u32 = 512;
 const MAX_INBOUND: u32 = 384;
 
-/// How many connections may be in their handshakes, in each direction.
-const MAX_PENDING: u32 = 64;
+/// How many connections may be in their handshakes, in each direction. A stranger's may hold a QUIC connection's
+/// window each, or one yamux stream's.
+const MAX_PENDING: u32 = 32;
 
 /// How many connections one peer may have: two nodes that dial each other at once make two, over each of two
 /// transports.

@@ -19,6 +19,7 @@ mod discovery;
 mod exchange;
 mod holdings;
 mod identity;
+mod muxer;
 mod neighbours;
 mod records;
 mod settings;
