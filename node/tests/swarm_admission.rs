@@ -19,7 +19,9 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use swarm_support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
-use wherry_node::swarm::{self, ADMISSION_TIME, Reach, SwarmError};
+use wherry_node::swarm::{
+    self, ADMISSION_TIME, BULK_HANDSHAKE_TIME, MAX_HANDSHAKES_PER_ADDRESS, Reach, SwarmError,
+};
 use wherry_proto::{
     Ask, Certificate, Digest, Hello, Ports, Question, Roles, SecretKey, Version, encode_frame,
 };
@@ -244,6 +246,15 @@ async fn bulk(
     node: &Node,
     alpn: &[u8],
 ) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+    let socket = tokio::net::TcpStream::connect(node.swarm.addresses().bulk.unwrap()).await?;
+    bulk_over(key, socket, alpn).await
+}
+
+async fn bulk_over(
+    key: &SecretKey,
+    socket: tokio::net::TcpStream,
+    alpn: &[u8],
+) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
     let (certificate, private) = libp2p_tls::certificate::generate(&keypair(key)).unwrap();
     let private = rustls::crypto::aws_lc_rs::sign::any_supported_type(&private).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -257,7 +268,6 @@ async fn bulk(
             private,
         ))));
     config.alpn_protocols = vec![alpn.to_vec()];
-    let socket = tokio::net::TcpStream::connect(node.swarm.addresses().bulk.unwrap()).await?;
     let name = "node.invalid".try_into().unwrap();
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await
 }
@@ -344,6 +354,33 @@ async fn nobody_without_a_certificate_is_answered_on_the_bulk_plane() {
     let mut rest = Vec::new();
     let _ = within(stream.read_to_end(&mut rest)).await;
     assert_eq!(rest, NOTHING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_in_their_handshakes_are_few_from_one_address_and_take_no_members_place() {
+    let node = target().await;
+    let bulk = node.swarm.addresses().bulk.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..MAX_HANDSHAKES_PER_ADDRESS {
+        held.push(tokio::net::TcpStream::connect(bulk).await.unwrap());
+    }
+    // The first ones are heard out; the one that is too many is closed at once.
+    let mut late = tokio::net::TcpStream::connect(bulk).await.unwrap();
+    let ended = tokio::time::timeout(BULK_HANDSHAKE_TIME / 2, late.read(&mut [0; 1])).await;
+    assert!(matches!(ended.expect("it was left open"), Ok(0) | Err(_)));
+    // From another address there is room.
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let socket = elsewhere.connect(bulk).await.unwrap();
+    let member = key(50);
+    let mut stream = within(bulk_over(&member, socket, b"wherry-bulk/1")).await.unwrap();
+    stream.write_all(&hello(certificate(&operator(), member.node()))).await.unwrap();
+    within(stream.read_exact(&mut [0; 4])).await.unwrap();
+    // And once they are gone, from the same one.
+    drop(held);
+    let member = swarm_support::member(12, &[node.address(false)]).await;
+    meet(&member.client(), node.id()).await;
+    assert!(within(member.client().exchange(node.id())).await.unwrap().is_direct());
 }
 
 #[tokio::test(flavor = "multi_thread")]
