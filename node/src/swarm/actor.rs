@@ -276,6 +276,9 @@ impl Actor {
         }
         if self.neighbours.get(&node).is_none() {
             self.new_neighbour(node, &hello, host);
+        } else {
+            // What the doorkeeper knows is the newest.
+            self.neighbours.renew(&node, &hello.certificate);
         }
     }
 

@@ -33,6 +33,9 @@ pub const ADMISSION_TIME: Duration = Duration::from_secs(5);
 /// may come first.
 const MAX_EARLY: usize = 4;
 
+/// After what time it is looked again whether a connected peer still belongs: clocks are set, and peers are banned.
+const RECHECK_TIME: Duration = Duration::from_secs(60);
+
 /// Why a connection is not admitted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
@@ -125,6 +128,20 @@ impl Doorkeeper {
     /// What an admitted peer said, while it is connected.
     pub(super) fn guest(&self, node: &NodeId) -> Option<Hello> {
         self.guests().get(node).map(|guest| guest.hello.clone())
+    }
+
+    /// Returns when a peer that showed this certificate belongs no more, and says why. A newer certificate that it has
+    /// shown on another connection counts.
+    pub(super) async fn belongs_no_more(&self, node: &NodeId, shown: &Certificate) -> AdmissionError {
+        loop {
+            let newest = self.guest(node).map(|hello| hello.certificate);
+            let newest = newest.as_ref().filter(|newest| is_newer(newest, shown)).unwrap_or(shown);
+            if let Err(why) = self.check(node, newest) {
+                return why;
+            }
+            let left = Duration::from_secs(newest.expires.saturating_sub(self.now()));
+            tokio::time::sleep(left.clamp(Duration::from_secs(1), RECHECK_TIME)).await;
+        }
     }
 
     fn guests(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Guest>> {
@@ -284,6 +301,11 @@ where
     Ok((hello, early))
 }
 
+/// Which of two certificates of a node counts.
+pub(super) fn is_newer(one: &Certificate, other: &Certificate) -> bool {
+    (one.epoch, one.expires) > (other.epoch, other.expires)
+}
+
 /// That a peer is connected: what it said is known for as long as one of these lives.
 struct Stay {
     doorkeeper: Arc<Doorkeeper>,
@@ -291,9 +313,15 @@ struct Stay {
 }
 
 impl Stay {
-    fn begin(doorkeeper: Arc<Doorkeeper>, node: NodeId, hello: Hello) -> Self {
+    fn begin(doorkeeper: Arc<Doorkeeper>, node: NodeId, mut hello: Hello) -> Self {
         let mut guests = doorkeeper.guests();
-        let connections = guests.get(&node).map_or(0, |guest| guest.connections) + 1;
+        let mut connections = 1;
+        if let Some(known) = guests.get(&node) {
+            connections += known.connections;
+            if is_newer(&known.hello.certificate, &hello.certificate) {
+                hello.certificate = known.hello.certificate.clone();
+            }
+        }
         guests.insert(node, Guest { hello, connections });
         drop(guests);
         Self { doorkeeper, node }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wherry_proto::{Hello, NodeId};
+use wherry_proto::{Certificate, Hello, NodeId};
 
 use super::admission::{AdmissionError, Doorkeeper};
 use super::exchange::{self, Uploader};
@@ -86,14 +86,14 @@ fn tune(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Connects to a node's bulk listener, as far as both have admitted each other.
+/// Connects to a node's bulk listener, as far as both have admitted each other; the certificate is the node's.
 pub(super) async fn dial(
     tls: &Tls,
     doorkeeper: &Doorkeeper,
     node: NodeId,
     host: &Host,
     port: u16,
-) -> Result<ClientStream, BulkError> {
+) -> Result<(ClientStream, Certificate), BulkError> {
     let address = || host.with_port(port);
     let late = || io::Error::from(io::ErrorKind::TimedOut);
     let failed = |error| BulkError::Connect { address: address(), error };
@@ -116,11 +116,11 @@ pub(super) async fn dial(
     if tls::peer(stream.get_ref().1) != Some(node) {
         return Err(failed(io::Error::other("the peer does not speak the bulk plane's protocol")));
     }
-    doorkeeper
+    let hello = doorkeeper
         .greet(&mut stream, &node, true)
         .await
         .map_err(|error| BulkError::Admission { address: address(), error })?;
-    Ok(stream)
+    Ok((stream, hello.certificate))
 }
 
 /// The connections that peers have here, so that a ban can end them.
@@ -277,5 +277,10 @@ async fn connection(server: Server, guest: Guest, address: SocketAddr) {
         return tracing::info!(peer = peer.short(), %address, %why, "not admitted to the bulk plane");
     }
     let serve = exchange::serve(Arc::clone(&server.uploader), peer, stream);
-    entered.token.run_until_cancelled(serve).await;
+    tokio::select! {
+        _ = entered.token.run_until_cancelled(serve) => {}
+        why = server.doorkeeper.belongs_no_more(&peer, &hello.certificate) => {
+            tracing::info!(peer = peer.short(), %why, "a bulk connection is ended");
+        }
+    }
 }

@@ -11,7 +11,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wherry_proto::{Answer, Digest, Holding, List, NodeId, Question, Roles, TagPage, TagRecord, Text};
+use wherry_proto::{
+    Answer, Certificate, Digest, Holding, List, NodeId, Question, Roles, TagPage, TagRecord, Text,
+};
 
 use super::actor::Command;
 use super::admission::Doorkeeper;
@@ -357,7 +359,7 @@ impl Client {
         let (reply, opened) = oneshot::channel();
         let _ = self.0.commands.send(Command::Open { node, protocol: Protocol::Exchange, reply }).await;
         match opened.await.unwrap_or(Err(OpenError::NotConnected)) {
-            Ok(stream) => Ok(self.start(door, node, stream.compat(), false)),
+            Ok(stream) => Ok(self.start(door, node, entry.certificate.clone(), stream.compat(), false)),
             Err(stream) => Err(ConnectError::Unreachable { node, direct, stream }),
         }
     }
@@ -367,11 +369,19 @@ impl Client {
             return Err(BulkError::None);
         }
         let node = entry.neighbour.node;
-        let stream = bulk::dial(&door.tls, &door.keeper, node, &entry.host, entry.ports.bulk).await?;
-        Ok(self.start(door, node, stream, true))
+        let (stream, certificate) =
+            bulk::dial(&door.tls, &door.keeper, node, &entry.host, entry.ports.bulk).await?;
+        Ok(self.start(door, node, certificate, stream, true))
     }
 
-    fn start<S>(&self, door: &Door, node: NodeId, stream: S, direct: bool) -> Exchange
+    fn start<S>(
+        &self,
+        door: &Door,
+        node: NodeId,
+        certificate: Certificate,
+        stream: S,
+        direct: bool,
+    ) -> Exchange
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
@@ -379,7 +389,19 @@ impl Client {
         let buffers = self.0.buffers.clone();
         let (exchange, work) =
             exchange::start(stream, node, door.keeper.network, direct, buffers, Patience::USUAL, stop);
-        self.0.tasks.spawn(work);
+        let (keeper, watched) = (Arc::clone(&door.keeper), exchange.clone());
+        self.0.tasks.spawn(async move {
+            let mut work = std::pin::pin!(work);
+            tokio::select! {
+                () = &mut work => return,
+                why = keeper.belongs_no_more(&node, &certificate) => {
+                    tracing::info!(peer = node.short(), %why, "an exchange is ended");
+                    watched.close();
+                }
+            }
+            // It tells those who wait for answers.
+            work.await;
+        });
         exchange
     }
 
