@@ -43,7 +43,7 @@ pub use client::{
 pub use discovery::{LONELY_WAIT, LONGEST_WAIT};
 pub use exchange::{
     Exchange, ExchangeError, IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, REQUEST_LIMIT, SILENCE, SLOT_WAIT,
-    UPLOAD_SLOTS,
+    SLOTS_PER_PEER, UPLOAD_SLOTS,
 };
 pub use gate::MAX_HANDSHAKES_PER_ADDRESS;
 pub use holdings::{Holdings, ReadAt};
