@@ -271,6 +271,12 @@ impl Actor {
             self.swarm.close_connection(connection);
             return;
         };
+        // A ban that came while the hellos were exchanged did not find this connection among those that it ended.
+        if let Err(why) = self.doorkeeper.check(&node, &hello.certificate) {
+            tracing::info!(peer = node.short(), %why, "a connection is ended");
+            self.swarm.close_connection(connection);
+            return;
+        }
         for address in host.addresses(&hello.ports) {
             self.swarm.behaviour_mut().kad.add_address(&peer, address);
         }

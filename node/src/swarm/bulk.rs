@@ -272,15 +272,13 @@ async fn connection(server: Server, guest: Guest, address: SocketAddr) {
     let Some(entered) = server.inbound.enter(peer, MAX_BULK_PER_PEER, &server.stop) else {
         return tracing::info!(peer = peer.short(), %address, "too many bulk connections of one peer");
     };
-    // A ban that came during the greeting did not find this connection among those that it ended.
-    if let Err(why) = server.doorkeeper.check(&peer, &hello.certificate) {
-        return tracing::info!(peer = peer.short(), %address, %why, "not admitted to the bulk plane");
-    }
     let serve = exchange::serve(Arc::clone(&server.uploader), peer, stream);
     tokio::select! {
-        _ = entered.token.run_until_cancelled(serve) => {}
+        // First, since a ban that came during the greeting did not find this connection among those that it ended.
+        biased;
         why = server.doorkeeper.belongs_no_more(&peer, &hello.certificate) => {
-            tracing::info!(peer = peer.short(), %why, "a bulk connection is ended");
+            tracing::info!(peer = peer.short(), %address, %why, "a bulk connection is ended");
         }
+        _ = entered.token.run_until_cancelled(serve) => {}
     }
 }
