@@ -20,7 +20,7 @@ use wherry_proto::{Digest, Hello, NodeId};
 use super::admission::Doorkeeper;
 use super::announce::{self, Announcements};
 use super::ask::{self, Asking, MAX_ASKED};
-use super::behaviour::{Behaviour, BehaviourEvent};
+use super::behaviour::{Behaviour, BehaviourEvent, learn};
 use super::discovery::{Dial, Discovery};
 use super::identity::{Host, node_of, peer_of};
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours};
@@ -202,9 +202,12 @@ impl Actor {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event, now),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id, connection_id, endpoint, num_established, ..
+            } => {
                 self.discovery.connected(connection_id, peer_id);
-                self.on_connected(peer_id, connection_id, endpoint.get_remote_address());
+                let remote = endpoint.get_remote_address();
+                self.on_connected(peer_id, connection_id, remote, num_established.get() == 1);
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
                 self.discovery.disconnected(&peer_id, now);
@@ -263,7 +266,7 @@ impl Actor {
         self.listening().push(address);
     }
 
-    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, remote: &Multiaddr) {
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, remote: &Multiaddr, anew: bool) {
         let Some((node, hello, host)) =
             node_of(&peer).and_then(|node| Some((node, self.doorkeeper.guest(&node)?, Host::of(remote)?)))
         else {
@@ -277,9 +280,7 @@ impl Actor {
             self.swarm.close_connection(connection);
             return;
         }
-        for address in host.addresses(&hello.ports) {
-            self.swarm.behaviour_mut().kad.add_address(&peer, address);
-        }
+        learn(&mut self.swarm.behaviour_mut().kad, peer, host.addresses(&hello.ports), anew);
         if self.neighbours.get(&node).is_none() {
             self.new_neighbour(node, &hello, host);
         } else {
