@@ -8,10 +8,11 @@ use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{FutureExt as _, StreamExt as _};
 use swarm_support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use wherry_node::swarm::{ExchangeError, Notice};
+use wherry_node::swarm::{ExchangeError, Notice, Reach, SETTLE_TIME};
 use wherry_proto::{Certificate, ChunkMap, Roles};
 
 /// Two listeners with the same port, at two loopback addresses.
@@ -243,4 +244,44 @@ async fn a_certificate_that_was_renewed_keeps_its_node_connected() {
         tick.tick().await;
     }
     within(exchange.held(digest, 1000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_question_of_a_node_waits_until_it_knows_its_neighbours() {
+    let a = member(11, &[]).await;
+    let digest = a.shelf.add(&noise(1000, 1));
+    a.shelf.list("r.example/a", ["1".to_owned()]);
+    for round in 0..3 {
+        // Asked before anybody can be connected.
+        let b = member(20 + round, &[a.address(false)]).await;
+        match round {
+            0 => assert_eq!(within(b.client().tags("r.example", "a", PATIENCE)).await.len(), 1),
+            1 => {
+                let mut offers = std::pin::pin!(b.client().want(digest, Reach::Neighbours, PATIENCE));
+                assert_eq!(within(offers.next()).await.map(|offer| offer.node), Some(a.id()));
+            }
+            _ => {
+                within(b.client().settled()).await;
+                assert_eq!(b.client().neighbours().len(), 1);
+            }
+        }
+        b.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_can_reach_nobody_says_so_in_bounded_time() {
+    // Nobody to ask: no time is lost.
+    let lonely = member(11, &[]).await;
+    assert!(lonely.client().settled().now_or_never().is_some());
+    // Nobody listens there: no more time than it takes to be refused.
+    let refused = member(12, &[format!("/ip4/127.0.0.1/tcp/{}", free_port())]).await;
+    tokio::time::timeout(SETTLE_TIME / 2, refused.client().settled()).await.expect("it takes too long");
+    // Somebody listens who never says a word.
+    let mute = StdListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", mute.local_addr().unwrap().port());
+    let begun = std::time::Instant::now();
+    let waiting = member(13, &[address]).await;
+    assert!(within(waiting.client().tags("r.example", "a", PATIENCE)).await.is_empty());
+    assert!(begun.elapsed() < 2 * SETTLE_TIME);
 }

@@ -70,6 +70,8 @@ pub(super) struct Actor {
     pub(super) to_self: mpsc::WeakSender<Command>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    // Cancelled once it is known who of those that the node started with can be reached.
+    pub(super) settled: CancellationToken,
 }
 
 impl Actor {
@@ -81,6 +83,10 @@ impl Actor {
             if now >= upkeep {
                 self.upkeep(now);
                 upkeep = now + UPKEEP_TIME;
+            }
+            if !self.settled.is_cancelled() && self.discovery.is_settled(|peer| self.swarm.is_connected(peer))
+            {
+                self.settled.cancel();
             }
             let wake = self.plans(now).map_or(upkeep, |next| next.min(upkeep));
             tokio::select! {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::stream::{self, FuturesUnordered};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +28,10 @@ use super::tls::Tls;
 
 /// How long a neighbour may take to say whether it holds a blob before the search goes on without it.
 pub const WANT_TIME: Duration = Duration::from_secs(2);
+
+/// How long after its start a node may still not know who of those that it is to join by can be reached; whoever asks
+/// the site waits no longer than that. Nodes of a site answer within milliseconds.
+pub const SETTLE_TIME: Duration = Duration::from_secs(3);
 
 /// How many providers one search takes from Kademlia.
 pub const MAX_PROVIDERS: usize = 20;
@@ -95,6 +99,8 @@ pub(super) struct Inner {
     pub(super) buffers: Buffers,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    pub(super) settled: CancellationToken,
+    pub(super) settled_by: Instant,
 }
 
 pub(super) struct Door {
@@ -153,6 +159,19 @@ impl Client {
         self.0.neighbours.all().iter().filter_map(addresses).take(MAX_REMEMBERED).collect()
     }
 
+    /// Returns once the node has tried every address that it was started with, at the latest [`SETTLE_TIME`] after the
+    /// start, and at once if there were none: before that, that no neighbour knows something says little. All
+    /// questions to the neighbours wait for it.
+    pub async fn settled(&self) {
+        tokio::select! {
+            // Ready, if it is, without a timer.
+            biased;
+            () = self.0.settled.cancelled() => {}
+            () = self.0.stop.cancelled() => {}
+            () = sleep_until(self.0.settled_by) => {}
+        }
+    }
+
     async fn ask(&self, entry: &Entry, question: Question) -> Option<Answer> {
         let (reply, answer) = oneshot::channel();
         entry.asks.send(Asking { question, reply }).await.ok()?;
@@ -172,8 +191,22 @@ impl Client {
 
     /// Who holds a blob: all neighbours are asked at once and then, if asked for, whom Kademlia names. Offers
     /// come as the answers do, one from each peer, until all have answered or the deadline is over. Nothing
-    /// goes on when the stream is dropped.
+    /// goes on when the stream is dropped. The deadline counts from when the node is [settled](Client::settled).
     pub fn want(
+        &self,
+        digest: Digest,
+        reach: Reach,
+        deadline: Duration,
+    ) -> impl Stream<Item = Offer> + Send + use<> {
+        let client = self.clone();
+        let offers = async move {
+            client.settled().await;
+            client.want_now(digest, reach, deadline)
+        };
+        stream::once(offers).flatten()
+    }
+
+    fn want_now(
         &self,
         digest: Digest,
         reach: Reach,
@@ -210,7 +243,7 @@ impl Client {
                 .buffer_unordered(MAX_PROVIDERS)
         })
         .flatten();
-        near.chain(far).filter_map(std::future::ready).take_until(tokio::time::sleep_until(end))
+        near.chain(far).filter_map(std::future::ready).take_until(sleep_until(end))
     }
 
     async fn providers(&self, digest: Digest) -> Option<mpsc::Receiver<NodeId>> {
@@ -220,9 +253,11 @@ impl Client {
     }
 
     /// What the neighbours know a reference to mean. Each record is about this very reference, was passed on by
-    /// a member, and is signed by the node that it names; [`Client::roles`] tells whether that one may resolve.
+    /// a member, and is signed by the node that it names; [`Client::roles`] tells whether that one may resolve. The
+    /// deadline counts from when the node is [settled](Client::settled).
     pub async fn tag(&self, reference: &str, deadline: Duration) -> Vec<TagRecord> {
         let (Some(door), Ok(text)) = (&self.0.door, reference.parse()) else { return Vec::new() };
+        self.settled().await;
         let end = Instant::now() + deadline;
         let question = Question::Tag(text);
         let entries = self.0.neighbours.all();
@@ -250,9 +285,8 @@ impl Client {
 
     /// The tags of an origin's repository that the neighbours of this site know, at most [`MAX_SITE_TAGS`]: what has
     /// come when all have told theirs or the deadline is over. That a tag is named is a member's word and no more;
-    /// [`Client::tag`] tells what it means. The names are valid for nothing but to be shown or asked for.
+    /// [`Client::tag`] tells what it means. The deadline counts as there. The names are valid for nothing but to be shown or asked for.
     pub async fn tags(&self, origin: &str, repository: &str, deadline: Duration) -> BTreeSet<String> {
-        let end = Instant::now() + deadline;
         let mut known = BTreeSet::new();
         let (Ok(origin), Ok(repository)) = (origin.parse(), repository.parse()) else { return known };
         let question = |after| Question::Tags {
@@ -260,6 +294,8 @@ impl Client {
             repository: Text::clone(&repository),
             after,
         };
+        self.settled().await;
+        let end = Instant::now() + deadline;
         let near =
             self.0.neighbours.all().into_iter().filter(|entry| entry.neighbour.class == LinkClass::Lan);
         let mut pages: FuturesUnordered<_> = near.map(|entry| self.tag_page(entry, question(None))).collect();

@@ -43,12 +43,14 @@ struct Target {
     failures: u32,
     due: Instant,
     dialing: bool,
+    // Whether it has been reached, or not, at least once.
+    tried: bool,
 }
 
 impl Target {
     fn new(source: Source, peer: Option<PeerId>, address: Multiaddr, now: Instant) -> Self {
         let addresses = vec![address];
-        Self { source, peer, met: None, addresses, failures: 0, due: now, dialing: false }
+        Self { source, peer, met: None, addresses, failures: 0, due: now, dialing: false, tried: false }
     }
 
     fn leads_to(&self) -> Option<PeerId> {
@@ -143,6 +145,15 @@ impl Discovery {
         }
     }
 
+    /// Whether every address that the node started with has been tried, or needs not be.
+    pub(super) fn is_settled(&self, connected: impl Fn(&PeerId) -> bool) -> bool {
+        self.targets.iter().flatten().all(|target| {
+            target.tried
+                || target.source == Source::Local
+                || target.leads_to().is_some_and(|peer| connected(&peer))
+        })
+    }
+
     /// Whom to dial now, and when to ask again.
     pub(super) fn due(
         &mut self,
@@ -188,6 +199,7 @@ impl Discovery {
             && let Some(Some(target)) = self.targets.get_mut(at)
         {
             target.met = Some(peer);
+            target.tried = true;
             target.dialing = false;
         }
     }
@@ -211,6 +223,7 @@ impl Discovery {
         let Some(Some(target)) = self.targets.get_mut(at) else { return };
         target.dialing = false;
         target.met = None;
+        target.tried = true;
         let most = if lonely { LONELY_WAIT } else { LONGEST_WAIT };
         let wait = FIRST_WAIT.saturating_mul(1 << target.failures.min(16)).min(most);
         target.failures = target.failures.saturating_add(1);
@@ -280,6 +293,25 @@ mod tests {
         plan.failed(connection, now, true);
         let (_, next) = plan.due(now, true, |known| *known == peer);
         assert!(next.is_some(), "an address that failed waits for whom it led to before");
+    }
+
+    #[test]
+    fn a_plan_is_settled_once_each_address_was_tried() {
+        let now = Instant::now();
+        assert!(plan(&[], &[], now).is_settled(|_| false));
+        let mut plan = plan(&[FAR, "/ip4/192.0.2.1/tcp/1"], &["/ip4/192.0.2.2/tcp/1"], now);
+        let (dials, _) = plan.due(now, true, |_| false);
+        assert_eq!(dials.len(), 3);
+        for (attempt, dial) in dials.iter().enumerate() {
+            assert!(!plan.is_settled(|_| false), "settled before address {attempt} was tried");
+            let connection = ConnectionId::new_unchecked(attempt);
+            plan.began(dial, connection);
+            match attempt {
+                0 => plan.connected(connection, PeerId::random()),
+                _ => plan.failed(connection, now, false),
+            }
+        }
+        assert!(plan.is_settled(|_| false));
     }
 
     #[test]
