@@ -523,7 +523,8 @@ async fn banning_in_between(peer: NodeId) -> (Node, Arc<AtomicUsize>) {
     settings.clock = Arc::new({
         let (calls_left, client) = (calls_left.clone(), client.clone());
         move || {
-            let call = calls_left.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            let call =
+                calls_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
             if call == Ok(1) {
                 client.get().unwrap().ban(peer, "it lied").now_or_never().unwrap();
             }
