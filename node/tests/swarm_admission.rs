@@ -258,8 +258,8 @@ async fn bulk_over(
     alpn: &[u8],
 ) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
     let (certificate, private) = libp2p_tls::certificate::generate(&keypair(key)).unwrap();
-    let private = rustls::crypto::aws_lc_rs::sign::any_supported_type(&private).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let private = rustls::crypto::ring::sign::any_supported_type(&private).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()

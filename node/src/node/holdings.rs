@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
 use wherry_proto::{Digest, StateChain, TagRecord};
@@ -29,9 +28,17 @@ struct Counted {
 
 impl ReadAt for Counted {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        FileExt::read_exact_at(&self.file, buf, offset)?;
+        self.file.read_exact_at(buf, offset)?;
         self.metrics.to_peers.inc_by(buf.len() as u64);
         Ok(())
+    }
+
+    fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> bool {
+        let read = self.file.read_cached_at(buf, offset);
+        if read {
+            self.metrics.to_peers.inc_by(buf.len() as u64);
+        }
+        read
     }
 }
 

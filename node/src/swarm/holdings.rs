@@ -1,9 +1,10 @@
 //! What the swarm asks of the store.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
+use rustix::io::{ReadWriteFlags, preadv2};
 use wherry_proto::{Digest, StateChain, TagRecord};
 
 /// What this node can give. Every call may block: the swarm makes them off the network threads.
@@ -39,10 +40,22 @@ pub trait Holdings: Send + Sync + 'static {
 pub trait ReadAt: Send + Sync {
     /// Fills `buf` from `offset`; fewer bytes than that are an error.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Fills `buf` from `offset` if that can be done without waiting for a disk; else says `false`, and what is in
+    /// `buf` then means nothing.
+    fn read_cached_at(&self, _buf: &mut [u8], _offset: u64) -> bool {
+        false
+    }
 }
 
 impl ReadAt for File {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(self, buf, offset)
+    }
+
+    fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> bool {
+        let len = buf.len();
+        let read = preadv2(self, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT);
+        read.is_ok_and(|read| read == len)
     }
 }

@@ -1,8 +1,8 @@
 //! The task that drives one transfer: it carries out what the planner asks for and tells it what happened.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,6 +66,7 @@ pub(super) struct Driver {
     planner: Planner,
     routes: Vec<Route>,
     arriving: HashMap<(Source, ChunkIndex), Held>,
+    writing: Writing,
     events: mpsc::Sender<Happening>,
     reading: u64,
     reading_stop: CancellationToken,
@@ -95,6 +96,7 @@ impl Driver {
             planner,
             routes: Vec::new(),
             arriving: HashMap::new(),
+            writing: Writing::default(),
             events,
             reading: 0,
             reading_stop,
@@ -329,21 +331,59 @@ impl Driver {
 
     fn keep(&mut self, source: Source, index: ChunkIndex, link: Link) {
         let Some(held) = self.arriving.remove(&(source, index)) else { return };
+        let Some(line) = self.writing.join(Write { source, index, link, held }) else { return };
         let (partial, events) = (self.partial.clone(), self.events.clone());
         // Not cancelled with the rest: a write that has begun is waited for before the partial is closed.
-        self.tasks.spawn(async move {
-            let write = move || {
+        self.tasks.spawn_blocking(move || {
+            while let Some(Write { source, index, link, held }) = line.next() {
                 let result = partial.write(index, &held.bytes, link);
                 drop(held);
-                result
-            };
-            let result = match tokio::task::spawn_blocking(write).await {
-                Ok(result) => result,
-                // The runtime is shutting down.
-                Err(_) => return,
-            };
-            let _ = events.send(Happening::Written(source, index, link, result)).await;
+                // If the driver has ended nobody wants to know.
+                let _ = events.blocking_send(Happening::Written(source, index, link, result));
+            }
         });
+    }
+}
+
+/// A chunk that waits for the disk.
+struct Write {
+    source: Source,
+    index: ChunkIndex,
+    link: Link,
+    held: Held,
+}
+
+/// The chunks of one transfer that wait for the disk. One thread at a time writes them: several would spin for the
+/// lock that the file has in the kernel. Their number is bounded by the memory that they hold shares of.
+#[derive(Clone, Default)]
+struct Writing(Arc<Mutex<Line>>);
+
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<Write>,
+    is_served: bool,
+}
+
+impl Writing {
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        // The line is whole between any two of its changes.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a chunk in line. If no thread serves the line, the caller has to start one, with what is returned.
+    fn join(&self, write: Write) -> Option<Self> {
+        let mut line = self.lock();
+        line.waiting.push_back(write);
+        let unserved = !std::mem::replace(&mut line.is_served, true);
+        unserved.then(|| self.clone())
+    }
+
+    /// The next chunk; when there is none the thread that asks serves the line no longer.
+    fn next(&self) -> Option<Write> {
+        let mut line = self.lock();
+        let next = line.waiting.pop_front();
+        line.is_served = next.is_some();
+        next
     }
 }
 

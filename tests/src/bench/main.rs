@@ -3,6 +3,7 @@
 //! Run by `tests/run --bench [NAME]`. Every figure is a median, and both sides of a comparison take turns, so that what
 //! else the machine does hits both.
 
+mod backed;
 mod idle;
 mod load;
 mod memory;
@@ -46,6 +47,7 @@ fn main() -> Result<()> {
         _ => {}
     }
     let names = if words.is_empty() { ALL.to_vec() } else { words };
+    let _backed = backed::Backed::new();
     let mut table = Table::new();
     for name in names {
         eprintln!("… {name}");

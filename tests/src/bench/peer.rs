@@ -10,7 +10,7 @@ use wherry_tests::network::Network;
 use wherry_tests::node::{Options, Wherry};
 use wherry_tests::registry::{self, Registry};
 
-use super::plain::{Carried, GIB, Plain, TURNS};
+use super::plain::{Carried, GIB, Plain, TURNS, settle};
 use super::table::{Goal, Table, median};
 
 /// How many small blobs an image of many has.
@@ -58,6 +58,7 @@ impl Warm {
         let cpu = |a: &mut Wherry, b: &mut Wherry| {
             anyhow::Ok(a.process()?.usage()?.cpu + b.process()?.usage()?.cpu)
         };
+        settle();
         let before = cpu(&mut self.peer, newcomer)?;
         let reference = image.reference(self.options.origin.as_deref().unwrap_or_default());
         let start = Instant::now();

@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub(crate) const GIB: u64 = 1 << 30;
 
 /// How often each side of a comparison runs.
-pub(crate) const TURNS: usize = 3;
+pub(crate) const TURNS: usize = 5;
 
 /// The sending process: gives a file to whoever connects.
 pub(crate) fn send(file: &Path) -> Result<()> {
@@ -103,6 +103,11 @@ fn reuse(piece: Arc<Vec<u8>>, give_back: &std::sync::mpsc::SyncSender<Vec<u8>>) 
     }
 }
 
+/// Waits until nothing is being written any more, so that no run pays for the one before it.
+pub(crate) fn settle() {
+    rustix::fs::sync();
+}
+
 /// One measurement: MB/s, and CPU seconds a GiB of both processes together.
 #[derive(Clone, Copy)]
 pub(crate) struct Carried {
@@ -136,6 +141,7 @@ impl Plain {
     /// Carries the file once.
     pub(crate) fn carry(&self, lab: &Lab) -> Result<Carried> {
         let target = lab.path().join("plain.target");
+        settle();
         let before = self.sender.usage()?.cpu;
         let me = std::env::current_exe()?;
         let said = run(tool(me, LIMIT).args(["plain-receive", &self.addr.to_string()]).arg(&target))?;

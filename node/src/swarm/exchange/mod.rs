@@ -10,6 +10,7 @@ mod server;
 mod server_tests;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use wherry_proto::{
@@ -13,8 +13,9 @@ use wherry_proto::{
     decode_payload, encode_frame,
 };
 
-use super::buffers::{Buffer, Buffers};
-use super::{IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, REQUEST_LIMIT, SLOT_WAIT, SLOTS_PER_PEER, UPLOAD_SLOTS};
+use super::buffers::Buffers;
+use super::writer::{Answer, Body, Outgoing, write};
+use super::{IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, SLOT_WAIT, SLOTS_PER_PEER, UPLOAD_SLOTS};
 use crate::swarm::codec::{WireError, read_after_prefix};
 use crate::swarm::holdings::{Holdings, ReadAt};
 
@@ -97,8 +98,8 @@ impl Uploader {
     }
 }
 
-/// The right to have one chunk in memory on its way to a peer.
-struct Slot {
+/// The right to have one chunk on its way to a peer.
+pub(super) struct Slot {
     permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
     uploader: Arc<Uploader>,
 }
@@ -127,12 +128,6 @@ impl Drop for Place<'_> {
     }
 }
 
-/// A response, with the raw bytes that belong to it in the same buffer.
-struct Outgoing {
-    bytes: Buffer,
-    _slot: Slot,
-}
-
 /// Gives what `peer` asks for, until the connection ends. Says why it did.
 pub(in crate::swarm) async fn serve<S: AsyncRead + AsyncWrite>(
     uploader: Arc<Uploader>,
@@ -142,13 +137,13 @@ pub(in crate::swarm) async fn serve<S: AsyncRead + AsyncWrite>(
     let (reader, writer) = tokio::io::split(stream);
     let line = Line::default();
     let own = uploader.slots_of(peer);
-    // One response is written while the next is read from the disk.
+    // One response is written while the next is found.
     let (ready, responses) = mpsc::channel(1);
     let (answers, small) = mpsc::channel(MAX_ANSWERS);
     let why = tokio::select! {
         why = line.fill(reader, &answers) => why,
         why = line.drain(&uploader, &own, &ready, &answers) => why,
-        why = write(writer, responses, small) => why,
+        why = write(&uploader.buffers, writer, responses, small) => why,
         why = line.tell_free(&uploader, &own, &answers) => why,
     };
     tracing::debug!(peer = peer.short(), %why, "upload connection ended");
@@ -256,18 +251,22 @@ impl Line {
                 self.busy(id, answers).await;
                 continue;
             };
-            let load = {
+            let find = {
                 let (uploader, open) = (Arc::clone(uploader), Arc::clone(&open));
                 move || {
                     let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
                     match wanted.part {
-                        Part::Chunk(index) => load_chunk(&uploader, &mut open, id, wanted.blob, index),
-                        Part::Chain => load_chain(&uploader, id, wanted.blob),
+                        Part::Chunk(index) => find_chunk(&uploader, &mut open, id, wanted.blob, index),
+                        Part::Chain => make_chain(&uploader, id, wanted.blob),
                     }
                 }
             };
-            match tokio::task::spawn_blocking(load).await {
-                Ok(Ok(bytes)) => place.send(Outgoing { bytes, _slot: slot }),
+            let is_open = matches!(wanted.part, Part::Chunk(_))
+                && open.lock().unwrap_or_else(PoisonError::into_inner).has(wanted.blob);
+            // What is open already takes no disk to be found.
+            let found = if is_open { Ok(find()) } else { tokio::task::spawn_blocking(find).await };
+            match found {
+                Ok(Ok(answer)) => place.send(Outgoing { answer, _slot: slot }),
                 Ok(Err(unanswered)) => {
                     let _ = answers.send(unanswered.response(id)).await;
                 }
@@ -320,43 +319,6 @@ async fn read_request<S: AsyncRead>(reader: &mut ReadHalf<S>) -> Result<Request,
     Ok(decode_payload(&payload)?)
 }
 
-async fn write<S: AsyncWrite>(
-    mut writer: WriteHalf<S>,
-    mut responses: mpsc::Receiver<Outgoing>,
-    mut small: mpsc::Receiver<Response>,
-) -> WireError {
-    loop {
-        let write = async |writer: &mut WriteHalf<S>, bytes: &[u8], last: bool| {
-            writer.write_all(bytes).await?;
-            if last { writer.flush().await } else { Ok(()) }
-        };
-        let sent = tokio::select! {
-            biased;
-            answer = small.recv() => match answer.map(|answer| encode_frame(&answer)) {
-                Some(Ok(frame)) => {
-                    let last = small.is_empty() && responses.is_empty();
-                    timeout(REQUEST_LIMIT, write(&mut writer, &frame, last)).await
-                }
-                Some(Err(error)) => return error.into(),
-                None => break,
-            },
-            response = responses.recv() => match response {
-                Some(response) => {
-                    let last = small.is_empty() && responses.is_empty();
-                    timeout(REQUEST_LIMIT, write(&mut writer, response.bytes.as_ref(), last)).await
-                }
-                None => break,
-            },
-        };
-        match sent {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return error.into(),
-            Err(_) => return WireError::Silent(REQUEST_LIMIT),
-        }
-    }
-    WireError::Io(std::io::ErrorKind::BrokenPipe.into())
-}
-
 /// Why a request has no large response.
 enum Unanswered {
     NotHeld,
@@ -372,34 +334,35 @@ impl Unanswered {
     }
 }
 
-/// Reads one chunk behind its frame.
-fn load_chunk(
+/// Finds one chunk.
+fn find_chunk(
     uploader: &Uploader,
     open: &mut Open,
     id: u32,
     blob: BlobName,
     index: u32,
-) -> Result<Buffer, Unanswered> {
+) -> Result<Answer, Unanswered> {
     let map = ChunkMap::new(blob.size).map_err(|_| Unanswered::NotHeld)?;
     let file = open.get(uploader, blob)?;
     let index = map.index(index).ok_or(Unanswered::Refused(Refusal::NoSuchChunk))?;
     let len = map.len(index);
-    let (mut buffer, start) = begin(uploader, &Response::Chunk { id, len }, len as usize)?;
-    file.read_exact_at(&mut buffer.bytes[start..], map.offset(index)).map_err(|e| unreadable(blob, &e))?;
-    Ok(buffer)
+    let frame = frame(&Response::Chunk { id, len })?;
+    Ok(Answer { frame, body: Body::Piece { blob: blob.digest, file, offset: map.offset(index), len } })
 }
 
 /// Writes the claim and the states of a blob.
-fn load_chain(uploader: &Uploader, id: u32, blob: BlobName) -> Result<Buffer, Unanswered> {
+fn make_chain(uploader: &Uploader, id: u32, blob: BlobName) -> Result<Answer, Unanswered> {
     check_held(uploader, blob)?;
     let chain = uploader.holdings.chain(&blob.digest).ok_or(Unanswered::NotHeld)?;
     let states = chain.to_bytes();
     let claim = HeldClaim::sign(&uploader.key, &uploader.network, &chain);
     // At most MAX_CHAIN_LEN, since the chain's map is within its bounds.
     let len = states.len() as u32;
-    let (mut buffer, start) = begin(uploader, &Response::Chain { id, claim, len }, states.len())?;
-    buffer.bytes[start..].copy_from_slice(&states);
-    Ok(buffer)
+    Ok(Answer { frame: frame(&Response::Chain { id, claim, len })?, body: Body::States(states) })
+}
+
+fn frame(response: &Response) -> Result<Vec<u8>, Unanswered> {
+    encode_frame(response).map_err(|_| Unanswered::Refused(Refusal::Unreadable))
 }
 
 /// Whether the blob is held, with the length that was asked for.
@@ -412,7 +375,7 @@ fn check_held(uploader: &Uploader, blob: BlobName) -> Result<(), Unanswered> {
 }
 
 fn unreadable(blob: BlobName, error: &std::io::Error) -> Unanswered {
-    tracing::warn!(digest = %blob.digest, %error, "a blob that is held cannot be read");
+    tracing::warn!(digest = %blob.digest, %error, "a blob that is held cannot be opened");
     Unanswered::Refused(Refusal::Unreadable)
 }
 
@@ -421,6 +384,10 @@ fn unreadable(blob: BlobName, error: &std::io::Error) -> Unanswered {
 struct Open(Vec<(BlobName, Arc<dyn ReadAt>)>);
 
 impl Open {
+    fn has(&self, blob: BlobName) -> bool {
+        self.0.iter().any(|(name, _)| *name == blob)
+    }
+
     fn get(&mut self, uploader: &Uploader, blob: BlobName) -> Result<Arc<dyn ReadAt>, Unanswered> {
         let entry = match self.0.iter().position(|(name, _)| *name == blob) {
             Some(at) => self.0.remove(at),
@@ -437,15 +404,4 @@ impl Open {
         self.0.push(entry);
         Ok(file)
     }
-}
-
-/// A buffer that starts with the frame of this response and has `len` bytes behind it, to be overwritten from
-/// the place that is returned.
-fn begin(uploader: &Uploader, response: &Response, len: usize) -> Result<(Buffer, usize), Unanswered> {
-    let frame = encode_frame(response).map_err(|_| Unanswered::Refused(Refusal::Unreadable))?;
-    let mut buffer = uploader.buffers.take(frame.len() + len);
-    // Only what the buffer never had is zeroed.
-    buffer.bytes.resize(frame.len() + len, 0);
-    buffer.bytes[..frame.len()].copy_from_slice(&frame);
-    Ok((buffer, frame.len()))
 }
