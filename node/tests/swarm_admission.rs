@@ -5,9 +5,11 @@
 mod swarm_support;
 
 use std::num::NonZeroU8;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, StreamExt as _};
 use libp2p::core::muxing::{StreamMuxerBox, StreamMuxerExt as _};
 use libp2p::core::transport::{Boxed, DialOpts, PortUse};
 use libp2p::core::upgrade::Version as Negotiation;
@@ -19,9 +21,11 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use swarm_support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
-use wherry_node::swarm::{self, ADMISSION_TIME, Reach, SwarmError};
+use wherry_node::swarm::{
+    self, ADMISSION_TIME, BULK_HANDSHAKE_TIME, Client, MAX_HANDSHAKES_PER_ADDRESS, Reach, SwarmError,
+};
 use wherry_proto::{
-    Ask, Certificate, Digest, Hello, Ports, Question, Roles, SecretKey, Version, encode_frame,
+    Ask, Certificate, Digest, Hello, NodeId, Ports, Question, Roles, SecretKey, Version, encode_frame,
 };
 
 /// What a stranger is to hear.
@@ -146,6 +150,39 @@ async fn garbage_is_not_answered_and_the_node_goes_on() {
     meet(&member.client(), node.id()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_opens_a_second_stream_before_it_is_admitted_is_sent_away_at_once() {
+    let node = target().await;
+    let stranger = key(50);
+    let greeting = hello(certificate(&operator(), stranger.node()));
+    for quic in [false, true] {
+        let mut address: Multiaddr = node.address(quic).parse().unwrap();
+        address.pop();
+        let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+        let (_, mut muxer) = within(transport(&stranger).dial(address, opts).unwrap()).await.unwrap();
+        let mut first = within(std::future::poll_fn(|cx| muxer.poll_outbound_unpin(cx))).await.unwrap();
+        let mut second = within(std::future::poll_fn(|cx| muxer.poll_outbound_unpin(cx))).await.unwrap();
+        let drive = async move {
+            while std::future::poll_fn(|cx| muxer.poll_unpin(cx)).await.is_ok() {}
+            std::future::pending::<()>().await;
+        };
+        let talk = async {
+            // A hello that is never finished would be waited for, were it not for the other stream.
+            let _ = first.write_all(&greeting[..9]).await;
+            let _ = first.flush().await;
+            let _ = second.write_all(b"x").await;
+            let _ = second.flush().await;
+            matches!(first.read(&mut [0; 1]).await, Ok(0) | Err(_))
+        };
+        tokio::select! {
+            () = drive => unreachable!(),
+            ended = tokio::time::timeout(ADMISSION_TIME / 2, talk) => {
+                assert!(ended.expect("the connection was left open"), "it was answered (quic: {quic})");
+            }
+        }
+    }
+}
+
 #[derive(NetworkBehaviour)]
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
 struct Curious {
@@ -211,6 +248,15 @@ async fn bulk(
     node: &Node,
     alpn: &[u8],
 ) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+    let socket = tokio::net::TcpStream::connect(node.swarm.addresses().bulk.unwrap()).await?;
+    bulk_over(key, socket, alpn).await
+}
+
+async fn bulk_over(
+    key: &SecretKey,
+    socket: tokio::net::TcpStream,
+    alpn: &[u8],
+) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
     let (certificate, private) = libp2p_tls::certificate::generate(&keypair(key)).unwrap();
     let private = rustls::crypto::ring::sign::any_supported_type(&private).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -224,7 +270,6 @@ async fn bulk(
             private,
         ))));
     config.alpn_protocols = vec![alpn.to_vec()];
-    let socket = tokio::net::TcpStream::connect(node.swarm.addresses().bulk.unwrap()).await?;
     let name = "node.invalid".try_into().unwrap();
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await
 }
@@ -311,6 +356,33 @@ async fn nobody_without_a_certificate_is_answered_on_the_bulk_plane() {
     let mut rest = Vec::new();
     let _ = within(stream.read_to_end(&mut rest)).await;
     assert_eq!(rest, NOTHING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_in_their_handshakes_are_few_from_one_address_and_take_no_members_place() {
+    let node = target().await;
+    let bulk = node.swarm.addresses().bulk.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..MAX_HANDSHAKES_PER_ADDRESS {
+        held.push(tokio::net::TcpStream::connect(bulk).await.unwrap());
+    }
+    // The first ones are heard out; the one that is too many is closed at once.
+    let mut late = tokio::net::TcpStream::connect(bulk).await.unwrap();
+    let ended = tokio::time::timeout(BULK_HANDSHAKE_TIME / 2, late.read(&mut [0; 1])).await;
+    assert!(matches!(ended.expect("it was left open"), Ok(0) | Err(_)));
+    // From another address there is room.
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let socket = elsewhere.connect(bulk).await.unwrap();
+    let member = key(50);
+    let mut stream = within(bulk_over(&member, socket, b"wherry-bulk/1")).await.unwrap();
+    stream.write_all(&hello(certificate(&operator(), member.node()))).await.unwrap();
+    within(stream.read_exact(&mut [0; 4])).await.unwrap();
+    // And once they are gone, from the same one.
+    drop(held);
+    let member = swarm_support::member(12, &[node.address(false)]).await;
+    meet(&member.client(), node.id()).await;
+    assert!(within(member.client().exchange(node.id())).await.unwrap().is_direct());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -440,4 +512,84 @@ async fn an_admitted_peer_that_talks_nonsense_loses_its_stream_and_nothing_else(
     assert_eq!(answered[20 + 2 + 13..], [0, 0, 0, 2, 7, 0]);
     let member = member(12, &[node.address(false)]).await;
     meet(&member.client(), node.id()).await;
+}
+
+/// A member whose clock, once it is armed, lets the node ban a peer in the middle of that peer's admission: between
+/// the look at the bans and the look at the certificate, both of which ask for the time.
+async fn banning_in_between(peer: NodeId) -> (Node, Arc<AtomicUsize>) {
+    let calls_left = Arc::new(AtomicUsize::new(0));
+    let client = Arc::new(OnceLock::<Client>::new());
+    let mut settings = settings(&key(11), &[]);
+    settings.clock = Arc::new({
+        let (calls_left, client) = (calls_left.clone(), client.clone());
+        move || {
+            let call =
+                calls_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            if call == Ok(1) {
+                client.get().unwrap().ban(peer, "it lied").now_or_never().unwrap();
+            }
+            NOW
+        }
+    });
+    let node = start(settings).await;
+    assert!(client.set(node.client()).is_ok());
+    (node, calls_left)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_in_the_middle_of_a_handshake_ends_the_bulk_connection() {
+    let banned = key(50);
+    let (node, armed) = banning_in_between(banned.node()).await;
+    let mut stream = bulk(&banned, &node, b"wherry-bulk/1").await.unwrap();
+    armed.store(2, Ordering::SeqCst);
+    stream.write_all(&hello(certificate(&operator(), banned.node()))).await.unwrap();
+    // It was let in a moment before, so the hello is answered; then nothing more is.
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(ADMISSION_TIME, stream.read_to_end(&mut answer)).await;
+    ended.expect("the connection was left open").ok();
+    assert_eq!(node.client().bans().len(), 1, "the ban came at another time");
+    assert!(!answer.is_empty(), "the ban came too early");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_in_the_middle_of_a_handshake_ends_the_connection() {
+    let banned = key(50);
+    for quic in [false, true] {
+        let (node, armed) = banning_in_between(banned.node()).await;
+        let mut address: Multiaddr = node.address(quic).parse().unwrap();
+        address.pop();
+        let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+        let (_, mut muxer) = within(transport(&banned).dial(address, opts).unwrap()).await.unwrap();
+        let mut first = within(std::future::poll_fn(|cx| muxer.poll_outbound_unpin(cx))).await.unwrap();
+        armed.store(2, Ordering::SeqCst);
+        let greeting = hello(certificate(&operator(), banned.node()));
+        let ended = async {
+            let answered = async {
+                first.write_all(&greeting).await.unwrap();
+                first.flush().await.unwrap();
+                // Whether the answer still comes through is all the same.
+                let _ = first.read_exact(&mut [0; 4]).await;
+                std::future::pending::<()>().await;
+            };
+            // What the node opens before it knows is taken and dropped; the end is an error.
+            let ended = async {
+                while std::future::poll_fn(|cx| {
+                    if let Poll::Ready(Err(error)) = muxer.poll_unpin(cx) {
+                        return Poll::Ready(Err(error));
+                    }
+                    muxer.poll_inbound_unpin(cx)
+                })
+                .await
+                .is_ok()
+                {}
+            };
+            tokio::select! {
+                () = answered => unreachable!(),
+                () = ended => {}
+            }
+        };
+        tokio::time::timeout(ADMISSION_TIME, ended).await.expect("the connection was left open");
+        assert_eq!(node.client().bans().len(), 1, "the ban came at another time");
+        assert!(node.client().neighbours().is_empty());
+    }
 }

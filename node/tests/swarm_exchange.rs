@@ -13,8 +13,10 @@ use futures::future::join_all;
 use futures::{FutureExt as _, StreamExt as _};
 use swarm_support::*;
 use tokio::sync::Notify;
-use wherry_node::swarm::{ExchangeError, LinkClass, MAX_WAITING, Offer, Reach, ReadAt, UPLOAD_SLOTS};
-use wherry_proto::{ChunkMap, Digest, Refusal, TagMeaning, TagRecord, link};
+use wherry_node::swarm::{
+    ExchangeError, LinkClass, MAX_SITE_TAGS, MAX_WAITING, Offer, Reach, ReadAt, UPLOAD_SLOTS,
+};
+use wherry_proto::{ChunkMap, Digest, MAX_TAG_PAGE, Refusal, TagMeaning, TagRecord, link};
 
 /// Takes a whole blob, checking each chunk.
 async fn take(exchange: &wherry_node::swarm::Exchange, digest: Digest, size: u64) -> Vec<u8> {
@@ -282,4 +284,38 @@ async fn only_true_tag_records_are_passed_on() {
     for bad in ["elsewhere:1", "forged:1", "unknown:1"] {
         assert_eq!(within(b.client().tag(bad, PATIENCE)).await, [], "{bad}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tags_that_the_site_knows_are_those_of_all_its_nodes_and_of_no_other_site() {
+    let a = member(11, &[]).await;
+    let c = member(13, &[a.address(false)]).await;
+    let mut elsewhere = settings(&key(14), &[a.address(false)]);
+    elsewhere.site = "there".to_owned();
+    let elsewhere = start(elsewhere).await;
+    let bootstrap = [&a, &c, &elsewhere].map(|node| node.address(false));
+    let b = member(12, &bootstrap).await;
+    for node in [&a, &c, &elsewhere] {
+        meet(&b.client(), node.id()).await;
+    }
+    let repository = "r.example/a/b";
+    let many: Vec<String> = (0..3 * MAX_TAG_PAGE).map(|number| format!("1.{number:04}")).collect();
+    a.shelf.list(repository, many.clone());
+    c.shelf.list(repository, ["1.0000", "latest"].map(str::to_owned));
+    elsewhere.shelf.list(repository, ["far".to_owned()]);
+    let known = within(b.client().tags("r.example", "a/b", PATIENCE)).await;
+    let expected: Vec<String> = many.into_iter().chain(["latest".to_owned()]).collect();
+    assert!(known.iter().eq(&expected), "{known:?}");
+    assert!(within(b.client().tags("r.example", "a", PATIENCE)).await.is_empty());
+    // What sorts before the last page would never end, and is as good as nothing.
+    c.shelf.list(repository, ["z", "y"].map(str::to_owned));
+    assert!(!within(b.client().tags("r.example", "a/b", PATIENCE)).await.contains("z"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_tags_that_a_node_takes_from_its_neighbours_is_bounded() {
+    let (a, b) = pair().await;
+    a.shelf.list("r.example/a", (0..MAX_SITE_TAGS + 500).map(|number| format!("{number:06}")));
+    let known = within(b.client().tags("r.example", "a", PATIENCE)).await;
+    assert_eq!(known.len(), MAX_SITE_TAGS);
 }

@@ -8,11 +8,12 @@ use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{FutureExt as _, StreamExt as _};
 use swarm_support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use wherry_node::swarm::{ExchangeError, Notice};
-use wherry_proto::ChunkMap;
+use wherry_node::swarm::{ExchangeError, Notice, Reach, SETTLE_TIME};
+use wherry_proto::{Certificate, ChunkMap, Roles};
 
 /// Two listeners with the same port, at two loopback addresses.
 fn twin_listeners() -> (StdListener, StdListener) {
@@ -188,4 +189,99 @@ async fn a_member_whose_certificate_runs_out_is_served_no_more() {
     let exchange = within(b.client().exchange(a.id())).await.unwrap();
     assert!(!exchange.is_direct());
     assert!(within(exchange.held(digest, 1000)).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bulk_connection_ends_when_the_certificate_of_either_side_does() {
+    for of_the_server in [false, true] {
+        let begun = std::time::Instant::now();
+        let clock = Arc::new(move || NOW + begun.elapsed().as_secs());
+        let lasting = |number| {
+            let mut settings = settings(&key(number), &[]);
+            settings.clock = clock.clone();
+            settings
+        };
+        let (mut of_a, mut of_b) = (lasting(11), lasting(12));
+        let short = if of_the_server { &mut of_a } else { &mut of_b };
+        let node = short.key.node();
+        short.membership = Some(Certificate::sign(&operator(), node, Roles::MEMBER, 1, NOW + 3));
+        let a = start(of_a).await;
+        of_b.bootstrap = vec![a.address(false)];
+        let b = start(of_b).await;
+        meet(&b.client(), a.id()).await;
+        let digest = a.shelf.add(&noise(1000, 1));
+        let exchange = within(b.client().exchange(a.id())).await.unwrap();
+        assert!(exchange.is_direct());
+        within(exchange.held(digest, 1000)).await.unwrap();
+        within(exchange.closed()).await;
+        assert!(begun.elapsed() >= Duration::from_secs(3), "before its time");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_was_renewed_keeps_its_node_connected() {
+    let begun = std::time::Instant::now();
+    let clock = Arc::new(move || NOW + begun.elapsed().as_secs());
+    let mut of_a = settings(&key(11), &[]);
+    of_a.clock = clock.clone();
+    let a = start(of_a).await;
+    // The same node twice, as it is while it starts again: first with a certificate that ends soon.
+    let with = |expires| {
+        let mut settings = settings(&key(12), &[a.address(false)]);
+        settings.clock = clock.clone();
+        settings.membership = Some(Certificate::sign(&operator(), key(12).node(), Roles::MEMBER, 1, expires));
+        settings
+    };
+    let old = start(with(NOW + 3)).await;
+    meet(&old.client(), a.id()).await;
+    let digest = a.shelf.add(&noise(1000, 1));
+    let exchange = within(old.client().exchange(a.id())).await.unwrap();
+    let new = start(with(NOW + 1000)).await;
+    meet(&new.client(), a.id()).await;
+    // Time for the old certificate to end: a's own clock tells.
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    while clock() < NOW + 5 {
+        tick.tick().await;
+    }
+    within(exchange.held(digest, 1000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_question_of_a_node_waits_until_it_knows_its_neighbours() {
+    let a = member(11, &[]).await;
+    let digest = a.shelf.add(&noise(1000, 1));
+    a.shelf.list("r.example/a", ["1".to_owned()]);
+    for round in 0..3 {
+        // Asked before anybody can be connected.
+        let b = member(20 + round, &[a.address(false)]).await;
+        match round {
+            0 => assert_eq!(within(b.client().tags("r.example", "a", PATIENCE)).await.len(), 1),
+            1 => {
+                let mut offers = std::pin::pin!(b.client().want(digest, Reach::Neighbours, PATIENCE));
+                assert_eq!(within(offers.next()).await.map(|offer| offer.node), Some(a.id()));
+            }
+            _ => {
+                within(b.client().settled()).await;
+                assert_eq!(b.client().neighbours().len(), 1);
+            }
+        }
+        b.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_can_reach_nobody_says_so_in_bounded_time() {
+    // Nobody to ask: no time is lost.
+    let lonely = member(11, &[]).await;
+    assert!(lonely.client().settled().now_or_never().is_some());
+    // Nobody listens there: no more time than it takes to be refused.
+    let refused = member(12, &[format!("/ip4/127.0.0.1/tcp/{}", free_port())]).await;
+    tokio::time::timeout(SETTLE_TIME / 2, refused.client().settled()).await.expect("it takes too long");
+    // Somebody listens who never says a word.
+    let mute = StdListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", mute.local_addr().unwrap().port());
+    let begun = std::time::Instant::now();
+    let waiting = member(13, &[address]).await;
+    assert!(within(waiting.client().tags("r.example", "a", PATIENCE)).await.is_empty());
+    assert!(begun.elapsed() < 2 * SETTLE_TIME);
 }

@@ -30,7 +30,11 @@ pub use membership::{
     CERTIFICATE_PREFIX, Certificate, CertificateError, CertificateTextError, MAX_CERTIFICATE_TEXT, Roles,
 };
 pub use message::{
-    Answer, Ask, BlobName, Hello, Holding, MAX_CHAIN_LEN, MAX_SITE_LEN, MAX_WANT, PROTOCOL_VERSION, Ports,
-    Question, Refusal, Reply, Request, Response, SiteName, Version,
+    Answer, Ask, BlobName, Hello, Holding, MAX_CHAIN_LEN, MAX_SITE_LEN, MAX_TAG_PAGE, MAX_WANT,
+    PROTOCOL_VERSION, Ports, Question, Refusal, Reply, Request, Response, SiteName, TagName, TagPage,
+    Version,
 };
-pub use tag::{MAX_MEDIA_TYPE_LEN, MAX_REFERENCE_LEN, TagMeaning, TagRecord};
+pub use tag::{
+    MAX_MEDIA_TYPE_LEN, MAX_ORIGIN_LEN, MAX_REFERENCE_LEN, MAX_REPOSITORY_LEN, MAX_TAG_LEN, TagMeaning,
+    TagRecord,
+};

@@ -8,18 +8,25 @@ use bincode::{Decode, Encode};
 
 use crate::frame::{FrameError, List, Message, Text, decode_payload};
 use crate::membership::Certificate;
+use crate::tag::{MAX_ORIGIN_LEN, MAX_REFERENCE_LEN, MAX_REPOSITORY_LEN, MAX_TAG_LEN};
 use crate::{Digest, HeldClaim, TagRecord};
 
 /// The version that every conversation of this build speaks. Counts up when a message changes its bytes.
 ///
-/// 1: the first.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// 1: the first. 2: the tags of a repository can be asked for.
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// The longest name of a site, in bytes.
 pub const MAX_SITE_LEN: usize = 64;
 
 /// How many digests one question may name.
 pub const MAX_WANT: usize = 64;
+
+/// How many tags one answer may name; whoever wants more asks for those behind the last.
+pub const MAX_TAG_PAGE: usize = 128;
+
+/// A tag's name.
+pub type TagName = Text<MAX_TAG_LEN>;
 
 /// The name of a site.
 pub type SiteName = Text<MAX_SITE_LEN>;
@@ -107,7 +114,16 @@ pub enum Question {
     /// Which of these blobs the peer holds, verified.
     Want(List<Digest, MAX_WANT>),
     /// What this reference means, as far as the peer knows.
-    Tag(Text<{ crate::tag::MAX_REFERENCE_LEN }>),
+    Tag(Text<MAX_REFERENCE_LEN>),
+    /// Which tags of a repository the peer knows.
+    Tags {
+        /// The origin: `docker.io`, or a host with its port.
+        origin: Text<MAX_ORIGIN_LEN>,
+        /// The repository: `library/alpine`.
+        repository: Text<MAX_REPOSITORY_LEN>,
+        /// Only those that sort behind this one: the last that the asker was told.
+        after: Option<TagName>,
+    },
 }
 
 impl Message for Ask {
@@ -134,6 +150,19 @@ pub enum Answer {
     Want(List<Holding, MAX_WANT>),
     /// To [`Question::Tag`].
     Tag(Option<TagRecord>),
+    /// To [`Question::Tags`].
+    Tags(TagPage),
+}
+
+/// Some of a repository's tags.
+///
+/// The list is the peer's word alone. What a tag means is told by its signed record, for which each one is asked.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct TagPage {
+    /// The first of those that were asked for, in the order of their bytes.
+    pub names: List<TagName, MAX_TAG_PAGE>,
+    /// Whether there are further ones behind the last of these.
+    pub more: bool,
 }
 
 /// Whether a peer holds a blob.
@@ -150,7 +179,7 @@ pub enum Holding {
 
 impl Message for Reply {
     const NAME: &'static str = "reply";
-    const MAX_LEN: usize = 2 << 10;
+    const MAX_LEN: usize = 18 << 10;
 }
 
 /// A blob as the exchange names it: transfers are keyed by both.

@@ -9,6 +9,15 @@ use crate::identity::{BadSignature, NetworkId, NodeId, SecretKey, Signature};
 /// The longest reference in bytes: a registry's name, a repository (255) and a tag (128) with room to spare.
 pub const MAX_REFERENCE_LEN: usize = 640;
 
+/// The longest name of an origin in bytes, its port included.
+pub const MAX_ORIGIN_LEN: usize = 255;
+
+/// The longest name of a repository in bytes.
+pub const MAX_REPOSITORY_LEN: usize = 255;
+
+/// The longest tag in bytes.
+pub const MAX_TAG_LEN: usize = 128;
+
 /// The longest media type in bytes: RFC 6838 allows 127 on either side of the slash.
 pub const MAX_MEDIA_TYPE_LEN: usize = 255;
 

@@ -39,6 +39,19 @@ fn claim() -> HeldClaim {
     HeldClaim::sign(&node(), &operator().network(), &builder.finish().unwrap())
 }
 
+fn tags_after(after: Option<&str>) -> Question {
+    Question::Tags {
+        origin: "r.example".parse().unwrap(),
+        repository: "a/b".parse().unwrap(),
+        after: after.map(|after| after.parse().unwrap()),
+    }
+}
+
+fn tags<const N: usize>(names: [&str; N], more: bool) -> Answer {
+    let names = names.iter().map(|name| name.parse().unwrap());
+    Answer::Tags(TagPage { names: List::first_of(names), more })
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -72,10 +85,14 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("ask-ping", frame(Ask { id: 1, question: Question::Ping })),
         ("ask-want", frame(Ask { id: 70_000, question: want })),
         ("ask-tag", frame(Ask { id: 2, question: Question::Tag("a:1".parse().unwrap()) })),
+        ("ask-tags", frame(Ask { id: 3, question: tags_after(None) })),
+        ("ask-tags-after", frame(Ask { id: 4, question: tags_after(Some("3.19")) })),
         ("reply-pong", frame(Reply { id: 1, answer: Answer::Pong })),
         ("reply-want", frame(Reply { id: 70_000, answer: holdings })),
         ("reply-tag-unknown", frame(Reply { id: 2, answer: Answer::Tag(None) })),
         ("reply-tag", frame(Reply { id: 2, answer: Answer::Tag(Some(record())) })),
+        ("reply-tags-none", frame(Reply { id: 3, answer: tags([], false) })),
+        ("reply-tags", frame(Reply { id: 4, answer: tags(["3.20", "latest"], true) })),
         ("request-chain", frame(Request::Chain { id: 1, blob: blob() })),
         ("request-chunk", frame(Request::Chunk { id: 2, blob: blob(), index: 3 })),
         ("request-cancel", frame(Request::Cancel { id: 2 })),

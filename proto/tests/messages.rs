@@ -42,11 +42,22 @@ fn certificate() -> impl Strategy<Value = Certificate> {
     })
 }
 
+fn tag_name() -> impl Strategy<Value = TagName> {
+    "[a-zA-Z0-9._-]{0,128}".prop_map(|name| name.parse().unwrap())
+}
+
 fn question() -> impl Strategy<Value = Question> {
     prop_oneof![
         Just(Question::Ping),
         prop::collection::vec(digest(), 0..=MAX_WANT).prop_map(|d| Question::Want(List::first_of(d))),
         "[ -~]{0,640}".prop_map(|text| Question::Tag(text.parse().unwrap())),
+        ("[a-z.:]{0,255}", "[a-z/]{0,255}", prop::option::of(tag_name())).prop_map(
+            |(origin, repository, after)| Question::Tags {
+                origin: origin.parse().unwrap(),
+                repository: repository.parse().unwrap(),
+                after,
+            }
+        ),
     ]
 }
 
@@ -57,6 +68,8 @@ fn answer() -> impl Strategy<Value = Answer> {
         Just(Answer::Pong),
         prop::collection::vec(holding, 0..=MAX_WANT).prop_map(|h| Answer::Want(List::first_of(h))),
         prop::option::of(record()).prop_map(Answer::Tag),
+        (prop::collection::vec(tag_name(), 0..=MAX_TAG_PAGE), any::<bool>())
+            .prop_map(|(names, more)| Answer::Tags(TagPage { names: List::first_of(names), more })),
     ]
 }
 
@@ -135,11 +148,12 @@ proptest! {
 
     #[test]
     fn a_damaged_message_is_refused_or_goes_round(
-        question in question(), response in response(), record in record(), at in any::<prop::sample::Index>(),
-        flip in 1..=255u8,
+        question in question(), answer in answer(), response in response(), record in record(),
+        at in any::<prop::sample::Index>(), flip in 1..=255u8,
     ) {
         for mut payload in [
             encode_payload(&Ask { id: 1, question }).unwrap(),
+            encode_payload(&Reply { id: 1, answer }).unwrap(),
             encode_payload(&response).unwrap(),
             encode_payload(&record).unwrap(),
         ] {
@@ -182,9 +196,25 @@ fn lengths_are_bounded_at_both_ends() {
     payload[2] = MAX_WANT as u8 + 1;
     payload.extend(std::iter::repeat_n(0, 33 * MAX_WANT));
     assert!(matches!(decode_payload::<Ask>(&payload), Err(FrameError::Content { .. })));
+    let mut payload = encode_payload(&tags(List::first_of(["a".parse().unwrap()]))).unwrap();
+    // The id takes five bytes.
+    payload[6] = MAX_TAG_PAGE as u8 + 1;
+    payload.extend(std::iter::repeat_n(0, 2 * MAX_TAG_PAGE));
+    assert!(matches!(decode_payload::<Reply>(&payload), Err(FrameError::Content { .. })));
     assert_eq!(List::<u8, 3>::first_of(0..9).into_vec(), [0, 1, 2]);
     assert!("x".repeat(MAX_SITE_LEN + 1).parse::<SiteName>().is_err());
     assert!("a\nb".parse::<SiteName>().is_err());
+}
+
+fn tags(names: List<TagName, MAX_TAG_PAGE>) -> Reply {
+    Reply { id: u32::MAX, answer: Answer::Tags(TagPage { names, more: true }) }
+}
+
+#[test]
+fn the_longest_page_of_tags_fits_into_a_reply() {
+    let longest: TagName = "x".repeat(MAX_TAG_LEN).parse().unwrap();
+    round(tags(List::first_of(std::iter::repeat_n(longest, MAX_TAG_PAGE))));
+    assert!("x".repeat(MAX_TAG_LEN + 1).parse::<TagName>().is_err());
 }
 
 #[test]

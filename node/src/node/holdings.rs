@@ -66,4 +66,17 @@ impl Holdings for Shelf {
     fn tag(&self, reference: &str) -> Option<TagRecord> {
         self.images.get()?.vouch(&reference.parse().ok()?)
     }
+
+    fn tags(&self, origin: &str, repository: &str, after: Option<&str>, most: usize) -> Vec<String> {
+        let (Some(images), Ok(origin), Ok(repository)) =
+            (self.images.get(), origin.parse(), repository.parse())
+        else {
+            return Vec::new();
+        };
+        let known = images.records().tags(&origin, &repository).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the tags cannot be read from the index");
+            Vec::new()
+        });
+        known.into_iter().filter(|tag| after.is_none_or(|after| tag.as_str() > after)).take(most).collect()
+    }
 }

@@ -20,7 +20,7 @@ use wherry_proto::{Digest, Hello, NodeId};
 use super::admission::Doorkeeper;
 use super::announce::{self, Announcements};
 use super::ask::{self, Asking, MAX_ASKED};
-use super::behaviour::{Behaviour, BehaviourEvent};
+use super::behaviour::{Behaviour, BehaviourEvent, learn};
 use super::discovery::{Dial, Discovery};
 use super::identity::{Host, node_of, peer_of};
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours};
@@ -70,6 +70,8 @@ pub(super) struct Actor {
     pub(super) to_self: mpsc::WeakSender<Command>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    // Cancelled once it is known who of those that the node started with can be reached.
+    pub(super) settled: CancellationToken,
 }
 
 impl Actor {
@@ -81,6 +83,10 @@ impl Actor {
             if now >= upkeep {
                 self.upkeep(now);
                 upkeep = now + UPKEEP_TIME;
+            }
+            if !self.settled.is_cancelled() && self.discovery.is_settled(|peer| self.swarm.is_connected(peer))
+            {
+                self.settled.cancel();
             }
             let wake = self.plans(now).map_or(upkeep, |next| next.min(upkeep));
             tokio::select! {
@@ -202,9 +208,12 @@ impl Actor {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event, now),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id, connection_id, endpoint, num_established, ..
+            } => {
                 self.discovery.connected(connection_id, peer_id);
-                self.on_connected(peer_id, connection_id, endpoint.get_remote_address());
+                let remote = endpoint.get_remote_address();
+                self.on_connected(peer_id, connection_id, remote, num_established.get() == 1);
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
                 self.discovery.disconnected(&peer_id, now);
@@ -263,7 +272,7 @@ impl Actor {
         self.listening().push(address);
     }
 
-    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, remote: &Multiaddr) {
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, remote: &Multiaddr, anew: bool) {
         let Some((node, hello, host)) =
             node_of(&peer).and_then(|node| Some((node, self.doorkeeper.guest(&node)?, Host::of(remote)?)))
         else {
@@ -271,11 +280,18 @@ impl Actor {
             self.swarm.close_connection(connection);
             return;
         };
-        for address in host.addresses(&hello.ports) {
-            self.swarm.behaviour_mut().kad.add_address(&peer, address);
+        // A ban that came while the hellos were exchanged did not find this connection among those that it ended.
+        if let Err(why) = self.doorkeeper.check(&node, &hello.certificate) {
+            tracing::info!(peer = node.short(), %why, "a connection is ended");
+            self.swarm.close_connection(connection);
+            return;
         }
+        learn(&mut self.swarm.behaviour_mut().kad, peer, host.addresses(&hello.ports), anew);
         if self.neighbours.get(&node).is_none() {
             self.new_neighbour(node, &hello, host);
+        } else {
+            // What the doorkeeper knows is the newest.
+            self.neighbours.renew(&node, &hello.certificate);
         }
     }
 

@@ -3,8 +3,9 @@
 //! The transport has proved by then which key the peer owns; the hello proves that the key belongs. The dialer
 //! speaks first, so that a stranger who connects here learns nothing at all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,6 +29,13 @@ use super::settings::Clock;
 /// How long the exchange of hellos may take in all.
 pub const ADMISSION_TIME: Duration = Duration::from_secs(5);
 
+/// How many streams are kept that a peer which was dialed opens while its hello is still on the way: over QUIC they
+/// may come first.
+const MAX_EARLY: usize = 4;
+
+/// After what time it is looked again whether a connected peer still belongs: clocks are set, and peers are banned.
+const RECHECK_TIME: Duration = Duration::from_secs(60);
+
 /// Why a connection is not admitted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
@@ -46,6 +54,9 @@ pub enum AdmissionError {
     /// The connection failed before the peer had said hello: it may have refused this node.
     #[error("it ended the connection before it said hello: {0}")]
     Ended(String),
+    /// The peer wanted more than the one stream for the hellos before it was let in.
+    #[error("it opened further streams before it was admitted")]
+    Forward,
     /// The peer did not say hello in time.
     #[error("it did not say hello within {ADMISSION_TIME:?}")]
     Silent,
@@ -119,6 +130,20 @@ impl Doorkeeper {
         self.guests().get(node).map(|guest| guest.hello.clone())
     }
 
+    /// Returns when a peer that showed this certificate belongs no more, and says why. A newer certificate that it has
+    /// shown on another connection counts.
+    pub(super) async fn belongs_no_more(&self, node: &NodeId, shown: &Certificate) -> AdmissionError {
+        loop {
+            let newest = self.guest(node).map(|hello| hello.certificate);
+            let newest = newest.as_ref().filter(|newest| is_newer(newest, shown)).unwrap_or(shown);
+            if let Err(why) = self.check(node, newest) {
+                return why;
+            }
+            let left = Duration::from_secs(newest.expires.saturating_sub(self.now()));
+            tokio::time::sleep(left.clamp(Duration::from_secs(1), RECHECK_TIME)).await;
+        }
+    }
+
     fn guests(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Guest>> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,6 +165,17 @@ impl Doorkeeper {
         peer: &NodeId,
         dialer: bool,
     ) -> Result<Hello, AdmissionError> {
+        self.greet_telling(stream, peer, dialer, &AtomicBool::new(false)).await
+    }
+
+    /// The same; `heard` is set as soon as the peer's hello has shown that it belongs.
+    async fn greet_telling(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        peer: &NodeId,
+        dialer: bool,
+        heard: &AtomicBool,
+    ) -> Result<Hello, AdmissionError> {
         let greet = async {
             if dialer {
                 // Nothing is shown to a banned peer either.
@@ -147,9 +183,12 @@ impl Doorkeeper {
                     return Err(AdmissionError::Banned(reason));
                 }
                 write_within(stream, &self.hello(), ADMISSION_TIME).await?;
-                self.read_hello(stream, peer).await
+                let hello = self.read_hello(stream, peer).await?;
+                heard.store(true, Ordering::Relaxed);
+                Ok(hello)
             } else {
                 let hello = self.read_hello(stream, peer).await?;
+                heard.store(true, Ordering::Relaxed);
                 write_within(stream, &self.hello(), ADMISSION_TIME).await?;
                 Ok(hello)
             }
@@ -175,9 +214,9 @@ where
         None => Err(AdmissionError::Key),
     };
     match result {
-        Ok((node, hello)) => {
+        Ok((node, (hello, early))) => {
             let stay = Stay::begin(doorkeeper, node, hello);
-            Ok((peer, StreamMuxerBox::new(Admitted { muxer, _stay: stay })))
+            Ok((peer, StreamMuxerBox::new(Admitted { muxer, early, _stay: stay })))
         }
         Err(why) => {
             tracing::info!(
@@ -193,12 +232,13 @@ where
     }
 }
 
+/// The peer's hello, and the streams that it has opened already.
 async fn hellos<M>(
     doorkeeper: &Doorkeeper,
     muxer: &mut M,
     node: &NodeId,
     point: &ConnectedPoint,
-) -> Result<Hello, AdmissionError>
+) -> Result<(Hello, VecDeque<M::Substream>), AdmissionError>
 where
     M: StreamMuxer + Unpin,
     M::Substream: Unpin,
@@ -216,32 +256,54 @@ where
     });
     let stream = timeout(ADMISSION_TIME, open).await.map_err(|_| AdmissionError::Silent)?.map_err(ended)?;
     let mut stream = stream.compat();
+    let heard = AtomicBool::new(false);
+    let mut early = VecDeque::new();
     let mut greet = std::pin::pin!(async {
-        let hello = doorkeeper.greet(&mut stream, node, dialer).await?;
+        let hello = doorkeeper.greet_telling(&mut stream, node, dialer, &heard).await?;
         // A failure to say goodbye concerns this one substream, which is done.
         let _ = timeout(ADMISSION_TIME, tokio::io::AsyncWriteExt::shutdown(&mut stream)).await;
         Ok(hello)
     });
     // A substream gets on only while its connection is polled.
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(result) = greet.poll_unpin(cx) {
-            return Poll::Ready(result);
-        }
-        loop {
-            match muxer.poll_unpin(cx) {
-                Poll::Ready(Ok(StreamMuxerEvent::AddressChange(_))) => {}
-                Poll::Ready(Err(error)) => {
-                    // What came before the end still counts.
-                    return match greet.poll_unpin(cx) {
-                        Poll::Ready(result) => Poll::Ready(result),
-                        Poll::Pending => Poll::Ready(Err(AdmissionError::Ended(error.to_string()))),
-                    };
+    let hello = std::future::poll_fn(|cx| {
+        let error = 'ended: {
+            loop {
+                if let Poll::Ready(result) = greet.poll_unpin(cx) {
+                    return Poll::Ready(result);
                 }
-                Poll::Pending => return Poll::Pending,
+                if heard.load(Ordering::Relaxed) {
+                    break;
+                }
+                // Whoever has not shown that it belongs has no use for a second stream, and each may hold memory.
+                match muxer.poll_inbound_unpin(cx) {
+                    // The hello of a node that was dialed may have come together with it.
+                    Poll::Ready(Ok(stream)) if dialer && early.len() < MAX_EARLY => early.push_back(stream),
+                    Poll::Ready(Ok(_)) => return Poll::Ready(Err(AdmissionError::Forward)),
+                    Poll::Ready(Err(error)) => break 'ended error,
+                    Poll::Pending => break,
+                }
             }
+            loop {
+                match muxer.poll_unpin(cx) {
+                    Poll::Ready(Ok(StreamMuxerEvent::AddressChange(_))) => {}
+                    Poll::Ready(Err(error)) => break 'ended error,
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        };
+        // What came before the end still counts.
+        match greet.poll_unpin(cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => Poll::Ready(Err(ended(error))),
         }
     })
-    .await
+    .await?;
+    Ok((hello, early))
+}
+
+/// Which of two certificates of a node counts.
+pub(super) fn is_newer(one: &Certificate, other: &Certificate) -> bool {
+    (one.epoch, one.expires) > (other.epoch, other.expires)
 }
 
 /// That a peer is connected: what it said is known for as long as one of these lives.
@@ -251,9 +313,15 @@ struct Stay {
 }
 
 impl Stay {
-    fn begin(doorkeeper: Arc<Doorkeeper>, node: NodeId, hello: Hello) -> Self {
+    fn begin(doorkeeper: Arc<Doorkeeper>, node: NodeId, mut hello: Hello) -> Self {
         let mut guests = doorkeeper.guests();
-        let connections = guests.get(&node).map_or(0, |guest| guest.connections) + 1;
+        let mut connections = 1;
+        if let Some(known) = guests.get(&node) {
+            connections += known.connections;
+            if is_newer(&known.hello.certificate, &hello.certificate) {
+                hello.certificate = known.hello.certificate.clone();
+            }
+        }
         guests.insert(node, Guest { hello, connections });
         drop(guests);
         Self { doorkeeper, node }
@@ -273,12 +341,14 @@ impl Drop for Stay {
 }
 
 /// A connection whose peer has been admitted.
-struct Admitted<M> {
+struct Admitted<M: StreamMuxer> {
     muxer: M,
+    // Streams that came with the hello.
+    early: VecDeque<M::Substream>,
     _stay: Stay,
 }
 
-impl<M: StreamMuxer + Unpin> StreamMuxer for Admitted<M> {
+impl<M: StreamMuxer<Substream: Unpin> + Unpin> StreamMuxer for Admitted<M> {
     type Substream = M::Substream;
     type Error = M::Error;
 
@@ -286,6 +356,9 @@ impl<M: StreamMuxer + Unpin> StreamMuxer for Admitted<M> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Self::Substream, Self::Error>> {
+        if let Some(stream) = self.early.pop_front() {
+            return Poll::Ready(Ok(stream));
+        }
         self.muxer.poll_inbound_unpin(cx)
     }
 

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
-use wherry_proto::{Answer, Ask, Digest, Holding, List, Question, Reply};
+use wherry_proto::{Answer, Ask, Digest, Holding, List, MAX_TAG_PAGE, Question, Reply, TagPage};
 
 use super::codec::{WireError, read_within, write_within};
 use super::holdings::Holdings;
@@ -121,5 +121,12 @@ fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
         Question::Ping => Answer::Pong,
         Question::Want(digests) => Answer::Want(List::first_of(digests.iter().map(held))),
         Question::Tag(reference) => Answer::Tag(holdings.tag(reference)),
+        Question::Tags { origin, repository, after } => {
+            // One more than fits tells whether there are more.
+            let found = holdings.tags(origin, repository, after.as_deref(), MAX_TAG_PAGE + 1);
+            let more = found.len() > MAX_TAG_PAGE;
+            let names = found.into_iter().filter_map(|name| name.try_into().ok());
+            Answer::Tags(TagPage { names: List::first_of(names), more })
+        }
     }
 }

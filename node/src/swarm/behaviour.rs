@@ -7,7 +7,7 @@ use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::kad::{self, BucketInserts, Caching, Mode, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, StreamProtocol, mdns};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, mdns};
 use tokio::sync::mpsc;
 use wherry_proto::NetworkId;
 
@@ -22,8 +22,9 @@ pub const RECORD_TIME: Duration = Duration::from_secs(30 * 60);
 pub const MAX_CONNECTIONS: u32 = 512;
 const MAX_INBOUND: u32 = 384;
 
-/// How many connections may be in their handshakes, in each direction.
-const MAX_PENDING: u32 = 64;
+/// How many connections may be in their handshakes, in each direction. A stranger's may hold a QUIC connection's
+/// window each, or one yamux stream's.
+const MAX_PENDING: u32 = 32;
 
 /// How many connections one peer may have: two nodes that dial each other at once make two, over each of two
 /// transports.
@@ -78,6 +79,25 @@ impl Behaviour {
     }
 }
 
+/// How many addresses of one peer Kademlia keeps and tells.
+const MAX_PEER_ADDRESSES: usize = 8;
+
+/// Tells Kademlia where a peer listens. What it knew is forgotten when the peer comes anew, and the oldest when there
+/// is too much: a peer that comes from ever other places would leave more with each of them.
+pub(super) fn learn(
+    kad: &mut kad::Behaviour<Providers>,
+    peer: PeerId,
+    addresses: impl IntoIterator<Item = Multiaddr>,
+    anew: bool,
+) {
+    let known = kad.remove_peer(&peer).filter(|_| !anew).map(|entry| entry.node.value.into_vec());
+    let mut all: Vec<Multiaddr> = addresses.into_iter().filter_map(|new| new.with_p2p(peer).ok()).collect();
+    all.extend(known.into_iter().flatten());
+    for address in all.into_iter().take(MAX_PEER_ADDRESSES) {
+        kad.add_address(&peer, address);
+    }
+}
+
 fn kademlia(me: PeerId, network: &NetworkId) -> kad::Behaviour<Providers> {
     let name = format!("/wherry/{network}/kad/1");
     #[expect(clippy::expect_used, reason = "the name starts with a slash")]
@@ -105,3 +125,35 @@ fn kademlia(me: PeerId, network: &NetworkId) -> kad::Behaviour<Providers> {
 
 /// On how many nodes a record is kept.
 const REPLICATION: NonZeroUsize = NonZeroUsize::MIN.saturating_add(11);
+
+#[cfg(test)]
+mod tests {
+    use wherry_proto::SecretKey;
+
+    use super::*;
+
+    fn known(kad: &mut kad::Behaviour<Providers>, peer: PeerId) -> Vec<Multiaddr> {
+        let bucket = kad.kbucket(peer).unwrap();
+        let entry = bucket.iter().find(|entry| *entry.node.key.preimage() == peer).unwrap();
+        let bare = |address: &Multiaddr| {
+            let mut address = address.clone();
+            address.pop();
+            address
+        };
+        entry.node.value.iter().map(bare).collect()
+    }
+
+    #[test]
+    fn a_peer_that_comes_from_ever_other_places_leaves_few_addresses() {
+        let peer = PeerId::random();
+        let mut kad = kademlia(PeerId::random(), &SecretKey::from_seed([1; 32]).network());
+        let address = |port: u16| format!("/ip4/192.0.2.1/tcp/{port}").parse::<Multiaddr>().unwrap();
+        for port in 1..100 {
+            learn(&mut kad, peer, [address(port)], false);
+            let known = known(&mut kad, peer);
+            assert!(known.len() <= MAX_PEER_ADDRESSES && known.contains(&address(port)), "{known:?}");
+        }
+        learn(&mut kad, peer, [address(1), address(2)], true);
+        assert_eq!(known(&mut kad, peer), [address(1), address(2)]);
+    }
+}

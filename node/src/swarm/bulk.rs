@@ -15,17 +15,21 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wherry_proto::NodeId;
+use wherry_proto::{Certificate, Hello, NodeId};
 
 use super::admission::{AdmissionError, Doorkeeper};
 use super::exchange::{self, Uploader};
+use super::gate::Gate;
 use super::identity::Host;
 use super::tls::{self, Tls};
 
-/// How many bulk connections are accepted at a time, those in their handshake included.
+/// How many bulk connections of admitted peers there may be at a time.
 pub const MAX_BULK_CONNECTIONS: usize = 256;
 
-/// How many of them one peer may have.
+/// How many more may be in their handshakes, whoever they are.
+pub const MAX_BULK_HANDSHAKES: usize = 64;
+
+/// How many of the admitted ones one peer may have.
 pub const MAX_BULK_PER_PEER: usize = 4;
 
 /// How long connecting and the TLS handshake may take, each.
@@ -37,6 +41,8 @@ const READ_BUFFER: usize = 64 << 10;
 
 /// A TLS stream whose socket is read in large pieces.
 pub(super) type ClientStream = tokio_rustls::client::TlsStream<BufReader<TcpStream>>;
+
+type ServerStream = tokio_rustls::server::TlsStream<BufReader<TcpStream>>;
 
 /// Why there is no bulk connection.
 #[derive(Debug, thiserror::Error)]
@@ -80,14 +86,14 @@ fn tune(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Connects to a node's bulk listener, as far as both have admitted each other.
+/// Connects to a node's bulk listener, as far as both have admitted each other; the certificate is the node's.
 pub(super) async fn dial(
     tls: &Tls,
     doorkeeper: &Doorkeeper,
     node: NodeId,
     host: &Host,
     port: u16,
-) -> Result<ClientStream, BulkError> {
+) -> Result<(ClientStream, Certificate), BulkError> {
     let address = || host.with_port(port);
     let late = || io::Error::from(io::ErrorKind::TimedOut);
     let failed = |error| BulkError::Connect { address: address(), error };
@@ -110,11 +116,11 @@ pub(super) async fn dial(
     if tls::peer(stream.get_ref().1) != Some(node) {
         return Err(failed(io::Error::other("the peer does not speak the bulk plane's protocol")));
     }
-    doorkeeper
+    let hello = doorkeeper
         .greet(&mut stream, &node, true)
         .await
         .map_err(|error| BulkError::Admission { address: address(), error })?;
-    Ok(stream)
+    Ok((stream, hello.certificate))
 }
 
 /// The connections that peers have here, so that a ban can end them.
@@ -185,20 +191,32 @@ pub(super) struct Server {
 /// Accepts bulk connections until the server is stopped.
 pub(super) async fn listen(server: Server, listener: TcpListener) {
     let places = Arc::new(Semaphore::new(MAX_BULK_CONNECTIONS));
+    let (handshakes, gate) = (Arc::new(Semaphore::new(MAX_BULK_HANDSHAKES)), Arc::<Gate>::default());
     loop {
         // Beyond the bound, connections wait in the listener's own backlog.
         let accept = async {
-            let place = Arc::clone(&places).acquire_owned().await.ok()?;
-            Some((listener.accept().await, place))
+            let turn = Arc::clone(&handshakes).acquire_owned().await.ok()?;
+            Some((listener.accept().await, turn))
         };
-        let Some(Some((accepted, place))) = server.stop.run_until_cancelled(accept).await else { return };
+        let Some(Some((accepted, turn))) = server.stop.run_until_cancelled(accept).await else { return };
         match accepted {
             Ok((socket, address)) => {
-                let serve = Box::pin(connection(server.clone(), socket, address));
-                let stop = server.stop.clone();
-                server.tasks.spawn(async move {
+                let Some(handshake) = gate.enter(address.ip()) else {
+                    tracing::debug!(%address, "too many bulk connections from there are in their handshakes");
+                    continue;
+                };
+                let (server, places) = (server.clone(), Arc::clone(&places));
+                let (stop, tasks) = (server.stop.clone(), server.tasks.clone());
+                let serve = Box::pin(async move {
+                    let Some(guest) = admit(&server, socket, address).await else { return };
+                    drop((turn, handshake));
+                    let Ok(_place) = places.try_acquire_owned() else {
+                        return tracing::info!(%address, "too many bulk connections: one is refused");
+                    };
+                    connection(server, guest, address).await;
+                });
+                tasks.spawn(async move {
                     stop.run_until_cancelled(serve).await;
-                    drop(place);
                 });
             }
             Err(error) => {
@@ -211,33 +229,56 @@ pub(super) async fn listen(server: Server, listener: TcpListener) {
     }
 }
 
-async fn connection(server: Server, socket: TcpStream, address: SocketAddr) {
+/// A peer that has been admitted, and its connection.
+struct Guest {
+    peer: NodeId,
+    hello: Hello,
+    stream: ServerStream,
+}
+
+/// Does all that is to be done before a peer counts as one.
+async fn admit(server: &Server, socket: TcpStream, address: SocketAddr) -> Option<Guest> {
     if let Err(error) = tune(&socket) {
         tracing::debug!(%address, %error, "cannot set up a bulk connection");
-        return;
+        return None;
     }
     let accept = server.tls.accept(BufReader::with_capacity(READ_BUFFER, socket));
     let mut stream = match timeout(BULK_HANDSHAKE_TIME, accept).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(why)) => return tracing::debug!(%address, %why, "no TLS on a bulk connection"),
-        Err(_) => return tracing::debug!(%address, "a bulk connection's TLS took too long"),
-    };
-    let Some(peer) = tls::peer(stream.get_ref().1) else {
-        return tracing::debug!(%address, "not the bulk plane's protocol, or no node's key");
-    };
-    let hello = match server.doorkeeper.greet(&mut stream, &peer, false).await {
-        Ok(hello) => hello,
-        Err(why) => {
-            return tracing::info!(peer = peer.short(), %address, %why, "not admitted to the bulk plane");
+        Ok(Err(why)) => {
+            tracing::debug!(%address, %why, "no TLS on a bulk connection");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!(%address, "a bulk connection's TLS took too long");
+            return None;
         }
     };
+    let Some(peer) = tls::peer(stream.get_ref().1) else {
+        tracing::debug!(%address, "not the bulk plane's protocol, or no node's key");
+        return None;
+    };
+    match server.doorkeeper.greet(&mut stream, &peer, false).await {
+        Ok(hello) => Some(Guest { peer, hello, stream }),
+        Err(why) => {
+            tracing::info!(peer = peer.short(), %address, %why, "not admitted to the bulk plane");
+            None
+        }
+    }
+}
+
+async fn connection(server: Server, guest: Guest, address: SocketAddr) {
+    let Guest { peer, hello, stream } = guest;
     let Some(entered) = server.inbound.enter(peer, MAX_BULK_PER_PEER, &server.stop) else {
         return tracing::info!(peer = peer.short(), %address, "too many bulk connections of one peer");
     };
-    // A ban that came during the greeting did not find this connection among those that it ended.
-    if let Err(why) = server.doorkeeper.check(&peer, &hello.certificate) {
-        return tracing::info!(peer = peer.short(), %address, %why, "not admitted to the bulk plane");
-    }
     let serve = exchange::serve(Arc::clone(&server.uploader), peer, stream);
-    entered.token.run_until_cancelled(serve).await;
+    tokio::select! {
+        // First, since a ban that came during the greeting did not find this connection among those that it ended.
+        biased;
+        why = server.doorkeeper.belongs_no_more(&peer, &hello.certificate) => {
+            tracing::info!(peer = peer.short(), %address, %why, "a bulk connection is ended");
+        }
+        _ = entered.token.run_until_cancelled(serve) => {}
+    }
 }

@@ -1,17 +1,19 @@
 //! What the rest of the node asks of the swarm.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{self, FuturesUnordered};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wherry_proto::{Answer, Digest, Holding, List, NodeId, Question, Roles, TagRecord};
+use wherry_proto::{
+    Answer, Certificate, Digest, Holding, List, NodeId, Question, Roles, TagPage, TagRecord, Text,
+};
 
 use super::actor::Command;
 use super::admission::Doorkeeper;
@@ -20,12 +22,16 @@ use super::bans::Ban;
 use super::bulk::{self, BulkError, Inbound};
 use super::exchange::{self, Buffers, Exchange, Patience};
 use super::identity::peer_of;
-use super::neighbours::{Entry, Neighbour, Neighbours, Notice};
+use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours, Notice};
 use super::streams::{OpenError, Protocol};
 use super::tls::Tls;
 
 /// How long a neighbour may take to say whether it holds a blob before the search goes on without it.
 pub const WANT_TIME: Duration = Duration::from_secs(2);
+
+/// How long after its start a node may still not know who of those that it is to join by can be reached; whoever asks
+/// the site waits no longer than that. Nodes of a site answer within milliseconds.
+pub const SETTLE_TIME: Duration = Duration::from_secs(3);
 
 /// How many providers one search takes from Kademlia.
 pub const MAX_PROVIDERS: usize = 20;
@@ -38,6 +44,9 @@ pub const DIRECT_RETRY: Duration = Duration::from_secs(60);
 
 /// How many peers are remembered for the next run.
 pub const MAX_REMEMBERED: usize = 64;
+
+/// How many tags of one repository are taken from the neighbours together.
+pub const MAX_SITE_TAGS: usize = 10_000;
 
 /// How far to look for a blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +99,8 @@ pub(super) struct Inner {
     pub(super) buffers: Buffers,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    pub(super) settled: CancellationToken,
+    pub(super) settled_by: Instant,
 }
 
 pub(super) struct Door {
@@ -148,6 +159,19 @@ impl Client {
         self.0.neighbours.all().iter().filter_map(addresses).take(MAX_REMEMBERED).collect()
     }
 
+    /// Returns once the node has tried every address that it was started with, at the latest [`SETTLE_TIME`] after the
+    /// start, and at once if there were none: before that, that no neighbour knows something says little. All
+    /// questions to the neighbours wait for it.
+    pub async fn settled(&self) {
+        tokio::select! {
+            // Ready, if it is, without a timer.
+            biased;
+            () = self.0.settled.cancelled() => {}
+            () = self.0.stop.cancelled() => {}
+            () = sleep_until(self.0.settled_by) => {}
+        }
+    }
+
     async fn ask(&self, entry: &Entry, question: Question) -> Option<Answer> {
         let (reply, answer) = oneshot::channel();
         entry.asks.send(Asking { question, reply }).await.ok()?;
@@ -167,8 +191,22 @@ impl Client {
 
     /// Who holds a blob: all neighbours are asked at once and then, if asked for, whom Kademlia names. Offers
     /// come as the answers do, one from each peer, until all have answered or the deadline is over. Nothing
-    /// goes on when the stream is dropped.
+    /// goes on when the stream is dropped. The deadline counts from when the node is [settled](Client::settled).
     pub fn want(
+        &self,
+        digest: Digest,
+        reach: Reach,
+        deadline: Duration,
+    ) -> impl Stream<Item = Offer> + Send + use<> {
+        let client = self.clone();
+        let offers = async move {
+            client.settled().await;
+            client.want_now(digest, reach, deadline)
+        };
+        stream::once(offers).flatten()
+    }
+
+    fn want_now(
         &self,
         digest: Digest,
         reach: Reach,
@@ -205,7 +243,7 @@ impl Client {
                 .buffer_unordered(MAX_PROVIDERS)
         })
         .flatten();
-        near.chain(far).filter_map(std::future::ready).take_until(tokio::time::sleep_until(end))
+        near.chain(far).filter_map(std::future::ready).take_until(sleep_until(end))
     }
 
     async fn providers(&self, digest: Digest) -> Option<mpsc::Receiver<NodeId>> {
@@ -215,9 +253,11 @@ impl Client {
     }
 
     /// What the neighbours know a reference to mean. Each record is about this very reference, was passed on by
-    /// a member, and is signed by the node that it names; [`Client::roles`] tells whether that one may resolve.
+    /// a member, and is signed by the node that it names; [`Client::roles`] tells whether that one may resolve. The
+    /// deadline counts from when the node is [settled](Client::settled).
     pub async fn tag(&self, reference: &str, deadline: Duration) -> Vec<TagRecord> {
         let (Some(door), Ok(text)) = (&self.0.door, reference.parse()) else { return Vec::new() };
+        self.settled().await;
         let end = Instant::now() + deadline;
         let question = Question::Tag(text);
         let entries = self.0.neighbours.all();
@@ -241,6 +281,54 @@ impl Client {
             }
         }
         records
+    }
+
+    /// The tags of an origin's repository that the neighbours of this site know, at most [`MAX_SITE_TAGS`]: what has
+    /// come when all have told theirs or the deadline is over. That a tag is named is a member's word and no more;
+    /// [`Client::tag`] tells what it means. The deadline counts as there. The names are valid for nothing but to be shown or asked for.
+    pub async fn tags(&self, origin: &str, repository: &str, deadline: Duration) -> BTreeSet<String> {
+        let mut known = BTreeSet::new();
+        let (Ok(origin), Ok(repository)) = (origin.parse(), repository.parse()) else { return known };
+        let question = |after| Question::Tags {
+            origin: Text::clone(&origin),
+            repository: Text::clone(&repository),
+            after,
+        };
+        self.settled().await;
+        let end = Instant::now() + deadline;
+        let near =
+            self.0.neighbours.all().into_iter().filter(|entry| entry.neighbour.class == LinkClass::Lan);
+        let mut pages: FuturesUnordered<_> = near.map(|entry| self.tag_page(entry, question(None))).collect();
+        while let Ok(Some(answered)) = timeout_at(end, pages.next()).await {
+            let Some((entry, page)) = answered else { continue };
+            let last = page.names.last().cloned();
+            for name in page.names.into_vec() {
+                if known.len() >= MAX_SITE_TAGS {
+                    return known;
+                }
+                known.insert(name.to_string());
+            }
+            if page.more && last.is_some() {
+                pages.push(self.tag_page(entry, question(last)));
+            }
+        }
+        known
+    }
+
+    /// One neighbour's answer, if it is one: names that are in order and behind what was told before, so that
+    /// whoever is asked page by page comes to an end.
+    async fn tag_page(&self, entry: Entry, question: Question) -> Option<(Entry, TagPage)> {
+        let Question::Tags { after, .. } = question.clone() else { return None };
+        let Answer::Tags(page) = self.ask(&entry, question).await? else { return None };
+        let names = after.iter().chain(page.names.iter());
+        if !names.is_sorted_by(|before, next| before < next) {
+            tracing::info!(
+                peer = entry.neighbour.node.short(),
+                "a list of tags is not in order: it is passed over"
+            );
+            return None;
+        }
+        Some((entry, page))
     }
 
     /// Tells the network from now on that this node holds a blob. Waits only while very many are told at once.
@@ -307,7 +395,7 @@ impl Client {
         let (reply, opened) = oneshot::channel();
         let _ = self.0.commands.send(Command::Open { node, protocol: Protocol::Exchange, reply }).await;
         match opened.await.unwrap_or(Err(OpenError::NotConnected)) {
-            Ok(stream) => Ok(self.start(door, node, stream.compat(), false)),
+            Ok(stream) => Ok(self.start(door, node, entry.certificate.clone(), stream.compat(), false)),
             Err(stream) => Err(ConnectError::Unreachable { node, direct, stream }),
         }
     }
@@ -317,11 +405,19 @@ impl Client {
             return Err(BulkError::None);
         }
         let node = entry.neighbour.node;
-        let stream = bulk::dial(&door.tls, &door.keeper, node, &entry.host, entry.ports.bulk).await?;
-        Ok(self.start(door, node, stream, true))
+        let (stream, certificate) =
+            bulk::dial(&door.tls, &door.keeper, node, &entry.host, entry.ports.bulk).await?;
+        Ok(self.start(door, node, certificate, stream, true))
     }
 
-    fn start<S>(&self, door: &Door, node: NodeId, stream: S, direct: bool) -> Exchange
+    fn start<S>(
+        &self,
+        door: &Door,
+        node: NodeId,
+        certificate: Certificate,
+        stream: S,
+        direct: bool,
+    ) -> Exchange
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
@@ -329,7 +425,19 @@ impl Client {
         let buffers = self.0.buffers.clone();
         let (exchange, work) =
             exchange::start(stream, node, door.keeper.network, direct, buffers, Patience::USUAL, stop);
-        self.0.tasks.spawn(work);
+        let (keeper, watched) = (Arc::clone(&door.keeper), exchange.clone());
+        self.0.tasks.spawn(async move {
+            let mut work = std::pin::pin!(work);
+            tokio::select! {
+                () = &mut work => return,
+                why = keeper.belongs_no_more(&node, &certificate) => {
+                    tracing::info!(peer = node.short(), %why, "an exchange is ended");
+                    watched.close();
+                }
+            }
+            // It tells those who wait for answers.
+            work.await;
+        });
         exchange
     }
 

@@ -35,11 +35,27 @@ enum Source {
 #[derive(Debug)]
 struct Target {
     source: Source,
+    // Whom the address names, if it does.
     peer: Option<PeerId>,
+    // Who answered there last, where it names nobody: a machine may be exchanged, or get another's address.
+    met: Option<PeerId>,
     addresses: Vec<Multiaddr>,
     failures: u32,
     due: Instant,
     dialing: bool,
+    // Whether it has been reached, or not, at least once.
+    tried: bool,
+}
+
+impl Target {
+    fn new(source: Source, peer: Option<PeerId>, address: Multiaddr, now: Instant) -> Self {
+        let addresses = vec![address];
+        Self { source, peer, met: None, addresses, failures: 0, due: now, dialing: false, tried: false }
+    }
+
+    fn leads_to(&self) -> Option<PeerId> {
+        self.peer.or(self.met)
+    }
 }
 
 /// A node to dial.
@@ -79,9 +95,7 @@ pub(super) fn parse(text: &str) -> Result<(Multiaddr, Option<PeerId>), SwarmErro
 
 impl Discovery {
     pub(super) fn new(bootstrap: &[String], remembered: &[String], now: Instant) -> Result<Self, SwarmError> {
-        let target = |(address, peer), source| {
-            Some(Target { source, peer, addresses: vec![address], failures: 0, due: now, dialing: false })
-        };
+        let target = |(address, peer), source| Some(Target::new(source, peer, address, now));
         let mut targets = Vec::new();
         for text in bootstrap.iter().take(MAX_ADDRESSES) {
             targets.push(target(parse(text)?, Source::Bootstrap));
@@ -110,14 +124,7 @@ impl Discovery {
         {
             return;
         }
-        let target = Target {
-            source: Source::Local,
-            peer: Some(peer),
-            addresses: vec![address],
-            failures: 0,
-            due: now,
-            dialing: false,
-        };
+        let target = Target::new(Source::Local, Some(peer), address, now);
         match self.targets.iter_mut().find(|place| place.is_none()) {
             Some(place) => *place = Some(target),
             None => self.targets.push(Some(target)),
@@ -138,6 +145,15 @@ impl Discovery {
         }
     }
 
+    /// Whether every address that the node started with has been tried, or needs not be.
+    pub(super) fn is_settled(&self, connected: impl Fn(&PeerId) -> bool) -> bool {
+        self.targets.iter().flatten().all(|target| {
+            target.tried
+                || target.source == Source::Local
+                || target.leads_to().is_some_and(|peer| connected(&peer))
+        })
+    }
+
     /// Whom to dial now, and when to ask again.
     pub(super) fn due(
         &mut self,
@@ -150,7 +166,7 @@ impl Discovery {
         for (at, target) in self.targets.iter_mut().enumerate() {
             let Some(target) = target else { continue };
             let wanted = target.source != Source::Remembered || lonely;
-            if target.dialing || !wanted || target.peer.is_some_and(|peer| connected(&peer)) {
+            if target.dialing || !wanted || target.leads_to().is_some_and(|peer| connected(&peer)) {
                 continue;
             }
             // Whoever is alone does not wait out what was planned in company.
@@ -182,7 +198,8 @@ impl Discovery {
         if let Some(at) = self.dialing.remove(&connection)
             && let Some(Some(target)) = self.targets.get_mut(at)
         {
-            target.peer = Some(peer);
+            target.met = Some(peer);
+            target.tried = true;
             target.dialing = false;
         }
     }
@@ -196,7 +213,7 @@ impl Discovery {
 
     /// The last connection to a peer has ended: it is tried again soon.
     pub(super) fn disconnected(&mut self, peer: &PeerId, now: Instant) {
-        for target in self.targets.iter_mut().flatten().filter(|target| target.peer == Some(*peer)) {
+        for target in self.targets.iter_mut().flatten().filter(|target| target.leads_to() == Some(*peer)) {
             target.failures = 0;
             target.due = now + jittered(FIRST_WAIT);
         }
@@ -205,6 +222,8 @@ impl Discovery {
     fn wait(&mut self, at: usize, now: Instant, lonely: bool) {
         let Some(Some(target)) = self.targets.get_mut(at) else { return };
         target.dialing = false;
+        target.met = None;
+        target.tried = true;
         let most = if lonely { LONELY_WAIT } else { LONGEST_WAIT };
         let wait = FIRST_WAIT.saturating_mul(1 << target.failures.min(16)).min(most);
         target.failures = target.failures.saturating_add(1);
@@ -267,7 +286,45 @@ mod tests {
         assert!(plan.due(now + LONGEST_WAIT, true, |known| *known == peer).0.is_empty());
         plan.disconnected(&peer, now);
         let (dials, _) = plan.due(now + 2 * FIRST_WAIT, true, |_| false);
-        assert_eq!(dials[0].peer, Some(peer));
+        // By its address alone: another node may have it now.
+        assert_eq!(dials[0].peer, None);
+        let connection = ConnectionId::new_unchecked(2);
+        plan.began(&dials[0], connection);
+        plan.failed(connection, now, true);
+        let (_, next) = plan.due(now, true, |known| *known == peer);
+        assert!(next.is_some(), "an address that failed waits for whom it led to before");
+    }
+
+    #[test]
+    fn a_plan_is_settled_once_each_address_was_tried() {
+        let now = Instant::now();
+        assert!(plan(&[], &[], now).is_settled(|_| false));
+        let mut plan = plan(&[FAR, "/ip4/192.0.2.1/tcp/1"], &["/ip4/192.0.2.2/tcp/1"], now);
+        let (dials, _) = plan.due(now, true, |_| false);
+        assert_eq!(dials.len(), 3);
+        for (attempt, dial) in dials.iter().enumerate() {
+            assert!(!plan.is_settled(|_| false), "settled before address {attempt} was tried");
+            let connection = ConnectionId::new_unchecked(attempt);
+            plan.began(dial, connection);
+            match attempt {
+                0 => plan.connected(connection, PeerId::random()),
+                _ => plan.failed(connection, now, false),
+            }
+        }
+        assert!(plan.is_settled(|_| false));
+    }
+
+    #[test]
+    fn an_address_that_names_a_peer_is_dialed_for_no_other() {
+        let (now, peer) = (Instant::now(), PeerId::random());
+        let mut plan = plan(&[&format!("{FAR}/p2p/{peer}")], &[], now);
+        for attempt in 0..3 {
+            let later = now + attempt * LONGEST_WAIT;
+            let (dials, _) = plan.due(later, true, |_| false);
+            assert_eq!(dials[0].peer, Some(peer));
+            plan.began(&dials[0], ConnectionId::new_unchecked(attempt as usize));
+            plan.failed(ConnectionId::new_unchecked(attempt as usize), later, true);
+        }
     }
 
     #[test]

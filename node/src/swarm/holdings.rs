@@ -18,10 +18,22 @@ pub trait Holdings: Send + Sync + 'static {
     fn chain(&self, digest: &Digest) -> Option<StateChain>;
 
     /// The bytes of a blob that is held; `None` if it is not.
+    ///
+    /// They are sent as they are read: to hash each chunk again before it leaves would cost as much as it costs the
+    /// taker, for every taker. A disk that rots unnoticed therefore makes this node send a wrong chunk of a blob which
+    /// it claims to hold, and the taker bans it, as it must: it cannot tell rot from a lie. The way out is with the
+    /// operator: the taker's log names the blob and the chunk, and a ban ends with the taker's run, or after
+    /// [`BAN_TIME`](super::BAN_TIME). A read that fails is refused and proves nothing against anybody.
     fn open(&self, digest: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>>;
 
     /// What a reference means here, as signed by whoever resolved it.
     fn tag(&self, reference: &str) -> Option<TagRecord>;
+
+    /// The tags of an origin's repository that are known here, without asking anybody: the first `most` of those
+    /// that sort behind `after`, in the order of their bytes. Whoever knows no names has none.
+    fn tags(&self, _origin: &str, _repository: &str, _after: Option<&str>, _most: usize) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Bytes that are read from any place, as of an open file.

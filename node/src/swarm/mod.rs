@@ -17,8 +17,10 @@ mod client;
 mod codec;
 mod discovery;
 mod exchange;
+mod gate;
 mod holdings;
 mod identity;
+mod muxer;
 mod neighbours;
 mod records;
 mod settings;
@@ -32,15 +34,19 @@ pub use announce::{MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
 pub use ask::{MAX_ASKED, PING_TIME, REPLY_TIME};
 pub use bans::{BAN_TIME, Ban, MAX_BANS};
 pub use behaviour::{MAX_CONNECTIONS, RECORD_TIME};
-pub use bulk::{BULK_HANDSHAKE_TIME, BulkError, MAX_BULK_CONNECTIONS, MAX_BULK_PER_PEER};
+pub use bulk::{
+    BULK_HANDSHAKE_TIME, BulkError, MAX_BULK_CONNECTIONS, MAX_BULK_HANDSHAKES, MAX_BULK_PER_PEER,
+};
 pub use client::{
-    Client, ConnectError, DIRECT_RETRY, MAX_PROVIDERS, MAX_REMEMBERED, Offer, Reach, WANT_TIME,
+    Client, ConnectError, DIRECT_RETRY, MAX_PROVIDERS, MAX_REMEMBERED, MAX_SITE_TAGS, Offer, Reach,
+    SETTLE_TIME, WANT_TIME,
 };
 pub use discovery::{LONELY_WAIT, LONGEST_WAIT};
 pub use exchange::{
     Exchange, ExchangeError, IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, REQUEST_LIMIT, SILENCE, SLOT_WAIT,
-    UPLOAD_SLOTS,
+    SLOTS_PER_PEER, UPLOAD_SLOTS,
 };
+pub use gate::MAX_HANDSHAKES_PER_ADDRESS;
 pub use holdings::{Holdings, ReadAt};
 pub use neighbours::{LinkClass, Neighbour, Notice};
 pub use settings::{Clock, MAX_ADDRESSES, SwarmError, SwarmSettings};

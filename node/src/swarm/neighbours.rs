@@ -77,6 +77,13 @@ impl Neighbours {
         let _ = self.notices.send(Notice::Connected(neighbour));
     }
 
+    /// A neighbour has shown a newer certificate.
+    pub(super) fn renew(&self, node: &NodeId, certificate: &Certificate) {
+        if let Some(entry) = self.lock().get_mut(node) {
+            entry.certificate.clone_from(certificate);
+        }
+    }
+
     pub(super) fn remove(&self, node: &NodeId) {
         let removed = self.lock().remove(node);
         if let Some(entry) = removed {

@@ -22,7 +22,7 @@ use super::announce::Announcements;
 use super::ask;
 use super::behaviour::Behaviour;
 use super::bulk::{self, Inbound};
-use super::client::{Client, Door, Inner};
+use super::client::{Client, Door, Inner, SETTLE_TIME};
 use super::discovery::Discovery;
 use super::exchange::{self, Buffers, Uploader};
 use super::holdings::Holdings;
@@ -103,6 +103,8 @@ pub async fn start(
         buffers: Buffers::default(),
         tasks: TaskTracker::new(),
         stop: shutdown.child_token(),
+        settled: CancellationToken::new(),
+        settled_by: tokio::time::Instant::now() + SETTLE_TIME,
     };
     let peer = keypair.public().to_peer_id();
     let listening = Arc::<Mutex<Vec<Multiaddr>>>::default();
@@ -111,6 +113,7 @@ pub async fn start(
     let Some(certificate) = settings.membership.clone() else {
         tracing::info!("no certificate of a network: this node is alone and talks to nobody");
         inner.tasks.spawn(alone(orders, inner.stop.clone()));
+        inner.settled.cancel();
         on_failure.disarm();
         return Ok(Swarm { client: Client(Arc::new(inner)), peer, listening, bulk: None });
     };
@@ -143,7 +146,11 @@ pub async fn start(
         to_self: inner.commands.downgrade(),
         tasks: inner.tasks.clone(),
         stop: inner.stop.clone(),
+        settled: inner.settled.clone(),
     };
+    if actor.discovery.is_settled(|_| false) {
+        actor.settled.cancel();
+    }
     listen(&mut actor, settings.peers).await?;
 
     let server = bulk::Server {

@@ -12,16 +12,14 @@ use libp2p::core::transport::{
 };
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{Multiaddr, PeerId, dns, quic, tcp, tls, yamux};
+use libp2p::{Multiaddr, PeerId, dns, quic, tcp, tls};
 
 use super::admission::{Doorkeeper, admit};
+use super::muxer::{self, MAX_OPENED};
 use super::settings::SwarmError;
 
 /// How long it may take to make a connection, admission included.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
-
-/// How many streams one connection may have, counted in both directions: a handful are in use.
-const MAX_STREAMS: u32 = 128;
 
 /// How often QUIC shows that an idle connection lives: a few bytes a second.
 const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -29,19 +27,19 @@ const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// After how much silence a QUIC connection counts as lost, in milliseconds: three keep-alives.
 const QUIC_IDLE_MS: u32 = 45_000;
 
-/// How much a QUIC peer may send ahead on one stream and on one connection, in bytes.
-const QUIC_STREAM_WINDOW: u32 = 2 << 20;
-const QUIC_CONNECTION_WINDOW: u32 = 4 << 20;
+/// How much a QUIC peer may send ahead on one stream and on one connection, in bytes: 80 Mbit/s at 100 ms. The same
+/// counts for whoever has not been admitted yet.
+const QUIC_STREAM_WINDOW: u32 = 1 << 20;
+const QUIC_CONNECTION_WINDOW: u32 = 2 << 20;
 
 pub(super) fn build(
     keypair: &Keypair,
     doorkeeper: &Arc<Doorkeeper>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
     let tls = tls::Config::new(keypair).map_err(|error| SwarmError::Tls(error.to_string()))?;
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(MAX_STREAMS as usize);
     let mut quic = quic::Config::new(keypair);
-    quic.max_concurrent_stream_limit = MAX_STREAMS;
+    // Of those that the peer opens; it waits with further ones.
+    quic.max_concurrent_stream_limit = MAX_OPENED as u32;
     quic.keep_alive_interval = QUIC_KEEP_ALIVE;
     quic.max_idle_timeout = QUIC_IDLE_MS;
     quic.max_stream_data = QUIC_STREAM_WINDOW;
@@ -51,7 +49,7 @@ pub(super) fn build(
     let tcp = NewPort(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)))
         .upgrade(Version::V1Lazy)
         .authenticate(tls)
-        .multiplex(yamux)
+        .multiplex(muxer::Upgrade)
         .and_then(move |(peer, muxer), point| admit(keeper, peer, muxer, point))
         .boxed();
     let keeper = Arc::clone(doorkeeper);

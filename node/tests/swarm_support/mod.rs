@@ -65,6 +65,7 @@ type Blob = (StateChain, Arc<dyn ReadAt>);
 pub struct Shelf {
     blobs: Mutex<HashMap<Digest, Blob>>,
     tags: Mutex<HashMap<String, TagRecord>>,
+    names: Mutex<HashMap<String, Vec<String>>>,
 }
 
 impl Shelf {
@@ -87,6 +88,11 @@ impl Shelf {
     pub fn tag(&self, record: TagRecord) {
         self.tags.lock().unwrap().insert(record.reference.to_string(), record);
     }
+
+    /// Tells these as the tags of `origin/repository`, in this order.
+    pub fn list(&self, repository: &str, tags: impl IntoIterator<Item = String>) {
+        self.names.lock().unwrap().insert(repository.to_owned(), tags.into_iter().collect());
+    }
 }
 
 impl Holdings for Shelf {
@@ -104,6 +110,17 @@ impl Holdings for Shelf {
 
     fn tag(&self, reference: &str) -> Option<TagRecord> {
         self.tags.lock().unwrap().get(reference).cloned()
+    }
+
+    fn tags(&self, origin: &str, repository: &str, after: Option<&str>, most: usize) -> Vec<String> {
+        let names = self.names.lock().unwrap();
+        let Some(names) = names.get(&format!("{origin}/{repository}")) else { return Vec::new() };
+        names
+            .iter()
+            .filter(|name| after.is_none_or(|after| name.as_str() > after))
+            .take(most)
+            .cloned()
+            .collect()
     }
 }
 

@@ -7,6 +7,8 @@ mod buffers;
 mod client;
 mod server;
 #[cfg(test)]
+mod server_tests;
+#[cfg(test)]
 mod tests;
 mod writer;
 
@@ -35,10 +37,14 @@ pub const IDLE_TIME: Duration = Duration::from_secs(120);
 /// How many chunks are read and sent at once, to all peers together. Each holds one chunk in memory.
 pub const UPLOAD_SLOTS: usize = 8;
 
+/// How many of them one peer may have, over all its connections: one response is written while the next is read.
+pub const SLOTS_PER_PEER: usize = 2;
+
 /// How many connections may wait for a slot; the requests of all others are answered `Busy` at once.
 pub const MAX_WAITING: usize = 8;
 
-/// How long a request waits for a slot before it is answered `Busy`: less than any asker's patience.
+/// How long a request waits for each of the two, one of its peer's slots and one of all, before it is answered
+/// `Busy`: together less than any asker's patience.
 pub const SLOT_WAIT: Duration = Duration::from_secs(1);
 
 /// How long the taking side waits.

@@ -1,8 +1,8 @@
 //! The giving side.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf};
@@ -15,7 +15,7 @@ use wherry_proto::{
 
 use super::buffers::Buffers;
 use super::writer::{Answer, Body, Outgoing, write};
-use super::{IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, SLOT_WAIT, UPLOAD_SLOTS};
+use super::{IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, SLOT_WAIT, SLOTS_PER_PEER, UPLOAD_SLOTS};
 use crate::swarm::codec::{WireError, read_after_prefix};
 use crate::swarm::holdings::{Holdings, ReadAt};
 
@@ -44,6 +44,8 @@ pub(in crate::swarm) struct Uploader {
     network: NetworkId,
     buffers: Buffers,
     slots: Arc<Semaphore>,
+    // The slots of each peer that has connections.
+    peers: Mutex<HashMap<NodeId, Weak<Semaphore>>>,
     waiting: AtomicUsize,
     // Counts freed slots, for those who were told that there is none.
     freed: watch::Sender<u64>,
@@ -62,33 +64,50 @@ impl Uploader {
             network,
             buffers,
             slots: Arc::new(Semaphore::new(UPLOAD_SLOTS)),
+            peers: Mutex::default(),
             waiting: AtomicUsize::new(0),
             freed: watch::Sender::new(0),
         })
     }
 
-    /// A slot; `None` if there is none soon.
-    async fn slot(self: &Arc<Self>) -> Option<Slot> {
+    /// The slots that a peer may have, which all its connections share.
+    fn slots_of(&self, peer: NodeId) -> Arc<Semaphore> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slots) = peers.get(&peer).and_then(Weak::upgrade) {
+            return slots;
+        }
+        peers.retain(|_, slots| slots.strong_count() > 0);
+        let slots = Arc::new(Semaphore::new(SLOTS_PER_PEER));
+        peers.insert(peer, Arc::downgrade(&slots));
+        slots
+    }
+
+    /// A slot for a peer that may have these; `None` if there is none soon.
+    async fn slot(self: &Arc<Self>, own: &Arc<Semaphore>) -> Option<Slot> {
+        // Its own first, so that nobody waits in the common line on behalf of a peer that has its share.
+        let own = timeout(SLOT_WAIT, Arc::clone(own).acquire_owned()).await.ok()?.ok()?;
         let slots = Arc::clone(&self.slots);
-        if let Ok(permit) = Arc::clone(&slots).try_acquire_owned() {
-            return Some(Slot { _permit: permit, uploader: Arc::clone(self) });
-        }
-        let _place = Place::take(&self.waiting)?;
-        match timeout(SLOT_WAIT, slots.acquire_owned()).await {
-            Ok(Ok(permit)) => Some(Slot { _permit: permit, uploader: Arc::clone(self) }),
-            _ => None,
-        }
+        let permit = match Arc::clone(&slots).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let _place = Place::take(&self.waiting)?;
+                timeout(SLOT_WAIT, slots.acquire_owned()).await.ok()?.ok()?
+            }
+        };
+        Some(Slot { permits: Some((own, permit)), uploader: Arc::clone(self) })
     }
 }
 
 /// The right to have one chunk on its way to a peer.
 pub(super) struct Slot {
-    _permit: OwnedSemaphorePermit,
+    permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
     uploader: Arc<Uploader>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        // Free before it is told.
+        drop(self.permits.take());
         self.uploader.freed.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
@@ -117,14 +136,15 @@ pub(in crate::swarm) async fn serve<S: AsyncRead + AsyncWrite>(
 ) -> String {
     let (reader, writer) = tokio::io::split(stream);
     let line = Line::default();
-    // One response is written while the next is found: two slots for one peer at most.
+    let own = uploader.slots_of(peer);
+    // One response is written while the next is found.
     let (ready, responses) = mpsc::channel(1);
     let (answers, small) = mpsc::channel(MAX_ANSWERS);
     let why = tokio::select! {
         why = line.fill(reader, &answers) => why,
-        why = line.drain(&uploader, &ready, &answers) => why,
+        why = line.drain(&uploader, &own, &ready, &answers) => why,
         why = write(&uploader.buffers, writer, responses, small) => why,
-        why = line.tell_free(&uploader, &answers) => why,
+        why = line.tell_free(&uploader, &own, &answers) => why,
     };
     tracing::debug!(peer = peer.short(), %why, "upload connection ended");
     why.to_string()
@@ -212,6 +232,7 @@ impl Line {
     async fn drain(
         &self,
         uploader: &Arc<Uploader>,
+        own: &Arc<Semaphore>,
         ready: &mpsc::Sender<Outgoing>,
         answers: &mpsc::Sender<Response>,
     ) -> WireError {
@@ -226,7 +247,7 @@ impl Line {
                 }
             };
             let id = wanted.id;
-            let Some(slot) = uploader.slot().await else {
+            let Some(slot) = uploader.slot(own).await else {
                 self.busy(id, answers).await;
                 continue;
             };
@@ -261,13 +282,23 @@ impl Line {
     }
 
     /// Tells a peer that was sent away when a slot is free again.
-    async fn tell_free(&self, uploader: &Uploader, answers: &mpsc::Sender<Response>) -> WireError {
+    async fn tell_free(
+        &self,
+        uploader: &Uploader,
+        own: &Semaphore,
+        answers: &mpsc::Sender<Response>,
+    ) -> WireError {
         loop {
             self.became_busy.notified().await;
             let mut freed = uploader.freed.subscribe();
             // Free already: the slot went between the refusal and here.
-            if uploader.slots.available_permits() == 0 && freed.changed().await.is_err() {
-                break;
+            let mut free = uploader.slots.available_permits() > 0 && own.available_permits() > 0;
+            while !free {
+                if freed.changed().await.is_err() {
+                    return WireError::Io(std::io::ErrorKind::BrokenPipe.into());
+                }
+                // Whosever it was, if only this peer may have it.
+                free = own.available_permits() > 0;
             }
             if self.told_busy.swap(false, Ordering::Relaxed) && answers.send(Response::Free).await.is_err() {
                 break;
