@@ -23,7 +23,7 @@ use wherry_gateway::manifest::MAX_MANIFEST;
 use wherry_gateway::origin::{OriginError, Origins};
 use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
-use wherry_proto::{Digest, NetworkId, SecretKey, TagRecord};
+use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
 use crate::status::Metrics;
 use crate::store::Store;
@@ -47,8 +47,8 @@ const MAX_DOWN: usize = 256;
 
 /// The other nodes of the site, as far as names go.
 pub trait Site: Send + Sync + 'static {
-    /// What neighbours say of a reference, be it a tag or a digest. Signatures are checked; waits for a short time
-    /// that is the implementor's.
+    /// What neighbours say of a reference, be it a tag or a digest. Each record is about this very reference and
+    /// signed by a member that may resolve. Waits for a short time that is the implementor's.
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>>;
 }
 
@@ -68,8 +68,8 @@ pub struct ImagesParts {
     pub metrics: Metrics,
     /// Signs tag records.
     pub key: SecretKey,
-    /// Of which network this node signs to be a member; a node that is alone uses one of its own.
-    pub network: NetworkId,
+    /// What admits this node to the network for which it signs; a node that is alone has one of its own.
+    pub certificate: Certificate,
     /// The origin of requests that name none.
     pub default_origin: Host,
     /// For how long an origin's answer about a tag counts for the site.

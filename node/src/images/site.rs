@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use wherry_gateway::Reference;
-use wherry_proto::{Roles, TagRecord};
+use wherry_proto::TagRecord;
 
 use super::Site;
 use crate::swarm::Client;
@@ -16,16 +16,6 @@ const PATIENCE: Duration = Duration::from_millis(750);
 impl Site for Client {
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>> {
         let reference = reference.to_string();
-        async move {
-            let mut records = self.tag(&reference, PATIENCE).await;
-            // A member that may not resolve decides no tag. Of a signer that is not connected only the signature is
-            // known: its record came through a member.
-            records.retain(|record| match self.roles(&record.signer) {
-                Some(roles) => roles.contains(Roles::RESOLVER),
-                None => true,
-            });
-            records
-        }
-        .boxed()
+        async move { self.tag(&reference, PATIENCE).await }.boxed()
     }
 }

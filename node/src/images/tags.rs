@@ -31,9 +31,6 @@ impl Images {
         }
         let mut source = Source::Store;
         for record in self.0.parts.site.records(reference).await {
-            if record.reference.as_str() != reference.to_string() {
-                continue;
-            }
             let newer = known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
             let confirmed = record.time;
             let same = known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
@@ -177,7 +174,7 @@ impl Images {
             sequence,
             time: now,
         };
-        Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.network, meaning))
+        Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.certificate, meaning))
     }
 
     /// Gives a tag a meaning that comes from this site: an import or a push.
@@ -211,7 +208,7 @@ impl Images {
             sequence: 0,
             time: (self.0.parts.clock)(),
         };
-        Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.network, meaning))
+        Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.certificate, meaning))
     }
 
     fn is_fresh(&self, confirmed: u64) -> bool {

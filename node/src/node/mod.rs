@@ -144,7 +144,8 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let store = open_store(&config).await?;
     let metrics = Metrics::default();
     let shelf = Arc::new(Shelf { store: store.clone(), metrics: metrics.clone(), images: OnceLock::new() });
-    let (key, network) = (membership.key.clone(), membership.certificate.network);
+    let (key, certificate) = (membership.key.clone(), membership.certificate.clone());
+    let network = certificate.network;
     let stops = Stops::default();
 
     let bulk = listeners.bulk.local_addr().map_err(|_| NodeError::Stopped)?;
@@ -167,7 +168,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         origins,
         metrics: metrics.clone(),
         key: key.clone(),
-        network,
+        certificate,
         default_origin,
         tag_ttl: config.tag_ttl,
         clock: now,
