@@ -75,7 +75,7 @@ pub struct ImagesParts {
     /// For how long an origin's answer about a tag counts for the site.
     pub tag_ttl: Duration,
     /// The time in seconds since the Unix epoch.
-    pub clock: fn() -> u64,
+    pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// Names and manifests. Clones share everything.

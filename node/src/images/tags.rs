@@ -13,6 +13,17 @@ use super::{ImageError, Images, Resolved, TagEntry};
 /// How far another node's clock may be ahead before its times count for nothing, in seconds.
 const CLOCK_SKEW: u64 = 30;
 
+/// How far ahead of this node's clock a record's sequence may lie, in seconds. Honest sequences are at most a few
+/// above the time at which they were signed, so one beyond this comes from a wrong clock or from a member that wants
+/// its word to win for ever.
+///
+/// Such a record is neither kept nor passed on, never counts as confirmed, and the origin is asked before it. It is
+/// the last resort all the same: it may be this node's clock that is wrong, as after a start without a battery, when
+/// every record of the site lies ahead, and the site's newest answer must still be had without its origin. A
+/// member that lies wins nothing by it that it could not have within the bound, and nothing that lasts: whoever
+/// resolves next signs a number that is higher than all that were kept.
+const MAX_AHEAD: u64 = 24 * 60 * 60;
+
 /// How long an origin is waited for when the site knows an older answer: clients give up after 10 s.
 const PATIENCE_WITH_ANSWER: Duration = Duration::from_secs(4);
 
@@ -30,8 +41,15 @@ impl Images {
             return Ok(resolved);
         }
         let mut source = Source::Store;
+        let mut ahead: Option<TagRecord> = None;
         for record in self.0.parts.site.records(reference).await {
             let newer = known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
+            if newer && self.is_ahead(&record) {
+                if ahead.as_ref().is_none_or(|other| record.supersedes(other)) {
+                    ahead = Some(record);
+                }
+                continue;
+            }
             let confirmed = record.time;
             let same = known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
             if newer || (same && self.is_fresh(confirmed)) {
@@ -46,13 +64,31 @@ impl Images {
         {
             return Ok(resolved);
         }
-        match self.ask_origin(reference, known.as_ref()).await {
-            Ok(resolved) => Ok(resolved),
-            Err(error) => match known {
-                Some(entry) => self.known_instead(reference, &entry, source, error).await,
-                None => Err(error),
-            },
+        let has_answer = known.is_some() || ahead.is_some();
+        let mut error = match self.ask_origin(reference, known.as_ref(), has_answer).await {
+            Ok(resolved) => return Ok(resolved),
+            Err(error) => error,
+        };
+        if let Some(record) = ahead {
+            warn!(
+                %reference, signer = %record.signer(), sequence = record.sequence,
+                "a tag record lies more than a day ahead of this node's clock: one of the two clocks is wrong. \
+                 It serves while the origin does not answer, and is not kept"
+            );
+            let entry = TagEntry { record, confirmed: 0 };
+            error = match self.known_instead(reference, &entry, Source::Peer, error).await {
+                Ok(resolved) => return Ok(resolved),
+                Err(error) => error,
+            };
         }
+        match known {
+            Some(entry) => self.known_instead(reference, &entry, source, error).await,
+            None => Err(error),
+        }
+    }
+
+    fn is_ahead(&self, record: &TagRecord) -> bool {
+        record.sequence > (self.0.parts.clock)().saturating_add(MAX_AHEAD)
     }
 
     /// The origin cannot say what the tag means now: the newest answer that the site knows.
@@ -98,10 +134,11 @@ impl Images {
         &self,
         reference: &Reference,
         known: Option<&TagEntry>,
+        has_answer: bool,
     ) -> Result<Resolved, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
-        let patience = if known.is_some() { PATIENCE_WITH_ANSWER } else { PATIENCE };
-        let head = match self.is_down(host).filter(|_| known.is_some()) {
+        let patience = if has_answer { PATIENCE_WITH_ANSWER } else { PATIENCE };
+        let head = match self.is_down(host).filter(|_| has_answer) {
             Some(error) => Err(error),
             None => {
                 let asked = self.0.parts.origins.head(host, repository, reference.target());

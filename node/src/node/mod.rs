@@ -171,7 +171,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         certificate,
         default_origin,
         tag_ttl: config.tag_ttl,
-        clock: now,
+        clock: Arc::new(now),
     })
     .map_err(Box::new)
     .map_err(NodeError::Images)?;
