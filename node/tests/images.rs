@@ -12,8 +12,12 @@
 
 mod images_support;
 
+use bytes::Bytes;
 use images_support::*;
-use wherry_gateway::server::Source;
+use wherry_gateway::Reference;
+use wherry_gateway::server::{BlobReader as _, RefusalKind, Source, Want};
+use wherry_node::transfer::Fetched;
+use wherry_proto::{Digest, TagRecord};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_far_ahead_of_the_clock_serves_only_without_the_origin_and_is_never_kept() {
@@ -55,4 +59,110 @@ async fn a_sites_newer_answer_within_the_bound_wins() {
     lab.clock_to(NOW + 100);
     assert_eq!(node.images.manifest(&reference).await.unwrap().manifest.digest(), &new.digest);
     assert_eq!(node.images.vouch(&reference).unwrap().sequence, NOW + DAY);
+}
+
+fn says_of(reference: &Reference, digest: Digest, size: u64, media_type: &str) -> TagRecord {
+    let image = Image { digest, media_type: media_type.to_owned(), bytes: Bytes::new(), blobs: Vec::new() };
+    record_of(reference, &image, size)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_false_length_hides_no_true_one_and_is_not_remembered() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.add("app", &image);
+    let (layer, bytes) = image.blobs[1].clone();
+    let reference = lab.reference(&format!("app@{layer}"));
+    let (host, repository) = (reference.host(), reference.repository());
+    for sizes in [vec![1], vec![1, bytes.len() as u64], vec![bytes.len() as u64 + 1, 1 << 40]] {
+        let node = lab.node();
+        for size in sizes {
+            node.site.says(says_of(&reference, layer, size, "text/plain"));
+        }
+        let handle = node.images.blob(host, repository, layer, Want::Get).await.unwrap();
+        assert_eq!(handle.size(), bytes.len() as u64);
+        let fetched = handle.fetch().await.unwrap();
+        if let Fetched::Arriving(transfer) = fetched {
+            transfer.wait().await.unwrap();
+        }
+        let known = || node.images.records().grant(host, repository, &layer).unwrap();
+        until(|| known().is_some()).await;
+        assert_eq!(known().unwrap().size, bytes.len() as u64);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_false_word_about_a_manifest_hides_no_true_one() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let image = lab.image("app");
+    let reference = lab.reference(&format!("app@{}", image.digest));
+    let node = lab.node();
+    node.put(&image);
+    node.site.says(says_of(&reference, image.digest, 5, "application/vnd.oci.image.index.v1+json"));
+    node.site.says(says_of(&reference, image.digest, image.bytes.len() as u64, OCI_MANIFEST));
+    assert_eq!(node.images.manifest(&reference).await.unwrap().manifest, image.parsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_digest_of_a_layer_is_no_manifest_and_is_answered_with_404() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let node = lab.node();
+    let layer = lab.reference(&format!("app@{}", image.layer()));
+    let refused = async || node.images.manifest(&layer).await.unwrap_err().into_refusal(false).kind;
+    assert_eq!(refused().await, RefusalKind::ManifestUnknown);
+    node.images.manifest(&lab.reference("app:1")).await.unwrap();
+    assert_eq!(refused().await, RefusalKind::ManifestUnknown);
+    node.put(&image);
+    assert_eq!(refused().await, RefusalKind::ManifestUnknown);
+    // One that nobody has told the type of, and too long for a manifest.
+    let long = vec![7; 5 << 20];
+    let digest = Digest::sha256(&long);
+    node.store.put(&digest, &long).unwrap();
+    let reference = lab.reference(&format!("app@{digest}"));
+    node.site.says(says_of(&reference, digest, long.len() as u64, ""));
+    let error = node.images.manifest(&reference).await.unwrap_err();
+    assert_eq!(error.into_refusal(false).kind, RefusalKind::ManifestUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_opens_nothing_in_a_repository_that_it_is_not_known_to_belong_to() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let node = lab.node();
+    node.put(&image);
+    node.images.manifest(&lab.reference("app:1")).await.unwrap();
+    let other = lab.reference(&format!("other@{}", image.layer()));
+    for want in [Want::Head, Want::Get] {
+        let refused = node.images.blob(other.host(), other.repository(), image.layer(), want).await;
+        assert_eq!(refused.err().unwrap().into_refusal(true).kind, RefusalKind::BlobUnknown);
+    }
+    let manifest = lab.reference(&format!("other@{}", image.digest));
+    let refused = node.images.manifest(&manifest).await.unwrap_err();
+    assert_eq!(refused.into_refusal(false).kind, RefusalKind::ManifestUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_image_of_an_index_needs_belongs_to_the_repository_without_the_origin() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    let index = lab.index(&[(&image, "linux/amd64")]);
+    lab.origin.tag("app", "1", &index);
+    lab.origin.add("app", &image);
+    for stored_before in [false, true] {
+        let node = lab.node();
+        if stored_before {
+            node.put(&image);
+        }
+        node.images.manifest(&lab.reference("app:1")).await.unwrap();
+        node.images.manifest(&lab.reference(&format!("app@{}", image.digest))).await.unwrap();
+        for (digest, bytes) in &image.blobs {
+            let reference = lab.reference("app:1");
+            let grant = node.images.records().grant(reference.host(), reference.repository(), digest);
+            assert_eq!(grant.unwrap().unwrap().size, bytes.len() as u64);
+        }
+    }
 }

@@ -40,6 +40,14 @@ pub enum ImageError {
         /// What is wrong with it.
         source: ManifestError,
     },
+    /// A manifest was asked for by the digest of something else.
+    #[error("{digest} is not a manifest but of the type '{media_type}': ask for it as a blob")]
+    NoManifest {
+        /// The blob.
+        digest: Digest,
+        /// What it is.
+        media_type: String,
+    },
     /// An index has no image for the platform that was asked for.
     #[error("{what} has no image for {wanted}; it has {has}. Choose one of them with --platform")]
     NoPlatform {
@@ -86,8 +94,10 @@ impl ImageError {
                 }
             }
             Self::Transfer { source, .. } => transfer_refusal(&source, message),
-            Self::NotAManifest { .. } => Refusal::new(RefusalKind::ManifestInvalid, message),
-            Self::NoPlatform { .. } => Refusal::new(unknown, message),
+            // The digest says which bytes, so whoever is asked has no manifest under it either.
+            Self::NotAManifest { .. } | Self::NoManifest { .. } | Self::NoPlatform { .. } => {
+                Refusal::new(unknown, message)
+            }
             Self::Store(error) if error.is_no_space() => Refusal::new(RefusalKind::NoSpace, message),
             Self::Store(_) | Self::Unreadable { .. } => Refusal::new(RefusalKind::Internal, message),
             Self::Stopped => Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER),

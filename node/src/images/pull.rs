@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
+use wherry_gateway::server::Want;
 use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
@@ -133,7 +134,7 @@ impl Images {
         blob: &Descriptor,
         events: &dyn PullEvents,
     ) -> Result<Progress, ImageError> {
-        let handle = self.blob(reference.host(), reference.repository(), blob.digest).await?;
+        let handle = self.blob(reference.host(), reference.repository(), blob.digest, Want::Get).await?;
         match &handle.fetch().await? {
             Fetched::Stored(_) => {
                 events.started(blob, true);

@@ -28,6 +28,14 @@ pub struct Grant {
     pub size: u64,
     /// Its media type.
     pub media_type: String,
+    /// Whether it is a manifest, and all that it names is known to belong to the repository too.
+    pub unfolded: bool,
+}
+
+impl Grant {
+    pub(super) fn of(size: u64, media_type: &str) -> Self {
+        Self { size, media_type: media_type.to_owned(), unfolded: false }
+    }
 }
 
 /// The index tables of this room.
@@ -101,13 +109,17 @@ impl Records {
         digest: &Digest,
         grant: &Grant,
     ) -> Result<(), StoreError> {
-        self.grants.put(grant_key(host, repository, digest).as_bytes(), grant)
+        // That an index names a manifest says less than the manifest itself has said.
+        let change = |known: Option<Grant>| match known {
+            Some(known) if known.unfolded || known == *grant => None,
+            _ => Some(grant.clone()),
+        };
+        self.grants.update(grant_key(host, repository, digest).as_bytes(), change).map(|_| ())
     }
 
     /// Remembers that a manifest, and all that it names, belongs to a repository.
     pub fn learn(&self, host: &Host, repository: &Repository, manifest: &Manifest) -> Result<(), StoreError> {
-        let own = Grant { size: manifest.size(), media_type: manifest.media_type().to_owned() };
-        if self.grant(host, repository, manifest.digest())?.as_ref() == Some(&own) {
+        if self.grant(host, repository, manifest.digest())?.is_some_and(|known| known.unfolded) {
             return Ok(());
         }
         let named: Vec<_> = match manifest.content() {
@@ -115,10 +127,11 @@ impl Records {
             ManifestContent::Image(image) => image.blobs().collect(),
         };
         for descriptor in named {
-            let grant = Grant { size: descriptor.size, media_type: descriptor.media_type.clone() };
+            let grant = Grant::of(descriptor.size, &descriptor.media_type);
             self.add_grant(host, repository, &descriptor.digest, &grant)?;
         }
-        // Last: its presence says that the others are there.
+        // Last: it says that the others are there.
+        let own = Grant { unfolded: true, ..Grant::of(manifest.size(), manifest.media_type()) };
         self.add_grant(host, repository, manifest.digest(), &own)
     }
 }

@@ -118,14 +118,14 @@ impl Images {
     ) -> Result<Option<Resolved>, ImageError> {
         let record = &entry.record;
         let media_type = record.media_type.as_str();
-        let (manifest, source) = match self.stored_manifest(record.digest, Some(media_type)).await? {
+        let (manifest, source) = match self.believed_manifest(record.digest, media_type).await? {
             Some(manifest) => (manifest, source),
             None => match self.manifest_from_peers(record.digest, record.size, media_type).await? {
                 Some(manifest) => (manifest, Source::Peer),
                 None => return Ok(None),
             },
         };
-        self.0.records.learn(reference.host(), reference.repository(), &manifest)?;
+        self.learn(reference, &manifest).await?;
         let age = (self.0.parts.clock)().saturating_sub(entry.confirmed.max(record.time));
         Ok(Some(Resolved { manifest, source, age: Some(Duration::from_secs(age)) }))
     }
@@ -175,7 +175,7 @@ impl Images {
         }
         let (manifest, source) = match at_hand {
             Some(found) => {
-                self.0.records.learn(host, repository, &found.0)?;
+                self.learn(reference, &found.0).await?;
                 found
             }
             None => (self.manifest_from_origin(reference).await?, Source::Origin),
@@ -226,7 +226,7 @@ impl Images {
         if let Some(record) = self.sign(reference, manifest, known.as_ref().map(|entry| &entry.record), now) {
             self.0.records.set_tag(reference, TagEntry { record, confirmed: 0 })?;
         }
-        self.0.records.learn(reference.host(), reference.repository(), manifest)?;
+        self.learn(reference, manifest).await?;
         Ok(())
     }
 

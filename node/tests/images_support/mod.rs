@@ -44,16 +44,35 @@ fn certificate(node: NodeId) -> Certificate {
 
 /// What a neighbour signs that a reference means.
 pub fn record(reference: &Reference, image: &Image, sequence: u64, time: u64) -> TagRecord {
+    signed(reference, image, image.bytes.len() as u64, sequence, time)
+}
+
+/// What a neighbour signs of a digest.
+pub fn record_of(reference: &Reference, image: &Image, size: u64) -> TagRecord {
+    signed(reference, image, size, 0, NOW)
+}
+
+fn signed(reference: &Reference, image: &Image, size: u64, sequence: u64, time: u64) -> TagRecord {
     let key = SecretKey::from_seed([7; 32]);
     let meaning = TagMeaning {
         reference: reference.to_string().parse().unwrap(),
         digest: image.digest,
         media_type: image.media_type.parse().unwrap(),
-        size: image.bytes.len() as u64,
+        size,
         sequence,
         time,
     };
     TagRecord::sign(&key, &certificate(key.node()), meaning)
+}
+
+/// Waits until something is so.
+pub async fn until(mut so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
 }
 
 /// A document or blob, with what it refers to.
