@@ -12,8 +12,13 @@
 
 mod images_support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use bytes::Bytes;
 use images_support::*;
+use tokio::net::TcpListener;
 use wherry_gateway::Reference;
 use wherry_gateway::server::{BlobReader as _, RefusalKind, Source, Want};
 use wherry_node::transfer::Fetched;
@@ -165,4 +170,76 @@ async fn what_an_image_of_an_index_needs_belongs_to_the_repository_without_the_o
             assert_eq!(grant.unwrap().unwrap().size, bytes.len() as u64);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_no_confirmation_by_the_origin_here_or_at_a_neighbour() {
+    let lab = Lab::new().await;
+    let (imported, published) = (lab.image("imported"), lab.image("published"));
+    lab.origin.tag("app", "1", &published);
+    let reference = lab.reference("app:1");
+    let (importer, neighbour) = (lab.node(), lab.node());
+    importer.put(&imported);
+    neighbour.put(&imported);
+    importer.images.set_tag(&reference, &imported.parsed()).await.unwrap();
+    neighbour.site.says(importer.images.vouch(&reference).unwrap());
+    for node in [&neighbour, &importer] {
+        let resolved = node.images.manifest(&reference).await.unwrap();
+        assert_eq!((resolved.manifest.digest(), resolved.source), (&published.digest, Source::Origin));
+    }
+    // Without the origin the import serves, and nothing is said of its age.
+    lab.origin.stop();
+    let alone = lab.node();
+    alone.put(&imported);
+    alone.images.set_tag(&reference, &imported.parsed()).await.unwrap();
+    let resolved = alone.images.manifest(&reference).await.unwrap();
+    assert_eq!((resolved.manifest.digest(), resolved.age), (&imported.digest, None));
+    assert_eq!(alone.images.local_images().await.unwrap()[0].since, Some(NOW));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_wait_for_a_name_behind_a_silent_origin_are_told_at_once() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let lab = Lab::at(silent.local_addr().unwrap().to_string().parse().unwrap());
+    let node = lab.node();
+    let asked = Arc::new(AtomicUsize::new(0));
+    tokio::spawn({
+        let asked = asked.clone();
+        async move {
+            let mut open = Vec::new();
+            while let Ok((stream, _)) = silent.accept().await {
+                asked.fetch_add(1, Ordering::Relaxed);
+                open.push(stream);
+                // It says nothing for a while, and then no more than that it is gone.
+                if open.len() == 1 {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    open.clear();
+                }
+            }
+        }
+    });
+    let reference = lab.reference("app:1");
+    let clients = (0..20).map(|_| node.images.manifest(&reference));
+    let told = futures::future::join_all(clients).await;
+    let first = told[0].as_ref().unwrap_err().to_string();
+    assert!(told.iter().all(|told| told.as_ref().unwrap_err().to_string() == first));
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_signed_by_a_node_whose_time_is_over_is_vouched_for_by_those_that_remain() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let image = lab.image("app");
+    let reference = lab.reference("app:1");
+    let node = lab.node();
+    node.put(&image);
+    node.site.says(record_until(&reference, &image, NOW + 10));
+    node.images.manifest(&reference).await.unwrap();
+    let before = node.images.vouch(&reference).unwrap();
+    lab.clock_to(NOW + 10);
+    let after = node.images.vouch(&reference).unwrap();
+    assert_ne!(before.signer(), after.signer());
+    assert_eq!((before.digest, before.sequence, before.time), (after.digest, after.sequence, after.time));
+    after.check(&network(), NOW + 10, 0).unwrap();
 }

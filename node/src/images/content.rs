@@ -190,7 +190,7 @@ impl Content for Images {
         let target = TagOrDigest::Tag(wherry_gateway::Tag::latest());
         let reference = Reference::new(self.origin_of(&ask), ask.repository, target);
         let tags = self.records().tags(reference.host(), reference.repository());
-        let tags = tags.map_err(|error| ImageError::Store(error).into_refusal(false))?;
+        let tags = tags.map_err(|error| ImageError::from(error).into_refusal(false))?;
         if tags.is_empty() {
             return Err(Refusal::new(
                 RefusalKind::NameUnknown,

@@ -1,5 +1,6 @@
 //! Why an image, manifest or blob cannot be had, and what a gateway's client is told of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use wherry_gateway::manifest::ManifestError;
@@ -14,7 +15,7 @@ use crate::transfer::TransferError;
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Why an image, manifest or blob cannot be had.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {
     /// Neither the site nor the origin has it.
     #[error("{what} cannot be had: {origin}; no other node of the site that can be reached knows it either")]
@@ -60,7 +61,7 @@ pub enum ImageError {
     },
     /// The store or its index failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Arc<StoreError>),
     /// A stored blob could not be read.
     #[error("{digest} could not be read from the store: {why}")]
     Unreadable {
@@ -72,6 +73,12 @@ pub enum ImageError {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Stopped,
+}
+
+impl From<StoreError> for ImageError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
 }
 
 impl ImageError {

@@ -17,8 +17,8 @@ pub struct LocalImage {
     pub image: Manifest,
     /// Whether all its blobs are here.
     pub whole: bool,
-    /// When the tag was resolved, in seconds since the Unix epoch.
-    pub resolved: Option<u64>,
+    /// Since when this node knows that the tag means this, in seconds since the Unix epoch.
+    pub since: Option<u64>,
 }
 
 impl LocalImage {
@@ -33,9 +33,9 @@ impl Images {
     pub async fn local_images(&self) -> Result<Vec<LocalImage>, ImageError> {
         let mut found = Vec::new();
         for (reference, entry) in self.records().all_tags()? {
-            let resolved = Some(entry.record.time);
+            let since = Some(entry.since);
             let media_type = entry.record.media_type.as_str();
-            if let Some(image) = self.local(reference, entry.record.digest, media_type, resolved).await? {
+            if let Some(image) = self.local(reference, entry.record.digest, media_type, since).await? {
                 found.push(image);
             }
         }
@@ -51,7 +51,7 @@ impl Images {
         }
         let Some(entry) = self.records().tag(reference)? else { return Ok(None) };
         let media_type = entry.record.media_type.as_str();
-        self.local(reference.clone(), entry.record.digest, media_type, Some(entry.record.time)).await
+        self.local(reference.clone(), entry.record.digest, media_type, Some(entry.since)).await
     }
 
     async fn local(
@@ -59,7 +59,7 @@ impl Images {
         reference: Reference,
         digest: Digest,
         media_type: &str,
-        resolved: Option<u64>,
+        since: Option<u64>,
     ) -> Result<Option<LocalImage>, ImageError> {
         let Some(top) = self.stored_manifest(digest, Some(media_type)).await? else { return Ok(None) };
         let image = match top.content() {
@@ -81,6 +81,6 @@ impl Images {
         let whole = image.image().is_some_and(|image| {
             image.blobs().filter(|blob| !blob.is_foreign()).all(|blob| self.0.parts.store.holds(&blob.digest))
         });
-        Ok(Some(LocalImage { reference, top, image, whole, resolved }))
+        Ok(Some(LocalImage { reference, top, image, whole, since }))
     }
 }

@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use tracing::debug;
 use wherry_gateway::manifest::{MAX_MANIFEST, ManifestError, media_type};
 use wherry_gateway::origin::{OriginError, Origins};
@@ -27,11 +27,11 @@ use wherry_gateway::server::{Source, Want};
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
 use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
+use crate::flights::Flights;
 use crate::status::Metrics;
 use crate::store::Store;
 use crate::swarm::Clock;
 use crate::transfer::{Fetched, Peers, Route, Transfers};
-use crate::turns::Turns;
 
 pub use content::BlobHandle;
 use content::Unproven;
@@ -93,8 +93,8 @@ struct Inner {
     parts: ImagesParts,
     records: Records,
     down: Mutex<HashMap<Host, (Instant, OriginError)>>,
-    // Those who ask for the same name at once wait for the first, and find its answer.
-    turns: Turns<String>,
+    // Those who ask for the same name at once share one answer, be it a failure.
+    resolving: Flights<String, Result<Resolved, ImageError>>,
 }
 
 /// A manifest and how it was come by.
@@ -104,7 +104,7 @@ pub struct Resolved {
     pub manifest: Manifest,
     /// Where the answer came from.
     pub source: Source,
-    /// How long ago an origin confirmed the tag; `None` for a digest, which cannot age.
+    /// How long ago an origin confirmed the tag; `None` if none ever did, and for a digest, which cannot age.
     pub age: Option<Duration>,
 }
 
@@ -112,7 +112,7 @@ impl Images {
     /// Opens the tables in the store's index.
     pub fn new(parts: ImagesParts) -> Result<Self, ImageError> {
         let records = Records::open(&parts.store)?;
-        Ok(Self(Arc::new(Inner { parts, records, down: Mutex::default(), turns: Turns::default() })))
+        Ok(Self(Arc::new(Inner { parts, records, down: Mutex::default(), resolving: Flights::default() })))
     }
 
     /// What this node knows of names.
@@ -127,10 +127,17 @@ impl Images {
 
     /// The manifest that a reference names, from wherever it can be had.
     pub async fn manifest(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        match reference.target() {
-            TagOrDigest::Digest(digest) => self.manifest_by_digest(reference, *digest).await,
-            TagOrDigest::Tag(_) => self.manifest_by_tag(reference).await,
-        }
+        let resolving = self.0.resolving.join(reference.to_string(), || {
+            let (images, reference) = (self.clone(), reference.clone());
+            async move {
+                match reference.target() {
+                    TagOrDigest::Digest(digest) => images.manifest_by_digest(&reference, *digest).await,
+                    TagOrDigest::Tag(_) => images.manifest_by_tag(&reference).await,
+                }
+            }
+            .boxed()
+        });
+        resolving.await
     }
 
     async fn manifest_by_digest(
@@ -138,7 +145,6 @@ impl Images {
         reference: &Reference,
         digest: Digest,
     ) -> Result<Resolved, ImageError> {
-        let _turn = self.0.turns.take(reference.to_string()).await;
         let resolved = |manifest, source| Resolved { manifest, source, age: None };
         let own = self.0.records.grant(reference.host(), reference.repository(), &digest)?;
         if let Some(grant) = &own {

@@ -19,6 +19,22 @@ pub struct TagEntry {
     pub record: TagRecord,
     /// When an origin last confirmed it to this site, in seconds since the Unix epoch; 0 if none ever did.
     pub confirmed: u64,
+    /// Since when this node knows that the tag means this manifest, in seconds since the Unix epoch.
+    pub since: u64,
+}
+
+impl TagEntry {
+    /// What is known once this has been heard, given what was known before; `None` if that stays.
+    fn after(self, known: Option<Self>) -> Option<Self> {
+        match known {
+            Some(known) if known.record.supersedes(&self.record) => None,
+            // That an origin confirmed another meaning says nothing of this one.
+            Some(known) if known.record.digest == self.record.digest => {
+                Some(Self { confirmed: self.confirmed.max(known.confirmed), since: known.since, ..self })
+            }
+            _ => Some(self),
+        }
+    }
 }
 
 /// That a manifest or blob belongs to a repository.
@@ -60,18 +76,19 @@ impl Records {
         self.tags.get(reference.to_string().as_bytes())
     }
 
-    /// Remembers a tag, unless what is known already is newer. Returns what is known afterwards.
-    pub fn set_tag(&self, reference: &Reference, entry: TagEntry) -> Result<TagEntry, StoreError> {
-        let mut now = entry.clone();
+    /// Changes what is known of a tag in one step: `change` sees what that is and says what has been heard, which is
+    /// remembered unless what is known is newer. Returns what is known afterwards.
+    pub fn change_tag(
+        &self,
+        reference: &Reference,
+        mut change: impl FnMut(Option<&TagEntry>) -> Option<TagEntry>,
+    ) -> Result<Option<TagEntry>, StoreError> {
+        let mut now = None;
         self.tags.update(reference.to_string().as_bytes(), |known: Option<TagEntry>| {
-            now = match known {
-                Some(known) if known.record.supersedes(&entry.record) => known,
-                Some(known) => {
-                    TagEntry { record: entry.record.clone(), confirmed: entry.confirmed.max(known.confirmed) }
-                }
-                None => entry.clone(),
-            };
-            Some(now.clone())
+            let heard = change(known.as_ref());
+            let changed = heard.and_then(|heard| heard.after(known.clone()));
+            now = changed.clone().or(known);
+            changed
         })?;
         Ok(now)
     }

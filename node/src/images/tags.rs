@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use tracing::{info, warn};
-use wherry_gateway::Reference;
 use wherry_gateway::origin::OriginError;
 use wherry_gateway::server::Source;
+use wherry_gateway::{Manifest, Reference};
 use wherry_proto::{TagMeaning, TagRecord};
 
-use super::{ImageError, Images, Resolved, TagEntry};
+use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, blocking};
 
 /// How far another node's clock may be ahead before its times count for nothing, in seconds.
 const CLOCK_SKEW: u64 = 30;
@@ -32,7 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(25);
 
 impl Images {
     pub(super) async fn manifest_by_tag(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        let _turn = self.0.turns.take(reference.to_string()).await;
         let mut known = self.0.records.tag(reference)?;
         if let Some(entry) = &known
             && self.is_fresh(entry.confirmed)
@@ -53,7 +52,8 @@ impl Images {
             let confirmed = record.time;
             let same = known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
             if newer || (same && self.is_fresh(confirmed)) {
-                known = Some(self.0.records.set_tag(reference, TagEntry { record, confirmed })?);
+                let heard = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
+                known = self.0.records.change_tag(reference, |_| Some(heard.clone()))?;
                 source = Source::Peer;
             }
         }
@@ -75,7 +75,7 @@ impl Images {
                 "a tag record lies more than a day ahead of this node's clock: one of the two clocks is wrong. \
                  It serves while the origin does not answer, and is not kept"
             );
-            let entry = TagEntry { record, confirmed: 0 };
+            let entry = TagEntry { record, confirmed: 0, since: 0 };
             error = match self.known_instead(reference, &entry, Source::Peer, error).await {
                 Ok(resolved) => return Ok(resolved),
                 Err(error) => error,
@@ -101,8 +101,7 @@ impl Images {
     ) -> Result<Resolved, ImageError> {
         match self.known_manifest(reference, entry, source).await? {
             Some(resolved) => {
-                let age = resolved.age.map_or(0, |age| age.as_secs());
-                info!(%reference, age, %error, "the origin does not answer: the site's newest answer serves");
+                info!(%reference, age = ?resolved.age, %error, "the origin does not answer: the site's newest answer serves");
                 Ok(resolved)
             }
             None => Err(error),
@@ -126,8 +125,9 @@ impl Images {
             },
         };
         self.learn(reference, &manifest).await?;
-        let age = (self.0.parts.clock)().saturating_sub(entry.confirmed.max(record.time));
-        Ok(Some(Resolved { manifest, source, age: Some(Duration::from_secs(age)) }))
+        let confirmed = entry.confirmed.max(record.time);
+        let age = (self.0.parts.clock)().saturating_sub(confirmed);
+        Ok(Some(Resolved { manifest, source, age: (confirmed > 0).then(|| Duration::from_secs(age)) }))
     }
 
     async fn ask_origin(
@@ -180,23 +180,39 @@ impl Images {
             }
             None => (self.manifest_from_origin(reference).await?, Source::Origin),
         };
-        let now = (self.0.parts.clock)();
-        let record = self.sign(reference, &manifest, known.map(|entry| &entry.record), now);
-        if let Some(record) = record {
-            self.0.records.set_tag(reference, TagEntry { record, confirmed: now })?;
-        }
+        self.change(reference, &manifest, (self.0.parts.clock)()).await?;
         Ok(Resolved { manifest, source, age: Some(Duration::ZERO) })
+    }
+
+    /// Signs and remembers what a tag means now. `confirmed` is when an origin said so, 0 if none did.
+    async fn change(
+        &self,
+        reference: &Reference,
+        manifest: &Manifest,
+        confirmed: u64,
+    ) -> Result<(), ImageError> {
+        let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
+        let now = (self.0.parts.clock)();
+        blocking(move || {
+            images.0.records.change_tag(&reference, |known| {
+                let record = images.sign(&reference, &manifest, known.map(|entry| &entry.record), confirmed);
+                Some(TagEntry { record: record?, confirmed, since: now })
+            })?;
+            Ok(())
+        })
+        .await
     }
 
     /// Signs what a tag means now. `None` if it cannot be put into a record, which the reference's own bounds rule
     /// out.
-    pub(super) fn sign(
+    fn sign(
         &self,
         reference: &Reference,
-        manifest: &wherry_gateway::Manifest,
+        manifest: &Manifest,
         known: Option<&TagRecord>,
-        now: u64,
+        time: u64,
     ) -> Option<TagRecord> {
+        let now = (self.0.parts.clock)();
         let sequence = match known {
             Some(known) if known.digest == *manifest.digest() => known.sequence,
             // At least the time: a node that did not hear of the last record must not sign an older one's number.
@@ -209,32 +225,23 @@ impl Images {
             media_type: manifest.media_type().parse().ok()?,
             size: manifest.size(),
             sequence,
-            time: now,
+            time,
         };
         Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.certificate, meaning))
     }
 
-    /// Gives a tag a meaning that comes from this site: an import or a push.
-    pub async fn set_tag(
-        &self,
-        reference: &Reference,
-        manifest: &wherry_gateway::Manifest,
-    ) -> Result<(), ImageError> {
-        let _turn = self.0.turns.take(reference.to_string()).await;
-        let known = self.0.records.tag(reference)?;
-        let now = (self.0.parts.clock)();
-        if let Some(record) = self.sign(reference, manifest, known.as_ref().map(|entry| &entry.record), now) {
-            self.0.records.set_tag(reference, TagEntry { record, confirmed: 0 })?;
-        }
-        self.learn(reference, manifest).await?;
-        Ok(())
+    /// Gives a tag a meaning that comes from this site: an import or a push. No origin has confirmed it, so those who
+    /// can reach one ask it all the same.
+    pub async fn set_tag(&self, reference: &Reference, manifest: &Manifest) -> Result<(), ImageError> {
+        self.change(reference, manifest, 0).await?;
+        self.learn(reference, manifest).await
     }
 
     /// What a neighbour is told of a reference: what its tag means or, for a digest, that it belongs to the
     /// repository.
     pub fn vouch(&self, reference: &Reference) -> Option<TagRecord> {
         let Some(digest) = reference.target().digest() else {
-            return self.0.records.tag(reference).ok()?.map(|entry| entry.record);
+            return self.0.records.tag(reference).ok()?.map(|entry| self.believable(entry.record));
         };
         let grant = self.0.records.grant(reference.host(), reference.repository(), digest).ok()??;
         let meaning = TagMeaning {
@@ -243,9 +250,23 @@ impl Images {
             media_type: grant.media_type.parse().ok()?,
             size: grant.size,
             sequence: 0,
-            time: (self.0.parts.clock)(),
+            time: 0,
         };
         Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.certificate, meaning))
+    }
+
+    /// A record that others can check. One whose signer's certificate has expired since, as those of a long time
+    /// without the operator have, is signed anew in this node's name, and so is one that this node signed before it
+    /// joined the network. The sequence and the time stay what they are.
+    fn believable(&self, record: TagRecord) -> TagRecord {
+        let ImagesParts { key, certificate, clock, .. } = &self.0.parts;
+        let own = record.signer() == key.node() && record.certificate != *certificate;
+        if !own && clock() < record.certificate.expires {
+            return record;
+        }
+        let TagRecord { reference, digest, media_type, size, sequence, time, .. } = record;
+        let meaning = TagMeaning { reference, digest, media_type, size, sequence, time };
+        TagRecord::sign(key, certificate, meaning)
     }
 
     fn is_fresh(&self, confirmed: u64) -> bool {

@@ -192,7 +192,7 @@ impl Backend for Node {
             digest: *image.top.digest(),
             size: image.size(),
             layers: image.image.image().map_or(0, |image| image.layers.len()),
-            added: image.resolved,
+            added: image.since,
         };
         Ok(images.iter().filter(|image| image.whole).map(summary).collect())
     }

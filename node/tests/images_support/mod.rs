@@ -25,7 +25,8 @@ use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
 use wherry_node::transfer::{Found, PeerError, Peers, Transfers};
 use wherry_proto::{
-    Certificate, ChunkIndex, ChunkMap, Digest, NodeId, Roles, SecretKey, StateChain, TagMeaning, TagRecord,
+    Certificate, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain, TagMeaning,
+    TagRecord,
 };
 
 pub const NOW: u64 = 1_700_000_000;
@@ -39,7 +40,24 @@ fn operator() -> SecretKey {
 }
 
 fn certificate(node: NodeId) -> Certificate {
-    Certificate::sign(&operator(), node, Roles::MEMBER | Roles::RESOLVER, 1, u64::MAX)
+    until_time(node, u64::MAX)
+}
+
+fn until_time(node: NodeId, expires: u64) -> Certificate {
+    Certificate::sign(&operator(), node, Roles::MEMBER | Roles::RESOLVER, 1, expires)
+}
+
+pub fn network() -> NetworkId {
+    operator().network()
+}
+
+/// What a neighbour signs whose certificate expires then.
+pub fn record_until(reference: &Reference, image: &Image, expires: u64) -> TagRecord {
+    let key = SecretKey::from_seed([7; 32]);
+    let TagRecord { reference, digest, media_type, size, sequence, time, .. } =
+        record(reference, image, NOW, NOW);
+    let meaning = TagMeaning { reference, digest, media_type, size, sequence, time };
+    TagRecord::sign(&key, &until_time(key.node(), expires), meaning)
 }
 
 /// What a neighbour signs that a reference means.
