@@ -297,6 +297,13 @@ impl Client {
         let _ = self.0.commands.send(Command::Withdraw(digest)).await;
     }
 
+    /// The blobs that this node tells the network of, at most [`MAX_ANNOUNCED`](super::MAX_ANNOUNCED).
+    pub async fn announced(&self) -> Vec<Digest> {
+        let (reply, announced) = oneshot::channel();
+        let _ = self.0.commands.send(Command::Announced(reply)).await;
+        announced.await.unwrap_or_default()
+    }
+
     /// The exchange with a neighbour: the one that is there or a new one, directly or, where that fails, by a
     /// stream over the connection that is there.
     pub async fn exchange(&self, node: NodeId) -> Result<Exchange, ConnectError> {
