@@ -12,6 +12,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
+use wherry_node::store::{Store, StoreSettings};
+use wherry_proto::Digest;
 
 /// What the contract allows a node to end in.
 const END: Duration = Duration::from_secs(10);
@@ -254,20 +256,46 @@ fn an_image_goes_in_and_out_and_a_failed_export_leaves_nothing() {
     assert!(err.contains("nowhere cannot be read"), "{err}");
 }
 
+#[test]
+fn an_import_that_moves_a_name_keeps_the_new_image_and_lets_the_old_one_go() {
+    let home = tempdir().unwrap();
+    let mut node = Node::start(&home, "");
+    let layers: Vec<Digest> = ["old", "new"]
+        .iter()
+        .map(|content| {
+            let layout = home.path().join(content);
+            write_layout_of(&layout, content.as_bytes());
+            json(&home, &format!("import {} --json", layout.display()));
+            let image = json(&home, "inspect registry.example/app:1 --json");
+            image["layers"][0]["digest"].as_str().unwrap().parse().unwrap()
+        })
+        .collect();
+    node.signal(Signal::TERM);
+    node.end();
+    let store = Store::open(&home.path().join("data"), StoreSettings::default()).unwrap();
+    assert!(!store.is_pinned(&layers[0]) && store.is_pinned(&layers[1]));
+    // Manifest, configuration and layer.
+    assert_eq!(store.pinned_by("registry.example/app:1").unwrap().len(), 3);
+}
+
 /// An OCI layout with one image, `registry.example/app:1`; the digest of its manifest.
 fn write_layout(path: &Path) -> String {
+    write_layout_of(path, b"world")
+}
+
+fn write_layout_of(path: &Path, content: &[u8]) -> String {
     let blobs = path.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let put = |bytes: &[u8], media_type: &str| {
-        let digest = wherry_proto::Digest::sha256(bytes);
+        let digest = Digest::sha256(bytes);
         fs::write(blobs.join(digest.hex()), bytes).unwrap();
         serde_json::json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
     };
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
-    header.set_size(5);
+    header.set_size(content.len() as u64);
     header.set_mode(0o644);
-    tar.append_data(&mut header, "hello", &b"world"[..]).unwrap();
+    tar.append_data(&mut header, "hello", content).unwrap();
     let layer = put(&tar.into_inner().unwrap(), "application/vnd.oci.image.layer.v1.tar");
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux",

@@ -1,5 +1,6 @@
 //! What the control socket and the status pages ask of a node.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -20,6 +21,7 @@ use crate::control::{Archive, Backend, Events};
 use crate::images::inspect::{self, OtherImage};
 use crate::images::{ImageError, LocalImage, PullEvents};
 use crate::status::{MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
+use crate::store::StoreError;
 use crate::transfer::Progress;
 
 /// The longest image configuration that is read, in bytes.
@@ -240,9 +242,7 @@ impl Backend for Node {
             let mut named = false;
             for reference in image.names.iter().filter_map(|name| name.parse::<Reference>().ok()) {
                 self.images.set_tag(&reference, &manifest).await.map_err(image_error)?;
-                for digest in &image.blobs {
-                    self.pin(&reference, digest)?;
-                }
+                self.pin(&reference, &image.blobs).await?;
                 named = true;
                 let reference = Some(reference.to_string());
                 images.push(ImportedImage { reference, digest: image.digest, size });
@@ -287,10 +287,17 @@ fn other(image: &LocalImage) -> OtherImage {
 }
 
 impl Node {
-    /// Imported images stay: nothing could bring them back once they were evicted.
-    fn pin(&self, reference: &Reference, digest: &Digest) -> Result<(), ApiError> {
-        self.store
-            .pin(&reference.to_string(), digest)
-            .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+    /// Imported images stay: nothing could bring them back once they were evicted. What the reference named before an
+    /// import may go.
+    async fn pin(&self, reference: &Reference, blobs: &[Digest]) -> Result<(), ApiError> {
+        let (store, name, blobs) = (self.store.clone(), reference.to_string(), blobs.to_vec());
+        let pin = move || {
+            blobs.iter().try_for_each(|digest| store.pin(&name, digest))?;
+            let blobs: HashSet<Digest> = blobs.into_iter().collect();
+            let before = store.pinned_by(&name)?;
+            before.iter().filter(|digest| !blobs.contains(digest)).try_for_each(|old| store.unpin(&name, old))
+        };
+        let pinned: Result<(), StoreError> = tokio::task::spawn_blocking(pin).await.map_err(stopping)?;
+        pinned.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
     }
 }
