@@ -14,7 +14,7 @@ use wherry_gateway::server::{
 use wherry_gateway::{Host, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
-use super::{Grant, ImageError, Images, Records, blocking};
+use super::{Grant, ImageError, Images, MAX_TAGS, Records, blocking};
 use crate::store::StoredBlob;
 use crate::transfer::{Fetched, Route, Transfer, TransferError, Transfers};
 
@@ -189,18 +189,21 @@ impl Content for Images {
     async fn tags(&self, ask: Ask) -> Result<Vec<String>, Refusal> {
         let target = TagOrDigest::Tag(wherry_gateway::Tag::latest());
         let reference = Reference::new(self.origin_of(&ask), ask.repository, target);
-        let tags = self.records().tags(reference.host(), reference.repository());
-        let tags = tags.map_err(|error| ImageError::from(error).into_refusal(false))?;
+        let (host, repository) = (reference.host().clone(), reference.repository().clone());
+        let mut tags = self.0.parts.site.tags(&host, &repository).await;
+        let records = self.records().clone();
+        let own = blocking(move || Ok(records.tags(&host, &repository, None, MAX_TAGS)?)).await;
+        tags.extend(own.map_err(|error| error.into_refusal(false))?);
         if tags.is_empty() {
             return Err(Refusal::new(
                 RefusalKind::NameUnknown,
                 format!(
-                    "no tag of {}/{} is known here; pull one first",
+                    "no tag of {}/{} is known at this site; pull one first",
                     reference.host(),
                     reference.repository()
                 ),
             ));
         }
-        Ok(tags)
+        Ok(tags.into_iter().take(MAX_TAGS).collect())
     }
 }

@@ -12,7 +12,7 @@ mod records;
 mod site;
 mod tags;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,9 @@ pub trait Site: Send + Sync + 'static {
     /// What neighbours say of a reference, be it a tag or a digest. Each record is about this very reference and
     /// signed by a member that may resolve. Waits for a short time that is the implementor's.
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>>;
+
+    /// The tags of a repository that neighbours know. Waits for a short time that is the implementor's.
+    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>>;
 }
 
 /// What this room is made of.

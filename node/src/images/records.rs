@@ -93,10 +93,17 @@ impl Records {
         Ok(now)
     }
 
-    /// The tags of a repository, in order, at most [`MAX_TAGS`].
-    pub fn tags(&self, host: &Host, repository: &Repository) -> Result<Vec<String>, StoreError> {
+    /// The first `most` tags of a repository that sort behind `after`, in the order of their bytes.
+    pub fn tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<String>, StoreError> {
         let prefix = format!("{host}/{repository}:");
-        let found = self.tags.scan_prefix(prefix.as_bytes(), MAX_TAGS)?;
+        let after = after.map(|after| format!("{prefix}{after}"));
+        let found = self.tags.scan_after(prefix.as_bytes(), after.as_deref().map(str::as_bytes), most)?;
         let name = |key: &[u8]| std::str::from_utf8(key.get(prefix.len()..)?).ok().map(str::to_owned);
         Ok(found.iter().filter_map(|(key, _)| name(key)).collect())
     }

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses some of it")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use wherry_gateway::origin::{OriginSettings, Origins};
 use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
-use wherry_gateway::{Host, Manifest, Reference, TagOrDigest};
+use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
 use wherry_node::images::{Images, ImagesParts, Site};
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
@@ -132,6 +132,16 @@ impl Site for Said {
         async move {
             let said = self.0.lock().unwrap();
             said.iter().filter(|record| record.reference.as_str() == reference).cloned().collect()
+        }
+        .boxed()
+    }
+
+    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>> {
+        let prefix = format!("{host}/{repository}:");
+        async move {
+            let said = self.0.lock().unwrap();
+            let tag = |record: &TagRecord| record.reference.strip_prefix(&prefix).map(str::to_owned);
+            said.iter().filter_map(tag).collect()
         }
         .boxed()
     }
