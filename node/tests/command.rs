@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -168,7 +168,7 @@ fn without_a_node_a_command_says_how_to_start_one() {
 #[test]
 fn wrong_usage_and_wrong_configuration_end_with_2_and_name_everything() {
     let home = tempdir().unwrap();
-    for line in ["", "pull", "sail", "up --nonsense", "network admit nobody"] {
+    for line in ["", "pull", "pull --platform arm alpine", "sail", "up --nonsense", "network admit nobody"] {
         assert_eq!(run(&home, line).0, Some(2), "{line}");
     }
     let mut command = wherry(&home, "up --gateway here --disk-budget lots");
@@ -254,6 +254,44 @@ fn an_image_goes_in_and_out_and_a_failed_export_leaves_nothing() {
     let (code, _, err) = run(&home, &format!("import {}", home.path().join("nowhere").display()));
     assert_eq!(code, Some(1));
     assert!(err.contains("nowhere cannot be read"), "{err}");
+}
+
+#[test]
+fn a_gateway_lists_the_tags_that_another_node_of_its_site_knows() {
+    let (one, other) = (tempdir().unwrap(), tempdir().unwrap());
+    json(&one, "network init --json");
+    let peer = json(&other, "network show --json")["peer_id"].as_str().unwrap().to_owned();
+    let _first = Node::start(&one, "");
+    let bootstrap = json(&one, "status --json")["addresses"]["bootstrap"][0].as_str().unwrap().to_owned();
+    let (_, line, _) = run(&one, &format!("network admit {peer} --bootstrap {bootstrap}"));
+    json(&other, &format!("network join {line} --json"));
+    let mut second = Node::start(&other, "");
+    let layout = one.path().join("layout");
+    write_layout(&layout);
+    json(&one, &format!("import {} --json", layout.display()));
+
+    let gateway = json(&other, "status --json")["addresses"]["gateway"].as_str().unwrap().to_owned();
+    let list = || get(&gateway, "/v2/app/tags/list?ns=registry.example");
+    let connected = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        json(&other, "peers --json").as_array().unwrap().len() == 1
+    });
+    assert!(connected);
+    let (head, body) = list();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!(body, r#"{"name":"app","tags":["1"]}"#);
+    second.signal(Signal::TERM);
+    assert_eq!(second.end(), Some(0));
+}
+
+/// The head and the body of an answer over plain HTTP.
+fn get(address: &str, path: &str) -> (String, String) {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }
 
 #[test]

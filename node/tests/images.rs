@@ -19,9 +19,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use images_support::*;
 use tokio::net::TcpListener;
-use wherry_gateway::Reference;
-use wherry_gateway::server::{BlobReader as _, RefusalKind, Source, Want};
-use wherry_node::transfer::Fetched;
+use wherry_gateway::server::{Ask, BlobReader as _, Content, RefusalKind, Source, Want};
+use wherry_gateway::{Descriptor, Manifest, Reference};
+use wherry_node::images::{PullEvents, parse_platform};
+use wherry_node::transfer::{Fetched, Progress};
 use wherry_proto::{Digest, TagRecord};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,4 +243,82 @@ async fn what_was_signed_by_a_node_whose_time_is_over_is_vouched_for_by_those_th
     assert_ne!(before.signer(), after.signer());
     assert_eq!((before.digest, before.sequence, before.time), (after.digest, after.sequence, after.time));
     after.check(&network(), NOW + 10, 0).unwrap();
+}
+
+/// Nobody watches.
+struct Unseen;
+
+impl PullEvents for Unseen {
+    fn resolved(&self, _: &Manifest) {}
+    fn started(&self, _: &Descriptor, _: bool) {}
+    fn progress(&self, _: &Digest, _: Progress) {}
+    fn done(&self, _: &Digest, _: bool, _: Progress) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_for_another_platform_brings_that_one_and_nothing_else() {
+    let lab = Lab::new().await;
+    let (intel, arm) = (lab.image("intel"), lab.image("arm"));
+    let index = lab.index(&[(&intel, "linux/amd64"), (&arm, "linux/arm/v6")]);
+    lab.origin.tag("app", "1", &index);
+    lab.origin.add("app", &intel);
+    lab.origin.add("app", &arm);
+    let (node, reference) = (lab.node(), lab.reference("app:1"));
+    let pull = async |platform: &str| {
+        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), &Unseen).await
+    };
+    assert_eq!(pull("linux/arm/v7").await.unwrap().digest, index.digest);
+    assert!(node.store.holds(&arm.layer()) && !node.store.holds(&intel.layer()));
+    assert_eq!(node.images.whole_images().await, 1);
+
+    let error = pull("linux/s390x").await.unwrap_err().to_string();
+    assert!(error.contains("linux/amd64, linux/arm/v6") && error.contains("--platform"), "{error}");
+    let wanted = |platform: &str| Some(parse_platform(platform).unwrap());
+    let local = async |platform: &str| {
+        node.images
+            .local_image(&reference, wanted(platform).as_ref())
+            .await
+            .map(|image| image.map(|i| i.image))
+    };
+    assert_eq!(local("linux/arm").await.unwrap(), Some(arm.parsed()));
+    assert_eq!(local("linux/amd64").await.unwrap(), None);
+    assert!(local("linux/s390x").await.unwrap_err().to_string().contains("linux/arm/v6"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_one_platform_is_not_pulled_for_another() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let (node, reference) = (lab.node(), lab.reference("app:1"));
+    let pull = async |platform: &str| {
+        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), &Unseen).await
+    };
+    let error = pull("linux/arm64").await.unwrap_err().to_string();
+    assert!(error.contains("it has linux/amd64"), "{error}");
+    assert!(!node.store.holds(&image.layer()));
+    pull("linux/amd64").await.unwrap();
+    assert!(node.store.holds(&image.layer()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tags_of_a_repository_are_those_of_the_whole_site() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    let node = lab.node();
+    let ask = || Ask {
+        client: "127.0.0.1:1".parse().unwrap(),
+        origin: Some(lab.host.clone()),
+        repository: "app".parse().unwrap(),
+    };
+    let refused = Content::tags(&node.images, ask()).await.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::NameUnknown);
+    for own in ["b", "c"] {
+        node.images.set_tag(&lab.reference(&format!("app:{own}")), &image.parsed()).await.unwrap();
+    }
+    assert_eq!(Content::tags(&node.images, ask()).await.unwrap(), ["b", "c"]);
+    for theirs in ["app:a", "app:c", "app2:x"] {
+        node.site.says(record(&lab.reference(theirs), &image, NOW, NOW));
+    }
+    assert_eq!(Content::tags(&node.images, ask()).await.unwrap(), ["a", "b", "c"]);
 }

@@ -7,6 +7,7 @@ mod content;
 mod error;
 pub mod inspect;
 mod list;
+mod platform;
 mod pull;
 mod records;
 mod site;
@@ -36,8 +37,9 @@ use crate::transfer::{Fetched, Peers, Route, Transfers};
 pub use content::BlobHandle;
 use content::Unproven;
 pub use error::ImageError;
-pub use list::LocalImage;
-pub use pull::{PARALLEL, PullEvents, Pulled, choose, this_platform};
+pub use list::{COUNT_FOR, LocalImage};
+pub use platform::{choose, parse_platform, this_platform};
+pub use pull::{PARALLEL, PullEvents, Pulled};
 pub use records::{Grant, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
 /// How long an origin that was out of reach is not asked again about tags of which the site knows an answer.
@@ -45,6 +47,9 @@ const DOWN_FOR: Duration = Duration::from_secs(15);
 
 /// How long peers may take to give a manifest before an origin is asked: clients give up after 10 s.
 const PEERS_PATIENCE: Duration = Duration::from_secs(4);
+
+/// The longest image configuration that is read, in bytes.
+pub const MAX_CONFIG: u64 = 4 << 20;
 
 /// How many different things neighbours may say of one digest before the rest is passed over.
 const MAX_WORDS: usize = 4;
@@ -98,6 +103,8 @@ struct Inner {
     down: Mutex<HashMap<Host, (Instant, OriginError)>>,
     // Those who ask for the same name at once share one answer, be it a failure.
     resolving: Flights<String, Result<Resolved, ImageError>>,
+    // Under one lock while it is counted, so that many who ask cause one count.
+    count: tokio::sync::Mutex<Option<(Instant, usize)>>,
 }
 
 /// A manifest and how it was come by.
@@ -115,7 +122,13 @@ impl Images {
     /// Opens the tables in the store's index.
     pub fn new(parts: ImagesParts) -> Result<Self, ImageError> {
         let records = Records::open(&parts.store)?;
-        Ok(Self(Arc::new(Inner { parts, records, down: Mutex::default(), resolving: Flights::default() })))
+        Ok(Self(Arc::new(Inner {
+            parts,
+            records,
+            down: Mutex::default(),
+            resolving: Flights::default(),
+            count: tokio::sync::Mutex::default(),
+        })))
     }
 
     /// What this node knows of names.
@@ -228,16 +241,24 @@ impl Images {
         digest: Digest,
         media_type: Option<&str>,
     ) -> Result<Option<Manifest>, ImageError> {
+        let (images, media_type) = (self.clone(), media_type.map(str::to_owned));
+        blocking(move || images.read_manifest(digest, media_type.as_deref())).await
+    }
+
+    /// The same, for where reading may block.
+    fn read_manifest(
+        &self,
+        digest: Digest,
+        media_type: Option<&str>,
+    ) -> Result<Option<Manifest>, ImageError> {
         let Some(blob) = self.0.parts.store.get(&digest) else { return Ok(None) };
         if blob.size() > MAX_MANIFEST as u64 {
             let source = ManifestError::TooLong { size: blob.size() };
             return Err(ImageError::NotAManifest { digest, source });
         }
-        let raw = blocking(move || {
-            blob.read(MAX_MANIFEST as u64)
-                .map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })
-        })
-        .await?;
+        let raw = blob
+            .read(MAX_MANIFEST as u64)
+            .map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })?;
         let media_type = media_type.filter(|media_type| !media_type.is_empty());
         Manifest::parse_as(Bytes::from(raw), media_type, &digest)
             .map(Some)

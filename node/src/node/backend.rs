@@ -8,31 +8,27 @@ use std::time::Instant;
 use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
 use wherry_gateway::server::RefusalKind;
-use wherry_gateway::{Descriptor, Manifest, Reference};
+use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
 use wherry_proto::Digest;
 
 use super::{Node, now};
 use crate::bundle::{self, ExportImage};
 use crate::control::api::{
-    ApiError, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage, PeerInfo,
-    PullEvent, PullRequest, PullSummary,
+    ApiError, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage,
+    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::images::inspect::{self, OtherImage};
-use crate::images::{ImageError, LocalImage, PullEvents};
+use crate::images::{ImageError, LocalImage, MAX_CONFIG, PullEvents, parse_platform};
 use crate::status::{MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
 use crate::store::StoreError;
 use crate::transfer::Progress;
-
-/// The longest image configuration that is read, in bytes.
-const MAX_CONFIG: u64 = 4 << 20;
 
 impl Report for Node {
     async fn status(&self) -> NodeStatus {
         let usage = self.store.usage();
         let transfers = self.transfers.running();
-        let images =
-            self.images.local_images().await.map_or(0, |images| images.iter().filter(|i| i.whole).count());
+        let images = self.images.whole_images().await;
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: if self.stopping.load(Ordering::Relaxed) { State::Stopping } else { State::Ready },
@@ -76,6 +72,11 @@ fn parse(reference: &str) -> Result<Reference, ApiError> {
         ApiError::new(ErrorCode::BadRequest, error.to_string())
             .hint("write it as REGISTRY/REPOSITORY:TAG or @DIGEST, such as debian:12 or quay.io/org/app:1.0")
     })
+}
+
+fn platform(text: Option<&str>) -> Result<Option<Platform>, ApiError> {
+    let platform = text.map(parse_platform).transpose();
+    platform.map_err(|why| ApiError::new(ErrorCode::BadRequest, why))
 }
 
 fn image_error(error: ImageError) -> ApiError {
@@ -174,9 +175,10 @@ impl bundle::Progress for ImportTeller {
 impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
         let reference = parse(&request.reference)?;
+        let platform = platform(request.platform.as_deref())?;
         let begun = Instant::now();
         let teller = Teller { reference: reference.to_string(), events, present: Mutex::default() };
-        let pulled = self.images.pull(&reference, None, &teller).await.map_err(image_error)?;
+        let pulled = self.images.pull(&reference, platform.as_ref(), &teller).await.map_err(image_error)?;
         Ok(PullSummary {
             reference: reference.to_string(),
             digest: pulled.digest,
@@ -199,10 +201,17 @@ impl Backend for Node {
         Ok(images.iter().filter(|image| image.whole).map(summary).collect())
     }
 
-    async fn inspect(&self, reference: &str) -> Result<ImageDetails, ApiError> {
-        let reference = parse(reference)?;
-        let local = self.images.local_image(&reference).await.map_err(image_error)?;
-        let local = local.ok_or_else(|| not_here(&reference))?;
+    async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
+        let reference = parse(&request.reference)?;
+        let platform = platform(request.platform.as_deref())?;
+        let local = self.images.local_image(&reference, platform.as_ref()).await.map_err(image_error)?;
+        let local = local.ok_or_else(|| match &platform {
+            Some(platform) => {
+                ApiError::new(ErrorCode::NotFound, format!("{reference} for {platform} is not here"))
+                    .hint(format!("bring it here with 'wherry pull --platform {platform} {reference}'"))
+            }
+            None => not_here(&reference),
+        })?;
         let others: Vec<OtherImage> =
             self.images.local_images().await.map_err(image_error)?.iter().map(other).collect();
         let config = local.image.image().map(|image| image.config.digest);
@@ -259,7 +268,7 @@ impl Backend for Node {
 
     async fn export(&self, reference: &str, out: DuplexStream) -> Result<(), ApiError> {
         let reference = parse(reference)?;
-        let local = self.images.local_image(&reference).await.map_err(image_error)?;
+        let local = self.images.local_image(&reference, None).await.map_err(image_error)?;
         let local = local.filter(|image| image.whole).ok_or_else(|| not_here(&reference))?;
         let names = if reference.target().tag().is_some() { vec![reference.to_string()] } else { Vec::new() };
         let image = ExportImage { names, manifest: *local.top.digest() };
