@@ -223,8 +223,7 @@ impl Backend for Node {
                 format!("the configuration of {reference} cannot be read: {error}"),
             )
         })?;
-        let (digest, manifest) = (*local.image.digest(), local.image.raw());
-        inspect::inspect(&reference.to_string(), digest, manifest, &config, &others)
+        inspect::inspect(&reference.to_string(), &local.image, &config, &others)
             .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
     }
 
