@@ -4,6 +4,7 @@ pub mod bundle;
 pub mod cli;
 pub mod config;
 pub mod control;
+mod flights;
 mod http;
 pub mod identity;
 pub mod images;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -12,6 +12,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
+use wherry_node::store::{Store, StoreSettings};
+use wherry_proto::Digest;
 
 /// What the contract allows a node to end in.
 const END: Duration = Duration::from_secs(10);
@@ -166,7 +168,7 @@ fn without_a_node_a_command_says_how_to_start_one() {
 #[test]
 fn wrong_usage_and_wrong_configuration_end_with_2_and_name_everything() {
     let home = tempdir().unwrap();
-    for line in ["", "pull", "sail", "up --nonsense", "network admit nobody"] {
+    for line in ["", "pull", "pull --platform arm alpine", "sail", "up --nonsense", "network admit nobody"] {
         assert_eq!(run(&home, line).0, Some(2), "{line}");
     }
     let mut command = wherry(&home, "up --gateway here --disk-budget lots");
@@ -254,20 +256,84 @@ fn an_image_goes_in_and_out_and_a_failed_export_leaves_nothing() {
     assert!(err.contains("nowhere cannot be read"), "{err}");
 }
 
+#[test]
+fn a_gateway_lists_the_tags_that_another_node_of_its_site_knows() {
+    let (one, other) = (tempdir().unwrap(), tempdir().unwrap());
+    json(&one, "network init --json");
+    let peer = json(&other, "network show --json")["peer_id"].as_str().unwrap().to_owned();
+    let _first = Node::start(&one, "");
+    let bootstrap = json(&one, "status --json")["addresses"]["bootstrap"][0].as_str().unwrap().to_owned();
+    let (_, line, _) = run(&one, &format!("network admit {peer} --bootstrap {bootstrap}"));
+    json(&other, &format!("network join {line} --json"));
+    let mut second = Node::start(&other, "");
+    let layout = one.path().join("layout");
+    write_layout(&layout);
+    json(&one, &format!("import {} --json", layout.display()));
+
+    let gateway = json(&other, "status --json")["addresses"]["gateway"].as_str().unwrap().to_owned();
+    let list = || get(&gateway, "/v2/app/tags/list?ns=registry.example");
+    let connected = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        json(&other, "peers --json").as_array().unwrap().len() == 1
+    });
+    assert!(connected);
+    let (head, body) = list();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!(body, r#"{"name":"app","tags":["1"]}"#);
+    second.signal(Signal::TERM);
+    assert_eq!(second.end(), Some(0));
+}
+
+/// The head and the body of an answer over plain HTTP.
+fn get(address: &str, path: &str) -> (String, String) {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+#[test]
+fn an_import_that_moves_a_name_keeps_the_new_image_and_lets_the_old_one_go() {
+    let home = tempdir().unwrap();
+    let mut node = Node::start(&home, "");
+    let layers: Vec<Digest> = ["old", "new"]
+        .iter()
+        .map(|content| {
+            let layout = home.path().join(content);
+            write_layout_of(&layout, content.as_bytes());
+            json(&home, &format!("import {} --json", layout.display()));
+            let image = json(&home, "inspect registry.example/app:1 --json");
+            image["layers"][0]["digest"].as_str().unwrap().parse().unwrap()
+        })
+        .collect();
+    node.signal(Signal::TERM);
+    node.end();
+    let store = Store::open(&home.path().join("data"), StoreSettings::default()).unwrap();
+    assert!(!store.is_pinned(&layers[0]) && store.is_pinned(&layers[1]));
+    // Manifest, configuration and layer.
+    assert_eq!(store.pinned_by("registry.example/app:1").unwrap().len(), 3);
+}
+
 /// An OCI layout with one image, `registry.example/app:1`; the digest of its manifest.
 fn write_layout(path: &Path) -> String {
+    write_layout_of(path, b"world")
+}
+
+fn write_layout_of(path: &Path, content: &[u8]) -> String {
     let blobs = path.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let put = |bytes: &[u8], media_type: &str| {
-        let digest = wherry_proto::Digest::sha256(bytes);
+        let digest = Digest::sha256(bytes);
         fs::write(blobs.join(digest.hex()), bytes).unwrap();
         serde_json::json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
     };
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
-    header.set_size(5);
+    header.set_size(content.len() as u64);
     header.set_mode(0o644);
-    tar.append_data(&mut header, "hello", &b"world"[..]).unwrap();
+    tar.append_data(&mut header, "hello", content).unwrap();
     let layer = put(&tar.into_inner().unwrap(), "application/vnd.oci.image.layer.v1.tar");
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux",

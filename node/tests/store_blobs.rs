@@ -168,6 +168,21 @@ fn what_others_put_among_the_blobs_does_not_stop_a_start() {
 }
 
 #[test]
+fn what_others_put_among_the_partial_blobs_does_not_stop_a_start_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let partial = dir.path().join("partial");
+    let digest = Digest::sha256(b"any");
+    let like_ours = [format!("sha256-{}-9", digest.hex()), format!("sha256-{}-9.links", digest.hex())];
+    for name in ["a folder", &like_ours[0], &like_ours[1]] {
+        fs::create_dir_all(partial.join(name).join("in it")).unwrap();
+    }
+    fs::write(partial.join("notes"), "mine").unwrap();
+    assert_eq!(open(dir.path()).usage().partials, 0);
+    assert_eq!(fs::read_dir(&partial).unwrap().count(), 4);
+}
+
+#[test]
 fn a_record_without_its_file_is_dropped_after_a_crash_and_at_the_first_read() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -77,14 +77,13 @@ fn chunks_in_any_order_make_a_held_blob() {
             assert!(matches!(partial.finish(), Err(StoreError::Incomplete { .. })));
             blob.write(&partial, number);
         }
-        let file = partial.file().unwrap();
         let held = partial.finish().unwrap();
         assert_eq!(held.read(1 << 30).unwrap(), blob.bytes);
         assert_eq!(store.chain(&blob.digest).unwrap().unwrap(), blob.chain);
         assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
         // A stream that was reading the partial blob reads on.
         let mut all = vec![0; len];
-        file.read_exact_at(&mut all, 0).unwrap();
+        partial.read_at(0, &mut all).unwrap();
         assert_eq!(all, blob.bytes);
         assert!(matches!(partial.finish(), Err(StoreError::Closed(_))));
         let first = blob.map.first();
@@ -207,22 +206,6 @@ fn one_digest_and_length_is_open_once_and_lengths_do_not_mix() {
 }
 
 #[test]
-fn what_was_discarded_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let blob = Blob::new(Algorithm::Sha256, 6, 100_000);
-    let partial = store.partial(&blob.digest, blob.map).unwrap();
-    blob.write(&partial, 0);
-    partial.discard().unwrap();
-    assert!(matches!(partial.discard(), Err(StoreError::Closed(_))));
-    assert_eq!(store.usage().used, 0);
-    let again = store.partial(&blob.digest, blob.map).unwrap();
-    drop(partial);
-    assert_eq!(there(&again), NONE);
-    assert!(matches!(store.partial(&blob.digest, blob.map), Err(StoreError::PartialInUse { .. })));
-}
-
-#[test]
 fn a_blob_that_came_another_way_makes_its_partial_superfluous() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
@@ -311,7 +294,6 @@ enum Step {
     Reopen,
     Restart,
     Finish,
-    Discard,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -322,7 +304,6 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Reopen),
         1 => Just(Step::Restart),
         3 => Just(Step::Finish),
-        1 => Just(Step::Discard),
     ]
 }
 
@@ -381,7 +362,6 @@ proptest! {
                         store.remove(&right.digest).unwrap();
                     }
                 }
-                Step::Discard => open_one.discard().unwrap(),
             }
             prop_assert!(store.get(&right.digest).is_none());
         }

@@ -16,7 +16,9 @@ use tokio::sync::Notify;
 use wherry_node::swarm::{
     ExchangeError, LinkClass, MAX_SITE_TAGS, MAX_WAITING, Offer, Reach, ReadAt, UPLOAD_SLOTS,
 };
-use wherry_proto::{ChunkMap, Digest, MAX_TAG_PAGE, Refusal, TagMeaning, TagRecord, link};
+use wherry_proto::{
+    Certificate, ChunkMap, Digest, MAX_TAG_PAGE, Refusal, Roles, SecretKey, TagMeaning, TagRecord, link,
+};
 
 /// Takes a whole blob, checking each chunk.
 async fn take(exchange: &wherry_node::swarm::Exchange, digest: Digest, size: u64) -> Vec<u8> {
@@ -273,15 +275,21 @@ async fn only_true_tag_records_are_passed_on() {
         sequence: 1,
         time: NOW,
     };
-    let good = TagRecord::sign(&key(11), &operator().network(), meaning("good:1"));
-    let elsewhere = TagRecord::sign(&key(11), &key(99).network(), meaning("elsewhere:1"));
-    let mut forged = TagRecord::sign(&key(11), &operator().network(), meaning("forged:1"));
+    let resolver = |operator: &SecretKey, number: u8| {
+        Certificate::sign(operator, key(number).node(), Roles::MEMBER | Roles::RESOLVER, 1, NOW + 1000)
+    };
+    // Its signer is connected to neither of the two.
+    let good = TagRecord::sign(&key(40), &resolver(&operator(), 40), meaning("good:1"));
+    let elsewhere = TagRecord::sign(&key(11), &resolver(&key(99), 11), meaning("elsewhere:1"));
+    let member = TagRecord::sign(&key(11), &certificate(&operator(), key(11).node()), meaning("member:1"));
+    let borrowed = TagRecord::sign(&key(41), &resolver(&operator(), 40), meaning("borrowed:1"));
+    let mut forged = TagRecord::sign(&key(11), &resolver(&operator(), 11), meaning("forged:1"));
     forged.digest = Digest::sha256(b"other");
-    for record in [&good, &elsewhere, &forged] {
+    for record in [&good, &elsewhere, &member, &borrowed, &forged] {
         a.shelf.tag(record.clone());
     }
     assert_eq!(within(b.client().tag("good:1", PATIENCE)).await, [good]);
-    for bad in ["elsewhere:1", "forged:1", "unknown:1"] {
+    for bad in ["elsewhere:1", "member:1", "borrowed:1", "forged:1", "unknown:1"] {
         assert_eq!(within(b.client().tag(bad, PATIENCE)).await, [], "{bad}");
     }
 }

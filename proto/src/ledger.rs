@@ -212,12 +212,6 @@ impl Ledger {
         refuted
     }
 
-    /// Forgets that a chunk is here, because reading it back failed.
-    pub fn lose(&mut self, index: ChunkIndex) {
-        self.links[index.usize()] = None;
-        self.relink();
-    }
-
     /// A node no longer serves as a source. What it claimed stays a claim until something contradicts it.
     pub fn drop_signer(&mut self, node: NodeId) {
         for rival in &mut self.rivals {

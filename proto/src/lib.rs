@@ -36,5 +36,5 @@ pub use message::{
 };
 pub use tag::{
     MAX_MEDIA_TYPE_LEN, MAX_ORIGIN_LEN, MAX_REFERENCE_LEN, MAX_REPOSITORY_LEN, MAX_TAG_LEN, TagMeaning,
-    TagRecord,
+    TagRecord, TagRecordError,
 };

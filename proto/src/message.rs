@@ -13,7 +13,7 @@ use crate::{Digest, HeldClaim, TagRecord};
 
 /// The version that every conversation of this build speaks. Counts up when a message changes its bytes.
 ///
-/// 1: the first. 2: the tags of a repository can be asked for.
+/// 1: the first. 2: the tags of a repository can be asked for; tag records bear their signer's certificate.
 pub const PROTOCOL_VERSION: u16 = 2;
 
 /// The longest name of a site, in bytes.

@@ -25,7 +25,7 @@ fn record() -> TagRecord {
         sequence: 300,
         time: 1_700_000_000,
     };
-    TagRecord::sign(&node(), &operator().network(), meaning)
+    TagRecord::sign(&node(), &certificate(), meaning)
 }
 
 fn blob() -> BlobName {

@@ -20,8 +20,8 @@ fn blob() -> impl Strategy<Value = BlobName> {
 }
 
 fn record() -> impl Strategy<Value = TagRecord> {
-    (digest(), "[a-z./:é]{0,320}", any::<[u64; 3]>()).prop_map(
-        |(digest, reference, [size, sequence, time])| {
+    (digest(), "[a-z./:é]{0,320}", any::<[u64; 3]>(), certificate()).prop_map(
+        |(digest, reference, [size, sequence, time], certificate)| {
             let media_type = "m".repeat(MAX_MEDIA_TYPE_LEN).parse().unwrap();
             let meaning = TagMeaning {
                 reference: reference.parse().unwrap(),
@@ -31,7 +31,7 @@ fn record() -> impl Strategy<Value = TagRecord> {
                 sequence,
                 time,
             };
-            TagRecord::sign(&key(), &key().network(), meaning)
+            TagRecord::sign(&key(), &certificate, meaning)
         },
     )
 }

@@ -5,12 +5,14 @@ use std::sync::LazyLock;
 
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use wherry_gateway::Platform;
 
 use super::environment::Environment;
 use super::failure::Failure;
 use crate::config::{Flag, KEYS, Key, Sources, control_socket};
 use crate::control::Client;
 use crate::identity::DEFAULT_DAYS;
+use crate::images::parse_platform;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -53,14 +55,15 @@ pub(super) enum Command {
     #[command(after_help = "Examples:\n  \
         wherry pull alpine\n  \
         wherry pull registry.local:5000/edge/agent:1.4\n  \
-        wherry pull ghcr.io/example/app@sha256:…\n\n\
+        wherry pull ghcr.io/example/app@sha256:…\n  \
+        wherry pull --platform linux/arm64 alpine   for another machine than this one\n\n\
         Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.")]
-    Pull(ReferenceArgs),
+    Pull(ImageArgs),
     /// List the images of this node
     Images(NodeArgs),
     /// Show what an image is made of: layers, what made each, and which other images here share them
     #[command(after_help = "Example:\n  wherry inspect docker.io/library/debian:13")]
-    Inspect(ReferenceArgs),
+    Inspect(ImageArgs),
     /// Take images from an archive or an OCI layout, without any network
     #[command(after_help = "Examples:\n  \
         wherry import image.tar            what 'docker save', 'podman save' or 'wherry export' wrote\n  \
@@ -224,10 +227,13 @@ impl NodeArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ReferenceArgs {
+pub(super) struct ImageArgs {
     /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
     #[arg(value_name = "REF")]
     pub(super) reference: String,
+    /// Of an image for several platforms, the one for this, such as linux/arm64 or linux/arm/v7 [default: the node's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
+    pub(super) platform: Option<Platform>,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }

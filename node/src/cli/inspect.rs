@@ -1,17 +1,20 @@
 //! `wherry inspect`.
 
-use super::args::ReferenceArgs;
+use super::args::ImageArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, print, print_json};
 use crate::config::units::show_size;
+use crate::control::api::InspectRequest;
 use crate::images::inspect::ImageDetails;
 
 /// How much of an instruction is shown, in characters; `--json` has all of it.
 const MAX_SHOWN: usize = 200;
 
-pub(super) async fn run(args: &ReferenceArgs, environment: &Environment) -> Result<(), Failure> {
-    let details = args.node.client(environment)?.inspect(&args.reference).await?;
+pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(), Failure> {
+    let platform = args.platform.as_ref().map(ToString::to_string);
+    let request = InspectRequest { reference: args.reference.clone(), platform };
+    let details = args.node.client(environment)?.inspect(&request).await?;
     if args.node.json { print_json(&details) } else { print(&page(&details)) }
 }
 

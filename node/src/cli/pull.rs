@@ -1,6 +1,6 @@
 //! `wherry pull`.
 
-use super::args::ReferenceArgs;
+use super::args::ImageArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, note, print, print_json};
@@ -9,9 +9,10 @@ use crate::config::units::{show_seconds, show_size};
 use crate::control::Step;
 use crate::control::api::PullRequest;
 
-pub(super) async fn run(args: &ReferenceArgs, environment: &Environment) -> Result<(), Failure> {
+pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(), Failure> {
     let client = args.node.client(environment)?;
-    let mut lines = client.pull(&PullRequest { reference: args.reference.clone() }).await?;
+    let platform = args.platform.as_ref().map(ToString::to_string);
+    let mut lines = client.pull(&PullRequest { reference: args.reference.clone(), platform }).await?;
     let mut reporter = reporter(environment);
     let outcome = loop {
         match lines.next().await {

@@ -6,7 +6,7 @@
 //! | `POST /v1/import` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
 //! | `GET /v1/export?reference=R` | an archive, then the trailer [`OUTCOME`] |
 //! | `GET /v1/images` | a list of [`ImageSummary`] |
-//! | `GET /v1/inspect?reference=R` | [`ImageDetails`] |
+//! | `GET /v1/inspect?reference=R[&platform=P]` | [`ImageDetails`] |
 //! | `GET /v1/peers` | a list of [`PeerInfo`] |
 //! | `GET /v1/status` | [`NodeStatus`] |
 //!
@@ -42,6 +42,20 @@ pub const COMPLETE: &str = "complete";
 pub struct PullRequest {
     /// The image, as people write it: `alpine`, `docker.io/library/alpine:3`, `host:5000/a/b@sha256:…`.
     pub reference: String,
+    /// Of an index, the image for this platform, as `OS/ARCH[/VARIANT]`; if none is named, for the node's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+}
+
+/// Asks what an image that is here is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InspectRequest {
+    /// The image, as people write it.
+    pub reference: String,
+    /// Of an index, the image for this platform, as `OS/ARCH[/VARIANT]`; if none is named, for the node's own, or
+    /// else the first that is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
 }
 
 /// What happens while an image is pulled.

@@ -6,8 +6,8 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::api::{
-    ApiError, ImageDetails, ImageSummary, ImportEvent, ImportSummary, PeerInfo, PullEvent, PullRequest,
-    PullSummary,
+    ApiError, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PullEvent,
+    PullRequest, PullSummary,
 };
 use super::archive::Archive;
 use crate::status::Report;
@@ -28,7 +28,8 @@ pub trait Backend: Report {
     fn images(&self) -> impl Future<Output = Result<Vec<ImageSummary>, ApiError>> + Send;
 
     /// What is known about an image that is here.
-    fn inspect(&self, reference: &str) -> impl Future<Output = Result<ImageDetails, ApiError>> + Send;
+    fn inspect(&self, request: InspectRequest)
+    -> impl Future<Output = Result<ImageDetails, ApiError>> + Send;
 
     /// Takes the images of an OCI layout or docker-archive, which may be compressed with gzip. Nothing of a damaged
     /// archive may become an image.

@@ -18,8 +18,8 @@ use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{
-    ApiError, COMPLETE, ImageDetails, ImageSummary, ImportEvent, ImportSummary, Line, MAX_ANSWER, MAX_LINE,
-    NodeStatus, OUTCOME, PeerInfo, PullEvent, PullRequest, PullSummary,
+    ApiError, COMPLETE, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line,
+    MAX_ANSWER, MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PullEvent, PullRequest, PullSummary,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.
@@ -154,8 +154,13 @@ impl Client {
     }
 
     /// What the node knows about one of its images.
-    pub async fn inspect(&self, reference: &str) -> Result<ImageDetails, ClientError> {
-        self.json(&format!("/v1/inspect?{}", query(reference))).await
+    pub async fn inspect(&self, request: &InspectRequest) -> Result<ImageDetails, ClientError> {
+        let mut path = format!("/v1/inspect?{}", query(&request.reference));
+        if let Some(platform) = &request.platform {
+            let mut pair = url::form_urlencoded::Serializer::new(String::new());
+            path = format!("{path}&{}", pair.append_pair("platform", platform).finish());
+        }
+        self.json(&path).await
     }
 
     /// Who the node is connected to.

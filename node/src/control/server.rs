@@ -20,7 +20,9 @@ use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{ApiError, COMPLETE, EVENT_QUEUE, ErrorCode, MAX_REQUEST, OUTCOME, PullRequest};
+use super::api::{
+    ApiError, COMPLETE, EVENT_QUEUE, ErrorCode, InspectRequest, MAX_REQUEST, OUTCOME, PullRequest,
+};
 use super::archive::Archive;
 use super::backend::{Backend, Events};
 use super::lines;
@@ -131,10 +133,10 @@ async fn status<B: Backend>(State(control): State<Control<B>>) -> Response {
 
 async fn inspect<B: Backend>(
     State(control): State<Control<B>>,
-    query: Result<Query<Named>, QueryRejection>,
+    query: Result<Query<InspectRequest>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let reference = name(query)?;
-    Ok(json(control.backend.inspect(&reference).await))
+    let Query(request) = query.map_err(bad)?;
+    Ok(json(control.backend.inspect(request).await))
 }
 
 async fn export<B: Backend>(

@@ -98,8 +98,10 @@ impl Backend for Harbour {
         Ok(Vec::new())
     }
 
-    async fn inspect(&self, reference: &str) -> Result<ImageDetails, ApiError> {
-        Err(ApiError::new(ErrorCode::NotFound, format!("no image {reference}")))
+    async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
+        let InspectRequest { reference, platform } = request;
+        let platform = platform.unwrap_or_else(|| "any".to_owned());
+        Err(ApiError::new(ErrorCode::NotFound, format!("no image {reference} for {platform}")))
     }
 
     async fn import(
@@ -161,7 +163,7 @@ fn start() -> Running {
 }
 
 async fn pull(running: &Running, reference: &str) -> Progress<PullEvent, PullSummary> {
-    running.client.pull(&PullRequest { reference: reference.to_owned() }).await.unwrap()
+    running.client.pull(&PullRequest { reference: reference.to_owned(), platform: None }).await.unwrap()
 }
 
 fn refused(error: ClientError) -> ApiError {
@@ -197,8 +199,13 @@ async fn a_failure_arrives_with_its_code_message_and_hint() {
     assert_eq!(error.code, ErrorCode::NotFound);
     assert_eq!(error.to_string(), "no such image: missing");
     assert_eq!(error.hint.as_deref(), Some("spell it right"));
-    let error = running.client.inspect("a/b:1&x=y ü").await.unwrap_err();
-    assert_eq!(refused(error).message, "no image a/b:1&x=y ü");
+    let inspect = async |platform: Option<&str>| {
+        let (reference, platform) = ("a/b:1&x=y ü".to_owned(), platform.map(str::to_owned));
+        let error = running.client.inspect(&InspectRequest { reference, platform }).await.unwrap_err();
+        refused(error).message
+    };
+    assert_eq!(inspect(None).await, "no image a/b:1&x=y ü for any");
+    assert_eq!(inspect(Some("linux/arm/v7")).await, "no image a/b:1&x=y ü for linux/arm/v7");
 }
 
 #[tokio::test]
@@ -352,7 +359,8 @@ async fn an_answer_that_stops_in_the_middle_is_an_error() {
     });
     let client = Client::new(&path);
     for _ in 0..2 {
-        let mut lines = client.pull(&PullRequest { reference: "x".to_owned() }).await.unwrap();
+        let mut lines =
+            client.pull(&PullRequest { reference: "x".to_owned(), platform: None }).await.unwrap();
         let error = lines.next().await.unwrap_err();
         assert!(matches!(error, ClientError::Lost(_)), "{error}");
     }

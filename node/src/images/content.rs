@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use tracing::warn;
 use wherry_gateway::origin::Origins;
 use wherry_gateway::server::{
     Ask, BlobReader, Body, Break, Content, ManifestAnswer, Refusal, RefusalKind, StoredFile, Want,
@@ -13,7 +14,7 @@ use wherry_gateway::server::{
 use wherry_gateway::{Host, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
-use super::{ImageError, Images};
+use super::{Grant, ImageError, Images, MAX_TAGS, Records, blocking};
 use crate::store::StoredBlob;
 use crate::transfer::{Fetched, Route, Transfer, TransferError, Transfers};
 
@@ -31,6 +32,25 @@ pub struct BlobHandle {
     route: Route,
     transfers: Transfers,
     origins: Origins,
+    unproven: Option<Unproven>,
+}
+
+/// That a blob belongs to a repository, to be remembered when it is whole.
+#[derive(Clone)]
+pub(super) struct Unproven {
+    pub(super) records: Records,
+    pub(super) media_type: String,
+}
+
+impl Unproven {
+    async fn remember(self, route: Route, blob: StoredBlob) {
+        let (digest, grant) = (blob.digest(), Grant::of(blob.size(), &self.media_type));
+        let written =
+            blocking(move || Ok(self.records.add_grant(&route.host, &route.repository, &digest, &grant)?));
+        if let Err(error) = written.await {
+            warn!(%digest, %error, "what the blob belongs to is not remembered");
+        }
+    }
 }
 
 impl BlobHandle {
@@ -40,14 +60,29 @@ impl BlobHandle {
         route: Route,
         transfers: Transfers,
         origins: Origins,
+        unproven: Option<Unproven>,
     ) -> Self {
-        Self { size, digest, route, transfers, origins }
+        Self { size, digest, route, transfers, origins, unproven }
     }
 
     /// Starts to fetch it, unless it is here or on its way.
     pub async fn fetch(&self) -> Result<Fetched, ImageError> {
         let fetched = self.transfers.fetch(self.digest, self.size, Some(self.route.clone())).await;
-        fetched.map_err(|source| self.failed(source))
+        let fetched = fetched.map_err(|source| self.failed(source))?;
+        if let Some(unproven) = self.unproven.clone() {
+            let (route, fetched) = (self.route.clone(), fetched.clone());
+            // In a task of its own, which ends with the transfer: that outlives the client that asked for it.
+            tokio::spawn(async move {
+                let blob = match fetched {
+                    Fetched::Stored(blob) => Ok(blob),
+                    Fetched::Arriving(transfer) => transfer.wait().await,
+                };
+                if let Ok(blob) = blob {
+                    unproven.remember(route, blob).await;
+                }
+            });
+        }
+        Ok(fetched)
     }
 
     fn failed(&self, source: TransferError) -> ImageError {
@@ -144,28 +179,31 @@ impl Content for Images {
         })
     }
 
-    async fn blob(&self, ask: Ask, digest: Digest, _want: Want) -> Result<BlobHandle, Refusal> {
+    async fn blob(&self, ask: Ask, digest: Digest, want: Want) -> Result<BlobHandle, Refusal> {
         // The same normalisation of the repository as for manifests.
         let reference = Reference::new(self.origin_of(&ask), ask.repository, TagOrDigest::Digest(digest));
-        let handle = Self::blob(self, reference.host(), reference.repository(), digest).await;
+        let handle = Self::blob(self, reference.host(), reference.repository(), digest, want).await;
         handle.map_err(|error| error.into_refusal(true))
     }
 
     async fn tags(&self, ask: Ask) -> Result<Vec<String>, Refusal> {
         let target = TagOrDigest::Tag(wherry_gateway::Tag::latest());
         let reference = Reference::new(self.origin_of(&ask), ask.repository, target);
-        let tags = self.records().tags(reference.host(), reference.repository());
-        let tags = tags.map_err(|error| ImageError::Store(error).into_refusal(false))?;
+        let (host, repository) = (reference.host().clone(), reference.repository().clone());
+        let mut tags = self.0.parts.site.tags(&host, &repository).await;
+        let records = self.records().clone();
+        let own = blocking(move || Ok(records.tags(&host, &repository, None, MAX_TAGS)?)).await;
+        tags.extend(own.map_err(|error| error.into_refusal(false))?);
         if tags.is_empty() {
             return Err(Refusal::new(
                 RefusalKind::NameUnknown,
                 format!(
-                    "no tag of {}/{} is known here; pull one first",
+                    "no tag of {}/{} is known at this site; pull one first",
                     reference.host(),
                     reference.repository()
                 ),
             ));
         }
-        Ok(tags)
+        Ok(tags.into_iter().take(MAX_TAGS).collect())
     }
 }

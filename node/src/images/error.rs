@@ -1,5 +1,6 @@
 //! Why an image, manifest or blob cannot be had, and what a gateway's client is told of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use wherry_gateway::manifest::ManifestError;
@@ -14,7 +15,7 @@ use crate::transfer::TransferError;
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Why an image, manifest or blob cannot be had.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {
     /// Neither the site nor the origin has it.
     #[error("{what} cannot be had: {origin}; no other node of the site that can be reached knows it either")]
@@ -40,6 +41,14 @@ pub enum ImageError {
         /// What is wrong with it.
         source: ManifestError,
     },
+    /// A manifest was asked for by the digest of something else.
+    #[error("{digest} is not a manifest but of the type '{media_type}': ask for it as a blob")]
+    NoManifest {
+        /// The blob.
+        digest: Digest,
+        /// What it is.
+        media_type: String,
+    },
     /// An index has no image for the platform that was asked for.
     #[error("{what} has no image for {wanted}; it has {has}. Choose one of them with --platform")]
     NoPlatform {
@@ -52,7 +61,7 @@ pub enum ImageError {
     },
     /// The store or its index failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Arc<StoreError>),
     /// A stored blob could not be read.
     #[error("{digest} could not be read from the store: {why}")]
     Unreadable {
@@ -64,6 +73,12 @@ pub enum ImageError {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Stopped,
+}
+
+impl From<StoreError> for ImageError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
 }
 
 impl ImageError {
@@ -86,8 +101,10 @@ impl ImageError {
                 }
             }
             Self::Transfer { source, .. } => transfer_refusal(&source, message),
-            Self::NotAManifest { .. } => Refusal::new(RefusalKind::ManifestInvalid, message),
-            Self::NoPlatform { .. } => Refusal::new(unknown, message),
+            // The digest says which bytes, so whoever is asked has no manifest under it either.
+            Self::NotAManifest { .. } | Self::NoManifest { .. } | Self::NoPlatform { .. } => {
+                Refusal::new(unknown, message)
+            }
             Self::Store(error) if error.is_no_space() => Refusal::new(RefusalKind::NoSpace, message),
             Self::Store(_) | Self::Unreadable { .. } => Refusal::new(RefusalKind::Internal, message),
             Self::Stopped => Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER),

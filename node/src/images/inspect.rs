@@ -1,12 +1,13 @@
 //! What an image is made of: its layers, the instruction that made each, and what it has in common with others.
 //!
-//! Pure: the bytes of manifest and configuration come in, [`ImageDetails`] come out. Both were written by
+//! Pure: a manifest and the bytes of a configuration come in, [`ImageDetails`] come out. Both were written by
 //! strangers, so anything that does not fit is left out rather than guessed, and no text is believed to be
 //! free of control characters.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
+use wherry_gateway::{Descriptor, Manifest};
 use wherry_proto::Digest;
 
 /// The longest instruction that is kept, in characters; what follows is cut off.
@@ -113,9 +114,6 @@ pub struct RunDetails {
 /// Why an image cannot be described.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    /// The manifest is not that of an image.
-    #[error("the manifest cannot be read: {0}")]
-    Manifest(serde_json::Error),
     /// It names several images.
     #[error("this is an index of images for several platforms: inspect one of them by its digest")]
     Index,
@@ -124,23 +122,6 @@ pub enum InspectError {
         "the image's configuration cannot be read: {0}; this may be an artifact that is no container image"
     )]
     Config(serde_json::Error),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Manifest {
-    media_type: Option<String>,
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: String,
-    digest: Digest,
-    size: u64,
 }
 
 #[derive(Deserialize)]
@@ -187,27 +168,22 @@ struct History {
     empty_layer: Option<bool>,
 }
 
-/// The media type of a manifest that names none.
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-/// Describes an image from the bytes of its manifest and of its configuration, which must have been checked against
-/// their digests already. An entry of `others` with the same reference is passed over.
+/// Describes an image from its manifest and the bytes of its configuration, which must have been checked against their
+/// digests already. An entry of `others` with the same reference is passed over.
 ///
 /// # Errors
-/// When either is not what it should be, or the manifest is that of an index.
+/// When the configuration is not what it should be, or the manifest is that of an index.
 pub fn inspect(
     reference: &str,
-    digest: Digest,
-    manifest: &[u8],
+    manifest: &Manifest,
     config: &[u8],
     others: &[OtherImage],
 ) -> Result<ImageDetails, InspectError> {
-    let manifest: Manifest = serde_json::from_slice(manifest).map_err(InspectError::Manifest)?;
-    let descriptor = manifest.config.ok_or(InspectError::Index)?;
+    let image = manifest.image().ok_or(InspectError::Index)?;
     let config: Config = serde_json::from_slice(config).map_err(InspectError::Config)?;
     let history = config.history.unwrap_or_default();
     let makes_layer = |step: &History| !step.empty_layer.unwrap_or(false);
-    let history_fits = history.iter().filter(|step| makes_layer(step)).count() == manifest.layers.len()
+    let history_fits = history.iter().filter(|step| makes_layer(step)).count() == image.layers.len()
         && history.len() <= MAX_STEPS;
 
     let mut steps: Vec<Step> = history
@@ -217,9 +193,9 @@ pub fn inspect(
         .collect();
     let instructions = if history_fits {
         let marks: Vec<bool> = history.iter().map(makes_layer).collect();
-        attribute(&mut steps, &marks, manifest.layers.len())
+        attribute(&mut steps, &marks, image.layers.len())
     } else {
-        vec![None; manifest.layers.len()]
+        vec![None; image.layers.len()]
     };
 
     let mut holders: HashMap<Digest, Vec<String>> = HashMap::new();
@@ -233,9 +209,9 @@ pub fn inspect(
     }
     let (mut size, mut shared_size) = (0u64, 0u64);
     let mut counted = std::collections::HashSet::new();
-    let layers = manifest
+    let layers = image
         .layers
-        .into_iter()
+        .iter()
         .zip(instructions)
         .map(|(layer, instruction)| {
             let shared_with = holders.get(&layer.digest).cloned().unwrap_or_default();
@@ -251,9 +227,9 @@ pub fn inspect(
     let platform = [config.os, config.architecture, config.variant];
     Ok(ImageDetails {
         reference: reference.to_owned(),
-        digest,
-        media_type: manifest.media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned()),
-        config: descriptor.into(),
+        digest: *manifest.digest(),
+        media_type: manifest.media_type().to_owned(),
+        config: BlobDetails::from(&image.config),
         platform: platform
             .into_iter()
             .flatten()
@@ -324,9 +300,10 @@ fn changes_metadata_only(instruction: &str) -> bool {
     )
 }
 
-impl From<Descriptor> for BlobDetails {
-    fn from(descriptor: Descriptor) -> Self {
-        Self { digest: descriptor.digest, size: descriptor.size, media_type: descriptor.media_type }
+impl From<&Descriptor> for BlobDetails {
+    fn from(descriptor: &Descriptor) -> Self {
+        let Descriptor { digest, size, media_type, .. } = descriptor;
+        Self { digest: *digest, size: *size, media_type: media_type.clone() }
     }
 }
 
@@ -411,9 +388,12 @@ mod tests {
         })
     }
 
+    fn parsed(manifest: &[u8]) -> Manifest {
+        Manifest::parse(manifest.to_vec().into(), None).unwrap()
+    }
+
     fn details(manifest: &[u8], config: &str, others: &[OtherImage]) -> ImageDetails {
-        inspect("docker.io/library/edge:1", Digest::sha256(manifest), manifest, config.as_bytes(), others)
-            .unwrap()
+        inspect("docker.io/library/edge:1", &parsed(manifest), config.as_bytes(), others).unwrap()
     }
 
     fn buildah(others: &[OtherImage]) -> ImageDetails {
@@ -558,9 +538,8 @@ mod tests {
     #[test]
     fn what_is_no_image_says_so() {
         let inspect = |manifest: &str, config: &str| {
-            inspect("x", Digest::sha256(b""), manifest.as_bytes(), config.as_bytes(), &[]).unwrap_err()
+            inspect("x", &parsed(manifest.as_bytes()), config.as_bytes(), &[]).unwrap_err()
         };
-        assert!(matches!(inspect("{", "{}"), InspectError::Manifest(_)));
         assert!(matches!(inspect(r#"{"manifests":[]}"#, "{}"), InspectError::Index));
         assert!(matches!(inspect(&manifest(&[]), "not json"), InspectError::Config(_)));
     }

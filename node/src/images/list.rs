@@ -1,10 +1,16 @@
 //! The images that are here, whole or in part.
 
-use wherry_gateway::{Manifest, ManifestContent, Reference};
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference};
 use wherry_proto::Digest;
 
-use super::pull::{choose, this_platform};
-use super::{ImageError, Images};
+use super::platform::{choose, chosen, this_platform};
+use super::{ImageError, Images, TagEntry, blocking};
+
+/// For how long a count of the images here serves.
+pub const COUNT_FOR: Duration = Duration::from_secs(2);
 
 /// An image of which the manifests are here.
 #[derive(Debug, Clone)]
@@ -17,8 +23,8 @@ pub struct LocalImage {
     pub image: Manifest,
     /// Whether all its blobs are here.
     pub whole: bool,
-    /// When the tag was resolved, in seconds since the Unix epoch.
-    pub resolved: Option<u64>,
+    /// Since when this node knows that the tag means this, in seconds since the Unix epoch.
+    pub since: Option<u64>,
 }
 
 impl LocalImage {
@@ -29,47 +35,80 @@ impl LocalImage {
 }
 
 impl Images {
-    /// Every image that has a name here and whose manifests are here.
+    /// Every image that has a name here and whose manifests are here, at most [`MAX_IMAGES`](super::MAX_IMAGES).
     pub async fn local_images(&self) -> Result<Vec<LocalImage>, ImageError> {
-        let mut found = Vec::new();
-        for (reference, entry) in self.records().all_tags()? {
-            let resolved = Some(entry.record.time);
-            let media_type = entry.record.media_type.as_str();
-            if let Some(image) = self.local(reference, entry.record.digest, media_type, resolved).await? {
-                found.push(image);
+        let images = self.clone();
+        blocking(move || {
+            let mut found = Vec::new();
+            for (reference, entry) in images.records().all_tags()? {
+                let here = images.local(&reference, &Meaning::of(&entry), None);
+                match here {
+                    Ok(image) => found.extend(image),
+                    // One that is damaged, or was never an image, hides none of the others.
+                    Err(error) => debug!(%reference, %error, "an image is left out"),
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// How many images are here with all their blobs, as it was at most [`COUNT_FOR`] ago: finding out reads every
+    /// manifest.
+    pub async fn whole_images(&self) -> usize {
+        let mut count = self.0.count.lock().await;
+        match *count {
+            Some((when, count)) if when.elapsed() < COUNT_FOR => count,
+            _ => {
+                let images = self.local_images().await.unwrap_or_default();
+                let whole = images.iter().filter(|image| image.whole).count();
+                *count = Some((Instant::now(), whole));
+                whole
             }
         }
-        Ok(found)
     }
 
-    /// The image that a reference names, without asking anybody; `None` if it is not here.
-    pub async fn local_image(&self, reference: &Reference) -> Result<Option<LocalImage>, ImageError> {
-        if let Some(digest) = reference.target().digest() {
-            let grant = self.records().grant(reference.host(), reference.repository(), digest)?;
-            let Some(grant) = grant else { return Ok(None) };
-            return self.local(reference.clone(), *digest, &grant.media_type, None).await;
-        }
-        let Some(entry) = self.records().tag(reference)? else { return Ok(None) };
-        let media_type = entry.record.media_type.as_str();
-        self.local(reference.clone(), entry.record.digest, media_type, Some(entry.record.time)).await
-    }
-
-    async fn local(
+    /// The image that a reference names, without asking anybody; `None` if it is not here. Of an index the one for
+    /// `platform` or, if none is named, for this node, or else the first that is here.
+    pub async fn local_image(
         &self,
-        reference: Reference,
-        digest: Digest,
-        media_type: &str,
-        resolved: Option<u64>,
+        reference: &Reference,
+        platform: Option<&Platform>,
     ) -> Result<Option<LocalImage>, ImageError> {
-        let Some(top) = self.stored_manifest(digest, Some(media_type)).await? else { return Ok(None) };
-        let image = match top.content() {
-            ManifestContent::Image(_) => Some(top.clone()),
-            ManifestContent::Index(index) => {
+        let (images, reference, platform) = (self.clone(), reference.clone(), platform.cloned());
+        blocking(move || {
+            let records = images.records();
+            let meaning = match reference.target().digest() {
+                Some(digest) => {
+                    let grant = records.grant(reference.host(), reference.repository(), digest)?;
+                    grant.map(|grant| Meaning { digest: *digest, media_type: grant.media_type, since: None })
+                }
+                None => records.tag(&reference)?.as_ref().map(Meaning::of),
+            };
+            let Some(meaning) = meaning else { return Ok(None) };
+            images.local(&reference, &meaning, platform.as_ref())
+        })
+        .await
+    }
+
+    fn local(
+        &self,
+        reference: &Reference,
+        meaning: &Meaning,
+        platform: Option<&Platform>,
+    ) -> Result<Option<LocalImage>, ImageError> {
+        let Some(top) = self.read_manifest(meaning.digest, Some(&meaning.media_type))? else {
+            return Ok(None);
+        };
+        let read = |entry: &Descriptor| self.read_manifest(entry.digest, Some(&entry.media_type));
+        let image = match (top.content(), platform) {
+            (ManifestContent::Image(_), _) => Some(top.clone()),
+            (ManifestContent::Index(index), Some(wanted)) => read(chosen(reference, index, wanted)?)?,
+            (ManifestContent::Index(index), None) => {
                 let ours = choose(&index.manifests, &this_platform());
                 let mut here = None;
-                for descriptor in ours.into_iter().chain(&index.manifests) {
-                    let media_type = Some(descriptor.media_type.as_str());
-                    here = self.stored_manifest(descriptor.digest, media_type).await?;
+                for entry in ours.into_iter().chain(&index.manifests) {
+                    here = read(entry)?;
                     if here.is_some() {
                         break;
                     }
@@ -81,6 +120,20 @@ impl Images {
         let whole = image.image().is_some_and(|image| {
             image.blobs().filter(|blob| !blob.is_foreign()).all(|blob| self.0.parts.store.holds(&blob.digest))
         });
-        Ok(Some(LocalImage { reference, top, image, whole, resolved }))
+        Ok(Some(LocalImage { reference: reference.clone(), top, image, whole, since: meaning.since }))
+    }
+}
+
+/// What a reference means here.
+struct Meaning {
+    digest: Digest,
+    media_type: String,
+    since: Option<u64>,
+}
+
+impl Meaning {
+    fn of(entry: &TagEntry) -> Self {
+        let TagEntry { record, since, .. } = entry;
+        Self { digest: record.digest, media_type: record.media_type.to_string(), since: Some(*since) }
     }
 }

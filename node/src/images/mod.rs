@@ -7,33 +7,39 @@ mod content;
 mod error;
 pub mod inspect;
 mod list;
+mod platform;
 mod pull;
 mod records;
 mod site;
 mod tags;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use tracing::debug;
-use wherry_gateway::manifest::MAX_MANIFEST;
+use wherry_gateway::manifest::{MAX_MANIFEST, ManifestError, media_type};
 use wherry_gateway::origin::{OriginError, Origins};
-use wherry_gateway::server::Source;
+use wherry_gateway::server::{Source, Want};
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
-use wherry_proto::{Digest, NetworkId, SecretKey, TagRecord};
+use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
+use crate::flights::Flights;
 use crate::status::Metrics;
 use crate::store::Store;
+use crate::swarm::Clock;
 use crate::transfer::{Fetched, Peers, Route, Transfers};
-use crate::turns::Turns;
 
 pub use content::BlobHandle;
+use content::Unproven;
 pub use error::ImageError;
-pub use list::LocalImage;
-pub use pull::{PARALLEL, PullEvents, Pulled, choose, this_platform};
+pub use list::{COUNT_FOR, LocalImage};
+pub use platform::{choose, parse_platform, this_platform};
+pub use pull::{PARALLEL, PullEvents, Pulled};
 pub use records::{Grant, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
 /// How long an origin that was out of reach is not asked again about tags of which the site knows an answer.
@@ -42,14 +48,23 @@ const DOWN_FOR: Duration = Duration::from_secs(15);
 /// How long peers may take to give a manifest before an origin is asked: clients give up after 10 s.
 const PEERS_PATIENCE: Duration = Duration::from_secs(4);
 
+/// The longest image configuration that is read, in bytes.
+pub const MAX_CONFIG: u64 = 4 << 20;
+
+/// How many different things neighbours may say of one digest before the rest is passed over.
+const MAX_WORDS: usize = 4;
+
 /// How many origins are remembered as out of reach.
 const MAX_DOWN: usize = 256;
 
 /// The other nodes of the site, as far as names go.
 pub trait Site: Send + Sync + 'static {
-    /// What neighbours say of a reference, be it a tag or a digest. Signatures are checked; waits for a short time
-    /// that is the implementor's.
+    /// What neighbours say of a reference, be it a tag or a digest. Each record is about this very reference and
+    /// signed by a member that may resolve. Waits for a short time that is the implementor's.
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>>;
+
+    /// The tags of a repository that neighbours know. Waits for a short time that is the implementor's.
+    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>>;
 }
 
 /// What this room is made of.
@@ -68,14 +83,14 @@ pub struct ImagesParts {
     pub metrics: Metrics,
     /// Signs tag records.
     pub key: SecretKey,
-    /// Of which network this node signs to be a member; a node that is alone uses one of its own.
-    pub network: NetworkId,
+    /// What admits this node to the network for which it signs; a node that is alone has one of its own.
+    pub certificate: Certificate,
     /// The origin of requests that name none.
     pub default_origin: Host,
     /// For how long an origin's answer about a tag counts for the site.
     pub tag_ttl: Duration,
     /// The time in seconds since the Unix epoch.
-    pub clock: fn() -> u64,
+    pub clock: Clock,
 }
 
 /// Names and manifests. Clones share everything.
@@ -86,8 +101,10 @@ struct Inner {
     parts: ImagesParts,
     records: Records,
     down: Mutex<HashMap<Host, (Instant, OriginError)>>,
-    // Those who ask for the same name at once wait for the first, and find its answer.
-    turns: Turns<String>,
+    // Those who ask for the same name at once share one answer, be it a failure.
+    resolving: Flights<String, Result<Resolved, ImageError>>,
+    // Under one lock while it is counted, so that many who ask cause one count.
+    count: tokio::sync::Mutex<Option<(Instant, usize)>>,
 }
 
 /// A manifest and how it was come by.
@@ -97,7 +114,7 @@ pub struct Resolved {
     pub manifest: Manifest,
     /// Where the answer came from.
     pub source: Source,
-    /// How long ago an origin confirmed the tag; `None` for a digest, which cannot age.
+    /// How long ago an origin confirmed the tag; `None` if none ever did, and for a digest, which cannot age.
     pub age: Option<Duration>,
 }
 
@@ -105,7 +122,13 @@ impl Images {
     /// Opens the tables in the store's index.
     pub fn new(parts: ImagesParts) -> Result<Self, ImageError> {
         let records = Records::open(&parts.store)?;
-        Ok(Self(Arc::new(Inner { parts, records, down: Mutex::default(), turns: Turns::default() })))
+        Ok(Self(Arc::new(Inner {
+            parts,
+            records,
+            down: Mutex::default(),
+            resolving: Flights::default(),
+            count: tokio::sync::Mutex::default(),
+        })))
     }
 
     /// What this node knows of names.
@@ -120,10 +143,17 @@ impl Images {
 
     /// The manifest that a reference names, from wherever it can be had.
     pub async fn manifest(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        match reference.target() {
-            TagOrDigest::Digest(digest) => self.manifest_by_digest(reference, *digest).await,
-            TagOrDigest::Tag(_) => self.manifest_by_tag(reference).await,
-        }
+        let resolving = self.0.resolving.join(reference.to_string(), || {
+            let (images, reference) = (self.clone(), reference.clone());
+            async move {
+                match reference.target() {
+                    TagOrDigest::Digest(digest) => images.manifest_by_digest(&reference, *digest).await,
+                    TagOrDigest::Tag(_) => images.manifest_by_tag(&reference).await,
+                }
+            }
+            .boxed()
+        });
+        resolving.await
     }
 
     async fn manifest_by_digest(
@@ -131,37 +161,57 @@ impl Images {
         reference: &Reference,
         digest: Digest,
     ) -> Result<Resolved, ImageError> {
-        let (host, repository) = (reference.host(), reference.repository());
         let resolved = |manifest, source| Resolved { manifest, source, age: None };
-        let _turn = match self.granted_manifest(reference, digest).await? {
-            Some(manifest) => return Ok(resolved(manifest, Source::Store)),
-            None => self.0.turns.take(reference.to_string()).await,
-        };
-        // Whoever had the turn before may have brought it.
-        if let Some(manifest) = self.granted_manifest(reference, digest).await? {
-            return Ok(resolved(manifest, Source::Store));
+        let own = self.0.records.grant(reference.host(), reference.repository(), &digest)?;
+        if let Some(grant) = &own {
+            if !may_be_manifest(&grant.media_type) {
+                return Err(ImageError::NoManifest { digest, media_type: grant.media_type.clone() });
+            }
+            if let Some(manifest) = self.stored_manifest(digest, Some(&grant.media_type)).await? {
+                self.learn(reference, &manifest).await?;
+                return Ok(resolved(manifest, Source::Store));
+            }
+            // It was here once and has been evicted.
+            if let Some(manifest) = self.manifest_from_peers(digest, grant.size, &grant.media_type).await? {
+                self.learn(reference, &manifest).await?;
+                return Ok(resolved(manifest, Source::Peer));
+            }
         }
-        let vouched = self.0.parts.site.records(reference).await.into_iter().next();
-        if let Some(record) = vouched
-            && let Some(manifest) = self.manifest_from_peers(digest, record.size, &record.media_type).await?
-        {
-            self.0.records.learn(host, repository, &manifest)?;
-            return Ok(resolved(manifest, Source::Peer));
+        let said = self.words(reference).await.into_iter();
+        let new = said.filter(|word| own.as_ref().is_none_or(|own| own.size != word.size));
+        let tries = new.map(|word| async move {
+            self.manifest_from_peers(digest, word.size, &word.media_type).await.transpose()
+        });
+        // Side by side, so that one who lies about the length holds up nobody.
+        let mut tries: FuturesUnordered<_> = tries.collect();
+        while let Some(tried) = tries.next().await {
+            if let Some(manifest) = tried.transpose()? {
+                self.learn(reference, &manifest).await?;
+                return Ok(resolved(manifest, Source::Peer));
+            }
         }
         let manifest = self.manifest_from_origin(reference).await?;
         Ok(resolved(manifest, Source::Origin))
     }
 
-    /// The manifest from the store, if it is known to belong to the repository.
-    async fn granted_manifest(
-        &self,
-        reference: &Reference,
-        digest: Digest,
-    ) -> Result<Option<Manifest>, ImageError> {
-        match self.0.records.grant(reference.host(), reference.repository(), &digest)? {
-            Some(grant) => self.stored_manifest(digest, Some(&grant.media_type)).await,
-            None => Ok(None),
+    /// What neighbours say of a digest, in a repository, that may be true of a manifest or blob: each length once, at
+    /// most [`MAX_WORDS`].
+    async fn words(&self, reference: &Reference) -> Vec<Grant> {
+        let mut words: Vec<Grant> = Vec::new();
+        for record in self.0.parts.site.records(reference).await {
+            let other = words.iter().all(|word| word.size != record.size);
+            let right = reference.target().digest() == Some(&record.digest);
+            if right && other && words.len() < MAX_WORDS {
+                words.push(Grant::of(record.size, record.media_type.as_str()));
+            }
         }
+        words
+    }
+
+    /// Remembers that a manifest, and all that it names, belongs to the repository that it was asked for in.
+    async fn learn(&self, reference: &Reference, manifest: &Manifest) -> Result<(), ImageError> {
+        let (records, reference, manifest) = (self.0.records.clone(), reference.clone(), manifest.clone());
+        blocking(move || Ok(records.learn(reference.host(), reference.repository(), &manifest)?)).await
     }
 
     /// Asks the origin; what it gives is stored, and known to belong to the repository.
@@ -180,7 +230,7 @@ impl Images {
     async fn keep(&self, reference: &Reference, manifest: &Manifest) -> Result<(), ImageError> {
         let (store, digest, raw) = (self.0.parts.store.clone(), *manifest.digest(), manifest.raw().clone());
         blocking(move || Ok(store.put(&digest, &raw)?)).await?;
-        self.0.records.learn(reference.host(), reference.repository(), manifest)?;
+        self.learn(reference, manifest).await?;
         self.0.parts.peers.announce(digest).await;
         Ok(())
     }
@@ -191,12 +241,24 @@ impl Images {
         digest: Digest,
         media_type: Option<&str>,
     ) -> Result<Option<Manifest>, ImageError> {
+        let (images, media_type) = (self.clone(), media_type.map(str::to_owned));
+        blocking(move || images.read_manifest(digest, media_type.as_deref())).await
+    }
+
+    /// The same, for where reading may block.
+    fn read_manifest(
+        &self,
+        digest: Digest,
+        media_type: Option<&str>,
+    ) -> Result<Option<Manifest>, ImageError> {
         let Some(blob) = self.0.parts.store.get(&digest) else { return Ok(None) };
-        let raw = blocking(move || {
-            blob.read(MAX_MANIFEST as u64)
-                .map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })
-        })
-        .await?;
+        if blob.size() > MAX_MANIFEST as u64 {
+            let source = ManifestError::TooLong { size: blob.size() };
+            return Err(ImageError::NotAManifest { digest, source });
+        }
+        let raw = blob
+            .read(MAX_MANIFEST as u64)
+            .map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })?;
         let media_type = media_type.filter(|media_type| !media_type.is_empty());
         Manifest::parse_as(Bytes::from(raw), media_type, &digest)
             .map(Some)
@@ -227,6 +289,15 @@ impl Images {
             debug!(blob = %digest.short(), %error, "peers do not give the manifest");
             return Ok(None);
         }
+        self.believed_manifest(digest, media_type).await
+    }
+
+    /// A manifest that the store holds, if it is what a neighbour says.
+    async fn believed_manifest(
+        &self,
+        digest: Digest,
+        media_type: &str,
+    ) -> Result<Option<Manifest>, ImageError> {
         match self.stored_manifest(digest, Some(media_type)).await {
             // What a neighbour says of it is no reason not to ask the origin.
             Err(ImageError::NotAManifest { digest, source }) => {
@@ -237,50 +308,80 @@ impl Images {
         }
     }
 
-    /// How a blob of a repository can be had; nothing is fetched yet.
+    /// How a blob of a repository can be had, whoever says that it belongs there. Nothing is fetched yet if this node
+    /// knows that itself, nor for a [`Want::Head`].
     pub async fn blob(
         &self,
         host: &Host,
         repository: &Repository,
         digest: Digest,
+        want: Want,
     ) -> Result<BlobHandle, ImageError> {
         let route = Route { host: host.clone(), repository: repository.clone() };
-        let said = self.blob_size(&route, digest).await?;
-        let (transfers, origins) = (self.0.parts.transfers.clone(), self.0.parts.origins.clone());
-        // What is here is as long as it is, whatever was said of it.
-        let size = self.0.parts.store.get(&digest).map_or(said, |blob| blob.size());
-        Ok(BlobHandle::new(size, digest, route, transfers, origins))
-    }
-
-    /// The blob's length, from whoever knows that it belongs to the repository.
-    async fn blob_size(&self, route: &Route, digest: Digest) -> Result<u64, ImageError> {
-        let (host, repository) = (&route.host, &route.repository);
+        // What is here is as long as it is, whatever is said of it.
+        let here = self.0.parts.store.get(&digest).map(|blob| blob.size());
         if let Some(grant) = self.0.records.grant(host, repository, &digest)? {
-            return Ok(grant.size);
+            return Ok(self.handle(route, digest, here.unwrap_or(grant.size), None));
         }
         let reference = Reference::new(host.clone(), repository.clone(), TagOrDigest::Digest(digest));
-        if let Some(record) = self.0.parts.site.records(&reference).await.into_iter().next() {
-            let grant = Grant { size: record.size, media_type: record.media_type.as_str().to_owned() };
-            self.0.records.add_grant(host, repository, &digest, &grant)?;
-            return Ok(grant.size);
+        let words = self.words(&reference).await;
+        let sure = here.is_some() || (want == Want::Head && words.len() == 1);
+        for word in words {
+            // A length that is not true of the digest arrives nowhere: then whoever says another is heard.
+            if sure || self.arrives(&route, digest, word.size).await {
+                return Ok(self.handle(route, digest, here.unwrap_or(word.size), Some(word.media_type)));
+            }
         }
+        let size = self.origins_size(&route, digest).await?;
+        Ok(self.handle(route, digest, here.unwrap_or(size), Some(String::new())))
+    }
+
+    /// `unproven`: the media type, if it is not known to this node yet that the blob belongs there. It is remembered
+    /// once the blob has been verified, since until then nobody knows its length.
+    fn handle(&self, route: Route, digest: Digest, size: u64, unproven: Option<String>) -> BlobHandle {
+        let Inner { parts, records, .. } = &*self.0;
+        let (transfers, origins) = (parts.transfers.clone(), parts.origins.clone());
+        let unproven = unproven.map(|media_type| Unproven { records: records.clone(), media_type });
+        BlobHandle::new(size, digest, route, transfers, origins, unproven)
+    }
+
+    /// Whether a blob that is said to have this length begins to arrive.
+    async fn arrives(&self, route: &Route, digest: Digest, size: u64) -> bool {
+        let fetched = self.0.parts.transfers.fetch(digest, size, Some(route.clone())).await;
+        let outcome = match fetched {
+            Ok(Fetched::Stored(_)) => return true,
+            Ok(Fetched::Arriving(transfer)) => {
+                match tokio::time::timeout(PEERS_PATIENCE, transfer.first_byte(0, |_| false)).await {
+                    Ok(outcome) => outcome.map(|_| ()),
+                    Err(_) => return false,
+                }
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &outcome {
+            debug!(blob = %digest.short(), size, %error, "a neighbour's word of the length leads nowhere");
+        }
+        outcome.is_ok()
+    }
+
+    /// The blob's length as the origin says.
+    async fn origins_size(&self, route: &Route, digest: Digest) -> Result<u64, ImageError> {
         let unknown = |origin| ImageError::Unknown {
             what: format!("blob {digest} of {route}"),
             origin: Box::new(origin),
         };
-        let opened = self.0.parts.origins.blob(host, repository, &digest, 0).await.map_err(|origin| {
-            self.note_down(host, &origin);
+        let asked = self.0.parts.origins.blob(&route.host, &route.repository, &digest, 0).await;
+        let opened = asked.map_err(|origin| {
+            self.note_down(&route.host, &origin);
             unknown(origin)
         })?;
-        let Some(size) = opened.total() else {
-            return Err(unknown(OriginError::BadAnswer {
-                host: host.to_string(),
+        opened.total().ok_or_else(|| {
+            unknown(OriginError::BadAnswer {
+                host: route.host.to_string(),
                 what: format!("blob {digest}"),
                 why: "it does not say how long the blob is".to_owned(),
-            }));
-        };
-        self.0.records.add_grant(host, repository, &digest, &Grant { size, media_type: String::new() })?;
-        Ok(size)
+            })
+        })
     }
 
     fn is_down(&self, host: &Host) -> Option<OriginError> {
@@ -299,6 +400,11 @@ impl Images {
             down.insert(host.clone(), (Instant::now(), error.clone()));
         }
     }
+}
+
+/// Whether something of this media type can be a manifest; what says nothing of itself may be one.
+fn may_be_manifest(media_type: &str) -> bool {
+    media_type.is_empty() || media_type::is_index(media_type) || media_type::is_image(media_type)
 }
 
 /// Runs what blocks where it may.

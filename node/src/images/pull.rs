@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
+use wherry_gateway::manifest::Image;
+use wherry_gateway::server::Want;
 use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
-use super::{ImageError, Images, blocking};
+use super::platform::{chosen, runs, this_platform};
+use super::{ImageError, Images, MAX_CONFIG, blocking};
 use crate::store::StoredBlob;
 use crate::transfer::{Fetched, Progress, Transfer, TransferError};
 
@@ -41,42 +44,6 @@ pub struct Pulled {
     pub from_origin: u64,
 }
 
-/// The platform that this node runs on, in the words of Go.
-pub fn this_platform() -> Platform {
-    let (architecture, variant) = match std::env::consts::ARCH {
-        "x86_64" => ("amd64", None),
-        "x86" => ("386", None),
-        "aarch64" => ("arm64", Some("v8")),
-        "arm" => ("arm", Some("v7")),
-        "powerpc64" => ("ppc64le", None),
-        other => (other, None),
-    };
-    Platform {
-        architecture: architecture.to_owned(),
-        os: "linux".to_owned(),
-        variant: variant.map(str::to_owned),
-        os_version: None,
-    }
-}
-
-/// The entry of an index that runs on a platform: one of the same variant, else one whose variant is not told or
-/// not asked for.
-pub fn choose<'a>(manifests: &'a [Descriptor], wanted: &Platform) -> Option<&'a Descriptor> {
-    let fits = |descriptor: &&Descriptor| {
-        descriptor
-            .platform
-            .as_ref()
-            .is_some_and(|platform| platform.os == wanted.os && platform.architecture == wanted.architecture)
-    };
-    let variant = |descriptor: &Descriptor| descriptor.platform.as_ref().and_then(|p| p.variant.clone());
-    manifests
-        .iter()
-        .filter(fits)
-        .find(|descriptor| variant(descriptor) == wanted.variant)
-        .or_else(|| manifests.iter().filter(fits).find(|d| wanted.variant.is_none() || variant(d).is_none()))
-        .or_else(|| manifests.iter().find(fits))
-}
-
 impl Images {
     /// Brings all blobs of an image into the store. Of an index, the image for this platform or for `platform`.
     pub async fn pull(
@@ -87,19 +54,16 @@ impl Images {
     ) -> Result<Pulled, ImageError> {
         let top = self.manifest(reference).await?.manifest;
         let manifest = match top.content() {
-            ManifestContent::Image(_) => top.clone(),
+            ManifestContent::Image(image) => {
+                if let Some(wanted) = platform {
+                    self.check_platform(reference, image, wanted).await?;
+                }
+                top.clone()
+            }
             ManifestContent::Index(index) => {
                 let ours = this_platform();
-                let wanted = platform.unwrap_or(&ours);
-                let Some(chosen) = choose(&index.manifests, wanted) else {
-                    let has = index.manifests.iter().filter_map(|m| Some(m.platform.as_ref()?.to_string()));
-                    return Err(ImageError::NoPlatform {
-                        what: reference.to_string(),
-                        wanted: wanted.to_string(),
-                        has: has.collect::<Vec<_>>().join(", "),
-                    });
-                };
-                self.manifest(&reference.with_target(TagOrDigest::Digest(chosen.digest))).await?.manifest
+                let entry = chosen(reference, index, platform.unwrap_or(&ours))?;
+                self.manifest(&reference.with_target(TagOrDigest::Digest(entry.digest))).await?.manifest
             }
         };
         events.resolved(&manifest);
@@ -127,13 +91,44 @@ impl Images {
         })
     }
 
+    /// Makes sure, before anything large is fetched, that an image which is alone runs on the platform that was asked
+    /// for. One whose configuration names no platform may run anywhere.
+    async fn check_platform(
+        &self,
+        reference: &Reference,
+        image: &Image,
+        wanted: &Platform,
+    ) -> Result<(), ImageError> {
+        let config = &image.config;
+        let handle = self.blob(reference.host(), reference.repository(), config.digest, Want::Get).await?;
+        let blob = match handle.fetch().await? {
+            Fetched::Stored(blob) => blob,
+            Fetched::Arriving(transfer) => transfer.wait().await.map_err(|source| ImageError::Transfer {
+                what: format!("blob {} of {reference}", config.digest),
+                source,
+            })?,
+        };
+        let digest = config.digest;
+        let config = blocking(move || {
+            blob.read(MAX_CONFIG).map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })
+        });
+        match serde_json::from_slice::<Platform>(&config.await?) {
+            Ok(has) if !has.os.is_empty() && !runs(&has, wanted) => Err(ImageError::NoPlatform {
+                what: reference.to_string(),
+                wanted: wanted.to_string(),
+                has: has.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     async fn pull_blob(
         &self,
         reference: &Reference,
         blob: &Descriptor,
         events: &dyn PullEvents,
     ) -> Result<Progress, ImageError> {
-        let handle = self.blob(reference.host(), reference.repository(), blob.digest).await?;
+        let handle = self.blob(reference.host(), reference.repository(), blob.digest, Want::Get).await?;
         match &handle.fetch().await? {
             Fetched::Stored(_) => {
                 events.started(blob, true);

@@ -19,6 +19,22 @@ pub struct TagEntry {
     pub record: TagRecord,
     /// When an origin last confirmed it to this site, in seconds since the Unix epoch; 0 if none ever did.
     pub confirmed: u64,
+    /// Since when this node knows that the tag means this manifest, in seconds since the Unix epoch.
+    pub since: u64,
+}
+
+impl TagEntry {
+    /// What is known once this has been heard, given what was known before; `None` if that stays.
+    fn after(self, known: Option<Self>) -> Option<Self> {
+        match known {
+            Some(known) if known.record.supersedes(&self.record) => None,
+            // That an origin confirmed another meaning says nothing of this one.
+            Some(known) if known.record.digest == self.record.digest => {
+                Some(Self { confirmed: self.confirmed.max(known.confirmed), since: known.since, ..self })
+            }
+            _ => Some(self),
+        }
+    }
 }
 
 /// That a manifest or blob belongs to a repository.
@@ -28,6 +44,14 @@ pub struct Grant {
     pub size: u64,
     /// Its media type.
     pub media_type: String,
+    /// Whether it is a manifest, and all that it names is known to belong to the repository too.
+    pub unfolded: bool,
+}
+
+impl Grant {
+    pub(super) fn of(size: u64, media_type: &str) -> Self {
+        Self { size, media_type: media_type.to_owned(), unfolded: false }
+    }
 }
 
 /// The index tables of this room.
@@ -52,26 +76,34 @@ impl Records {
         self.tags.get(reference.to_string().as_bytes())
     }
 
-    /// Remembers a tag, unless what is known already is newer. Returns what is known afterwards.
-    pub fn set_tag(&self, reference: &Reference, entry: TagEntry) -> Result<TagEntry, StoreError> {
-        let mut now = entry.clone();
+    /// Changes what is known of a tag in one step: `change` sees what that is and says what has been heard, which is
+    /// remembered unless what is known is newer. Returns what is known afterwards.
+    pub fn change_tag(
+        &self,
+        reference: &Reference,
+        mut change: impl FnMut(Option<&TagEntry>) -> Option<TagEntry>,
+    ) -> Result<Option<TagEntry>, StoreError> {
+        let mut now = None;
         self.tags.update(reference.to_string().as_bytes(), |known: Option<TagEntry>| {
-            now = match known {
-                Some(known) if known.record.supersedes(&entry.record) => known,
-                Some(known) => {
-                    TagEntry { record: entry.record.clone(), confirmed: entry.confirmed.max(known.confirmed) }
-                }
-                None => entry.clone(),
-            };
-            Some(now.clone())
+            let heard = change(known.as_ref());
+            let changed = heard.and_then(|heard| heard.after(known.clone()));
+            now = changed.clone().or(known);
+            changed
         })?;
         Ok(now)
     }
 
-    /// The tags of a repository, in order, at most [`MAX_TAGS`].
-    pub fn tags(&self, host: &Host, repository: &Repository) -> Result<Vec<String>, StoreError> {
+    /// The first `most` tags of a repository that sort behind `after`, in the order of their bytes.
+    pub fn tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<String>, StoreError> {
         let prefix = format!("{host}/{repository}:");
-        let found = self.tags.scan_prefix(prefix.as_bytes(), MAX_TAGS)?;
+        let after = after.map(|after| format!("{prefix}{after}"));
+        let found = self.tags.scan_after(prefix.as_bytes(), after.as_deref().map(str::as_bytes), most)?;
         let name = |key: &[u8]| std::str::from_utf8(key.get(prefix.len()..)?).ok().map(str::to_owned);
         Ok(found.iter().filter_map(|(key, _)| name(key)).collect())
     }
@@ -101,13 +133,17 @@ impl Records {
         digest: &Digest,
         grant: &Grant,
     ) -> Result<(), StoreError> {
-        self.grants.put(grant_key(host, repository, digest).as_bytes(), grant)
+        // That an index names a manifest says less than the manifest itself has said.
+        let change = |known: Option<Grant>| match known {
+            Some(known) if known.unfolded || known == *grant => None,
+            _ => Some(grant.clone()),
+        };
+        self.grants.update(grant_key(host, repository, digest).as_bytes(), change).map(|_| ())
     }
 
     /// Remembers that a manifest, and all that it names, belongs to a repository.
     pub fn learn(&self, host: &Host, repository: &Repository, manifest: &Manifest) -> Result<(), StoreError> {
-        let own = Grant { size: manifest.size(), media_type: manifest.media_type().to_owned() };
-        if self.grant(host, repository, manifest.digest())?.as_ref() == Some(&own) {
+        if self.grant(host, repository, manifest.digest())?.is_some_and(|known| known.unfolded) {
             return Ok(());
         }
         let named: Vec<_> = match manifest.content() {
@@ -115,10 +151,11 @@ impl Records {
             ManifestContent::Image(image) => image.blobs().collect(),
         };
         for descriptor in named {
-            let grant = Grant { size: descriptor.size, media_type: descriptor.media_type.clone() };
+            let grant = Grant::of(descriptor.size, &descriptor.media_type);
             self.add_grant(host, repository, &descriptor.digest, &grant)?;
         }
-        // Last: its presence says that the others are there.
+        // Last: it says that the others are there.
+        let own = Grant { unfolded: true, ..Grant::of(manifest.size(), manifest.media_type()) };
         self.add_grant(host, repository, manifest.digest(), &own)
     }
 }

@@ -3,15 +3,26 @@
 use std::time::Duration;
 
 use tracing::{info, warn};
-use wherry_gateway::Reference;
 use wherry_gateway::origin::OriginError;
 use wherry_gateway::server::Source;
+use wherry_gateway::{Manifest, Reference};
 use wherry_proto::{TagMeaning, TagRecord};
 
-use super::{ImageError, Images, Resolved, TagEntry};
+use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, blocking};
 
 /// How far another node's clock may be ahead before its times count for nothing, in seconds.
 const CLOCK_SKEW: u64 = 30;
+
+/// How far ahead of this node's clock a record's sequence may lie, in seconds. Honest sequences are at most a few
+/// above the time at which they were signed, so one beyond this comes from a wrong clock or from a member that wants
+/// its word to win for ever.
+///
+/// Such a record is neither kept nor passed on, never counts as confirmed, and the origin is asked before it. It is
+/// the last resort all the same: it may be this node's clock that is wrong, as after a start without a battery, when
+/// every record of the site lies ahead, and the site's newest answer must still be had without its origin. A
+/// member that lies wins nothing by it that it could not have within the bound, and nothing that lasts: whoever
+/// resolves next signs a number that is higher than all that were kept.
+const MAX_AHEAD: u64 = 24 * 60 * 60;
 
 /// How long an origin is waited for when the site knows an older answer: clients give up after 10 s.
 const PATIENCE_WITH_ANSWER: Duration = Duration::from_secs(4);
@@ -21,7 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(25);
 
 impl Images {
     pub(super) async fn manifest_by_tag(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        let _turn = self.0.turns.take(reference.to_string()).await;
         let mut known = self.0.records.tag(reference)?;
         if let Some(entry) = &known
             && self.is_fresh(entry.confirmed)
@@ -30,15 +40,20 @@ impl Images {
             return Ok(resolved);
         }
         let mut source = Source::Store;
+        let mut ahead: Option<TagRecord> = None;
         for record in self.0.parts.site.records(reference).await {
-            if record.reference.as_str() != reference.to_string() {
+            let newer = known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
+            if newer && self.is_ahead(&record) {
+                if ahead.as_ref().is_none_or(|other| record.supersedes(other)) {
+                    ahead = Some(record);
+                }
                 continue;
             }
-            let newer = known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
             let confirmed = record.time;
             let same = known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
             if newer || (same && self.is_fresh(confirmed)) {
-                known = Some(self.0.records.set_tag(reference, TagEntry { record, confirmed })?);
+                let heard = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
+                known = self.0.records.change_tag(reference, |_| Some(heard.clone()))?;
                 source = Source::Peer;
             }
         }
@@ -49,13 +64,31 @@ impl Images {
         {
             return Ok(resolved);
         }
-        match self.ask_origin(reference, known.as_ref()).await {
-            Ok(resolved) => Ok(resolved),
-            Err(error) => match known {
-                Some(entry) => self.known_instead(reference, &entry, source, error).await,
-                None => Err(error),
-            },
+        let has_answer = known.is_some() || ahead.is_some();
+        let mut error = match self.ask_origin(reference, known.as_ref(), has_answer).await {
+            Ok(resolved) => return Ok(resolved),
+            Err(error) => error,
+        };
+        if let Some(record) = ahead {
+            warn!(
+                %reference, signer = %record.signer(), sequence = record.sequence,
+                "a tag record lies more than a day ahead of this node's clock: one of the two clocks is wrong. \
+                 It serves while the origin does not answer, and is not kept"
+            );
+            let entry = TagEntry { record, confirmed: 0, since: 0 };
+            error = match self.known_instead(reference, &entry, Source::Peer, error).await {
+                Ok(resolved) => return Ok(resolved),
+                Err(error) => error,
+            };
         }
+        match known {
+            Some(entry) => self.known_instead(reference, &entry, source, error).await,
+            None => Err(error),
+        }
+    }
+
+    fn is_ahead(&self, record: &TagRecord) -> bool {
+        record.sequence > (self.0.parts.clock)().saturating_add(MAX_AHEAD)
     }
 
     /// The origin cannot say what the tag means now: the newest answer that the site knows.
@@ -68,8 +101,7 @@ impl Images {
     ) -> Result<Resolved, ImageError> {
         match self.known_manifest(reference, entry, source).await? {
             Some(resolved) => {
-                let age = resolved.age.map_or(0, |age| age.as_secs());
-                info!(%reference, age, %error, "the origin does not answer: the site's newest answer serves");
+                info!(%reference, age = ?resolved.age, %error, "the origin does not answer: the site's newest answer serves");
                 Ok(resolved)
             }
             None => Err(error),
@@ -85,26 +117,28 @@ impl Images {
     ) -> Result<Option<Resolved>, ImageError> {
         let record = &entry.record;
         let media_type = record.media_type.as_str();
-        let (manifest, source) = match self.stored_manifest(record.digest, Some(media_type)).await? {
+        let (manifest, source) = match self.believed_manifest(record.digest, media_type).await? {
             Some(manifest) => (manifest, source),
             None => match self.manifest_from_peers(record.digest, record.size, media_type).await? {
                 Some(manifest) => (manifest, Source::Peer),
                 None => return Ok(None),
             },
         };
-        self.0.records.learn(reference.host(), reference.repository(), &manifest)?;
-        let age = (self.0.parts.clock)().saturating_sub(entry.confirmed.max(record.time));
-        Ok(Some(Resolved { manifest, source, age: Some(Duration::from_secs(age)) }))
+        self.learn(reference, &manifest).await?;
+        let confirmed = entry.confirmed.max(record.time);
+        let age = (self.0.parts.clock)().saturating_sub(confirmed);
+        Ok(Some(Resolved { manifest, source, age: (confirmed > 0).then(|| Duration::from_secs(age)) }))
     }
 
     async fn ask_origin(
         &self,
         reference: &Reference,
         known: Option<&TagEntry>,
+        has_answer: bool,
     ) -> Result<Resolved, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
-        let patience = if known.is_some() { PATIENCE_WITH_ANSWER } else { PATIENCE };
-        let head = match self.is_down(host).filter(|_| known.is_some()) {
+        let patience = if has_answer { PATIENCE_WITH_ANSWER } else { PATIENCE };
+        let head = match self.is_down(host).filter(|_| has_answer) {
             Some(error) => Err(error),
             None => {
                 let asked = self.0.parts.origins.head(host, repository, reference.target());
@@ -141,28 +175,44 @@ impl Images {
         }
         let (manifest, source) = match at_hand {
             Some(found) => {
-                self.0.records.learn(host, repository, &found.0)?;
+                self.learn(reference, &found.0).await?;
                 found
             }
             None => (self.manifest_from_origin(reference).await?, Source::Origin),
         };
-        let now = (self.0.parts.clock)();
-        let record = self.sign(reference, &manifest, known.map(|entry| &entry.record), now);
-        if let Some(record) = record {
-            self.0.records.set_tag(reference, TagEntry { record, confirmed: now })?;
-        }
+        self.change(reference, &manifest, (self.0.parts.clock)()).await?;
         Ok(Resolved { manifest, source, age: Some(Duration::ZERO) })
+    }
+
+    /// Signs and remembers what a tag means now. `confirmed` is when an origin said so, 0 if none did.
+    async fn change(
+        &self,
+        reference: &Reference,
+        manifest: &Manifest,
+        confirmed: u64,
+    ) -> Result<(), ImageError> {
+        let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
+        let now = (self.0.parts.clock)();
+        blocking(move || {
+            images.0.records.change_tag(&reference, |known| {
+                let record = images.sign(&reference, &manifest, known.map(|entry| &entry.record), confirmed);
+                Some(TagEntry { record: record?, confirmed, since: now })
+            })?;
+            Ok(())
+        })
+        .await
     }
 
     /// Signs what a tag means now. `None` if it cannot be put into a record, which the reference's own bounds rule
     /// out.
-    pub(super) fn sign(
+    fn sign(
         &self,
         reference: &Reference,
-        manifest: &wherry_gateway::Manifest,
+        manifest: &Manifest,
         known: Option<&TagRecord>,
-        now: u64,
+        time: u64,
     ) -> Option<TagRecord> {
+        let now = (self.0.parts.clock)();
         let sequence = match known {
             Some(known) if known.digest == *manifest.digest() => known.sequence,
             // At least the time: a node that did not hear of the last record must not sign an older one's number.
@@ -175,32 +225,23 @@ impl Images {
             media_type: manifest.media_type().parse().ok()?,
             size: manifest.size(),
             sequence,
-            time: now,
+            time,
         };
-        Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.network, meaning))
+        Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.certificate, meaning))
     }
 
-    /// Gives a tag a meaning that comes from this site: an import or a push.
-    pub async fn set_tag(
-        &self,
-        reference: &Reference,
-        manifest: &wherry_gateway::Manifest,
-    ) -> Result<(), ImageError> {
-        let _turn = self.0.turns.take(reference.to_string()).await;
-        let known = self.0.records.tag(reference)?;
-        let now = (self.0.parts.clock)();
-        if let Some(record) = self.sign(reference, manifest, known.as_ref().map(|entry| &entry.record), now) {
-            self.0.records.set_tag(reference, TagEntry { record, confirmed: 0 })?;
-        }
-        self.0.records.learn(reference.host(), reference.repository(), manifest)?;
-        Ok(())
+    /// Gives a tag a meaning that comes from this site: an import or a push. No origin has confirmed it, so those who
+    /// can reach one ask it all the same.
+    pub async fn set_tag(&self, reference: &Reference, manifest: &Manifest) -> Result<(), ImageError> {
+        self.change(reference, manifest, 0).await?;
+        self.learn(reference, manifest).await
     }
 
     /// What a neighbour is told of a reference: what its tag means or, for a digest, that it belongs to the
     /// repository.
     pub fn vouch(&self, reference: &Reference) -> Option<TagRecord> {
         let Some(digest) = reference.target().digest() else {
-            return self.0.records.tag(reference).ok()?.map(|entry| entry.record);
+            return self.0.records.tag(reference).ok()?.map(|entry| self.believable(entry.record));
         };
         let grant = self.0.records.grant(reference.host(), reference.repository(), digest).ok()??;
         let meaning = TagMeaning {
@@ -209,9 +250,23 @@ impl Images {
             media_type: grant.media_type.parse().ok()?,
             size: grant.size,
             sequence: 0,
-            time: (self.0.parts.clock)(),
+            time: 0,
         };
-        Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.network, meaning))
+        Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.certificate, meaning))
+    }
+
+    /// A record that others can check. One whose signer's certificate has expired since, as those of a long time
+    /// without the operator have, is signed anew in this node's name, and so is one that this node signed before it
+    /// joined the network. The sequence and the time stay what they are.
+    fn believable(&self, record: TagRecord) -> TagRecord {
+        let ImagesParts { key, certificate, clock, .. } = &self.0.parts;
+        let own = record.signer() == key.node() && record.certificate != *certificate;
+        if !own && clock() < record.certificate.expires {
+            return record;
+        }
+        let TagRecord { reference, digest, media_type, size, sequence, time, .. } = record;
+        let meaning = TagMeaning { reference, digest, media_type, size, sequence, time };
+        TagRecord::sign(key, certificate, meaning)
     }
 
     fn is_fresh(&self, confirmed: u64) -> bool {

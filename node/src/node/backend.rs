@@ -1,5 +1,6 @@
 //! What the control socket and the status pages ask of a node.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -7,30 +8,27 @@ use std::time::Instant;
 use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
 use wherry_gateway::server::RefusalKind;
-use wherry_gateway::{Descriptor, Manifest, Reference};
+use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
 use wherry_proto::Digest;
 
 use super::{Node, now};
 use crate::bundle::{self, ExportImage};
 use crate::control::api::{
-    ApiError, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage, PeerInfo,
-    PullEvent, PullRequest, PullSummary,
+    ApiError, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage,
+    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::images::inspect::{self, OtherImage};
-use crate::images::{ImageError, LocalImage, PullEvents};
+use crate::images::{ImageError, LocalImage, MAX_CONFIG, PullEvents, parse_platform};
 use crate::status::{MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
+use crate::store::StoreError;
 use crate::transfer::Progress;
-
-/// The longest image configuration that is read, in bytes.
-const MAX_CONFIG: u64 = 4 << 20;
 
 impl Report for Node {
     async fn status(&self) -> NodeStatus {
         let usage = self.store.usage();
         let transfers = self.transfers.running();
-        let images =
-            self.images.local_images().await.map_or(0, |images| images.iter().filter(|i| i.whole).count());
+        let images = self.images.whole_images().await;
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: if self.stopping.load(Ordering::Relaxed) { State::Stopping } else { State::Ready },
@@ -74,6 +72,11 @@ fn parse(reference: &str) -> Result<Reference, ApiError> {
         ApiError::new(ErrorCode::BadRequest, error.to_string())
             .hint("write it as REGISTRY/REPOSITORY:TAG or @DIGEST, such as debian:12 or quay.io/org/app:1.0")
     })
+}
+
+fn platform(text: Option<&str>) -> Result<Option<Platform>, ApiError> {
+    let platform = text.map(parse_platform).transpose();
+    platform.map_err(|why| ApiError::new(ErrorCode::BadRequest, why))
 }
 
 fn image_error(error: ImageError) -> ApiError {
@@ -172,9 +175,10 @@ impl bundle::Progress for ImportTeller {
 impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
         let reference = parse(&request.reference)?;
+        let platform = platform(request.platform.as_deref())?;
         let begun = Instant::now();
         let teller = Teller { reference: reference.to_string(), events, present: Mutex::default() };
-        let pulled = self.images.pull(&reference, None, &teller).await.map_err(image_error)?;
+        let pulled = self.images.pull(&reference, platform.as_ref(), &teller).await.map_err(image_error)?;
         Ok(PullSummary {
             reference: reference.to_string(),
             digest: pulled.digest,
@@ -192,15 +196,22 @@ impl Backend for Node {
             digest: *image.top.digest(),
             size: image.size(),
             layers: image.image.image().map_or(0, |image| image.layers.len()),
-            added: image.resolved,
+            added: image.since,
         };
         Ok(images.iter().filter(|image| image.whole).map(summary).collect())
     }
 
-    async fn inspect(&self, reference: &str) -> Result<ImageDetails, ApiError> {
-        let reference = parse(reference)?;
-        let local = self.images.local_image(&reference).await.map_err(image_error)?;
-        let local = local.ok_or_else(|| not_here(&reference))?;
+    async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
+        let reference = parse(&request.reference)?;
+        let platform = platform(request.platform.as_deref())?;
+        let local = self.images.local_image(&reference, platform.as_ref()).await.map_err(image_error)?;
+        let local = local.ok_or_else(|| match &platform {
+            Some(platform) => {
+                ApiError::new(ErrorCode::NotFound, format!("{reference} for {platform} is not here"))
+                    .hint(format!("bring it here with 'wherry pull --platform {platform} {reference}'"))
+            }
+            None => not_here(&reference),
+        })?;
         let others: Vec<OtherImage> =
             self.images.local_images().await.map_err(image_error)?.iter().map(other).collect();
         let config = local.image.image().map(|image| image.config.digest);
@@ -212,8 +223,7 @@ impl Backend for Node {
                 format!("the configuration of {reference} cannot be read: {error}"),
             )
         })?;
-        let (digest, manifest) = (*local.image.digest(), local.image.raw());
-        inspect::inspect(&reference.to_string(), digest, manifest, &config, &others)
+        inspect::inspect(&reference.to_string(), &local.image, &config, &others)
             .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
     }
 
@@ -240,9 +250,7 @@ impl Backend for Node {
             let mut named = false;
             for reference in image.names.iter().filter_map(|name| name.parse::<Reference>().ok()) {
                 self.images.set_tag(&reference, &manifest).await.map_err(image_error)?;
-                for digest in &image.blobs {
-                    self.pin(&reference, digest)?;
-                }
+                self.pin(&reference, &image.blobs).await?;
                 named = true;
                 let reference = Some(reference.to_string());
                 images.push(ImportedImage { reference, digest: image.digest, size });
@@ -259,7 +267,7 @@ impl Backend for Node {
 
     async fn export(&self, reference: &str, out: DuplexStream) -> Result<(), ApiError> {
         let reference = parse(reference)?;
-        let local = self.images.local_image(&reference).await.map_err(image_error)?;
+        let local = self.images.local_image(&reference, None).await.map_err(image_error)?;
         let local = local.filter(|image| image.whole).ok_or_else(|| not_here(&reference))?;
         let names = if reference.target().tag().is_some() { vec![reference.to_string()] } else { Vec::new() };
         let image = ExportImage { names, manifest: *local.top.digest() };
@@ -287,10 +295,17 @@ fn other(image: &LocalImage) -> OtherImage {
 }
 
 impl Node {
-    /// Imported images stay: nothing could bring them back once they were evicted.
-    fn pin(&self, reference: &Reference, digest: &Digest) -> Result<(), ApiError> {
-        self.store
-            .pin(&reference.to_string(), digest)
-            .map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+    /// Imported images stay: nothing could bring them back once they were evicted. What the reference named before an
+    /// import may go.
+    async fn pin(&self, reference: &Reference, blobs: &[Digest]) -> Result<(), ApiError> {
+        let (store, name, blobs) = (self.store.clone(), reference.to_string(), blobs.to_vec());
+        let pin = move || {
+            blobs.iter().try_for_each(|digest| store.pin(&name, digest))?;
+            let blobs: HashSet<Digest> = blobs.into_iter().collect();
+            let before = store.pinned_by(&name)?;
+            before.iter().filter(|digest| !blobs.contains(digest)).try_for_each(|old| store.unpin(&name, old))
+        };
+        let pinned: Result<(), StoreError> = tokio::task::spawn_blocking(pin).await.map_err(stopping)?;
+        pinned.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
     }
 }

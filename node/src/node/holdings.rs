@@ -73,10 +73,9 @@ impl Holdings for Shelf {
         else {
             return Vec::new();
         };
-        let known = images.records().tags(&origin, &repository).unwrap_or_else(|error| {
+        images.records().tags(&origin, &repository, after, most).unwrap_or_else(|error| {
             tracing::warn!(%error, "the tags cannot be read from the index");
             Vec::new()
-        });
-        known.into_iter().filter(|tag| after.is_none_or(|after| tag.as_str() > after)).take(most).collect()
+        })
     }
 }

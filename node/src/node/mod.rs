@@ -2,6 +2,7 @@
 
 mod backend;
 mod holdings;
+mod upkeep;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -26,12 +26,10 @@ use crate::identity::Membership;
 use crate::images::{ImageError, Images, ImagesParts};
 use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
-use crate::swarm::{self, Client, Notice, Swarm, SwarmError, SwarmSettings};
+use crate::swarm::{self, Client, Swarm, SwarmError, SwarmSettings};
 use crate::transfer::Transfers;
 use holdings::Shelf;
-
-/// Under which key of the index the addresses of other nodes are remembered.
-const REMEMBERED: &[u8] = b"neighbours";
+use upkeep::Upkeep;
 
 /// Everything that a node starts with.
 #[derive(Debug)]
@@ -144,13 +142,15 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let store = open_store(&config).await?;
     let metrics = Metrics::default();
     let shelf = Arc::new(Shelf { store: store.clone(), metrics: metrics.clone(), images: OnceLock::new() });
-    let (key, network) = (membership.key.clone(), membership.certificate.network);
+    let (key, certificate) = (membership.key.clone(), membership.certificate.clone());
+    let network = certificate.network;
     let stops = Stops::default();
 
     let bulk = listeners.bulk.local_addr().map_err(|_| NodeError::Stopped)?;
-    let settings = swarm_settings(&config, membership, listeners.bulk, remembered(&store)?);
+    let settings = swarm_settings(&config, membership, listeners.bulk, upkeep::remembered(&store)?);
     let swarm = swarm::start(settings, shelf.clone(), stops.talking.clone()).await?;
     let client = swarm.client();
+    let upkeep = Upkeep::new(store.clone(), client.clone());
     let peers = Arc::new(client.clone());
     let transfers = Transfers::new(
         store.clone(),
@@ -167,10 +167,10 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         origins,
         metrics: metrics.clone(),
         key: key.clone(),
-        network,
+        certificate,
         default_origin,
         tag_ttl: config.tag_ttl,
-        clock: now,
+        clock: Arc::new(now),
     })
     .map_err(Box::new)
     .map_err(NodeError::Images)?;
@@ -204,7 +204,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         gateway: tokio::spawn(serve(listeners.gateway, Arc::new(images), options, stops.serving.clone())),
         control: tokio::spawn(control::serve(listeners.control, node.clone(), stops.serving.clone())),
         pages: tokio::spawn(status::serve(listeners.status, node.clone(), metrics, stops.talking.clone())),
-        upkeep: tokio::spawn(upkeep(store, client, stops.talking.clone())),
+        upkeep: tokio::spawn(upkeep.run(stops.talking.clone())),
     };
     let ended = async move {
         shutdown.cancelled().await;
@@ -312,51 +312,6 @@ fn swarm_settings(
         remembered,
         clock: Arc::new(now),
     }
-}
-
-/// Keeps what the network is told, and what is remembered of it, in step with what is so.
-async fn upkeep(store: Store, swarm: Client, stop: CancellationToken) {
-    let (mut gone, mut notices) = (store.evicted(), swarm.notices());
-    let announce = async {
-        for (digest, _) in store.blobs() {
-            swarm.announce(digest).await;
-        }
-        std::future::pending::<()>().await;
-    };
-    let withdraw = async {
-        loop {
-            match gone.recv().await {
-                Ok(digest) => swarm.withdraw(digest).await,
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => std::future::pending().await,
-            }
-        }
-    };
-    let remember = async {
-        loop {
-            match notices.recv().await {
-                Ok(Notice::Connected(_)) => {
-                    let kept =
-                        store.table("peers").and_then(|table| table.put(REMEMBERED, &swarm.remember()));
-                    if let Err(error) = kept {
-                        warn!(%error, "the addresses of neighbours are not remembered");
-                    }
-                }
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => std::future::pending().await,
-            }
-        }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = announce => {}
-        () = withdraw => {}
-        () = remember => {}
-    }
-}
-
-fn remembered(store: &Store) -> Result<Vec<String>, StoreError> {
-    Ok(store.table::<Vec<String>>("peers")?.get(REMEMBERED)?.unwrap_or_default())
 }
 
 /// The TCP address in the first multiaddress that has one.

@@ -60,8 +60,8 @@ pub enum StoreError {
     /// Too many partial blobs are open at once.
     #[error("{0} blobs are being filled at once, which is the bound: try again when one of them is done")]
     TooManyPartials(usize),
-    /// A partial blob was used after it was finished or discarded.
-    #[error("the partial blob {0} was finished or discarded already")]
+    /// A partial blob was used after it was finished.
+    #[error("the partial blob {0} was finished already")]
     Closed(Digest),
     /// A partial blob lacks chunks.
     #[error("{missing} chunks of {digest} are missing")]

@@ -41,7 +41,7 @@ pub struct Partial {
 
 struct Table {
     links: LinkTable,
-    /// Finished or discarded.
+    /// Finished.
     closed: bool,
     /// Chunks that are being written at this moment.
     busy: u32,
@@ -154,14 +154,10 @@ impl Partial {
         })
     }
 
-    /// Fills `buffer` from `offset`. Only bytes of chunks that have a link mean anything.
+    /// Fills `buffer` from `offset`. Only bytes of chunks that have a link mean anything. They stay readable once the
+    /// blob is finished.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.data.read_exact_at(buffer, offset)
-    }
-
-    /// The file itself, for positioned reads; it stays readable after the blob was finished or discarded.
-    pub fn file(&self) -> io::Result<File> {
-        self.data.try_clone()
     }
 
     /// Makes it a held blob. The proof is the chain that its links form: one for each chunk, each leading to
@@ -200,20 +196,6 @@ impl Partial {
             Some(number) => self.map.index(number as u32).unwrap_or(self.map.last()),
             None => self.map.last(),
         }
-    }
-
-    /// Removes it from the disk. Files that were handed out stay readable.
-    pub fn discard(&self) -> Result<(), StoreError> {
-        let mut table = self.settle()?;
-        table.closed = true;
-        drop(table);
-        let shared = &self.store.shared;
-        let _files = lock(&shared.files);
-        let removed = shared.remove_files(&Victim::Partial(self.key));
-        let mut state = lock(&shared.state);
-        state.partials.remove(&self.key);
-        state.used = state.used.saturating_sub(self.charge);
-        removed
     }
 
     /// Waits for writes that are under way, and keeps others from beginning.

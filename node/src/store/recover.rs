@@ -176,23 +176,24 @@ fn drop_chains(layout: &Layout, state: &State) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Finds the partial blobs that were left; what belongs to none is removed.
+/// Finds the partial blobs that were left; links that belong to none are removed. What others put there is left alone.
 fn find_partials(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
     let dir = shared.layout.partials();
     let mut lone_links = Vec::new();
     for name in files::list(&dir)? {
         let path = dir.join(&name);
+        let data = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file);
         let found = files::parse_partial_name(&name)
-            .and_then(|(digest, size, links)| Some((digest, ChunkMap::new(size).ok()?, links)));
+            .and_then(|(digest, size, links)| Some((digest, ChunkMap::new(size).ok()?, links, data?)));
         match found {
-            Some((digest, map, true)) => lone_links.push(((digest, map.size()), path)),
-            Some((digest, map, false)) if !state.blobs.contains_key(&digest) => {
-                let closed =
-                    fs::metadata(&path).and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            Some((digest, map, true, _)) => lone_links.push(((digest, map.size()), path)),
+            Some((digest, map, false, data)) if !state.blobs.contains_key(&digest) => {
+                let closed = data.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 let charge = partial_charge(digest.algorithm(), map);
                 state.partials.insert((digest, map.size()), PartialEntry { open: false, charge, closed });
             }
-            _ => files::remove(&path)?,
+            Some(_) => files::remove(&path)?,
+            None => tracing::warn!(path = %path.display(), "this is no partial blob and is left alone"),
         }
     }
     for (key, path) in lone_links {

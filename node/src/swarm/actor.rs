@@ -51,6 +51,8 @@ pub(super) enum Command {
     Announce(Digest),
     /// Announce a blob no more.
     Withdraw(Digest),
+    /// Tell which blobs are announced.
+    Announced(oneshot::Sender<Vec<Digest>>),
     /// End all connections to a node.
     Disconnect(NodeId),
 }
@@ -198,6 +200,9 @@ impl Actor {
             Command::Withdraw(digest) => {
                 self.announcements.remove(&digest);
                 self.swarm.behaviour_mut().kad.stop_providing(&announce::key(&digest));
+            }
+            Command::Announced(reply) => {
+                let _ = reply.send(self.announcements.all());
             }
             Command::Disconnect(node) => self.disconnect(&node),
         }

@@ -63,6 +63,11 @@ impl Announcements {
         }
     }
 
+    /// Every blob that is announced, at most [`MAX_ANNOUNCED`].
+    pub(super) fn all(&self) -> Vec<Digest> {
+        self.due.keys().copied().collect()
+    }
+
     /// The next blob to announce now or, if there is none, when to ask again.
     pub(super) fn next(&mut self, now: Instant) -> Result<Digest, Option<Instant>> {
         if self.under_way >= MAX_ANNOUNCING {

@@ -11,9 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wherry_proto::{
-    Answer, Certificate, Digest, Holding, List, NodeId, Question, Roles, TagPage, TagRecord, Text,
-};
+use wherry_proto::{Answer, Certificate, Digest, Holding, List, NodeId, Question, TagPage, TagRecord, Text};
 
 use super::actor::Command;
 use super::admission::Doorkeeper;
@@ -141,14 +139,6 @@ impl Client {
         self.0.neighbours.notices()
     }
 
-    /// The roles of this node or of a neighbour, by its certificate.
-    pub fn roles(&self, node: &NodeId) -> Option<Roles> {
-        if *node == self.0.me {
-            return self.0.door.as_ref().map(|door| door.keeper.certificate.roles);
-        }
-        self.0.neighbours.get(node).map(|entry| entry.certificate.roles)
-    }
-
     /// The neighbours' addresses, to be given to the next run as `remembered`.
     pub fn remember(&self) -> Vec<String> {
         let addresses = |entry: &Entry| {
@@ -253,8 +243,8 @@ impl Client {
     }
 
     /// What the neighbours know a reference to mean. Each record is about this very reference, was passed on by
-    /// a member, and is signed by the node that it names; [`Client::roles`] tells whether that one may resolve. The
-    /// deadline counts from when the node is [settled](Client::settled).
+    /// a member, and is signed by a member that may resolve, be it connected or not. The deadline counts from when
+    /// the node is [settled](Client::settled).
     pub async fn tag(&self, reference: &str, deadline: Duration) -> Vec<TagRecord> {
         let (Some(door), Ok(text)) = (&self.0.door, reference.parse()) else { return Vec::new() };
         self.settled().await;
@@ -274,7 +264,9 @@ impl Client {
                     reference,
                     "a tag record about something else is passed over"
                 );
-            } else if let Err(why) = record.check(&door.keeper.network) {
+            } else if let Err(why) =
+                record.check(&door.keeper.network, door.keeper.now(), door.keeper.min_epoch)
+            {
                 tracing::info!(peer = node.short(), reference, %why, "a tag record is passed over");
             } else if !records.contains(&record) {
                 records.push(record);
@@ -339,6 +331,13 @@ impl Client {
     /// Tells it no more; what was told is forgotten within [`RECORD_TIME`](super::RECORD_TIME).
     pub async fn withdraw(&self, digest: Digest) {
         let _ = self.0.commands.send(Command::Withdraw(digest)).await;
+    }
+
+    /// The blobs that this node tells the network of, at most [`MAX_ANNOUNCED`](super::MAX_ANNOUNCED).
+    pub async fn announced(&self) -> Vec<Digest> {
+        let (reply, announced) = oneshot::channel();
+        let _ = self.0.commands.send(Command::Announced(reply)).await;
+        announced.await.unwrap_or_default()
     }
 
     /// The exchange with a neighbour: the one that is there or a new one, directly or, where that fails, by a

@@ -102,6 +102,8 @@ fn put(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> io::
 
 #[cfg(test)]
 mod tests {
+    use wherry_gateway::Manifest;
+
     use std::collections::HashMap;
 
     use super::*;
@@ -130,7 +132,8 @@ mod tests {
         let manifest = &blobs[&image.digest.to_string()];
         let parsed: serde_json::Value = serde_json::from_slice(manifest).unwrap();
         let blob = |descriptor: &serde_json::Value| &blobs[descriptor["digest"].as_str().unwrap()];
-        let details = inspect("x", image.digest, manifest, blob(&parsed["config"]), &[]).unwrap();
+        let read = Manifest::parse(manifest.clone().into(), None).unwrap();
+        let details = inspect("x", &read, blob(&parsed["config"]), &[]).unwrap();
         assert!(details.history_fits);
         let mut whole = Vec::new();
         for layer in parsed["layers"].as_array().unwrap() {

@@ -1,0 +1,324 @@
+//! What names mean, and what belongs to which repository: with lying neighbours, and with origins that come and go.
+//!
+//! The origin is a real registry server (the gateway's own) over real HTTP; neighbours say what a test lets them say.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
+
+mod images_support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use images_support::*;
+use tokio::net::TcpListener;
+use wherry_gateway::server::{Ask, BlobReader as _, Content, RefusalKind, Source, Want};
+use wherry_gateway::{Descriptor, Manifest, Reference};
+use wherry_node::images::{PullEvents, parse_platform};
+use wherry_node::transfer::{Fetched, Progress};
+use wherry_proto::{Digest, TagRecord};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_far_ahead_of_the_clock_serves_only_without_the_origin_and_is_never_kept() {
+    let lab = Lab::new().await;
+    let (honest, liars) = (lab.image("honest"), lab.image("liars"));
+    lab.origin.tag("app", "1", &honest);
+    let reference = lab.reference("app:1");
+    let node = lab.node();
+    node.put(&liars);
+    for sequence in [NOW + 2 * DAY, u64::MAX] {
+        node.site.says(record(&reference, &liars, sequence, NOW + 2 * DAY));
+    }
+
+    let resolved = node.images.manifest(&reference).await.unwrap();
+    assert_eq!((resolved.manifest.digest(), resolved.source), (&honest.digest, Source::Origin));
+    assert_eq!(node.images.vouch(&reference).unwrap().digest, honest.digest);
+
+    // A node whose own clock stands still in the past needs its site all the same.
+    let slow = lab.node();
+    slow.put(&liars);
+    slow.site.says(record(&reference, &liars, NOW + 2 * DAY, NOW + 2 * DAY));
+    lab.origin.stop();
+    assert_eq!(slow.images.manifest(&reference).await.unwrap().manifest.digest(), &liars.digest);
+    assert_eq!(slow.images.vouch(&reference), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sites_newer_answer_within_the_bound_wins() {
+    let lab = Lab::new().await;
+    let (old, new) = (lab.image("old"), lab.image("new"));
+    let reference = lab.reference("app:1");
+    let node = lab.node();
+    node.put(&old);
+    node.put(&new);
+    lab.origin.stop();
+    node.site.says(record(&reference, &old, NOW - 10, NOW));
+    assert_eq!(node.images.manifest(&reference).await.unwrap().manifest.digest(), &old.digest);
+    node.site.says(record(&reference, &new, NOW + DAY, NOW));
+    lab.clock_to(NOW + 100);
+    assert_eq!(node.images.manifest(&reference).await.unwrap().manifest.digest(), &new.digest);
+    assert_eq!(node.images.vouch(&reference).unwrap().sequence, NOW + DAY);
+}
+
+fn says_of(reference: &Reference, digest: Digest, size: u64, media_type: &str) -> TagRecord {
+    let image = Image { digest, media_type: media_type.to_owned(), bytes: Bytes::new(), blobs: Vec::new() };
+    record_of(reference, &image, size)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_false_length_hides_no_true_one_and_is_not_remembered() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.add("app", &image);
+    let (layer, bytes) = image.blobs[1].clone();
+    let reference = lab.reference(&format!("app@{layer}"));
+    let (host, repository) = (reference.host(), reference.repository());
+    for sizes in [vec![1], vec![1, bytes.len() as u64], vec![bytes.len() as u64 + 1, 1 << 40]] {
+        let node = lab.node();
+        for size in sizes {
+            node.site.says(says_of(&reference, layer, size, "text/plain"));
+        }
+        let handle = node.images.blob(host, repository, layer, Want::Get).await.unwrap();
+        assert_eq!(handle.size(), bytes.len() as u64);
+        let fetched = handle.fetch().await.unwrap();
+        if let Fetched::Arriving(transfer) = fetched {
+            transfer.wait().await.unwrap();
+        }
+        let known = || node.images.records().grant(host, repository, &layer).unwrap();
+        until(|| known().is_some()).await;
+        assert_eq!(known().unwrap().size, bytes.len() as u64);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_false_word_about_a_manifest_hides_no_true_one() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let image = lab.image("app");
+    let reference = lab.reference(&format!("app@{}", image.digest));
+    let node = lab.node();
+    node.put(&image);
+    node.site.says(says_of(&reference, image.digest, 5, "application/vnd.oci.image.index.v1+json"));
+    node.site.says(says_of(&reference, image.digest, image.bytes.len() as u64, OCI_MANIFEST));
+    assert_eq!(node.images.manifest(&reference).await.unwrap().manifest, image.parsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_digest_of_a_layer_is_no_manifest_and_is_answered_with_404() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let node = lab.node();
+    let layer = lab.reference(&format!("app@{}", image.layer()));
+    let refused = async || node.images.manifest(&layer).await.unwrap_err().into_refusal(false).kind;
+    assert_eq!(refused().await, RefusalKind::ManifestUnknown);
+    node.images.manifest(&lab.reference("app:1")).await.unwrap();
+    assert_eq!(refused().await, RefusalKind::ManifestUnknown);
+    node.put(&image);
+    assert_eq!(refused().await, RefusalKind::ManifestUnknown);
+    // One that nobody has told the type of, and too long for a manifest.
+    let long = vec![7; 5 << 20];
+    let digest = Digest::sha256(&long);
+    node.store.put(&digest, &long).unwrap();
+    let reference = lab.reference(&format!("app@{digest}"));
+    node.site.says(says_of(&reference, digest, long.len() as u64, ""));
+    let error = node.images.manifest(&reference).await.unwrap_err();
+    assert_eq!(error.into_refusal(false).kind, RefusalKind::ManifestUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_opens_nothing_in_a_repository_that_it_is_not_known_to_belong_to() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let node = lab.node();
+    node.put(&image);
+    node.images.manifest(&lab.reference("app:1")).await.unwrap();
+    let other = lab.reference(&format!("other@{}", image.layer()));
+    for want in [Want::Head, Want::Get] {
+        let refused = node.images.blob(other.host(), other.repository(), image.layer(), want).await;
+        assert_eq!(refused.err().unwrap().into_refusal(true).kind, RefusalKind::BlobUnknown);
+    }
+    let manifest = lab.reference(&format!("other@{}", image.digest));
+    let refused = node.images.manifest(&manifest).await.unwrap_err();
+    assert_eq!(refused.into_refusal(false).kind, RefusalKind::ManifestUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_image_of_an_index_needs_belongs_to_the_repository_without_the_origin() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    let index = lab.index(&[(&image, "linux/amd64")]);
+    lab.origin.tag("app", "1", &index);
+    lab.origin.add("app", &image);
+    for stored_before in [false, true] {
+        let node = lab.node();
+        if stored_before {
+            node.put(&image);
+        }
+        node.images.manifest(&lab.reference("app:1")).await.unwrap();
+        node.images.manifest(&lab.reference(&format!("app@{}", image.digest))).await.unwrap();
+        for (digest, bytes) in &image.blobs {
+            let reference = lab.reference("app:1");
+            let grant = node.images.records().grant(reference.host(), reference.repository(), digest);
+            assert_eq!(grant.unwrap().unwrap().size, bytes.len() as u64);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_no_confirmation_by_the_origin_here_or_at_a_neighbour() {
+    let lab = Lab::new().await;
+    let (imported, published) = (lab.image("imported"), lab.image("published"));
+    lab.origin.tag("app", "1", &published);
+    let reference = lab.reference("app:1");
+    let (importer, neighbour) = (lab.node(), lab.node());
+    importer.put(&imported);
+    neighbour.put(&imported);
+    importer.images.set_tag(&reference, &imported.parsed()).await.unwrap();
+    neighbour.site.says(importer.images.vouch(&reference).unwrap());
+    for node in [&neighbour, &importer] {
+        let resolved = node.images.manifest(&reference).await.unwrap();
+        assert_eq!((resolved.manifest.digest(), resolved.source), (&published.digest, Source::Origin));
+    }
+    // Without the origin the import serves, and nothing is said of its age.
+    lab.origin.stop();
+    let alone = lab.node();
+    alone.put(&imported);
+    alone.images.set_tag(&reference, &imported.parsed()).await.unwrap();
+    let resolved = alone.images.manifest(&reference).await.unwrap();
+    assert_eq!((resolved.manifest.digest(), resolved.age), (&imported.digest, None));
+    assert_eq!(alone.images.local_images().await.unwrap()[0].since, Some(NOW));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_wait_for_a_name_behind_a_silent_origin_are_told_at_once() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let lab = Lab::at(silent.local_addr().unwrap().to_string().parse().unwrap());
+    let node = lab.node();
+    let asked = Arc::new(AtomicUsize::new(0));
+    tokio::spawn({
+        let asked = asked.clone();
+        async move {
+            let mut open = Vec::new();
+            while let Ok((stream, _)) = silent.accept().await {
+                asked.fetch_add(1, Ordering::Relaxed);
+                open.push(stream);
+                // It says nothing for a while, and then no more than that it is gone.
+                if open.len() == 1 {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    open.clear();
+                }
+            }
+        }
+    });
+    let reference = lab.reference("app:1");
+    let clients = (0..20).map(|_| node.images.manifest(&reference));
+    let told = futures::future::join_all(clients).await;
+    let first = told[0].as_ref().unwrap_err().to_string();
+    assert!(told.iter().all(|told| told.as_ref().unwrap_err().to_string() == first));
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_signed_by_a_node_whose_time_is_over_is_vouched_for_by_those_that_remain() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let image = lab.image("app");
+    let reference = lab.reference("app:1");
+    let node = lab.node();
+    node.put(&image);
+    node.site.says(record_until(&reference, &image, NOW + 10));
+    node.images.manifest(&reference).await.unwrap();
+    let before = node.images.vouch(&reference).unwrap();
+    lab.clock_to(NOW + 10);
+    let after = node.images.vouch(&reference).unwrap();
+    assert_ne!(before.signer(), after.signer());
+    assert_eq!((before.digest, before.sequence, before.time), (after.digest, after.sequence, after.time));
+    after.check(&network(), NOW + 10, 0).unwrap();
+}
+
+/// Nobody watches.
+struct Unseen;
+
+impl PullEvents for Unseen {
+    fn resolved(&self, _: &Manifest) {}
+    fn started(&self, _: &Descriptor, _: bool) {}
+    fn progress(&self, _: &Digest, _: Progress) {}
+    fn done(&self, _: &Digest, _: bool, _: Progress) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_for_another_platform_brings_that_one_and_nothing_else() {
+    let lab = Lab::new().await;
+    let (intel, arm) = (lab.image("intel"), lab.image("arm"));
+    let index = lab.index(&[(&intel, "linux/amd64"), (&arm, "linux/arm/v6")]);
+    lab.origin.tag("app", "1", &index);
+    lab.origin.add("app", &intel);
+    lab.origin.add("app", &arm);
+    let (node, reference) = (lab.node(), lab.reference("app:1"));
+    let pull = async |platform: &str| {
+        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), &Unseen).await
+    };
+    assert_eq!(pull("linux/arm/v7").await.unwrap().digest, index.digest);
+    assert!(node.store.holds(&arm.layer()) && !node.store.holds(&intel.layer()));
+    assert_eq!(node.images.whole_images().await, 1);
+
+    let error = pull("linux/s390x").await.unwrap_err().to_string();
+    assert!(error.contains("linux/amd64, linux/arm/v6") && error.contains("--platform"), "{error}");
+    let wanted = |platform: &str| Some(parse_platform(platform).unwrap());
+    let local = async |platform: &str| {
+        node.images
+            .local_image(&reference, wanted(platform).as_ref())
+            .await
+            .map(|image| image.map(|i| i.image))
+    };
+    assert_eq!(local("linux/arm").await.unwrap(), Some(arm.parsed()));
+    assert_eq!(local("linux/amd64").await.unwrap(), None);
+    assert!(local("linux/s390x").await.unwrap_err().to_string().contains("linux/arm/v6"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_one_platform_is_not_pulled_for_another() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let (node, reference) = (lab.node(), lab.reference("app:1"));
+    let pull = async |platform: &str| {
+        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), &Unseen).await
+    };
+    let error = pull("linux/arm64").await.unwrap_err().to_string();
+    assert!(error.contains("it has linux/amd64"), "{error}");
+    assert!(!node.store.holds(&image.layer()));
+    pull("linux/amd64").await.unwrap();
+    assert!(node.store.holds(&image.layer()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tags_of_a_repository_are_those_of_the_whole_site() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    let node = lab.node();
+    let ask = || Ask {
+        client: "127.0.0.1:1".parse().unwrap(),
+        origin: Some(lab.host.clone()),
+        repository: "app".parse().unwrap(),
+    };
+    let refused = Content::tags(&node.images, ask()).await.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::NameUnknown);
+    for own in ["b", "c"] {
+        node.images.set_tag(&lab.reference(&format!("app:{own}")), &image.parsed()).await.unwrap();
+    }
+    assert_eq!(Content::tags(&node.images, ask()).await.unwrap(), ["b", "c"]);
+    for theirs in ["app:a", "app:c", "app2:x"] {
+        node.site.says(record(&lab.reference(theirs), &image, NOW, NOW));
+    }
+    assert_eq!(Content::tags(&node.images, ask()).await.unwrap(), ["a", "b", "c"]);
+}

@@ -1,0 +1,385 @@
+//! A node's images over a real store and a real origin; neighbours that say what they are told to.
+
+#![allow(dead_code, unreachable_pub, reason = "each test uses some of it")]
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use wherry_gateway::origin::{OriginSettings, Origins};
+use wherry_gateway::server::{
+    Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
+};
+use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
+use wherry_node::images::{Images, ImagesParts, Site};
+use wherry_node::status::Metrics;
+use wherry_node::store::{Store, StoreSettings};
+use wherry_node::transfer::{Found, PeerError, Peers, Transfers};
+use wherry_proto::{
+    Certificate, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain, TagMeaning,
+    TagRecord,
+};
+
+pub const NOW: u64 = 1_700_000_000;
+pub const DAY: u64 = 86_400;
+pub const TAG_TTL: Duration = Duration::from_secs(60);
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+fn operator() -> SecretKey {
+    SecretKey::from_seed([1; 32])
+}
+
+fn certificate(node: NodeId) -> Certificate {
+    until_time(node, u64::MAX)
+}
+
+fn until_time(node: NodeId, expires: u64) -> Certificate {
+    Certificate::sign(&operator(), node, Roles::MEMBER | Roles::RESOLVER, 1, expires)
+}
+
+pub fn network() -> NetworkId {
+    operator().network()
+}
+
+/// What a neighbour signs whose certificate expires then.
+pub fn record_until(reference: &Reference, image: &Image, expires: u64) -> TagRecord {
+    let key = SecretKey::from_seed([7; 32]);
+    let TagRecord { reference, digest, media_type, size, sequence, time, .. } =
+        record(reference, image, NOW, NOW);
+    let meaning = TagMeaning { reference, digest, media_type, size, sequence, time };
+    TagRecord::sign(&key, &until_time(key.node(), expires), meaning)
+}
+
+/// What a neighbour signs that a reference means.
+pub fn record(reference: &Reference, image: &Image, sequence: u64, time: u64) -> TagRecord {
+    signed(reference, image, image.bytes.len() as u64, sequence, time)
+}
+
+/// What a neighbour signs of a digest.
+pub fn record_of(reference: &Reference, image: &Image, size: u64) -> TagRecord {
+    signed(reference, image, size, 0, NOW)
+}
+
+fn signed(reference: &Reference, image: &Image, size: u64, sequence: u64, time: u64) -> TagRecord {
+    let key = SecretKey::from_seed([7; 32]);
+    let meaning = TagMeaning {
+        reference: reference.to_string().parse().unwrap(),
+        digest: image.digest,
+        media_type: image.media_type.parse().unwrap(),
+        size,
+        sequence,
+        time,
+    };
+    TagRecord::sign(&key, &certificate(key.node()), meaning)
+}
+
+/// Waits until something is so.
+pub async fn until(mut so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
+}
+
+/// A document or blob, with what it refers to.
+#[derive(Clone)]
+pub struct Image {
+    pub digest: Digest,
+    pub media_type: String,
+    pub bytes: Bytes,
+    pub blobs: Vec<(Digest, Bytes)>,
+}
+
+impl Image {
+    pub fn parsed(&self) -> Manifest {
+        Manifest::parse(self.bytes.clone(), Some(&self.media_type)).unwrap()
+    }
+
+    pub fn layer(&self) -> Digest {
+        self.blobs[1].0
+    }
+}
+
+/// What neighbours say.
+#[derive(Default)]
+pub struct Said(Mutex<Vec<TagRecord>>);
+
+impl Said {
+    pub fn says(&self, record: TagRecord) {
+        self.0.lock().unwrap().push(record);
+    }
+
+    pub fn falls_silent(&self) {
+        self.0.lock().unwrap().clear();
+    }
+}
+
+impl Site for Said {
+    fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>> {
+        let reference = reference.to_string();
+        async move {
+            let said = self.0.lock().unwrap();
+            said.iter().filter(|record| record.reference.as_str() == reference).cloned().collect()
+        }
+        .boxed()
+    }
+
+    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>> {
+        let prefix = format!("{host}/{repository}:");
+        async move {
+            let said = self.0.lock().unwrap();
+            let tag = |record: &TagRecord| record.reference.strip_prefix(&prefix).map(str::to_owned);
+            said.iter().filter_map(tag).collect()
+        }
+        .boxed()
+    }
+}
+
+/// No node holds anything.
+struct Nobody;
+
+impl Peers for Nobody {
+    fn search(&self, _: Digest) -> BoxStream<'static, Found> {
+        stream::iter([Found::SiteAsked, Found::NetworkAsked]).boxed()
+    }
+
+    fn chain(&self, _: NodeId, _: Digest, _: u64) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
+        async { Err("nobody is there".to_owned()) }.boxed()
+    }
+
+    fn chunk(
+        &self,
+        _: NodeId,
+        _: Digest,
+        _: ChunkMap,
+        _: ChunkIndex,
+    ) -> BoxFuture<'_, Result<Bytes, PeerError>> {
+        async { Err(PeerError::Failed("nobody is there".to_owned())) }.boxed()
+    }
+
+    fn ready(&self, _: NodeId) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
+    fn ban<'a>(&'a self, _: NodeId, _: &'a str) -> BoxFuture<'a, ()> {
+        async {}.boxed()
+    }
+
+    fn announce(&self, _: Digest) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}
+
+/// What the origin has, by repository.
+#[derive(Default)]
+pub struct Registry {
+    tags: Mutex<HashMap<(String, String), Image>>,
+    documents: Mutex<HashMap<(String, Digest), Image>>,
+    blobs: Mutex<HashMap<(String, Digest), Bytes>>,
+    /// How many manifests were asked for.
+    pub asked: AtomicUsize,
+    stop: CancellationToken,
+}
+
+impl Registry {
+    pub fn tag(&self, repository: &str, tag: &str, image: &Image) {
+        self.tags.lock().unwrap().insert((repository.to_owned(), tag.to_owned()), image.clone());
+        self.add(repository, image);
+    }
+
+    pub fn add(&self, repository: &str, image: &Image) {
+        let repository = repository.to_owned();
+        self.documents.lock().unwrap().insert((repository.clone(), image.digest), image.clone());
+        for (digest, bytes) in &image.blobs {
+            self.blobs.lock().unwrap().insert((repository.clone(), *digest), bytes.clone());
+        }
+    }
+
+    /// Takes no connection any more.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+pub struct Reading(Bytes);
+
+impl BlobReader for Reading {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    async fn read(&self, range: Range<u64>) -> Result<Body, Refusal> {
+        Ok(Body::Bytes(self.0.slice(range.start as usize..range.end as usize)))
+    }
+}
+
+struct Shared(Arc<Registry>);
+
+impl Content for Shared {
+    type Blob = Reading;
+
+    async fn manifest(&self, ask: Ask, reference: TagOrDigest, _: Want) -> Result<ManifestAnswer, Refusal> {
+        self.0.asked.fetch_add(1, Ordering::Relaxed);
+        let repository = ask.repository.to_string();
+        let found = match &reference {
+            TagOrDigest::Tag(tag) => self.0.tags.lock().unwrap().get(&(repository, tag.to_string())).cloned(),
+            TagOrDigest::Digest(digest) => {
+                self.0.documents.lock().unwrap().get(&(repository, *digest)).cloned()
+            }
+        };
+        let image = found.ok_or_else(|| Refusal::new(RefusalKind::ManifestUnknown, "no such manifest"))?;
+        Ok(ManifestAnswer::new(image.bytes, image.media_type, image.digest))
+    }
+
+    async fn blob(&self, ask: Ask, digest: Digest, _: Want) -> Result<Reading, Refusal> {
+        let found = self.0.blobs.lock().unwrap().get(&(ask.repository.to_string(), digest)).cloned();
+        found.map(Reading).ok_or_else(|| Refusal::new(RefusalKind::BlobUnknown, "no such blob"))
+    }
+
+    async fn tags(&self, _: Ask) -> Result<Vec<String>, Refusal> {
+        Ok(Vec::new())
+    }
+}
+
+/// An origin, and nodes that know it.
+pub struct Lab {
+    pub origin: Arc<Registry>,
+    pub host: Host,
+    clock: Arc<AtomicU64>,
+}
+
+/// A node without network: its store, and neighbours that a test speaks for.
+pub struct Node {
+    pub images: Images,
+    pub store: Store,
+    pub site: Arc<Said>,
+    pub metrics: Metrics,
+    pub transfers: Transfers,
+    _dir: TempDir,
+}
+
+impl Lab {
+    pub async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host: Host = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let origin = Arc::new(Registry::default());
+        let stop = origin.stop.clone();
+        tokio::spawn(serve(listener, Arc::new(Shared(origin.clone())), ServerOptions::default(), stop));
+        Self { origin, ..Self::at(host) }
+    }
+
+    /// The same with another origin.
+    pub fn at(host: Host) -> Self {
+        Self { origin: Arc::default(), host, clock: Arc::new(AtomicU64::new(NOW)) }
+    }
+
+    /// Lets time pass for every node.
+    pub fn clock_to(&self, time: u64) {
+        self.clock.store(time, Ordering::Relaxed);
+    }
+
+    pub fn reference(&self, text: &str) -> Reference {
+        format!("{}/{text}", self.host).parse().unwrap()
+    }
+
+    /// An image of one layer.
+    pub fn image(&self, seed: &str) -> Image {
+        let config = Bytes::from(
+            serde_json::json!({ "os": "linux", "architecture": "amd64", "seed": seed }).to_string(),
+        );
+        let layer = Bytes::from(seed.repeat(1000));
+        let blob = |bytes: &Bytes| (Digest::sha256(bytes), bytes.clone());
+        let descriptor = |media_type: &str, bytes: &Bytes| serde_json::json!({ "mediaType": media_type, "digest": Digest::sha256(bytes), "size": bytes.len() });
+        let document = serde_json::json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+        });
+        let bytes = Bytes::from(document.to_string());
+        Image {
+            digest: Digest::sha256(&bytes),
+            media_type: OCI_MANIFEST.to_owned(),
+            bytes,
+            blobs: vec![blob(&config), blob(&layer)],
+        }
+    }
+
+    /// An index of images for these platforms.
+    pub fn index(&self, images: &[(&Image, &str)]) -> Image {
+        let entry = |(image, platform): &(&Image, &str)| {
+            let mut parts = platform.split('/');
+            let (os, architecture) = (parts.next(), parts.next());
+            let mut entry = serde_json::json!({
+                "mediaType": image.media_type, "digest": image.digest, "size": image.bytes.len(),
+                "platform": { "os": os, "architecture": architecture },
+            });
+            if let Some(variant) = parts.next() {
+                entry["platform"]["variant"] = variant.into();
+            }
+            entry
+        };
+        let manifests: Vec<_> = images.iter().map(entry).collect();
+        let document =
+            serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
+        let bytes = Bytes::from(document.to_string());
+        Image { digest: Digest::sha256(&bytes), media_type: OCI_INDEX.to_owned(), bytes, blobs: Vec::new() }
+    }
+
+    pub fn node(&self) -> Node {
+        let dir = TempDir::new().unwrap();
+        let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
+        let mut settings = OriginSettings::default();
+        settings.insecure.push(self.host.clone());
+        settings.attempts = 1;
+        let origins = Origins::new(settings).unwrap();
+        let (metrics, peers, site) = (Metrics::default(), Arc::new(Nobody), Arc::new(Said::default()));
+        let transfers = Transfers::new(
+            store.clone(),
+            peers.clone(),
+            Arc::new(origins.clone()),
+            metrics.clone(),
+            CancellationToken::new(),
+        );
+        let key = SecretKey::from_seed([9; 32]);
+        let images = Images::new(ImagesParts {
+            store: store.clone(),
+            transfers: transfers.clone(),
+            peers,
+            site: site.clone(),
+            origins,
+            metrics: metrics.clone(),
+            certificate: certificate(key.node()),
+            key,
+            default_origin: self.host.clone(),
+            tag_ttl: TAG_TTL,
+            clock: Arc::new({
+                let clock = self.clock.clone();
+                move || clock.load(Ordering::Relaxed)
+            }),
+        })
+        .unwrap();
+        Node { images, store, site, metrics, transfers, _dir: dir }
+    }
+}
+
+impl Node {
+    /// Puts an image into the store; nothing is known of its name.
+    pub fn put(&self, image: &Image) {
+        self.store.put(&image.digest, &image.bytes).unwrap();
+        for (digest, bytes) in &image.blobs {
+            self.store.put(digest, bytes).unwrap();
+        }
+    }
+}
