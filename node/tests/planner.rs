@@ -216,7 +216,7 @@ impl World {
                 assert!(matches!(self.origin, Origin::Wrong(_)));
                 assert_ne!(digest, Digest::sha256(&self.truth));
             }
-            Effect::OriginContradicts(_) => {}
+            Effect::OriginContradicts(_) | Effect::AttemptFailed => {}
             Effect::Verified => self.outcome = Some(true),
             Effect::Failed(_) => self.outcome = Some(false),
             Effect::Search => self.search(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tracing::debug;
 use wherry_proto::{ChunkIndex, ChunkMap, Digest, End, State};
 
@@ -13,8 +14,11 @@ use super::Parts;
 use super::run::{Happening, Held, OriginStep, hash};
 use super::sources::{OriginBlob, OriginFailure, Route};
 
-/// How often a reading is taken up again without a byte of progress before the origin counts as out of reach.
+/// How often a reading is taken up again within one chunk before the origin counts as out of reach.
 const RESUMES: u32 = 5;
+
+/// How long one chunk may take, however its bytes trickle: 512 KiB at 7 kbit/s.
+const CHUNK_TIME: Duration = Duration::from_secs(600);
 
 /// How long before the first resumption; it doubles with each.
 const RESUME_PAUSE: Duration = Duration::from_millis(250);
@@ -40,11 +44,15 @@ impl Reading {
         let map = self.map;
         let end = map.offset(to) + u64::from(map.len(to));
         let (mut index, mut state) = (from, state);
-        let mut source = Cursor { reading: self, at: map.offset(from), end, open: None, spare: Bytes::new() };
+        let mut source =
+            Cursor { reading: self, at: map.offset(from), end, open: None, spare: Bytes::new(), failures: 0 };
         loop {
             let len = map.len(index);
             let Some(share) = self.parts.share(len).await else { return Ok(()) };
-            let bytes = source.take(len as usize).await?;
+            source.failures = 0;
+            let bytes = timeout(CHUNK_TIME, source.take(len as usize))
+                .await
+                .map_err(|_| format!("it sent less than {len} bytes in {} s", CHUNK_TIME.as_secs()))??;
             let (links, bytes) = hash(map, index, vec![state], bytes).await?;
             let Some(link) = links.first().copied() else { return Ok(()) };
             let step = OriginStep::Chunk(index, link, Held { bytes, _share: share });
@@ -80,6 +88,8 @@ struct Cursor<'a> {
     open: Option<OriginBlob>,
     // What came in one piece with the bytes before it.
     spare: Bytes,
+    // How often it was taken up again in this chunk.
+    failures: u32,
 }
 
 impl Cursor<'_> {
@@ -105,7 +115,6 @@ impl Cursor<'_> {
 
     /// A piece of at least one byte from where the cursor stands.
     async fn next_piece(&mut self) -> Result<Bytes, String> {
-        let mut failures = 0;
         loop {
             let failure = match &mut self.open {
                 Some(open) => match open.bytes.next().await {
@@ -126,12 +135,12 @@ impl Cursor<'_> {
                 },
             };
             self.open = None;
-            failures += 1;
-            if !failure.retry || failures > RESUMES {
+            self.failures += 1;
+            if !failure.retry || self.failures > RESUMES {
                 return Err(failure.message);
             }
             debug!(blob = %self.reading.digest.short(), at = self.at, %failure, "taking up the reading again");
-            tokio::time::sleep(RESUME_PAUSE * 2_u32.pow(failures - 1)).await;
+            tokio::time::sleep(RESUME_PAUSE * 2_u32.pow(self.failures - 1)).await;
         }
     }
 

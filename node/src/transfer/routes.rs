@@ -60,16 +60,20 @@ impl Routes {
         Some(texts.collect::<Vec<_>>().join("; "))
     }
 
-    /// What was read in this attempt has not the digest: names those who sent it. Another is tried first now.
+    /// What was read in this attempt has not the digest: names those who sent it.
     pub(super) fn sent_wrong_bytes(&mut self) -> String {
         let senders = self.known.iter().filter(|known| known.was_read);
         self.wrong = senders.map(|known| known.route.to_string()).collect();
+        self.wrong.join(" or ")
+    }
+
+    /// A further attempt begins, with the next origin.
+    pub(super) fn turn(&mut self) {
         if self.current < self.known.len() {
             let last = self.known.remove(self.current);
             self.known.push(last);
         }
         self.known.iter_mut().for_each(|known| known.was_read = false);
-        self.wrong.join(" or ")
     }
 
     /// Who sent bytes that have not the digest when it last happened.
@@ -122,6 +126,7 @@ mod tests {
         routes.choose();
         routes.gave();
         assert_eq!(routes.sent_wrong_bytes(), "one.example/a/b");
+        routes.turn();
         assert_eq!(routes.choose(), Some(route("two.example")));
         routes.gave();
         assert_eq!(routes.sent_wrong_bytes(), "two.example/a/b");

@@ -242,6 +242,7 @@ impl Driver {
                 warn!(blob = %digest, %origin, %found, "origin sent other bytes than the digest's");
                 self.view.voided();
             }
+            Effect::AttemptFailed => self.routes.turn(),
             Effect::OriginContradicts(index) => {
                 let origin = self.routes.current();
                 info!(blob = %digest.short(), %origin, chunk = %index, "origin and what peers have signed differ");

@@ -87,6 +87,8 @@ pub enum Effect {
     Ban(NodeId, Proof),
     /// The origin sent the right number of bytes with this digest instead.
     OriginWrong(Digest),
+    /// What was read of the origin came to nothing: where there are several, the next one has its turn.
+    AttemptFailed,
     /// The origin's bytes contradict what peers have signed; it is left alone while they deliver.
     OriginContradicts(ChunkIndex),
     /// All chunks are here and the digest is right.

@@ -26,8 +26,9 @@ pub const PIPELINE: usize = 8;
 /// How many bytes one transfer has asked for and not yet written, at most.
 pub const IN_FLIGHT: u64 = 8 << 20;
 
-/// How often an origin is read to its end and found wrong before the transfer gives up on it.
-pub const ORIGIN_ATTEMPTS: u8 = 3;
+/// How often the origin is read and found wrong before the transfer gives up on it; where there are several, each has
+/// its turn before one of them has its second.
+pub const ORIGIN_ATTEMPTS: usize = 3;
 
 /// How many peers that were dropped are remembered; then no further offer is taken.
 pub const MAX_DROPPED: usize = 256;
@@ -152,6 +153,8 @@ impl Planner {
             Event::OriginEnded(why) => self.origin_ended(why),
             Event::OriginOffered => {
                 self.origin.offered = true;
+                self.origin.count += 1;
+                self.origin.exhausted = false;
                 self.origin.error = None;
             }
             Event::SearchedSite => self.searched_site = true,

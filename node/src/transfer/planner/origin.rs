@@ -7,11 +7,15 @@ use super::{Chain, Effect, ORIGIN_ATTEMPTS, Planner, Source};
 #[derive(Debug, Default)]
 pub(super) struct Origin {
     pub(super) offered: bool,
+    // How many there are. They take turns: each attempt that fails is followed by one at the next.
+    pub(super) count: usize,
     // The next chunk that is to arrive, the state before it, and the last to be read.
     pub(super) reading: Option<(ChunkIndex, State, ChunkIndex)>,
     // Whether it contradicted peers who were still there.
     pub(super) contradicts: bool,
-    pub(super) attempts: u8,
+    // What each attempt gave that failed, if it was read to its end and from the origin alone.
+    pub(super) failed: Vec<Option<Digest>>,
+    pub(super) exhausted: bool,
     pub(super) wrong: Option<Digest>,
     pub(super) error: Option<String>,
 }
@@ -59,17 +63,21 @@ impl Planner {
     fn attempt_failed(&mut self, index: ChunkIndex, found: Option<Digest>) {
         self.effects.push(Effect::Discard(Source::Origin, index));
         self.stop_origin();
-        self.origin.attempts += 1;
         let pure =
             !self.ledger.links().any(|(at, _)| self.from_peers.contains(at) && !self.ledger.is_proven(at));
-        if pure && let Some(found) = found {
-            let again = self.origin.wrong.replace(found) == Some(found);
+        let found = found.filter(|_| pure);
+        if let Some(found) = found {
+            self.origin.wrong = Some(found);
             self.effects.push(Effect::OriginWrong(found));
-            if again {
-                // The same wrong bytes twice: a third reading would only cost.
-                self.origin.attempts = ORIGIN_ATTEMPTS;
-            }
         }
+        self.effects.push(Effect::AttemptFailed);
+        // The same wrong bytes from the same origin: a third reading would only cost.
+        let before = self.origin.failed.len().checked_sub(self.origin.count.max(1));
+        let again =
+            found.is_some() && before.and_then(|before| self.origin.failed.get(before)) == Some(&found);
+        self.origin.failed.push(found);
+        let most = ORIGIN_ATTEMPTS.max(self.origin.count + 1);
+        self.origin.exhausted = again || self.origin.failed.len() >= most;
         self.void();
         self.claim_those_aside();
     }
@@ -110,7 +118,7 @@ impl Planner {
         if !self.searched_site || self.peers.values().any(|peer| matches!(peer.chain, Chain::Asked)) {
             return;
         }
-        if !self.origin.offered || self.origin.attempts >= ORIGIN_ATTEMPTS {
+        if !self.origin.offered || self.origin.exhausted {
             if self.searched_network {
                 self.search_again();
             }
