@@ -11,6 +11,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol, mdns};
 use tokio::sync::mpsc;
 use wherry_proto::NetworkId;
 
+use super::gate;
 use super::records::Providers;
 use super::settings::SwarmError;
 use super::streams::{self, Arrived};
@@ -22,7 +23,8 @@ pub const RECORD_TIME: Duration = Duration::from_secs(30 * 60);
 pub const MAX_CONNECTIONS: u32 = 512;
 const MAX_INBOUND: u32 = 384;
 
-/// How many connections may be in their handshakes, in each direction. A stranger's may hold a QUIC connection's
+/// How many connections may be in their handshakes, in each direction; of inbound ones from one address, the gate
+/// lets in fewer, so that no single address takes all these places. A stranger's may hold a QUIC connection's
 /// window each, or one yamux stream's.
 const MAX_PENDING: u32 = 32;
 
@@ -45,6 +47,8 @@ const MAX_KAD_PACKET: usize = 16 << 10;
 #[derive(NetworkBehaviour)]
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
 pub(super) struct Behaviour {
+    // First, so that what it refuses takes none of the places that all share.
+    pub(super) gate: gate::Behaviour,
     pub(super) limits: connection_limits::Behaviour,
     pub(super) kad: kad::Behaviour<Providers>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
@@ -70,6 +74,7 @@ impl Behaviour {
         };
         let (streams, arrivals) = streams::Behaviour::new();
         let behaviour = Self {
+            gate: gate::Behaviour::default(),
             limits: connection_limits::Behaviour::new(limits),
             kad: kademlia(me, network),
             mdns: Toggle::from(mdns),
