@@ -8,6 +8,7 @@ use std::num::NonZeroU8;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
+use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, StreamExt as _};
 use libp2p::core::muxing::{StreamMuxerBox, StreamMuxerExt as _};
@@ -383,6 +384,40 @@ async fn strangers_in_their_handshakes_are_few_from_one_address_and_take_no_memb
     let member = swarm_support::member(12, &[node.address(false)]).await;
     meet(&member.client(), node.id()).await;
     assert!(within(member.client().exchange(node.id())).await.unwrap().is_direct());
+}
+
+/// Connects from 127.0.0.5 again and again without ever saying a word, and tells each time that this was ended.
+async fn mute_stranger(to: std::net::SocketAddr, ended: tokio::sync::mpsc::Sender<()>) {
+    let mut pace = tokio::time::interval(Duration::from_millis(250));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        pace.tick().await;
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.5:0".parse().unwrap()).unwrap();
+        let mut stream = socket.connect(to).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        let _ = ended.try_send(());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_strangers_at_one_address_keep_no_member_out_that_is_at_another() {
+    const STRANGERS: usize = 4 * MAX_HANDSHAKES_PER_ADDRESS;
+    let node = target().await;
+    let port = node.address(false).split('/').nth(4).unwrap().parse::<u16>().unwrap();
+    let (ended, mut ends) = tokio::sync::mpsc::channel(STRANGERS);
+    let mut strangers = tokio::task::JoinSet::new();
+    for _ in 0..STRANGERS {
+        strangers.spawn(mute_stranger(([127, 0, 0, 1], port).into(), ended.clone()));
+    }
+    // They have taken all that they can get once these were sent away.
+    for _ in MAX_HANDSHAKES_PER_ADDRESS..STRANGERS {
+        within(ends.recv()).await.unwrap();
+    }
+    let member = member(12, &[node.address(false)]).await;
+    meet(&member.client(), node.id()).await;
+    meet(&node.client(), member.id()).await;
+    strangers.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -292,23 +292,28 @@ impl Actor {
             return;
         }
         learn(&mut self.swarm.behaviour_mut().kad, peer, host.addresses(&hello.ports), anew);
+        let neighbour = self.neighbour(node, &hello, &host);
         if self.neighbours.get(&node).is_none() {
-            self.new_neighbour(node, &hello, host);
+            self.new_neighbour(neighbour, &hello, host);
         } else {
             // What the doorkeeper knows is the newest.
-            self.neighbours.renew(&node, &hello.certificate);
+            self.neighbours.renew(neighbour, &hello, host);
         }
     }
 
-    fn new_neighbour(&mut self, node: NodeId, hello: &Hello, host: Host) {
+    fn neighbour(&self, node: NodeId, hello: &Hello, host: &Host) -> Neighbour {
         let class = if hello.site == self.doorkeeper.site { LinkClass::Lan } else { LinkClass::Wan };
-        let neighbour = Neighbour {
+        Neighbour {
             node,
             site: hello.site.to_string(),
             class,
             address: host.with_port(hello.ports.tcp),
             since: self.doorkeeper.now(),
-        };
+        }
+    }
+
+    fn new_neighbour(&mut self, neighbour: Neighbour, hello: &Hello, host: Host) {
+        let node = neighbour.node;
         tracing::info!(
             peer = node.short(),
             site = neighbour.site,

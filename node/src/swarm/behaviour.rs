@@ -11,6 +11,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol, mdns};
 use tokio::sync::mpsc;
 use wherry_proto::NetworkId;
 
+use super::gate;
 use super::records::Providers;
 use super::settings::SwarmError;
 use super::streams::{self, Arrived};
@@ -22,7 +23,8 @@ pub const RECORD_TIME: Duration = Duration::from_secs(30 * 60);
 pub const MAX_CONNECTIONS: u32 = 512;
 const MAX_INBOUND: u32 = 384;
 
-/// How many connections may be in their handshakes, in each direction. A stranger's may hold a QUIC connection's
+/// How many connections may be in their handshakes, in each direction; of inbound ones from one address, the gate
+/// lets in fewer, so that no single address takes all these places. A stranger's may hold a QUIC connection's
 /// window each, or one yamux stream's.
 const MAX_PENDING: u32 = 32;
 
@@ -45,6 +47,8 @@ const MAX_KAD_PACKET: usize = 16 << 10;
 #[derive(NetworkBehaviour)]
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
 pub(super) struct Behaviour {
+    // First, so that what it refuses takes none of the places that all share.
+    pub(super) gate: gate::Behaviour,
     pub(super) limits: connection_limits::Behaviour,
     pub(super) kad: kad::Behaviour<Providers>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
@@ -70,6 +74,7 @@ impl Behaviour {
         };
         let (streams, arrivals) = streams::Behaviour::new();
         let behaviour = Self {
+            gate: gate::Behaviour::default(),
             limits: connection_limits::Behaviour::new(limits),
             kad: kademlia(me, network),
             mdns: Toggle::from(mdns),
@@ -90,12 +95,33 @@ pub(super) fn learn(
     addresses: impl IntoIterator<Item = Multiaddr>,
     anew: bool,
 ) {
-    let known = kad.remove_peer(&peer).filter(|_| !anew).map(|entry| entry.node.value.into_vec());
     let mut all: Vec<Multiaddr> = addresses.into_iter().filter_map(|new| new.with_p2p(peer).ok()).collect();
-    all.extend(known.into_iter().flatten());
-    for address in all.into_iter().take(MAX_PEER_ADDRESSES) {
-        kad.add_address(&peer, address);
+    all.truncate(MAX_PEER_ADDRESSES);
+    let known = listed(kad, &peer);
+    if known.is_none() {
+        // It may wait for a place in a full bucket; then only taking it out tells what is known of it.
+        let waiting = kad.remove_peer(&peer).map(|entry| entry.node.value.into_vec());
+        all.extend(waiting.into_iter().flatten().filter(|_| !anew));
+        all.truncate(MAX_PEER_ADDRESSES);
     }
+    for address in &all {
+        kad.add_address(&peer, address.clone());
+    }
+    // Taken away one by one, and only now: a peer that is taken out and put in again would count as a new one, for
+    // which Kademlia walks through the whole network.
+    let stale: Vec<_> = known.iter().flatten().filter(|address| !all.contains(address)).collect();
+    let kept = if anew { 0 } else { MAX_PEER_ADDRESSES.saturating_sub(all.len()) };
+    // The oldest stand first.
+    for address in stale.iter().take(stale.len().saturating_sub(kept)) {
+        kad.remove_address(&peer, address);
+    }
+}
+
+/// The addresses that the table of nodes holds of a peer; `None` if the peer is not in it.
+fn listed(kad: &mut kad::Behaviour<Providers>, peer: &PeerId) -> Option<Vec<Multiaddr>> {
+    let bucket = kad.kbucket(*peer)?;
+    let entry = bucket.iter().find(|entry| entry.node.key.preimage() == peer)?;
+    Some(entry.node.value.iter().cloned().collect())
 }
 
 fn kademlia(me: PeerId, network: &NetworkId) -> kad::Behaviour<Providers> {
@@ -128,32 +154,57 @@ const REPLICATION: NonZeroUsize = NonZeroUsize::MIN.saturating_add(11);
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use libp2p::swarm::ToSwarm;
     use wherry_proto::SecretKey;
 
     use super::*;
 
     fn known(kad: &mut kad::Behaviour<Providers>, peer: PeerId) -> Vec<Multiaddr> {
-        let bucket = kad.kbucket(peer).unwrap();
-        let entry = bucket.iter().find(|entry| *entry.node.key.preimage() == peer).unwrap();
-        let bare = |address: &Multiaddr| {
-            let mut address = address.clone();
+        let bare = |mut address: Multiaddr| {
             address.pop();
             address
         };
-        entry.node.value.iter().map(bare).collect()
+        listed(kad, &peer).unwrap().into_iter().map(bare).collect()
+    }
+
+    fn table() -> kad::Behaviour<Providers> {
+        kademlia(PeerId::random(), &SecretKey::from_seed([1; 32]).network())
+    }
+
+    fn address(port: u16) -> Multiaddr {
+        format!("/ip4/192.0.2.1/tcp/{port}").parse().unwrap()
     }
 
     #[test]
     fn a_peer_that_comes_from_ever_other_places_leaves_few_addresses() {
-        let peer = PeerId::random();
-        let mut kad = kademlia(PeerId::random(), &SecretKey::from_seed([1; 32]).network());
-        let address = |port: u16| format!("/ip4/192.0.2.1/tcp/{port}").parse::<Multiaddr>().unwrap();
+        let (mut kad, peer) = (table(), PeerId::random());
         for port in 1..100 {
             learn(&mut kad, peer, [address(port)], false);
-            let known = known(&mut kad, peer);
-            assert!(known.len() <= MAX_PEER_ADDRESSES && known.contains(&address(port)), "{known:?}");
+            let newest: Vec<_> = (1..=port).rev().take(MAX_PEER_ADDRESSES).rev().map(address).collect();
+            assert_eq!(known(&mut kad, peer), newest);
         }
         learn(&mut kad, peer, [address(1), address(2)], true);
         assert_eq!(known(&mut kad, peer), [address(1), address(2)]);
+        learn(&mut kad, peer, [], true);
+        assert!(listed(&mut kad, &peer).is_none());
+    }
+
+    #[test]
+    fn a_peer_counts_as_new_but_once() {
+        let (mut kad, peer) = (table(), PeerId::random());
+        let mut counted = 0;
+        for (port, anew) in [(1, true), (2, false), (2, true), (3, true), (4, false), (5, true)] {
+            learn(&mut kad, peer, [address(port)], anew);
+            let mut cx = Context::from_waker(Waker::noop());
+            while let Poll::Ready(action) = kad.poll(&mut cx) {
+                if let ToSwarm::GenerateEvent(kad::Event::RoutingUpdated { is_new_peer, .. }) = action {
+                    counted += usize::from(is_new_peer);
+                }
+            }
+        }
+        // Kademlia begins to walk through the network for each.
+        assert_eq!(counted, 1);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
-use wherry_proto::{Certificate, NodeId, Ports};
+use wherry_proto::{Certificate, Hello, NodeId, Ports};
 
 use super::ask::Asking;
 use super::identity::Host;
@@ -77,10 +77,12 @@ impl Neighbours {
         let _ = self.notices.send(Notice::Connected(neighbour));
     }
 
-    /// A neighbour has shown a newer certificate.
-    pub(super) fn renew(&self, node: &NodeId, certificate: &Certificate) {
-        if let Some(entry) = self.lock().get_mut(node) {
-            entry.certificate.clone_from(certificate);
+    /// A neighbour has come once more, perhaps from elsewhere: what is known of it now counts.
+    pub(super) fn renew(&self, neighbour: Neighbour, hello: &Hello, host: Host) {
+        if let Some(entry) = self.lock().get_mut(&neighbour.node) {
+            entry.neighbour = Neighbour { since: entry.neighbour.since, ..neighbour };
+            entry.certificate.clone_from(&hello.certificate);
+            (entry.host, entry.ports) = (host, hello.ports);
         }
     }
 

@@ -91,6 +91,16 @@ pub async fn start(
     holdings: Arc<dyn Holdings>,
     shutdown: CancellationToken,
 ) -> Result<Swarm, SwarmError> {
+    start_settling_by(settings, holdings, shutdown, tokio::time::Instant::now() + SETTLE_TIME).await
+}
+
+/// The same; questions wait no longer than until then for the first neighbours.
+async fn start_settling_by(
+    settings: SwarmSettings,
+    holdings: Arc<dyn Holdings>,
+    shutdown: CancellationToken,
+    settled_by: tokio::time::Instant,
+) -> Result<Swarm, SwarmError> {
     let keypair = keypair(&settings.key);
     let (commands, orders) = mpsc::channel(MAX_COMMANDS);
     let mut inner = Inner {
@@ -104,7 +114,7 @@ pub async fn start(
         tasks: TaskTracker::new(),
         stop: shutdown.child_token(),
         settled: CancellationToken::new(),
-        settled_by: tokio::time::Instant::now() + SETTLE_TIME,
+        settled_by,
     };
     let peer = keypair.public().to_peer_id();
     let listening = Arc::<Mutex<Vec<Multiaddr>>>::default();
@@ -288,4 +298,83 @@ impl Takers {
 
 fn log_end(node: NodeId, protocol: Protocol, why: &str) {
     tracing::debug!(peer = node.short(), ?protocol, why, "a stream ended");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::TcpListener as StdListener;
+
+    use futures::FutureExt as _;
+    use tokio::time::Instant as Time;
+    use wherry_proto::{Certificate, Digest, Roles, SecretKey, StateChain, TagRecord};
+
+    use super::super::holdings::ReadAt;
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    struct Nothing;
+
+    impl Holdings for Nothing {
+        fn held(&self, _: &Digest) -> Option<u64> {
+            None
+        }
+
+        fn chain(&self, _: &Digest) -> Option<StateChain> {
+            None
+        }
+
+        fn open(&self, _: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>> {
+            Ok(None)
+        }
+
+        fn tag(&self, _: &str) -> Option<TagRecord> {
+            None
+        }
+    }
+
+    /// A member that knows of one other, which is at this port of this machine.
+    async fn start_with(port: u16, settled_by: Time) -> Swarm {
+        let key = SecretKey::from_seed([2; 32]);
+        let membership =
+            Certificate::sign(&SecretKey::from_seed([1; 32]), key.node(), Roles::MEMBER, 1, 1000);
+        let settings = SwarmSettings {
+            key,
+            membership: Some(membership),
+            min_epoch: 0,
+            site: "here".to_owned(),
+            peers: "127.0.0.1:0".parse().unwrap(),
+            bulk: StdListener::bind("127.0.0.1:0").unwrap(),
+            bootstrap: vec![format!("/ip4/127.0.0.1/tcp/{port}")],
+            mdns: false,
+            remembered: vec![],
+            clock: Arc::new(|| 0),
+        };
+        start_settling_by(settings, Arc::new(Nothing), CancellationToken::new(), settled_by).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_every_dial_is_refused_is_settled_by_that_and_not_by_time() {
+        let refusing = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let node = start_with(refusing, Time::now() + Duration::from_secs(3600)).await;
+        tokio::time::timeout(PATIENCE, node.client().settled()).await.expect("it waits for its time");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_dials_who_never_says_a_word_is_settled_once_its_time_has_come() {
+        let mute = StdListener::bind("127.0.0.1:0").unwrap();
+        let port = mute.local_addr().unwrap().port();
+        let late = start_with(port, Time::now() + Duration::from_secs(3600)).await;
+        let node = start_with(port, Time::now()).await;
+        tokio::time::timeout(PATIENCE, node.client().settled()).await.expect("it waits for the silent one");
+        assert!(!node.client.0.settled.is_cancelled(), "it waited for its dial to fail");
+        // What waits until a node is settled goes on then.
+        let client = node.client();
+        let tags = client.tags("r.example", "a", PATIENCE);
+        assert!(tokio::time::timeout(PATIENCE, tags).await.unwrap().is_empty());
+        // And not before.
+        let client = late.client();
+        assert!(client.tags("r.example", "a", PATIENCE).now_or_never().is_none());
+    }
 }
