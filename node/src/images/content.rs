@@ -179,10 +179,10 @@ impl Content for Images {
         })
     }
 
-    async fn blob(&self, ask: Ask, digest: Digest, want: Want) -> Result<BlobHandle, Refusal> {
+    async fn blob(&self, ask: Ask, digest: Digest, _want: Want) -> Result<BlobHandle, Refusal> {
         // The same normalisation of the repository as for manifests.
         let reference = Reference::new(self.origin_of(&ask), ask.repository, TagOrDigest::Digest(digest));
-        let handle = Self::blob(self, reference.host(), reference.repository(), digest, want).await;
+        let handle = Self::blob(self, reference.host(), reference.repository(), digest).await;
         handle.map_err(|error| error.into_refusal(true))
     }
 

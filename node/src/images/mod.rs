@@ -6,6 +6,7 @@
 mod content;
 mod error;
 pub mod inspect;
+mod length;
 mod list;
 mod platform;
 mod pull;
@@ -24,7 +25,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use tracing::debug;
 use wherry_gateway::manifest::{MAX_MANIFEST, ManifestError, media_type};
 use wherry_gateway::origin::{OriginError, Origins};
-use wherry_gateway::server::{Source, Want};
+use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
 use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
@@ -308,14 +309,13 @@ impl Images {
         }
     }
 
-    /// How a blob of a repository can be had, whoever says that it belongs there. Nothing is fetched yet if this node
-    /// knows that itself, nor for a [`Want::Head`].
+    /// How a blob of a repository can be had, whoever says that it belongs there. Nothing is fetched yet but, where
+    /// only neighbours know of it, what proves its length.
     pub async fn blob(
         &self,
         host: &Host,
         repository: &Repository,
         digest: Digest,
-        want: Want,
     ) -> Result<BlobHandle, ImageError> {
         let route = Route { host: host.clone(), repository: repository.clone() };
         // What is here is as long as it is, whatever is said of it.
@@ -324,16 +324,18 @@ impl Images {
             return Ok(self.handle(route, digest, here.unwrap_or(grant.size), None));
         }
         let reference = Reference::new(host.clone(), repository.clone(), TagOrDigest::Digest(digest));
-        let words = self.words(&reference).await;
-        let sure = here.is_some() || (want == Want::Head && words.len() == 1);
-        for word in words {
-            // A length that is not true of the digest arrives nowhere: then whoever says another is heard.
-            if sure || self.arrives(&route, digest, word.size).await {
-                return Ok(self.handle(route, digest, here.unwrap_or(word.size), Some(word.media_type)));
+        let word = self.words(&reference).await.into_iter().next();
+        let media_type = word.as_ref().map(|word| word.media_type.clone()).unwrap_or_default();
+        let size = match (word, here) {
+            (Some(_), Some(size)) => size,
+            (Some(_), None) => self.length(&route, digest).await?,
+            // Whether it belongs there, only the origin can tell.
+            (None, here) => {
+                let size = self.origins_length(&route, digest).await?;
+                here.unwrap_or(size)
             }
-        }
-        let size = self.origins_size(&route, digest).await?;
-        Ok(self.handle(route, digest, here.unwrap_or(size), Some(String::new())))
+        };
+        Ok(self.handle(route, digest, size, Some(media_type)))
     }
 
     /// `unproven`: the media type, if it is not known to this node yet that the blob belongs there. It is remembered
@@ -343,45 +345,6 @@ impl Images {
         let (transfers, origins) = (parts.transfers.clone(), parts.origins.clone());
         let unproven = unproven.map(|media_type| Unproven { records: records.clone(), media_type });
         BlobHandle::new(size, digest, route, transfers, origins, unproven)
-    }
-
-    /// Whether a blob that is said to have this length begins to arrive.
-    async fn arrives(&self, route: &Route, digest: Digest, size: u64) -> bool {
-        let fetched = self.0.parts.transfers.fetch(digest, size, Some(route.clone())).await;
-        let outcome = match fetched {
-            Ok(Fetched::Stored(_)) => return true,
-            Ok(Fetched::Arriving(transfer)) => {
-                match tokio::time::timeout(PEERS_PATIENCE, transfer.first_byte(0, |_| false)).await {
-                    Ok(outcome) => outcome.map(|_| ()),
-                    Err(_) => return false,
-                }
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = &outcome {
-            debug!(blob = %digest.short(), size, %error, "a neighbour's word of the length leads nowhere");
-        }
-        outcome.is_ok()
-    }
-
-    /// The blob's length as the origin says.
-    async fn origins_size(&self, route: &Route, digest: Digest) -> Result<u64, ImageError> {
-        let unknown = |origin| ImageError::Unknown {
-            what: format!("blob {digest} of {route}"),
-            origin: Box::new(origin),
-        };
-        let asked = self.0.parts.origins.blob(&route.host, &route.repository, &digest, 0).await;
-        let opened = asked.map_err(|origin| {
-            self.note_down(&route.host, &origin);
-            unknown(origin)
-        })?;
-        opened.total().ok_or_else(|| {
-            unknown(OriginError::BadAnswer {
-                host: route.host.to_string(),
-                what: format!("blob {digest}"),
-                why: "it does not say how long the blob is".to_owned(),
-            })
-        })
     }
 
     fn is_down(&self, host: &Host) -> Option<OriginError> {
