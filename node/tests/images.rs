@@ -142,6 +142,41 @@ async fn one_false_word_about_a_manifest_hides_no_true_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_false_media_type_hides_nothing_and_is_not_passed_on() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let image = lab.image("app");
+    let (tag, by_digest) = (lab.reference("app:1"), lab.reference(&format!("app@{}", image.digest)));
+    let (host, repository) = (tag.host(), tag.repository());
+    let size = image.bytes.len() as u64;
+    for media_type in [OCI_INDEX, "text/plain", "application/vnd.oci.image.layer.v1.tar"] {
+        let false_word = Image { media_type: media_type.to_owned(), ..image.clone() };
+        let by_tag = lab.node();
+        by_tag.put(&image);
+        by_tag.site.says(record(&tag, &false_word, NOW, NOW));
+        assert_eq!(by_tag.images.manifest(&tag).await.unwrap().manifest, image.parsed());
+        assert_eq!(by_tag.images.local_images().await.unwrap().len(), 1);
+
+        // Whoever asks for it as a blob first has the same manifest afterwards.
+        for as_blob in [false, true] {
+            let node = lab.node();
+            node.peers.hold(image.digest, &image.bytes);
+            node.site.says(says_of(&by_digest, image.digest, size, media_type));
+            if as_blob {
+                let handle = node.images.blob(host, repository, image.digest).await.unwrap();
+                if let Fetched::Arriving(transfer) = handle.fetch().await.unwrap() {
+                    transfer.wait().await.unwrap();
+                }
+                until(|| node.images.vouch(&by_digest).is_some()).await;
+                assert_eq!(node.images.vouch(&by_digest).unwrap().media_type.as_str(), "");
+            }
+            assert_eq!(node.images.manifest(&by_digest).await.unwrap().manifest, image.parsed());
+            assert_eq!(node.images.vouch(&by_digest).unwrap().media_type.as_str(), OCI_MANIFEST);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_digest_of_a_layer_is_no_manifest_and_is_answered_with_404() {
     let lab = Lab::new().await;
     let image = lab.image("app");

@@ -178,8 +178,15 @@ impl Images {
                 return Ok(resolved(manifest, Source::Peer));
             }
         }
-        let said = self.words(reference).await.into_iter();
-        let new = said.filter(|word| own.as_ref().is_none_or(|own| own.size != word.size));
+        // What is here needs no true length, only somebody to say that it belongs there.
+        let words = self.words(reference).await;
+        if !words.is_empty()
+            && let Some(manifest) = self.believed_manifest(digest, "").await?
+        {
+            self.learn(reference, &manifest).await?;
+            return Ok(resolved(manifest, Source::Store));
+        }
+        let new = words.into_iter().filter(|word| own.as_ref().is_none_or(|own| own.size != word.size));
         let tries = new.map(|word| async move {
             self.manifest_from_peers(digest, word.size, &word.media_type).await.transpose()
         });
@@ -260,10 +267,15 @@ impl Images {
         let raw = blob
             .read(MAX_MANIFEST as u64)
             .map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })?;
+        let raw = Bytes::from(raw);
+        // The bytes are the digest's and mostly say themselves what they are. What others say of them counts only where
+        // it lets them be read: it may be false, and must hide nothing.
         let media_type = media_type.filter(|media_type| !media_type.is_empty());
-        Manifest::parse_as(Bytes::from(raw), media_type, &digest)
-            .map(Some)
-            .map_err(|source| ImageError::NotAManifest { digest, source })
+        let read = match Manifest::parse_as(raw.clone(), media_type, &digest) {
+            Err(_) if media_type.is_some() => Manifest::parse_as(raw, None, &digest),
+            read => read,
+        };
+        read.map(Some).map_err(|source| ImageError::NotAManifest { digest, source })
     }
 
     /// A manifest that peers hold; `None` if none of them can give it.
@@ -324,27 +336,24 @@ impl Images {
             return Ok(self.handle(route, digest, here.unwrap_or(grant.size), None));
         }
         let reference = Reference::new(host.clone(), repository.clone(), TagOrDigest::Digest(digest));
-        let word = self.words(&reference).await.into_iter().next();
-        let media_type = word.as_ref().map(|word| word.media_type.clone()).unwrap_or_default();
-        let size = match (word, here) {
-            (Some(_), Some(size)) => size,
-            (Some(_), None) => self.length(&route, digest).await?,
+        let is_known = !self.words(&reference).await.is_empty();
+        let size = match here {
+            Some(size) if is_known => size,
+            None if is_known => self.length(&route, digest).await?,
             // Whether it belongs there, only the origin can tell.
-            (None, here) => {
+            here => {
                 let size = self.origins_length(&route, digest).await?;
                 here.unwrap_or(size)
             }
         };
-        Ok(self.handle(route, digest, size, Some(media_type)))
+        Ok(self.handle(route, digest, size, Some(Unproven(self.0.records.clone()))))
     }
 
-    /// `unproven`: the media type, if it is not known to this node yet that the blob belongs there. It is remembered
-    /// once the blob has been verified, since until then nobody knows its length.
-    fn handle(&self, route: Route, digest: Digest, size: u64, unproven: Option<String>) -> BlobHandle {
-        let Inner { parts, records, .. } = &*self.0;
-        let (transfers, origins) = (parts.transfers.clone(), parts.origins.clone());
-        let unproven = unproven.map(|media_type| Unproven { records: records.clone(), media_type });
-        BlobHandle::new(size, digest, route, transfers, origins, unproven)
+    /// `unproven`: if it is not known to this node yet that the blob belongs there. It is remembered once the blob has
+    /// been verified, since until then it may be nothing at all.
+    fn handle(&self, route: Route, digest: Digest, size: u64, unproven: Option<Unproven>) -> BlobHandle {
+        let parts = &self.0.parts;
+        BlobHandle::new(size, digest, route, parts.transfers.clone(), parts.origins.clone(), unproven)
     }
 
     fn is_down(&self, host: &Host) -> Option<OriginError> {
