@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use images_support::*;
 use tokio::net::TcpListener;
-use wherry_gateway::server::{Ask, BlobReader as _, Content, RefusalKind, Source, Want};
+use wherry_gateway::server::{Ask, BlobReader as _, Content, RefusalKind, Source};
 use wherry_gateway::{Descriptor, Manifest, Reference};
 use wherry_node::images::{PullEvents, parse_platform};
 use wherry_node::transfer::{Fetched, Progress};
@@ -85,7 +85,7 @@ async fn a_false_length_hides_no_true_one_and_is_not_remembered() {
         for size in sizes {
             node.site.says(says_of(&reference, layer, size, "text/plain"));
         }
-        let handle = node.images.blob(host, repository, layer, Want::Get).await.unwrap();
+        let handle = node.images.blob(host, repository, layer).await.unwrap();
         assert_eq!(handle.size(), bytes.len() as u64);
         let fetched = handle.fetch().await.unwrap();
         if let Fetched::Arriving(transfer) = fetched {
@@ -95,6 +95,37 @@ async fn a_false_length_hides_no_true_one_and_is_not_remembered() {
         until(|| known().is_some()).await;
         assert_eq!(known().unwrap().size, bytes.len() as u64);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_that_nobody_proves_takes_no_room_and_pushes_nothing_out_of_the_store() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let blob = Bytes::from("true".repeat(100_000));
+    let digest = Digest::sha256(&blob);
+    let invented = Bytes::from("false".repeat(500_000));
+    let reference = lab.reference(&format!("app@{digest}"));
+    let (host, repository) = (reference.host(), reference.repository());
+    let node = lab.node_with(Some(3 << 20));
+    let kept: Vec<_> = (0..5).map(|seed| lab.image(&seed.to_string())).collect();
+    kept.iter().for_each(|image| node.put(image));
+    let before = node.store.usage();
+    for said in [&invented, &blob] {
+        node.site.says(says_of(&reference, digest, said.len() as u64, "text/plain"));
+    }
+    node.peers.hold(digest, &invented);
+
+    let refused = node.images.blob(host, repository, digest).await.err().unwrap();
+    assert_eq!(refused.into_refusal(true).kind, RefusalKind::Unavailable);
+    let after = node.store.usage();
+    assert_eq!((after.used, after.blobs, after.partials), (before.used, before.blobs, 0));
+
+    node.peers.hold(digest, &blob);
+    let handle = node.images.blob(host, repository, digest).await.unwrap();
+    assert_eq!(handle.size(), blob.len() as u64);
+    let Fetched::Arriving(transfer) = handle.fetch().await.unwrap() else { panic!("it was not here") };
+    transfer.wait().await.unwrap();
+    assert!(node.store.holds(&digest) && kept.iter().all(|image| node.store.holds(&image.layer())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +139,41 @@ async fn one_false_word_about_a_manifest_hides_no_true_one() {
     node.site.says(says_of(&reference, image.digest, 5, "application/vnd.oci.image.index.v1+json"));
     node.site.says(says_of(&reference, image.digest, image.bytes.len() as u64, OCI_MANIFEST));
     assert_eq!(node.images.manifest(&reference).await.unwrap().manifest, image.parsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_false_media_type_hides_nothing_and_is_not_passed_on() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let image = lab.image("app");
+    let (tag, by_digest) = (lab.reference("app:1"), lab.reference(&format!("app@{}", image.digest)));
+    let (host, repository) = (tag.host(), tag.repository());
+    let size = image.bytes.len() as u64;
+    for media_type in [OCI_INDEX, "text/plain", "application/vnd.oci.image.layer.v1.tar"] {
+        let false_word = Image { media_type: media_type.to_owned(), ..image.clone() };
+        let by_tag = lab.node();
+        by_tag.put(&image);
+        by_tag.site.says(record(&tag, &false_word, NOW, NOW));
+        assert_eq!(by_tag.images.manifest(&tag).await.unwrap().manifest, image.parsed());
+        assert_eq!(by_tag.images.local_images().await.unwrap().len(), 1);
+
+        // Whoever asks for it as a blob first has the same manifest afterwards.
+        for as_blob in [false, true] {
+            let node = lab.node();
+            node.peers.hold(image.digest, &image.bytes);
+            node.site.says(says_of(&by_digest, image.digest, size, media_type));
+            if as_blob {
+                let handle = node.images.blob(host, repository, image.digest).await.unwrap();
+                if let Fetched::Arriving(transfer) = handle.fetch().await.unwrap() {
+                    transfer.wait().await.unwrap();
+                }
+                until(|| node.images.vouch(&by_digest).is_some()).await;
+                assert_eq!(node.images.vouch(&by_digest).unwrap().media_type.as_str(), "");
+            }
+            assert_eq!(node.images.manifest(&by_digest).await.unwrap().manifest, image.parsed());
+            assert_eq!(node.images.vouch(&by_digest).unwrap().media_type.as_str(), OCI_MANIFEST);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,10 +208,8 @@ async fn a_digest_opens_nothing_in_a_repository_that_it_is_not_known_to_belong_t
     node.put(&image);
     node.images.manifest(&lab.reference("app:1")).await.unwrap();
     let other = lab.reference(&format!("other@{}", image.layer()));
-    for want in [Want::Head, Want::Get] {
-        let refused = node.images.blob(other.host(), other.repository(), image.layer(), want).await;
-        assert_eq!(refused.err().unwrap().into_refusal(true).kind, RefusalKind::BlobUnknown);
-    }
+    let refused = node.images.blob(other.host(), other.repository(), image.layer()).await;
+    assert_eq!(refused.err().unwrap().into_refusal(true).kind, RefusalKind::BlobUnknown);
     let manifest = lab.reference(&format!("other@{}", image.digest));
     let refused = node.images.manifest(&manifest).await.unwrap_err();
     assert_eq!(refused.into_refusal(false).kind, RefusalKind::ManifestUnknown);

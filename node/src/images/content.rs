@@ -35,18 +35,16 @@ pub struct BlobHandle {
     unproven: Option<Unproven>,
 }
 
-/// That a blob belongs to a repository, to be remembered when it is whole.
+/// Where it is to be remembered, when a blob is whole, that it belongs to a repository.
 #[derive(Clone)]
-pub(super) struct Unproven {
-    pub(super) records: Records,
-    pub(super) media_type: String,
-}
+pub(super) struct Unproven(pub(super) Records);
 
 impl Unproven {
     async fn remember(self, route: Route, blob: StoredBlob) {
-        let (digest, grant) = (blob.digest(), Grant::of(blob.size(), &self.media_type));
+        // What the blob is, only a manifest that names it can say: a neighbour's word would be passed on as this node's.
+        let (digest, grant) = (blob.digest(), Grant::of(blob.size(), ""));
         let written =
-            blocking(move || Ok(self.records.add_grant(&route.host, &route.repository, &digest, &grant)?));
+            blocking(move || Ok(self.0.add_grant(&route.host, &route.repository, &digest, &grant)?));
         if let Err(error) = written.await {
             warn!(%digest, %error, "what the blob belongs to is not remembered");
         }
@@ -179,10 +177,10 @@ impl Content for Images {
         })
     }
 
-    async fn blob(&self, ask: Ask, digest: Digest, want: Want) -> Result<BlobHandle, Refusal> {
+    async fn blob(&self, ask: Ask, digest: Digest, _want: Want) -> Result<BlobHandle, Refusal> {
         // The same normalisation of the repository as for manifests.
         let reference = Reference::new(self.origin_of(&ask), ask.repository, TagOrDigest::Digest(digest));
-        let handle = Self::blob(self, reference.host(), reference.repository(), digest, want).await;
+        let handle = Self::blob(self, reference.host(), reference.repository(), digest).await;
         handle.map_err(|error| error.into_refusal(true))
     }
 

@@ -6,6 +6,7 @@
 mod content;
 mod error;
 pub mod inspect;
+mod length;
 mod list;
 mod platform;
 mod pull;
@@ -24,7 +25,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use tracing::debug;
 use wherry_gateway::manifest::{MAX_MANIFEST, ManifestError, media_type};
 use wherry_gateway::origin::{OriginError, Origins};
-use wherry_gateway::server::{Source, Want};
+use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
 use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
@@ -177,8 +178,15 @@ impl Images {
                 return Ok(resolved(manifest, Source::Peer));
             }
         }
-        let said = self.words(reference).await.into_iter();
-        let new = said.filter(|word| own.as_ref().is_none_or(|own| own.size != word.size));
+        // What is here needs no true length, only somebody to say that it belongs there.
+        let words = self.words(reference).await;
+        if !words.is_empty()
+            && let Some(manifest) = self.believed_manifest(digest, "").await?
+        {
+            self.learn(reference, &manifest).await?;
+            return Ok(resolved(manifest, Source::Store));
+        }
+        let new = words.into_iter().filter(|word| own.as_ref().is_none_or(|own| own.size != word.size));
         let tries = new.map(|word| async move {
             self.manifest_from_peers(digest, word.size, &word.media_type).await.transpose()
         });
@@ -259,10 +267,15 @@ impl Images {
         let raw = blob
             .read(MAX_MANIFEST as u64)
             .map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })?;
+        let raw = Bytes::from(raw);
+        // The bytes are the digest's and mostly say themselves what they are. What others say of them counts only where
+        // it lets them be read: it may be false, and must hide nothing.
         let media_type = media_type.filter(|media_type| !media_type.is_empty());
-        Manifest::parse_as(Bytes::from(raw), media_type, &digest)
-            .map(Some)
-            .map_err(|source| ImageError::NotAManifest { digest, source })
+        let read = match Manifest::parse_as(raw.clone(), media_type, &digest) {
+            Err(_) if media_type.is_some() => Manifest::parse_as(raw, None, &digest),
+            read => read,
+        };
+        read.map(Some).map_err(|source| ImageError::NotAManifest { digest, source })
     }
 
     /// A manifest that peers hold; `None` if none of them can give it.
@@ -308,14 +321,13 @@ impl Images {
         }
     }
 
-    /// How a blob of a repository can be had, whoever says that it belongs there. Nothing is fetched yet if this node
-    /// knows that itself, nor for a [`Want::Head`].
+    /// How a blob of a repository can be had, whoever says that it belongs there. Nothing is fetched yet but, where
+    /// only neighbours know of it, what proves its length.
     pub async fn blob(
         &self,
         host: &Host,
         repository: &Repository,
         digest: Digest,
-        want: Want,
     ) -> Result<BlobHandle, ImageError> {
         let route = Route { host: host.clone(), repository: repository.clone() };
         // What is here is as long as it is, whatever is said of it.
@@ -324,64 +336,24 @@ impl Images {
             return Ok(self.handle(route, digest, here.unwrap_or(grant.size), None));
         }
         let reference = Reference::new(host.clone(), repository.clone(), TagOrDigest::Digest(digest));
-        let words = self.words(&reference).await;
-        let sure = here.is_some() || (want == Want::Head && words.len() == 1);
-        for word in words {
-            // A length that is not true of the digest arrives nowhere: then whoever says another is heard.
-            if sure || self.arrives(&route, digest, word.size).await {
-                return Ok(self.handle(route, digest, here.unwrap_or(word.size), Some(word.media_type)));
+        let is_known = !self.words(&reference).await.is_empty();
+        let size = match here {
+            Some(size) if is_known => size,
+            None if is_known => self.length(&route, digest).await?,
+            // Whether it belongs there, only the origin can tell.
+            here => {
+                let size = self.origins_length(&route, digest).await?;
+                here.unwrap_or(size)
             }
-        }
-        let size = self.origins_size(&route, digest).await?;
-        Ok(self.handle(route, digest, here.unwrap_or(size), Some(String::new())))
-    }
-
-    /// `unproven`: the media type, if it is not known to this node yet that the blob belongs there. It is remembered
-    /// once the blob has been verified, since until then nobody knows its length.
-    fn handle(&self, route: Route, digest: Digest, size: u64, unproven: Option<String>) -> BlobHandle {
-        let Inner { parts, records, .. } = &*self.0;
-        let (transfers, origins) = (parts.transfers.clone(), parts.origins.clone());
-        let unproven = unproven.map(|media_type| Unproven { records: records.clone(), media_type });
-        BlobHandle::new(size, digest, route, transfers, origins, unproven)
-    }
-
-    /// Whether a blob that is said to have this length begins to arrive.
-    async fn arrives(&self, route: &Route, digest: Digest, size: u64) -> bool {
-        let fetched = self.0.parts.transfers.fetch(digest, size, Some(route.clone())).await;
-        let outcome = match fetched {
-            Ok(Fetched::Stored(_)) => return true,
-            Ok(Fetched::Arriving(transfer)) => {
-                match tokio::time::timeout(PEERS_PATIENCE, transfer.first_byte(0, |_| false)).await {
-                    Ok(outcome) => outcome.map(|_| ()),
-                    Err(_) => return false,
-                }
-            }
-            Err(error) => Err(error),
         };
-        if let Err(error) = &outcome {
-            debug!(blob = %digest.short(), size, %error, "a neighbour's word of the length leads nowhere");
-        }
-        outcome.is_ok()
+        Ok(self.handle(route, digest, size, Some(Unproven(self.0.records.clone()))))
     }
 
-    /// The blob's length as the origin says.
-    async fn origins_size(&self, route: &Route, digest: Digest) -> Result<u64, ImageError> {
-        let unknown = |origin| ImageError::Unknown {
-            what: format!("blob {digest} of {route}"),
-            origin: Box::new(origin),
-        };
-        let asked = self.0.parts.origins.blob(&route.host, &route.repository, &digest, 0).await;
-        let opened = asked.map_err(|origin| {
-            self.note_down(&route.host, &origin);
-            unknown(origin)
-        })?;
-        opened.total().ok_or_else(|| {
-            unknown(OriginError::BadAnswer {
-                host: route.host.to_string(),
-                what: format!("blob {digest}"),
-                why: "it does not say how long the blob is".to_owned(),
-            })
-        })
+    /// `unproven`: if it is not known to this node yet that the blob belongs there. It is remembered once the blob has
+    /// been verified, since until then it may be nothing at all.
+    fn handle(&self, route: Route, digest: Digest, size: u64, unproven: Option<Unproven>) -> BlobHandle {
+        let parts = &self.0.parts;
+        BlobHandle::new(size, digest, route, parts.transfers.clone(), parts.origins.clone(), unproven)
     }
 
     fn is_down(&self, host: &Host) -> Option<OriginError> {

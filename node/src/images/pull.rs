@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use wherry_gateway::manifest::Image;
-use wherry_gateway::server::Want;
 use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
@@ -100,7 +99,7 @@ impl Images {
         wanted: &Platform,
     ) -> Result<(), ImageError> {
         let config = &image.config;
-        let handle = self.blob(reference.host(), reference.repository(), config.digest, Want::Get).await?;
+        let handle = self.blob(reference.host(), reference.repository(), config.digest).await?;
         let blob = match handle.fetch().await? {
             Fetched::Stored(blob) => blob,
             Fetched::Arriving(transfer) => transfer.wait().await.map_err(|source| ImageError::Transfer {
@@ -128,7 +127,7 @@ impl Images {
         blob: &Descriptor,
         events: &dyn PullEvents,
     ) -> Result<Progress, ImageError> {
-        let handle = self.blob(reference.host(), reference.repository(), blob.digest, Want::Get).await?;
+        let handle = self.blob(reference.host(), reference.repository(), blob.digest).await?;
         match &handle.fetch().await? {
             Fetched::Stored(_) => {
                 events.started(blob, true);

@@ -42,7 +42,7 @@ impl TagEntry {
 pub struct Grant {
     /// Its length in bytes, as the manifest says that names it.
     pub size: u64,
-    /// Its media type.
+    /// Its media type; empty while no manifest that names it has been seen.
     pub media_type: String,
     /// Whether it is a manifest, and all that it names is known to belong to the repository too.
     pub unfolded: bool,
@@ -133,9 +133,10 @@ impl Records {
         digest: &Digest,
         grant: &Grant,
     ) -> Result<(), StoreError> {
-        // That an index names a manifest says less than the manifest itself has said.
+        // That an index names a manifest says less than the manifest itself has said, and a blob alone says least.
+        let says_no_more = |known: &Grant| grant.media_type.is_empty() && known.size == grant.size;
         let change = |known: Option<Grant>| match known {
-            Some(known) if known.unfolded || known == *grant => None,
+            Some(known) if known.unfolded || known == *grant || says_no_more(&known) => None,
             _ => Some(grant.clone()),
         };
         self.grants.update(grant_key(host, repository, digest).as_bytes(), change).map(|_| ())

@@ -25,8 +25,8 @@ use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
 use wherry_node::transfer::{Found, PeerError, Peers, Transfers};
 use wherry_proto::{
-    Certificate, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain, TagMeaning,
-    TagRecord,
+    Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain,
+    TagMeaning, TagRecord,
 };
 
 pub const NOW: u64 = 1_700_000_000;
@@ -147,26 +147,70 @@ impl Site for Said {
     }
 }
 
-/// No node holds anything.
-struct Nobody;
+/// What nodes say that they hold: a digest, and bytes that may be others than the digest's.
+#[derive(Default)]
+pub struct Holders(Mutex<Vec<(Digest, Bytes)>>);
 
-impl Peers for Nobody {
-    fn search(&self, _: Digest) -> BoxStream<'static, Found> {
-        stream::iter([Found::SiteAsked, Found::NetworkAsked]).boxed()
+impl Holders {
+    /// One more node holds this, as it says.
+    pub fn hold(&self, digest: Digest, bytes: &Bytes) {
+        self.0.lock().unwrap().push((digest, bytes.clone()));
     }
 
-    fn chain(&self, _: NodeId, _: Digest, _: u64) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
-        async { Err("nobody is there".to_owned()) }.boxed()
+    fn node(number: usize) -> NodeId {
+        SecretKey::from_seed([100 + number as u8; 32]).node()
+    }
+
+    fn of(&self, node: NodeId, digest: Digest, size: u64) -> Option<Bytes> {
+        let held = self.0.lock().unwrap();
+        let mut numbered = held.iter().enumerate();
+        let (_, (_, bytes)) = numbered.find(|(number, (held, bytes))| {
+            (Self::node(*number), *held, bytes.len() as u64) == (node, digest, size)
+        })?;
+        Some(bytes.clone())
+    }
+}
+
+impl Peers for Holders {
+    fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
+        let held = self.0.lock().unwrap().clone();
+        let offers = held.into_iter().enumerate().filter(move |(_, (held, _))| *held == digest);
+        let found = offers.map(|(number, (_, bytes))| Found::Offer(Self::node(number), bytes.len() as u64));
+        stream::iter(found.chain([Found::SiteAsked, Found::NetworkAsked]).collect::<Vec<_>>()).boxed()
+    }
+
+    fn chain(
+        &self,
+        node: NodeId,
+        digest: Digest,
+        size: u64,
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
+        async move {
+            let bytes = self.of(node, digest, size).ok_or("it does not hold it")?;
+            let map = ChunkMap::new(size).unwrap();
+            let mut chain = ChainBuilder::new(digest.algorithm(), map);
+            chain.update(&bytes).unwrap();
+            // Whatever its bytes are, it claims that they lead to the digest.
+            let states = chain.finish().unwrap().to_bytes();
+            Ok(Arc::new(StateChain::from_bytes(digest, map, &states).unwrap()))
+        }
+        .boxed()
     }
 
     fn chunk(
         &self,
-        _: NodeId,
-        _: Digest,
-        _: ChunkMap,
-        _: ChunkIndex,
+        node: NodeId,
+        digest: Digest,
+        map: ChunkMap,
+        index: ChunkIndex,
     ) -> BoxFuture<'_, Result<Bytes, PeerError>> {
-        async { Err(PeerError::Failed("nobody is there".to_owned())) }.boxed()
+        async move {
+            let bytes = self.of(node, digest, map.size());
+            let bytes = bytes.ok_or_else(|| PeerError::Failed("it does not hold it".to_owned()))?;
+            let from = map.offset(index) as usize;
+            Ok(bytes.slice(from..from + map.len(index) as usize))
+        }
+        .boxed()
     }
 
     fn ready(&self, _: NodeId) -> BoxFuture<'_, ()> {
@@ -265,6 +309,7 @@ pub struct Node {
     pub images: Images,
     pub store: Store,
     pub site: Arc<Said>,
+    pub peers: Arc<Holders>,
     pub metrics: Metrics,
     pub transfers: Transfers,
     _dir: TempDir,
@@ -338,13 +383,19 @@ impl Lab {
     }
 
     pub fn node(&self) -> Node {
+        self.node_with(None)
+    }
+
+    /// A node whose store may take so many bytes.
+    pub fn node_with(&self, budget: Option<u64>) -> Node {
         let dir = TempDir::new().unwrap();
-        let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
+        let store = Store::open(dir.path(), StoreSettings { budget }).unwrap();
         let mut settings = OriginSettings::default();
         settings.insecure.push(self.host.clone());
         settings.attempts = 1;
         let origins = Origins::new(settings).unwrap();
-        let (metrics, peers, site) = (Metrics::default(), Arc::new(Nobody), Arc::new(Said::default()));
+        let (metrics, peers, site) =
+            (Metrics::default(), Arc::new(Holders::default()), Arc::new(Said::default()));
         let transfers = Transfers::new(
             store.clone(),
             peers.clone(),
@@ -356,7 +407,7 @@ impl Lab {
         let images = Images::new(ImagesParts {
             store: store.clone(),
             transfers: transfers.clone(),
-            peers,
+            peers: peers.clone(),
             site: site.clone(),
             origins,
             metrics: metrics.clone(),
@@ -370,7 +421,7 @@ impl Lab {
             }),
         })
         .unwrap();
-        Node { images, store, site, metrics, transfers, _dir: dir }
+        Node { images, store, site, peers, metrics, transfers, _dir: dir }
     }
 }
 
