@@ -84,7 +84,10 @@ fn take(runtime: &Runtime, addr: Multiaddr) -> Result<()> {
     println!("ready");
     for line in std::io::stdin().lines() {
         line?;
-        println!("{}", runtime.block_on(async { timeout(LIMIT, receive(control.clone(), peer)).await? })?);
+        // In a task: this thread would have to be woken for each piece.
+        let control = control.clone();
+        let received = runtime.spawn(async move { timeout(LIMIT, receive(control, peer)).await? });
+        println!("{}", runtime.block_on(received)??);
     }
     Ok(())
 }

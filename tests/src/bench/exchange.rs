@@ -155,12 +155,14 @@ pub(crate) fn take(way: &str, address: &str, digest: &str, size: &str) -> Result
     println!("ready");
     for line in std::io::stdin().lines() {
         line?;
-        println!("{}", runtime.block_on(take_once(&swarm.client(), way, digest, map))?);
+        // In a task, as transfers are: this thread would have to be woken for each chunk.
+        let taken = runtime.spawn(take_once(swarm.client(), way, digest, map));
+        println!("{}", runtime.block_on(taken)??);
     }
     Ok(())
 }
 
-async fn take_once(client: &Client, way: Way, digest: Digest, map: ChunkMap) -> Result<u64> {
+async fn take_once(client: Client, way: Way, digest: Digest, map: ChunkMap) -> Result<u64> {
     let exchange = client.exchange(key(GIVER).node()).await?;
     ensure!(exchange.is_direct() == (way == Way::Bulk), "the exchange does not go by {}", way.name());
     let lengths = stream::iter(map.iter())
