@@ -4,6 +4,7 @@
 //! else the machine does hits both.
 
 mod backed;
+mod exchange;
 mod idle;
 mod load;
 mod memory;
@@ -11,6 +12,7 @@ mod peer;
 mod plain;
 mod serve;
 mod table;
+mod transport;
 
 use anyhow::{Result, bail};
 use wherry_tests::lab::wherry_bin;
@@ -22,6 +24,7 @@ const HELP: &str = "Usage: wherry-bench [NAME]…
 Benchmarks, all of them if none is named:
   limits    what wherry is measured against, without wherry: plain TCP, docker-registry
   peer      1 GiB from one warm peer into the store, beside plain TCP + SHA-256 + write
+  transport CPU a GiB from a peer's page cache into memory, beside a libp2p stream with Noise
   gateway   1 GiB from the gateway, beside docker-registry
   small     GETs of 10 KiB blobs over 32 connections, beside docker-registry
   many      1,000 blobs of 10 KiB from one warm peer, and a manifest's first byte
@@ -31,7 +34,7 @@ Benchmarks, all of them if none is named:
 
 The environment variable WHERRY_BIN names the binary; measure a release build.";
 
-const ALL: [&str; 7] = ["size", "idle", "gateway", "small", "peer", "many", "memory"];
+const ALL: [&str; 8] = ["size", "idle", "gateway", "small", "transport", "peer", "many", "memory"];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -40,6 +43,8 @@ fn main() -> Result<()> {
         // Other halves of measurements, which have to be processes of their own.
         ["plain-send", file] => return plain::send(file.as_ref()),
         ["plain-receive", addr, file] => return plain::receive(addr.parse()?, file.as_ref()),
+        ["exchange-give", way, file] => return exchange::give(way, file.as_ref()),
+        ["exchange-take", way, address, digest, size] => return exchange::take(way, address, digest, size),
         ["--help" | "-h"] => {
             println!("{HELP}");
             return Ok(());
@@ -56,6 +61,7 @@ fn main() -> Result<()> {
                 plain::limit(&mut table)?;
                 serve::limits(&mut table)?;
             }
+            "transport" => transport::one_gib(&mut table)?,
             "peer" => peer::one_gib(&mut table)?,
             "gateway" => serve::one_gib(&mut table)?,
             "small" => serve::small(&mut table)?,

@@ -54,6 +54,12 @@ impl Table {
         self.row(what, text(value, unit), text(other, unit), format!("{ratio:.2}"), goal, ratio);
     }
 
+    /// Adds a figure of which less is better beside what it is measured against; the ratio says how many times less.
+    pub(crate) fn times_less(&mut self, what: &str, value: f64, other: f64, unit: &str, goal: Goal) {
+        let ratio = other / value;
+        self.row(what, text(value, unit), text(other, unit), format!("{ratio:.2}"), goal, ratio);
+    }
+
     fn row(&mut self, what: &str, value: String, beside: String, ratio: String, goal: Goal, judged: f64) {
         let met = goal.met(judged);
         let goal = match goal {
