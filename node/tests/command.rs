@@ -316,6 +316,41 @@ fn an_import_that_moves_a_name_keeps_the_new_image_and_lets_the_old_one_go() {
     assert_eq!(store.pinned_by("registry.example/app:1").unwrap().len(), 3);
 }
 
+#[test]
+fn a_name_without_a_registry_means_the_default_origin_to_commands_and_gateway_alike() {
+    let home = tempdir().unwrap();
+    let node = Node::start(&home, "--default-origin registry.example");
+    let layout = home.path().join("layout");
+    let digest = write_layout(&layout);
+    json(&home, &format!("import {} --json", layout.display()));
+    for name in ["app:1", "registry.example/app:1"] {
+        let image = json(&home, &format!("inspect {name} --json"));
+        assert_eq!(
+            (&image["digest"], &image["reference"]),
+            (&digest.as_str().into(), &"registry.example/app:1".into())
+        );
+        assert_eq!(
+            run(&home, &format!("export {name} -o {}", home.path().join("app.tar").display())).0,
+            Some(0)
+        );
+    }
+    let gateway = json(&home, "status --json")["addresses"]["gateway"].as_str().unwrap().to_owned();
+    let (head, body) = get(&gateway, "/v2/app/manifests/1");
+    assert!(
+        head.starts_with("HTTP/1.1 200") && Digest::sha256(body.as_bytes()).to_string() == digest,
+        "{head}"
+    );
+    let (code, _, err) = run(&home, "inspect docker.io/library/app:1");
+    assert_eq!(code, Some(1), "{err}");
+    drop(node);
+
+    // Nobody listens there.
+    let _node = Node::start(&home, "--default-origin 127.0.0.1:1 --insecure 127.0.0.1:1");
+    let (code, _, err) = run(&home, "pull app");
+    assert_eq!(code, Some(1));
+    assert!(err.contains("127.0.0.1:1/app:latest"), "{err}");
+}
+
 /// An OCI layout with one image, `registry.example/app:1`; the digest of its manifest.
 fn write_layout(path: &Path) -> String {
     write_layout_of(path, b"world")

@@ -228,7 +228,8 @@ impl NodeArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ImageArgs {
-    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
+    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; without a registry it is one of the node's
+    /// default origin
     #[arg(value_name = "REF")]
     pub(super) reference: String,
     /// Of an image for several platforms, the one for this, such as linux/arm64 or linux/arm/v7 [default: the node's]
@@ -249,7 +250,8 @@ pub(super) struct ImportArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
-    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
+    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; without a registry it is one of the node's
+    /// default origin
     #[arg(value_name = "REF")]
     pub(super) reference: String,
     /// Where to write it; - is standard output

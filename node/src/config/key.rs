@@ -172,7 +172,7 @@ pub static KEYS: [Key; 18] = [
         "default_origin",
         "HOST",
         ORIGIN,
-        "Registry that is meant when a request names none",
+        "Registry that is meant when a name has none, in commands as at the gateway",
         (
             |config, values| {
                 config.default_origin = origin(one(values)?)?;

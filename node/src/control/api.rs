@@ -40,7 +40,8 @@ pub const COMPLETE: &str = "complete";
 /// Asks for an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullRequest {
-    /// The image, as people write it: `alpine`, `docker.io/library/alpine:3`, `host:5000/a/b@sha256:…`.
+    /// The image, as people write it: `alpine`, `docker.io/library/alpine:3`, `host:5000/a/b@sha256:…`. Without a
+    /// registry it is one of the node's default origin.
     pub reference: String,
     /// Of an index, the image for this platform, as `OS/ARCH[/VARIANT]`; if none is named, for the node's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -67,13 +67,6 @@ impl Report for Node {
     }
 }
 
-fn parse(reference: &str) -> Result<Reference, ApiError> {
-    reference.parse().map_err(|error: wherry_gateway::NameError| {
-        ApiError::new(ErrorCode::BadRequest, error.to_string())
-            .hint("write it as REGISTRY/REPOSITORY:TAG or @DIGEST, such as debian:12 or quay.io/org/app:1.0")
-    })
-}
-
 fn platform(text: Option<&str>) -> Result<Option<Platform>, ApiError> {
     let platform = text.map(parse_platform).transpose();
     platform.map_err(|why| ApiError::new(ErrorCode::BadRequest, why))
@@ -174,7 +167,7 @@ impl bundle::Progress for ImportTeller {
 
 impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
-        let reference = parse(&request.reference)?;
+        let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
         let begun = Instant::now();
         let teller = Teller { reference: reference.to_string(), events, present: Mutex::default() };
@@ -202,7 +195,7 @@ impl Backend for Node {
     }
 
     async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
-        let reference = parse(&request.reference)?;
+        let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
         let local = self.images.local_image(&reference, platform.as_ref()).await.map_err(image_error)?;
         let local = local.ok_or_else(|| match &platform {
@@ -248,7 +241,7 @@ impl Backend for Node {
             })?;
             let size = manifest.image().map_or(0, |image| image.blobs().map(|blob| blob.size).sum());
             let mut named = false;
-            for reference in image.names.iter().filter_map(|name| name.parse::<Reference>().ok()) {
+            for reference in image.names.iter().filter_map(|name| self.parse(name).ok()) {
                 self.images.set_tag(&reference, &manifest).await.map_err(image_error)?;
                 self.pin(&reference, &image.blobs).await?;
                 named = true;
@@ -266,7 +259,7 @@ impl Backend for Node {
     }
 
     async fn export(&self, reference: &str, out: DuplexStream) -> Result<(), ApiError> {
-        let reference = parse(reference)?;
+        let reference = self.parse(reference)?;
         let local = self.images.local_image(&reference, None).await.map_err(image_error)?;
         let local = local.filter(|image| image.whole).ok_or_else(|| not_here(&reference))?;
         let names = if reference.target().tag().is_some() { vec![reference.to_string()] } else { Vec::new() };
@@ -295,6 +288,16 @@ fn other(image: &LocalImage) -> OtherImage {
 }
 
 impl Node {
+    /// What people call an image: a name without a registry means the default origin, as it does at the gateway, so that
+    /// one name means one image.
+    fn parse(&self, reference: &str) -> Result<Reference, ApiError> {
+        Reference::parse_at(reference, self.images.default_origin()).map_err(|error| {
+            ApiError::new(ErrorCode::BadRequest, error.to_string()).hint(
+                "write it as REGISTRY/REPOSITORY:TAG or @DIGEST, such as debian:12 or quay.io/org/app:1.0",
+            )
+        })
+    }
+
     /// Imported images stay: nothing could bring them back once they were evicted. What the reference named before an
     /// import may go.
     async fn pin(&self, reference: &Reference, blobs: &[Digest]) -> Result<(), ApiError> {
