@@ -171,6 +171,10 @@ fn wrong_usage_and_wrong_configuration_end_with_2_and_name_everything() {
     for line in ["", "pull", "pull --platform arm alpine", "sail", "up --nonsense", "network admit nobody"] {
         assert_eq!(run(&home, line).0, Some(2), "{line}");
     }
+    for line in ["pull https://a.example/b", "inspect A", "export a:b:c -o x.tar"] {
+        let (code, _, err) = run(&home, line);
+        assert!(code == Some(2) && err.contains("expected"), "{line}: {err}");
+    }
     let mut command = wherry(&home, "up --gateway here --disk-budget lots");
     let output = command.env("WHERRY_SITES", "x").output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();

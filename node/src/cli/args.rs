@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use wherry_gateway::Platform;
+use wherry_gateway::{NameError, Platform, Reference};
 
 use super::environment::Environment;
 use super::failure::Failure;
@@ -230,7 +230,7 @@ impl NodeArgs {
 pub(super) struct ImageArgs {
     /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; without a registry it is one of the node's
     /// default origin
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", value_parser = reference)]
     pub(super) reference: String,
     /// Of an image for several platforms, the one for this, such as linux/arm64 or linux/arm/v7 [default: the node's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
@@ -252,7 +252,7 @@ pub(super) struct ImportArgs {
 pub(super) struct ExportArgs {
     /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; without a registry it is one of the node's
     /// default origin
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", value_parser = reference)]
     pub(super) reference: String,
     /// Where to write it; - is standard output
     #[arg(short, long, value_name = "FILE|-", default_value = "-")]
@@ -321,6 +321,11 @@ pub(super) enum NetworkCommand {
     },
     /// Show this node's peer id, its network, and until when it is admitted
     Show,
+}
+
+/// A text that can be a reference, as it was given: which registry is meant without one, only the node knows.
+fn reference(text: &str) -> Result<String, NameError> {
+    text.parse::<Reference>().map(|_| text.to_owned())
 }
 
 fn days() -> clap::builder::RangedI64ValueParser<u32> {
