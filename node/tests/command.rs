@@ -185,6 +185,24 @@ fn wrong_usage_and_wrong_configuration_end_with_2_and_name_everything() {
 }
 
 #[test]
+fn a_variable_that_is_no_setting_is_told_of_and_stops_no_command() {
+    let home = tempdir().unwrap();
+    let said = "WHERRY_SITES is no setting; did you mean WHERRY_SITE?";
+    let mut node = Node::spawn(wherry(&home, UP).env("WHERRY_SITES", "x"));
+    for line in ["status --json", "config --json"] {
+        let output = wherry(&home, line).env("WHERRY_SITES", "x").output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("warning: {said}\n"), "{line}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    }
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), Some(0));
+    let mut log = String::new();
+    node.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(said)), "{log}");
+}
+
+#[test]
 fn a_malformed_identity_stops_the_start_and_is_left_alone() {
     let home = tempdir().unwrap();
     let identity = home.path().join("data/identity");

@@ -49,6 +49,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
+    // A node tells its log, which may have to be JSON.
+    if !matches!(command, Command::Up(_)) {
+        environment.warn_of_unknown_variables();
+    }
     match command {
         Command::Up(args) => up::run(&args, environment),
         Command::Config(args) => config::run(&args, environment),

@@ -27,8 +27,13 @@ const END: Duration = Duration::from_secs(9);
 const THREADS: Duration = Duration::from_millis(900);
 
 pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<(), Failure> {
-    let mut config = load(&settings.sources(environment)?)?.config;
+    let sources = settings.sources(environment)?;
+    let loaded = load(&sources).inspect_err(|_| environment.warn_of_unknown_variables())?;
+    let mut config = loaded.config;
     log_to_stderr(&config, environment);
+    for problem in environment.unknown_variables() {
+        tracing::warn!("{problem}");
+    }
     let membership = identity::load_or_create(&config.data, now())?;
     for address in &membership.bootstrap {
         if !config.bootstrap.contains(address) {

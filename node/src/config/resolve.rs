@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::Config;
 use super::key::{KEYS, Key};
-use super::source::{Entry, Said, Source, Sources, Surroundings, spellings, takes_value};
+use super::source::{Entry, PREFIX, Said, Source, Sources, Surroundings, is_unknown, spellings, takes_value};
 
 /// How much of a bad value is repeated in a message, in characters.
 const MAX_QUOTED: usize = 80;
+
+/// What is found where a name is that nothing has.
+const NO_SETTING: &str = "no setting";
 
 /// A configuration, and where each of its values was set.
 #[derive(Clone, Debug)]
@@ -167,6 +170,22 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     if problems.is_empty() { Ok(Loaded { config, sources: set }) } else { Err(ConfigError { problems }) }
 }
 
+/// The variables that look like settings and are none, each with the setting that may have been meant. They count for
+/// nothing.
+pub fn unknown_variables(variables: &[(String, String)]) -> Vec<Problem> {
+    let unknown = variables.iter().filter(|(name, value)| is_unknown(name, value));
+    let problem = |(name, _): &(String, String)| {
+        let source = Source::Variable(name.clone());
+        Problem {
+            key: name.clone(),
+            found: NO_SETTING.to_owned(),
+            expected: Expected::Key(closest(name, &spellings(&source))),
+            source,
+        }
+    };
+    unknown.map(problem).collect()
+}
+
 /// Which data folder is meant, by the same rules as [`load`] but blind to all other keys: a mistake in the node's
 /// configuration is for the node to report.
 ///
@@ -285,10 +304,10 @@ fn unknown(entry: &Entry) -> Problem {
         ),
         _ => {
             let written = match &entry.source {
-                Source::Variable(name) | Source::Flag(name) => name,
+                Source::Flag(name) => name,
                 _ => &entry.key,
             };
-            ("no setting".to_owned(), Expected::Key(closest(written, &spellings(&entry.source))))
+            (NO_SETTING.to_owned(), Expected::Key(closest(written, &spellings(&entry.source))))
         }
     };
     Problem { key: entry.key.clone(), source: entry.source.clone(), found, expected }
@@ -321,7 +340,11 @@ fn clashes(config: &Config, set: &BTreeMap<&'static str, Source>, problems: &mut
 
 /// The name that is nearest to what was written, if one is near at all.
 fn closest(written: &str, names: &[String]) -> Option<String> {
-    let plain = |text: &str| text.to_lowercase().replace('-', "_");
+    // What all names have in common says nothing about how near they are.
+    let plain = |text: &str| {
+        let own = text.strip_prefix(PREFIX).or_else(|| text.strip_prefix("--")).unwrap_or(text);
+        own.to_lowercase().replace('-', "_")
+    };
     let written = plain(written);
     let near = names.iter().map(|name| (distance(&written, &plain(name)), name)).min()?;
     let most = (written.chars().count() / 3).max(1);
