@@ -21,7 +21,7 @@ use crate::control::api::ImportSummary;
 use crate::control::{ClientError, Step};
 
 pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failure> {
-    let client = args.node.client(environment)?;
+    let client = args.node.client(environment);
     let from = args.from.as_path();
     let summary = if from == Path::new("-") {
         send(&client, standard(io::stdin().as_fd())?, environment).await?
@@ -80,7 +80,7 @@ async fn send(
 }
 
 pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Result<(), Failure> {
-    let client = args.node.client(environment)?;
+    let client = args.node.client(environment);
     if args.output == Path::new("-") {
         if environment.stdout_is_terminal {
             return Err(Failure::Usage(

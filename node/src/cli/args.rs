@@ -9,7 +9,7 @@ use wherry_gateway::{NameError, Platform, Reference};
 
 use super::environment::Environment;
 use super::failure::Failure;
-use crate::config::{Flag, KEYS, Key, Sources, control_socket};
+use crate::config::{Flag, KEYS, Key, Sources, control_sockets};
 use crate::control::Client;
 use crate::identity::DEFAULT_DAYS;
 use crate::images::parse_platform;
@@ -211,18 +211,12 @@ pub(super) struct NodeArgs {
 
 impl NodeArgs {
     /// A client of the node that is meant.
-    pub(super) fn client(&self, environment: &Environment) -> Result<Client, Failure> {
+    pub(super) fn client(&self, environment: &Environment) -> Client {
         let flags: Vec<_> = [("data", &self.data), ("control", &self.control)]
             .into_iter()
             .filter_map(|(key, value)| Some((key, vec![value.clone()?])))
             .collect();
-        let sources = environment.lenient_sources(&flags);
-        let socket = control_socket(&sources).ok_or_else(|| {
-            Failure::Usage(
-                "no HOME to look for a node in: say where it is with --data or --control".to_owned(),
-            )
-        })?;
-        Ok(Client::new(socket))
+        Client::first_of(control_sockets(&environment.lenient_sources(&flags)))
     }
 }
 

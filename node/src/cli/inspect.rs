@@ -14,7 +14,7 @@ const MAX_SHOWN: usize = 200;
 pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(), Failure> {
     let platform = args.platform.as_ref().map(ToString::to_string);
     let request = InspectRequest { reference: args.reference.clone(), platform };
-    let details = args.node.client(environment)?.inspect(&request).await?;
+    let details = args.node.client(environment).inspect(&request).await?;
     if args.node.json { print_json(&details) } else { print(&page(&details)) }
 }
 

@@ -13,7 +13,7 @@ use crate::control::api::{ImageSummary, NodeStatus, PeerInfo};
 use crate::status::State;
 
 pub(super) async fn images(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
-    let mut images = args.client(environment)?.images().await?;
+    let mut images = args.client(environment).images().await?;
     images.sort_by(|a, b| a.reference.cmp(&b.reference));
     if args.json {
         return print_json(&images);
@@ -47,7 +47,7 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
 }
 
 pub(super) async fn peers(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
-    let mut peers = args.client(environment)?.peers().await?;
+    let mut peers = args.client(environment).peers().await?;
     peers.sort_by(|a, b| (&a.site, a.peer_id).cmp(&(&b.site, b.peer_id)));
     if args.json {
         return print_json(&peers);
@@ -77,7 +77,7 @@ pub(super) fn peers_table(peers: &[PeerInfo]) -> String {
 }
 
 pub(super) async fn status(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
-    let status = args.client(environment)?.status().await?;
+    let status = args.client(environment).status().await?;
     if args.json { print_json(&status) } else { print(&status_page(&status)) }
 }
 

@@ -10,7 +10,7 @@ use crate::control::Step;
 use crate::control::api::PullRequest;
 
 pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(), Failure> {
-    let client = args.node.client(environment)?;
+    let client = args.node.client(environment);
     let platform = args.platform.as_ref().map(ToString::to_string);
     let mut lines = client.pull(&PullRequest { reference: args.reference.clone(), platform }).await?;
     let mut reporter = reporter(environment);

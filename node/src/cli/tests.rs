@@ -79,9 +79,11 @@ fn a_configuration_file_that_is_named_has_to_exist() {
 fn client_commands_find_the_socket_of_the_node_that_is_meant() {
     let socket = |line: &str, variables| {
         let Command::Images(args) = parse(line).unwrap() else { panic!("not images") };
-        args.client(&environment(variables)).unwrap().socket().display().to_string()
+        let sockets = args.client(&environment(variables)).sockets().to_vec();
+        sockets.iter().map(|socket| socket.display().to_string()).collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(socket("wherry images", &[]), "/home/ada/.local/share/wherry/control.sock");
+    let both = "/home/ada/.local/share/wherry/control.sock /run/wherry/control.sock";
+    assert_eq!(socket("wherry images", &[]), both);
     assert_eq!(socket("wherry images --data /d", &[("WHERRY_CONTROL", "/c")]), "/d/control.sock");
     assert_eq!(socket("wherry images --control /c --data /d", &[]), "/c");
     assert_eq!(socket("wherry images", &[("WHERRY_DATA", "/d")]), "/d/control.sock");

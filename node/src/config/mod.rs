@@ -21,7 +21,7 @@ use std::time::Duration;
 pub(crate) use key::is_multiaddr;
 pub use key::{Flag, KEYS, Key};
 pub use resolve::{
-    ConfigError, Expected, Loaded, Problem, control_socket, data_folder, load, unknown_variables,
+    ConfigError, Expected, Loaded, Problem, control_sockets, data_folder, load, unknown_variables,
 };
 pub use source::{ConfigFile, DEFAULT_FILE, FILE_VARIABLE, MAX_FILE, PREFIX, Source, Sources, Surroundings};
 

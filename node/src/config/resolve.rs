@@ -194,13 +194,24 @@ pub fn data_folder(sources: &Sources) -> Option<PathBuf> {
     strongest(sources, "data").map(|(path, _)| path).or_else(|| default_data(&sources.surroundings))
 }
 
-/// Which control socket a client command means, by the rules of [`data_folder`].
-pub fn control_socket(sources: &Sources) -> Option<PathBuf> {
-    let data = strongest(sources, "data").map(|(_, source)| source);
-    match strongest(sources, "control") {
-        Some((path, source)) if !follows(Some(&source), data.as_ref()) => Some(path),
-        _ => Some(socket_in(&data_folder(sources)?, &sources.surroundings)),
+/// Where a client command looks for a node's control socket, in this order: only where something says that it is, by the
+/// rules of [`data_folder`]; else where this user's own node has it, and then where the system's has.
+pub fn control_sockets(sources: &Sources) -> Vec<PathBuf> {
+    let data = strongest(sources, "data");
+    if let Some((path, source)) = strongest(sources, "control")
+        && !follows(Some(&source), data.as_ref().map(|(_, source)| source))
+    {
+        return vec![path];
     }
+    let own = data.as_ref().map(|(path, _)| path.clone()).or_else(|| default_data(&sources.surroundings));
+    let mut sockets: Vec<PathBuf> =
+        own.iter().map(|folder| socket_in(folder, &sources.surroundings)).collect();
+    let is_the_systems = |folder: &PathBuf| folder == Path::new(SYSTEM_DATA);
+    if data.is_none() || own.as_ref().is_some_and(is_the_systems) {
+        sockets.push(SYSTEM_CONTROL.into());
+    }
+    sockets.dedup();
+    sockets
 }
 
 fn strongest(sources: &Sources, key: &str) -> Option<(PathBuf, Source)> {

@@ -223,10 +223,24 @@ fn node_and_client_commands_agree_on_the_control_socket() {
     for (file, variables, flags, expected) in cases {
         let sources = sources(file, variables, flags);
         assert_eq!(good(&sources).config.control, Path::new(expected), "{file} {variables:?} {flags:?}");
-        assert_eq!(control_socket(&sources).as_deref(), Some(Path::new(expected)));
+        assert_eq!(control_sockets(&sources), [Path::new(expected)]);
     }
     let broken = sources("gateway = 1\ndata = \"/f\"", &[("WHERRY_NONSENSE", "1")], &[]);
-    assert_eq!(control_socket(&broken).as_deref(), Some(Path::new("/f/control.sock")));
+    assert_eq!(control_sockets(&broken), [Path::new("/f/control.sock")]);
+}
+
+#[test]
+fn where_nothing_says_which_node_is_meant_the_users_own_comes_before_the_systems() {
+    let mut sources = sources("site = \"harbour\"", &[], &[]);
+    let (own, system) = ("/home/ada/.local/share/wherry/control.sock", "/run/wherry/control.sock");
+    assert_eq!(control_sockets(&sources), [Path::new(own), Path::new(system)]);
+    sources.surroundings.root = true;
+    assert_eq!(control_sockets(&sources), [Path::new(system)]);
+    sources.surroundings = Surroundings::default();
+    assert_eq!(control_sockets(&sources), [Path::new(system)]);
+    // The node of that folder is root's or that of a user of its own.
+    sources.flags.push(("data", vec!["/var/lib/wherry".to_owned()]));
+    assert_eq!(control_sockets(&sources), [Path::new("/var/lib/wherry/control.sock"), Path::new(system)]);
 }
 
 #[test]

@@ -174,7 +174,7 @@ fn refused(error: ClientError) -> ApiError {
 }
 
 async fn raw(running: &Running, request: &str) -> Vec<u8> {
-    let mut stream = UnixStream::connect(running.client.socket()).await.unwrap();
+    let mut stream = UnixStream::connect(&running.client.sockets()[0]).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
@@ -225,7 +225,7 @@ async fn a_stopping_node_says_so_to_those_who_wait_and_frees_its_socket() {
     running.shutdown.cancel();
     assert_eq!(refused(lines.next().await.unwrap_err()).code, ErrorCode::Stopping);
     tokio::time::timeout(PATIENCE, running.server).await.unwrap().unwrap();
-    assert!(!running.client.socket().exists());
+    assert!(!running.client.sockets()[0].exists());
     assert_eq!(std::fs::read_dir(running.folder.path()).unwrap().count(), 0);
 }
 
@@ -340,6 +340,18 @@ async fn without_a_node_the_client_says_how_to_start_one() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let error = Client::new(&path).status().await.unwrap_err();
     assert!(matches!(error, ClientError::NoNode(_)), "{error}");
+}
+
+#[tokio::test]
+async fn the_first_socket_at_which_a_node_answers_is_used_and_if_none_does_all_are_named() {
+    let running = start();
+    let (none, dead) = (running.folder.path().join("none.sock"), running.folder.path().join("dead.sock"));
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    let there = running.client.sockets()[0].clone();
+    let client = Client::first_of(vec![none.clone(), dead.clone(), there]);
+    assert_eq!(client.status().await.unwrap().site, "harbour");
+    let error = Client::first_of(vec![none.clone(), dead.clone()]).status().await.unwrap_err().to_string();
+    assert!(error.contains(&format!("{} or {}", none.display(), dead.display())), "{error}");
 }
 
 #[tokio::test]
