@@ -102,12 +102,17 @@ impl<C: Content> Gateway<C> {
     }
 
     async fn route(&self, route: Route, asked: &Asked<'_>) -> Result<Reply, Refusal> {
-        match route {
+        let place = route.place().cloned();
+        let reply = match route {
             Route::Base => Ok(Reply::json(StatusCode::OK, Bytes::from_static(b"{}"))),
             Route::Manifest(place, reference) => self.manifest(place, reference, asked).await,
             Route::Blob(place, digest) => self.blob(place, digest, asked).await,
             Route::Tags(place, page) => self.tags(place, page, asked).await,
-        }
+        };
+        reply.map_err(|refusal| match place {
+            Some(place) => place.advise(refusal),
+            None => refusal,
+        })
     }
 
     async fn manifest(
@@ -275,13 +280,8 @@ impl Asked<'_> {
 
 impl Route {
     fn namespace(&self) -> Option<HeaderValue> {
-        match self {
-            Self::Manifest(place, _) | Self::Blob(place, _) | Self::Tags(place, _) if place.by_namespace => {
-                let host = place.origin.as_ref()?;
-                HeaderValue::from_str(host.as_str()).ok()
-            }
-            _ => None,
-        }
+        let place = self.place().filter(|place| place.by_namespace)?;
+        HeaderValue::from_str(place.origin.as_ref()?.as_str()).ok()
     }
 }
 
