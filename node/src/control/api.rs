@@ -151,7 +151,7 @@ pub struct ImportedImage {
     pub reference: Option<String>,
     /// Its manifest.
     pub digest: Digest,
-    /// Bytes of its layers.
+    /// Bytes of its configurations and layers, of all platforms that are here, each counted once.
     pub size: u64,
 }
 

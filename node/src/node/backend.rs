@@ -239,7 +239,7 @@ impl Backend for Node {
                     format!("the manifest {} has left the store", image.digest),
                 )
             })?;
-            let size = manifest.image().map_or(0, |image| image.blobs().map(|blob| blob.size).sum());
+            let size = image.size;
             let mut named = false;
             for reference in image.names.iter().filter_map(|name| self.parse(name).ok()) {
                 self.images.set_tag(&reference, &manifest).await.map_err(image_error)?;
