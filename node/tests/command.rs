@@ -119,6 +119,20 @@ fn a_node_needs_no_configuration_says_where_it_is_and_ends_when_asked() {
 }
 
 #[test]
+fn a_node_that_listens_on_all_addresses_says_so_and_which_of_them_others_can_dial() {
+    let home = tempdir().unwrap();
+    let node = Node::spawn(&mut wherry(&home, &UP.replace("--peers 127.0.0.1:0", "--peers 0.0.0.0:0")));
+    let status = json(&home, "status --json");
+    let peers = status["addresses"]["peers"].as_str().unwrap();
+    let port = peers.strip_prefix("0.0.0.0:").unwrap_or_else(|| panic!("{peers}"));
+    assert_ne!(port, "0");
+    assert!(node.said.contains(&format!("peers {peers}")), "{:?}", node.said);
+    let (_, page, _) = run(&home, "status");
+    let dialable: Vec<&str> = page.lines().filter(|line| line.starts_with("bootstrap /ip4/")).collect();
+    assert!(dialable.iter().any(|line| line.contains(&format!("/tcp/{port}/p2p/"))), "{page}");
+}
+
+#[test]
 fn a_second_node_on_the_same_folder_is_refused_and_harms_the_first_in_nothing() {
     let home = tempdir().unwrap();
     let _first = Node::start(&home, "");

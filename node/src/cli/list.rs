@@ -95,6 +95,9 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
     line("gateway", status.addresses.gateway.to_string());
     line("status", format!("http://{}", status.addresses.status));
     line("peers", format!("{}, {} connected", status.addresses.peers, status.peers));
+    for address in for_others(&status.addresses.bootstrap) {
+        line("bootstrap", address.to_owned());
+    }
     line("bulk", status.addresses.bulk.to_string());
     line("control", status.addresses.control.display().to_string());
     let store = &status.store;
@@ -155,4 +158,15 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
         out += &format!("\n{table}");
     }
     out
+}
+
+/// What another machine may be given as `--bootstrap`: over TCP, and only on loopback where there is nothing else.
+fn for_others(multiaddrs: &[String]) -> Vec<&str> {
+    let over_tcp: Vec<&str> =
+        multiaddrs.iter().map(String::as_str).filter(|it| it.contains("/tcp/")).collect();
+    let stays_here = |address: &&str| {
+        ["/ip4/127.", "/ip6/::1/", "/ip6/fe80:"].iter().any(|start| address.starts_with(start))
+    };
+    let dialable: Vec<&str> = over_tcp.iter().copied().filter(|address| !stays_here(address)).collect();
+    if dialable.is_empty() { over_tcp } else { dialable }
 }

@@ -20,7 +20,7 @@ use crate::control::api::{
 use crate::control::{Archive, Backend, Events};
 use crate::images::inspect::{self, OtherImage};
 use crate::images::{ImageError, LocalImage, MAX_CONFIG, PullEvents, parse_platform};
-use crate::status::{MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
+use crate::status::{Addresses, MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
 use crate::store::StoreError;
 use crate::transfer::Progress;
 
@@ -36,7 +36,7 @@ impl Report for Node {
             network: self.network,
             site: self.site.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            addresses: self.addresses.clone(),
+            addresses: Addresses { bootstrap: (self.listening)(), ..self.addresses.clone() },
             store: StoreStatus {
                 blobs: usage.blobs as u64,
                 partial_blobs: usage.partials as u64,

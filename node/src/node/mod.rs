@@ -107,6 +107,7 @@ pub struct Node {
     network: NetworkId,
     site: String,
     addresses: Addresses,
+    listening: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     started: Instant,
     stopping: AtomicBool,
 }
@@ -176,11 +177,13 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     .map_err(NodeError::Images)?;
     let _ = shelf.images.set(images.clone());
 
-    let bootstrap = swarm.addresses().peers;
+    let listening = swarm.listening();
+    let bootstrap = listening();
     let addresses = Addresses {
         gateway: listeners.gateway.local_addr().map_err(|_| NodeError::Stopped)?,
         status: listeners.status.local_addr().map_err(|_| NodeError::Stopped)?,
-        peers: peer_address(&bootstrap).unwrap_or(config.peers),
+        // As it was asked to: 0.0.0.0 is every address of the machine, and no single one of them.
+        peers: SocketAddr::new(config.peers.ip(), peer_port(&bootstrap).unwrap_or(config.peers.port())),
         bulk,
         control: listeners.control.path().to_owned(),
         bootstrap,
@@ -195,6 +198,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         network,
         site: config.site,
         addresses: addresses.clone(),
+        listening: Box::new(listening),
         started: Instant::now(),
         stopping: AtomicBool::new(false),
     });
@@ -314,15 +318,10 @@ fn swarm_settings(
     }
 }
 
-/// The TCP address in the first multiaddress that has one.
-fn peer_address(multiaddrs: &[String]) -> Option<SocketAddr> {
+/// The TCP port in the first multiaddress that has one.
+fn peer_port(multiaddrs: &[String]) -> Option<u16> {
     multiaddrs.iter().find_map(|text| {
-        let mut parts = text.split('/').skip(1);
-        match (parts.next()?, parts.next()?, parts.next()?, parts.next()?) {
-            ("ip4" | "ip6", host, "tcp", port) => {
-                Some(SocketAddr::new(host.parse().ok()?, port.parse().ok()?))
-            }
-            _ => None,
-        }
+        let mut parts = text.split('/').skip_while(|part| *part != "tcp");
+        parts.nth(1)?.parse().ok()
     })
 }
