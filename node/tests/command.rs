@@ -133,6 +133,15 @@ fn a_node_that_listens_on_all_addresses_says_so_and_which_of_them_others_can_dia
 }
 
 #[test]
+fn the_readme_names_the_oldest_rust_that_builds_this() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let cargo = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let version = cargo.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap();
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    assert!(readme.contains(&format!("Rust {} or newer", version.trim_matches('"'))));
+}
+
+#[test]
 fn a_second_node_on_the_same_folder_is_refused_and_harms_the_first_in_nothing() {
     let home = tempdir().unwrap();
     let _first = Node::start(&home, "");
