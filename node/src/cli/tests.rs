@@ -201,9 +201,9 @@ fn plain_progress_tells_rate_and_time_left_now_and_then() {
     let resolved =
         PullEvent::Resolved { reference: "r/a:1".to_owned(), digest: digest(), blobs: 2, bytes: 200 << 20 };
     assert_eq!(lines.line(&resolved, at(0)).unwrap(), format!("r/a:1 is {}: 2 blobs, 200 MiB", digest()));
-    let here = PullEvent::LayerStarted { digest: other, size: 100 << 20, present: true };
+    let here = PullEvent::LayerStarted { digest: other, size: 100 << 20, present: true, here: 100 << 20 };
     assert_eq!(lines.line(&here, at(0)).unwrap(), format!("{} here already, 100 MiB", other.short()));
-    let started = PullEvent::LayerStarted { digest: digest(), size: 100 << 20, present: false };
+    let started = PullEvent::LayerStarted { digest: digest(), size: 100 << 20, present: false, here: 0 };
     assert_eq!(lines.line(&started, at(0)), None);
     let progress = |mib: u64| PullEvent::Progress {
         digest: digest(),
@@ -226,6 +226,36 @@ fn plain_progress_tells_rate_and_time_left_now_and_then() {
     // An event about a blob that was never started is no reason to fail.
     let unknown = PullEvent::LayerDone { digest: Digest::sha256(b"x"), from_peers: 0, from_origin: 0 };
     assert_eq!(lines.line(&unknown, at(11)), None);
+}
+
+#[test]
+fn what_was_here_before_counts_for_what_is_here_but_not_for_rate_and_time_left() {
+    let begun = Instant::now();
+    let at = |seconds: u64| begun + Duration::from_secs(seconds);
+    let mut lines = PullLines::new(begun);
+    let resolved =
+        PullEvent::Resolved { reference: "r/a:1".to_owned(), digest: digest(), blobs: 1, bytes: 100 << 20 };
+    lines.line(&resolved, at(0));
+    let started =
+        PullEvent::LayerStarted { digest: digest(), size: 100 << 20, present: false, here: 60 << 20 };
+    let partly = format!("{} 60.0 MiB of 100 MiB here already", digest().short());
+    assert_eq!(lines.line(&started, at(0)).unwrap(), partly);
+    let progress = |bytes: u64, came: u64| PullEvent::Progress {
+        digest: digest(),
+        bytes: bytes << 20,
+        from_peers: 0,
+        from_origin: came << 20,
+    };
+    // Until its turn has come the node does not know what of it links.
+    assert_eq!(lines.line(&progress(0, 0), at(0)), None);
+    assert_eq!(lines.line(&progress(70, 10), at(5)).unwrap(), "70.0 MiB of 100 MiB, 2.00 MiB/s, 15.0 s left");
+    let done = PullEvent::LayerDone { digest: digest(), from_peers: 0, from_origin: 40 << 20 };
+    assert_eq!(
+        lines.line(&done, at(20)).unwrap(),
+        format!("{} done, 40.0 MiB in 20.0 s (0 B from peers, 40.0 MiB from the origin)", digest().short())
+    );
+    let bar = progress::begun(100 << 20, 60 << 20);
+    assert_eq!((bar.position(), bar.per_sec()), (60 << 20, 0.0));
 }
 
 #[test]

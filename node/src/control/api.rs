@@ -82,6 +82,8 @@ pub enum PullEvent {
         size: u64,
         /// Whether it is here already, so that nothing has to be carried. No further event names it.
         present: bool,
+        /// Bytes of it that were here before this pull: from an earlier one that did not end, or for somebody else.
+        here: u64,
     },
     /// More of a blob is here.
     Progress {
@@ -89,18 +91,18 @@ pub enum PullEvent {
         digest: Digest,
         /// Bytes of it that are here and linked.
         bytes: u64,
-        /// Bytes that came from peers so far.
+        /// Bytes that came from peers since the pull began.
         from_peers: u64,
-        /// Bytes that came from the origin so far.
+        /// Bytes that came from the origin since the pull began.
         from_origin: u64,
     },
     /// A blob is whole and verified.
     LayerDone {
         /// The blob.
         digest: Digest,
-        /// Bytes of it that came from peers.
+        /// Bytes of it that came from peers since the pull began.
         from_peers: u64,
-        /// Bytes of it that came from the origin.
+        /// Bytes of it that came from the origin since the pull began.
         from_origin: u64,
     },
 }
@@ -118,7 +120,7 @@ pub struct PullSummary {
     pub from_peers: u64,
     /// Bytes that came from the origin.
     pub from_origin: u64,
-    /// Bytes that were here before.
+    /// Bytes that were here before, those of blobs that were not whole included.
     pub present: u64,
 }
 

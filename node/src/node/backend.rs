@@ -1,8 +1,7 @@
 //! What the control socket and the status pages ask of a node.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tokio::io::DuplexStream;
@@ -110,7 +109,7 @@ fn stopping<E>(_: E) -> ApiError {
 struct Teller {
     reference: String,
     events: Events<PullEvent>,
-    present: Mutex<u64>,
+    present: AtomicU64,
 }
 
 impl PullEvents for Teller {
@@ -125,12 +124,10 @@ impl PullEvents for Teller {
         });
     }
 
-    fn started(&self, blob: &Descriptor, here: bool) {
-        if here && let Ok(mut present) = self.present.lock() {
-            *present += blob.size;
-        }
+    fn started(&self, blob: &Descriptor, whole: bool, here: u64) {
+        self.present.fetch_add(here, Ordering::Relaxed);
         let (digest, size) = (blob.digest, blob.size);
-        self.events.tell_if_free(PullEvent::LayerStarted { digest, size, present: here });
+        self.events.tell_if_free(PullEvent::LayerStarted { digest, size, present: whole, here });
     }
 
     fn progress(&self, blob: &Digest, progress: Progress) {
@@ -170,7 +167,7 @@ impl Backend for Node {
         let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
         let begun = Instant::now();
-        let teller = Teller { reference: reference.to_string(), events, present: Mutex::default() };
+        let teller = Teller { reference: reference.to_string(), events, present: AtomicU64::new(0) };
         let pulled = self.images.pull(&reference, platform.as_ref(), &teller).await.map_err(image_error)?;
         Ok(PullSummary {
             reference: reference.to_string(),
@@ -178,7 +175,7 @@ impl Backend for Node {
             seconds: begun.elapsed().as_secs_f64(),
             from_peers: pulled.from_peers,
             from_origin: pulled.from_origin,
-            present: teller.present.lock().map_or(0, |present| *present),
+            present: teller.present.load(Ordering::Relaxed),
         })
     }
 

@@ -173,6 +173,8 @@ pub struct Transfer {
     view: Arc<View>,
     events: mpsc::Sender<Happening>,
     readers: AtomicU64,
+    // Bytes of it that lay in the store when it began.
+    before: u64,
 }
 
 impl Transfers {
@@ -238,6 +240,11 @@ impl Transfers {
         opening.await.map_err(|_| TransferError::Stopped)?
     }
 
+    /// The transfer of this blob, if it is on its way.
+    pub fn get(&self, digest: Digest, size: u64) -> Option<Arc<Transfer>> {
+        self.0.lock().get(&(digest, size)).cloned()
+    }
+
     /// What is on its way now.
     pub fn running(&self) -> Vec<Arc<Transfer>> {
         self.0.lock().values().cloned().collect()
@@ -292,6 +299,8 @@ async fn open(
     if let Some(route) = route {
         let _ = events.try_send(Happening::Route(route));
     }
+    let here = map.iter().zip(partial.links()).filter(|(_, link)| link.is_some());
+    let before = here.map(|(index, _)| u64::from(map.len(index))).sum();
     let transfer = Arc::new(Transfer {
         digest,
         map,
@@ -299,6 +308,7 @@ async fn open(
         view: Arc::new(View::new(map)),
         events,
         readers: AtomicU64::new(0),
+        before,
     });
     parts.lock().insert(key, transfer.clone());
     let span = info_span!("transfer", blob = %digest.short(), bytes = map.size());
@@ -366,6 +376,11 @@ impl Transfer {
     /// What has arrived so far.
     pub fn progress(&self) -> Progress {
         self.view.progress()
+    }
+
+    /// Bytes of it that lay here when it began, from an earlier attempt.
+    pub fn before(&self) -> u64 {
+        self.before
     }
 
     /// Waits until something has changed; returns at once with the outcome when there is one.
