@@ -288,6 +288,11 @@ fn an_image_goes_in_and_out_and_a_failed_export_leaves_nothing() {
     let to_pipe = wherry(&home, "export registry.example/app:1").output().unwrap();
     assert!(to_pipe.status.success());
     assert_eq!(to_pipe.stdout, fs::read(&archive).unwrap());
+    let exported = json(&home, &format!("export registry.example/app:1 -o {} --json", archive.display()));
+    assert_eq!(exported["bytes"], fs::metadata(&archive).unwrap().len());
+    assert_eq!(exported["output"], archive.display().to_string());
+    let (code, stdout, err) = run(&home, "export registry.example/app:1 --json");
+    assert_eq!((code, stdout.as_str()), (Some(2), ""), "{err}");
     let again = json(&home, &format!("import {} --json", archive.display()));
     assert_eq!(again["images"][0]["digest"], digest.as_str());
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use serde_json::json;
 use tempfile::NamedTempFile;
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
@@ -82,6 +83,11 @@ async fn send(
 pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Result<(), Failure> {
     let client = args.node.client(environment);
     if args.output == Path::new("-") {
+        if args.node.json {
+            return Err(Failure::Usage(
+                "the archive and JSON cannot both go to standard output: use -o FILE".to_owned(),
+            ));
+        }
         if environment.stdout_is_terminal {
             return Err(Failure::Usage(
                 "an archive is nothing for a terminal: use -o FILE, or a pipe".to_owned(),
@@ -112,6 +118,13 @@ pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Resu
     rustix::fs::fchmod(partial.as_file(), mode).map_err(|errno| unwritable(errno.into()))?;
     partial.as_file().sync_all().map_err(unwritable)?;
     partial.persist(&args.output).map_err(|error| unwritable(error.error))?;
+    if args.node.json {
+        return print_json(&json!({
+            "reference": args.reference,
+            "output": args.output.display().to_string(),
+            "bytes": bytes,
+        }));
+    }
     note(&format!("{} written to {}", show_size(bytes), args.output.display()));
     Ok(())
 }
