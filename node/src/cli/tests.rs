@@ -12,7 +12,7 @@ use super::table::{Align, Table};
 use super::*;
 use crate::config::{KEYS, Surroundings, load};
 use crate::control::api::{ImageSummary, PullEvent};
-use crate::images::inspect::{BlobDetails, ImageDetails, LayerDetails, RunDetails, Step};
+use crate::images::inspect::{BlobDetails, ImageDetails, LayerDetails, LayerState, RunDetails, Step};
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
     Args::try_parse_from(line.split_whitespace()).map(|args| args.command)
@@ -162,7 +162,7 @@ fn inspect_shows_layers_with_what_made_them_and_who_shares_them() {
         size: 1 << 20,
         media_type: media_type.to_owned(),
     };
-    let image = ImageDetails {
+    let mut image = ImageDetails {
         reference: "r.example/app:1".to_owned(),
         digest: digest(),
         media_type: "application/m".to_owned(),
@@ -171,7 +171,10 @@ fn inspect_shows_layers_with_what_made_them_and_who_shares_them() {
         created: None,
         size: 1 << 20,
         shared_size: 1 << 20,
+        here: 1 << 20,
         layers: vec![LayerDetails {
+            state: LayerState::Here,
+            here: 1 << 20,
             blob: blob(b"1", "application/vnd.oci.image.layer.v1.tar+gzip"),
             instruction: Some("RUN make\u{1b}[2J".to_owned()),
             shared_with: vec!["r.example/app:2".to_owned()],
@@ -184,12 +187,22 @@ fn inspect_shows_layers_with_what_made_them_and_who_shares_them() {
     for part in [
         "size        1.00 MiB in 1 layer, of which 1.00 MiB are shared with other images here\n",
         "command     [\"sh\",\"-c x\"]\n",
-        "    1.00 MiB  tar+gzip\n      RUN make\u{fffd}[2J\n      shared with r.example/app:2\n",
+        "    1.00 MiB  tar+gzip  here\n      RUN make\u{fffd}[2J\n      shared with r.example/app:2\n",
         "\nsteps that made no layer\n      CMD [\"sh\"]\n",
     ] {
         assert!(page.contains(part), "{part}\n{page}");
     }
-    assert!(!page.contains("entrypoint") && !page.contains("created"), "{page}");
+    assert!(
+        !page.contains("entrypoint") && !page.contains("created") && !page.contains("the rest"),
+        "{page}"
+    );
+
+    (image.here, image.layers[0].here, image.layers[0].state) = (1 << 19, 1 << 19, LayerState::Partly);
+    let page = inspect::page(&image);
+    assert!(page.contains("here        512 KiB of it; pull the image to bring the rest\n"), "{page}");
+    assert!(page.contains("  tar+gzip  partly here, 512 KiB\n"), "{page}");
+    image.layers[0].state = LayerState::Missing;
+    assert!(inspect::page(&image).contains("  tar+gzip  missing\n"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
 use wherry_gateway::server::RefusalKind;
 use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
-use wherry_proto::Digest;
+use wherry_proto::{ChunkMap, Digest};
 
 use super::{Node, now};
 use crate::bundle::{self, ExportImage};
@@ -17,11 +17,11 @@ use crate::control::api::{
     InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
 };
 use crate::control::{Archive, Backend, Events};
-use crate::images::inspect::{self, OtherImage};
+use crate::images::inspect::{self, LayerState, OtherImage};
 use crate::images::{ImageError, LocalImage, MAX_CONFIG, PullEvents, parse_platform};
 use crate::status::{Addresses, MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
-use crate::store::StoreError;
-use crate::transfer::Progress;
+use crate::store::{Store, StoreError};
+use crate::transfer::{Progress, Transfers};
 
 impl Report for Node {
     async fn status(&self) -> NodeStatus {
@@ -146,7 +146,7 @@ impl PullEvents for Teller {
 
 /// Tells the client of an import which blobs come.
 struct ImportTeller {
-    store: crate::store::Store,
+    store: Store,
     events: Events<ImportEvent>,
 }
 
@@ -206,15 +206,17 @@ impl Backend for Node {
             self.images.local_images().await.map_err(image_error)?.iter().map(other).collect();
         let config = local.image.image().map(|image| image.config.digest);
         let blob = config.and_then(|digest| self.store.get(&digest)).ok_or_else(|| not_here(&reference))?;
-        let config = tokio::task::spawn_blocking(move || blob.read(MAX_CONFIG)).await.map_err(stopping)?;
-        let config = config.map_err(|error| {
-            ApiError::new(
-                ErrorCode::Internal,
-                format!("the configuration of {reference} cannot be read: {error}"),
-            )
-        })?;
-        inspect::inspect(&reference.to_string(), &local.image, &config, &others)
-            .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
+        let (store, transfers) = (self.store.clone(), self.transfers.clone());
+        let describe = move || {
+            let config = blob.read(MAX_CONFIG).map_err(|error| {
+                let message = format!("the configuration of {reference} cannot be read: {error}");
+                ApiError::new(ErrorCode::Internal, message)
+            })?;
+            let here = |layer: &Descriptor| here(&store, &transfers, layer);
+            inspect::inspect(&reference.to_string(), &local.image, &config, &others, here)
+                .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
+        };
+        tokio::task::spawn_blocking(describe).await.map_err(stopping)?
     }
 
     async fn import(&self, archive: Archive, events: Events<ImportEvent>) -> Result<ImportSummary, ApiError> {
@@ -276,6 +278,23 @@ impl Backend for Node {
             connected_seconds: now().saturating_sub(neighbour.since),
         };
         Ok(self.swarm.neighbours().into_iter().map(info).collect())
+    }
+}
+
+/// How much of a blob is here. Reads the disk.
+fn here(store: &Store, transfers: &Transfers, blob: &Descriptor) -> (LayerState, u64) {
+    if store.holds(&blob.digest) {
+        return (LayerState::Here, blob.size);
+    }
+    let arriving = transfers.get(blob.digest, blob.size);
+    let bytes = match (arriving, ChunkMap::new(blob.size)) {
+        (Some(transfer), _) => Some(transfer.progress().linked.max(transfer.before())),
+        (None, Ok(map)) => store.partial_bytes(&blob.digest, map),
+        (None, Err(_)) => None,
+    };
+    match bytes {
+        Some(bytes) if bytes > 0 => (LayerState::Partly, bytes),
+        _ => (LayerState::Missing, 0),
     }
 }
 
