@@ -80,7 +80,11 @@ impl<C: Content> Gateway<C> {
             Err(refusal) => Err(refusal),
         };
         let mut reply = reply.unwrap_or_else(|refusal| {
-            tracing::debug!(kind = ?refusal.kind, message = refusal.message, "refused");
+            // The access log has the status alone, and clients show their users no more of a server's error.
+            match refusal.kind.status().is_server_error() {
+                true => tracing::info!(kind = ?refusal.kind, message = refusal.message, "refused"),
+                false => tracing::debug!(kind = ?refusal.kind, message = refusal.message, "refused"),
+            }
             Reply::refused(&refusal)
         });
         reply.headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
