@@ -466,7 +466,7 @@ fn the_demo_keeps_every_promise_and_leaves_nothing() {
 
 #[test]
 fn a_demo_that_is_interrupted_leaves_nothing_either() {
-    for signal in [Signal::INT, Signal::TERM] {
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let home = tempdir().unwrap();
         let mut demo = wherry(&home, "demo").spawn().unwrap();
         let mut said = BufReader::new(demo.stderr.take().unwrap()).lines();
@@ -474,7 +474,7 @@ fn a_demo_that_is_interrupted_leaves_nothing_either() {
         assert!(processes_of(&home) > 0);
         kill_process(Pid::from_child(&demo), signal).unwrap();
         let rest: Vec<String> = said.map_while(Result::ok).collect();
-        assert_eq!(demo.wait().unwrap().code(), Some(1), "{rest:?}");
+        assert_eq!(demo.wait().unwrap().code(), Some(status), "{rest:?}");
         assert!(rest.iter().any(|line| line.contains("interrupted")), "{rest:?}");
         assert_eq!((processes_of(&home), left_over(&home)), (0, Vec::new()));
     }

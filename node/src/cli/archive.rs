@@ -9,13 +9,13 @@ use std::path::Path;
 use serde_json::json;
 use tempfile::NamedTempFile;
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{ExportArgs, ImportArgs};
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, note, print, print_json};
 use super::progress::reporter;
+use super::stop::Stop;
 use crate::bundle::{PackError, pack_directory};
 use crate::config::units::show_size;
 use crate::control::api::ImportSummary;
@@ -103,14 +103,16 @@ pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Resu
     // Beside its place, so that it appears there whole or not at all.
     let partial = NamedTempFile::with_prefix_in(".wherry-export-", folder).map_err(unwritable)?;
     let mut file = tokio::fs::File::from_std(partial.reopen().map_err(unwritable)?);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut stop = Stop::new()?;
     let bytes = tokio::select! {
         bytes = client.export(&args.reference, &mut file) => match bytes {
             Err(ClientError::Local(error)) => return Err(unwritable(error)),
             bytes => bytes?,
         },
-        _ = terminate.recv() => return Err(Failure::new("interrupted; nothing was written")),
-        _ = interrupt.recv() => return Err(Failure::new("interrupted; nothing was written")),
+        status = stop.asked() => {
+            let message = "nothing was written".to_owned();
+            return Err(Failure::Interrupted { status, message, hint: None });
+        }
     };
     file.flush().await.map_err(unwritable)?;
     // Temporary files are for their owner alone; an archive has the permissions of any new file.

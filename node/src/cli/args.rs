@@ -23,7 +23,8 @@ use crate::images::parse_platform;
         wherry up                              a node with its gateway, ready for docker, podman and containerd\n  \
         wherry pull docker.io/library/alpine   bring an image to this node\n  \
         wherry demo                            see a site of four nodes share an image, in a minute, on this machine\n\n\
-        Exit status: 0 done, 1 what was asked for failed, 2 the command line or the configuration is wrong."
+        Exit status: 0 done, 1 what was asked for failed, 2 the command line or the configuration is wrong, 130 or 143 \
+        it was interrupted by Ctrl-C or SIGTERM."
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -57,8 +58,14 @@ pub(super) enum Command {
         wherry pull registry.local:5000/edge/agent:1.4\n  \
         wherry pull ghcr.io/example/app@sha256:…\n  \
         wherry pull --platform linux/arm64 alpine   for another machine than this one\n\n\
-        Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.")]
+        Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.\n\n\
+        Ctrl-C leaves the pull to the node, which goes on with it: 'wherry cancel' stops it.")]
     Pull(ImageArgs),
+    /// Stop fetching an image; what has arrived of it is kept for the next pull
+    #[command(after_help = "Example:\n  wherry cancel docker.io/library/debian:13\n\n\
+        Blobs that a client of the gateway reads at this moment, or that another image which is being pulled has too, \
+        go on.")]
+    Cancel(CancelArgs),
     /// List the images of this node
     Images(NodeArgs),
     /// Show what an image is made of: layers, what made each, and which other images here share them
@@ -218,6 +225,14 @@ impl NodeArgs {
             .collect();
         Client::first_of(control_sockets(&environment.lenient_sources(&flags)))
     }
+
+    /// How another command about this image reaches the same node.
+    pub(super) fn command(&self, name: &str, reference: &str) -> String {
+        let flags = [("--data", &self.data), ("--control", &self.control)];
+        let flags =
+            flags.into_iter().filter_map(|(flag, value)| Some(format!(" {flag} {}", value.as_ref()?)));
+        format!("wherry {name}{} {reference}", flags.collect::<String>())
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -229,6 +244,15 @@ pub(super) struct ImageArgs {
     /// Of an image for several platforms, the one for this, such as linux/arm64 or linux/arm/v7 [default: the node's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
     pub(super) platform: Option<Platform>,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CancelArgs {
+    /// The image, as it was pulled: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(super) reference: String,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }

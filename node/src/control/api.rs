@@ -3,6 +3,7 @@
 //! | Request | Answer |
 //! |---|---|
 //! | `POST /v1/pull` with a [`PullRequest`] | lines: [`PullEvent`]s, then `done` with a [`PullSummary`] or `failed` |
+//! | `POST /v1/cancel` with a [`CancelRequest`] | [`CancelSummary`] |
 //! | `POST /v1/import` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
 //! | `GET /v1/export?reference=R` | an archive, then the trailer [`OUTCOME`] |
 //! | `GET /v1/images` | a list of [`ImageSummary`] |
@@ -46,6 +47,49 @@ pub struct PullRequest {
     /// Of an index, the image for this platform, as `OS/ARCH[/VARIANT]`; if none is named, for the node's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+}
+
+/// Asks that an image be fetched no further.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// The image, as in [`PullRequest::reference`].
+    pub reference: String,
+}
+
+/// What became of an image that was to be fetched no further.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelSummary {
+    /// The whole reference.
+    pub reference: String,
+    /// How many pulls of it were stopped, those whose clients had left included.
+    pub pulls: usize,
+    /// Its blobs that were on their way.
+    pub blobs: Vec<CancelledBlob>,
+}
+
+/// A blob that was on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelledBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Bytes of it that are here, and stay.
+    pub bytes: u64,
+    /// What became of it.
+    pub state: CancelState,
+}
+
+/// What became of a blob that was on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CancelState {
+    /// It comes no further; the next pull goes on where it stopped.
+    Stopped,
+    /// It goes on: a client of the gateway reads it at this moment.
+    Read,
+    /// It goes on: another image has it too, and is being pulled.
+    Pulled,
 }
 
 /// Asks what an image that is here is made of.
@@ -212,6 +256,8 @@ pub enum ErrorCode {
     Unavailable,
     /// The disk or its budget is full.
     NoSpace,
+    /// Somebody had it stopped.
+    Cancelled,
     /// The node is about to end.
     Stopping,
     /// The node itself failed.
@@ -238,6 +284,7 @@ impl ErrorCode {
             Self::BadRequest => 400,
             Self::Denied => 403,
             Self::NotFound => 404,
+            Self::Cancelled => 409,
             Self::Internal => 500,
             Self::Unavailable => 502,
             Self::Stopping => 503,

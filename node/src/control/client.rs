@@ -18,8 +18,9 @@ use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{
-    ApiError, COMPLETE, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line,
-    MAX_ANSWER, MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PullEvent, PullRequest, PullSummary,
+    ApiError, COMPLETE, CancelRequest, CancelSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
+    InspectRequest, Line, MAX_ANSWER, MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PullEvent, PullRequest,
+    PullSummary,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.
@@ -131,6 +132,15 @@ impl Client {
         self.lines("/v1/pull", "application/json", body.into()).await
     }
 
+    /// Has the node fetch an image no further.
+    pub async fn cancel(&self, request: &CancelRequest) -> Result<CancelSummary, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::Nonsense(error.to_string()))?;
+        let request = Request::builder().method(Method::POST).uri("/v1/cancel");
+        let request = request.header(CONTENT_TYPE, "application/json");
+        let (answer, _connection) = self.send(request, body.into()).await?;
+        parsed(answer).await
+    }
+
     /// Gives the node an archive.
     pub async fn import(
         &self,
@@ -197,7 +207,7 @@ impl Client {
 
     async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let (body, _connection) = self.get(path).await?;
-        serde_json::from_slice(&whole(body).await?).map_err(|error| ClientError::Nonsense(error.to_string()))
+        parsed(body).await
     }
 
     async fn lines<E, D>(
@@ -292,6 +302,10 @@ impl<E: DeserializeOwned, D: DeserializeOwned> Progress<E, D> {
             Err(error) => Err(ClientError::Nonsense(error.to_string())),
         }
     }
+}
+
+async fn parsed<T: DeserializeOwned>(body: Incoming) -> Result<T, ClientError> {
+    serde_json::from_slice(&whole(body).await?).map_err(|error| ClientError::Nonsense(error.to_string()))
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, ClientError> {

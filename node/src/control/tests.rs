@@ -94,6 +94,13 @@ impl Backend for Harbour {
         }
     }
 
+    async fn cancel(&self, request: CancelRequest) -> Result<CancelSummary, ApiError> {
+        match request.reference.as_str() {
+            "missing" => Err(ApiError::new(ErrorCode::NotFound, "nothing of missing is on its way")),
+            reference => Ok(CancelSummary { reference: reference.to_owned(), pulls: 1, blobs: Vec::new() }),
+        }
+    }
+
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
         Ok(Vec::new())
     }
@@ -206,6 +213,16 @@ async fn a_failure_arrives_with_its_code_message_and_hint() {
     };
     assert_eq!(inspect(None).await, "no image a/b:1&x=y ü for any");
     assert_eq!(inspect(Some("linux/arm/v7")).await, "no image a/b:1&x=y ü for linux/arm/v7");
+}
+
+#[tokio::test]
+async fn what_is_cancelled_is_told_and_so_is_what_is_not_there() {
+    let running = start();
+    let cancel = async |reference: &str| {
+        running.client.cancel(&CancelRequest { reference: reference.to_owned() }).await
+    };
+    assert_eq!(cancel("a/b:1").await.unwrap().reference, "a/b:1");
+    assert_eq!(refused(cancel("missing").await.unwrap_err()).code, ErrorCode::NotFound);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What the control socket and the status pages ask of a node.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -10,11 +11,13 @@ use wherry_gateway::server::RefusalKind;
 use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
 use wherry_proto::{ChunkMap, Digest};
 
+use super::pulls::Job;
 use super::{Node, now};
 use crate::bundle::{self, ExportImage};
 use crate::control::api::{
-    ApiError, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage,
-    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
+    ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, ErrorCode, ImageDetails,
+    ImageSummary, ImportEvent, ImportSummary, ImportedImage, InspectRequest, PeerInfo, PullEvent,
+    PullRequest, PullSummary,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::images::inspect::{self, LayerState, OtherImage};
@@ -101,13 +104,13 @@ fn not_here(reference: &Reference) -> ApiError {
         .hint(format!("bring it here with 'wherry pull {reference}'; 'wherry images' lists what is here"))
 }
 
-fn stopping<E>(_: E) -> ApiError {
+pub(super) fn stopping<E>(_: E) -> ApiError {
     ApiError::new(ErrorCode::Stopping, "the node is shutting down")
 }
 
 /// Tells the client of a pull how it goes.
 struct Teller {
-    reference: String,
+    job: Arc<Job>,
     events: Events<PullEvent>,
     present: AtomicU64,
 }
@@ -116,8 +119,9 @@ impl PullEvents for Teller {
     fn resolved(&self, manifest: &Manifest) {
         let blobs: Vec<&Descriptor> =
             manifest.image().map(|image| image.blobs().collect()).unwrap_or_default();
+        self.job.resolved(blobs.iter().map(|blob| blob.digest).collect());
         self.events.tell_if_free(PullEvent::Resolved {
-            reference: self.reference.clone(),
+            reference: self.job.reference().to_string(),
             digest: *manifest.digest(),
             blobs: blobs.len(),
             bytes: blobs.iter().map(|blob| blob.size).sum(),
@@ -166,17 +170,61 @@ impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
         let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
-        let begun = Instant::now();
-        let teller = Teller { reference: reference.to_string(), events, present: AtomicU64::new(0) };
-        let pulled = self.images.pull(&reference, platform.as_ref(), &teller).await.map_err(image_error)?;
-        Ok(PullSummary {
-            reference: reference.to_string(),
-            digest: pulled.digest,
-            seconds: begun.elapsed().as_secs_f64(),
-            from_peers: pulled.from_peers,
-            from_origin: pulled.from_origin,
-            present: teller.present.load(Ordering::Relaxed),
-        })
+        let job = self.pulls.begin(reference, platform)?;
+        let (images, pull) = (self.images.clone(), job.clone());
+        let work = async move {
+            let begun = Instant::now();
+            let teller = Teller { job: pull.clone(), events, present: AtomicU64::new(0) };
+            let (reference, platform) = (pull.reference(), pull.platform());
+            let pulled = images.pull(reference, platform, &teller).await.map_err(image_error)?;
+            Ok(PullSummary {
+                reference: reference.to_string(),
+                digest: pulled.digest,
+                seconds: begun.elapsed().as_secs_f64(),
+                from_peers: pulled.from_peers,
+                from_origin: pulled.from_origin,
+                present: teller.present.load(Ordering::Relaxed),
+            })
+        };
+        self.pulls.run(job, work).await
+    }
+
+    async fn cancel(&self, request: CancelRequest) -> Result<CancelSummary, ApiError> {
+        let reference = self.parse(&request.reference)?;
+        let pulls = self.pulls.stop(&reference).await;
+        let mut blobs: HashSet<Digest> = pulls.iter().flat_map(|pull| pull.blobs()).copied().collect();
+        // What a runtime wanted goes on without any pull.
+        let local = self.images.local_image(&reference, None).await.map_err(image_error)?;
+        if let Some(image) = local.as_ref().and_then(|local| local.image.image()) {
+            blobs.extend(image.blobs().map(|blob| blob.digest));
+        }
+        let wanted = self.pulls.wanted();
+        let on_their_way = self.transfers.running().into_iter().filter(|it| blobs.contains(&it.digest()));
+        let asked: Vec<_> = on_their_way
+            .map(|transfer| {
+                let state = match wanted.contains(&transfer.digest()) {
+                    true => CancelState::Pulled,
+                    false if transfer.cancel() > 0 => CancelState::Read,
+                    false => CancelState::Stopped,
+                };
+                (transfer, state)
+            })
+            .collect();
+        let mut cancelled = Vec::new();
+        for (transfer, state) in asked {
+            // One that was about to be whole is.
+            if state == CancelState::Stopped && transfer.wait().await.is_ok() {
+                continue;
+            }
+            let (digest, size) = (transfer.digest(), transfer.size());
+            let bytes = transfer.progress().linked.max(transfer.before());
+            cancelled.push(CancelledBlob { digest, size, bytes, state });
+        }
+        if pulls.is_empty() && cancelled.is_empty() {
+            let message = format!("nothing of {reference} is on its way");
+            return Err(ApiError::new(ErrorCode::NotFound, message).hint("'wherry status' shows what is"));
+        }
+        Ok(CancelSummary { reference: reference.to_string(), pulls: pulls.len(), blobs: cancelled })
     }
 
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {

@@ -2,6 +2,7 @@
 
 mod backend;
 mod holdings;
+mod pulls;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -29,6 +30,8 @@ use crate::store::{Store, StoreError, StoreSettings};
 use crate::swarm::{self, Client, Swarm, SwarmError, SwarmSettings};
 use crate::transfer::Transfers;
 use holdings::Shelf;
+pub use pulls::MAX_PULLS;
+use pulls::Pulls;
 use upkeep::Upkeep;
 
 /// Everything that a node starts with.
@@ -101,6 +104,7 @@ pub struct Node {
     store: Store,
     images: Images,
     transfers: Transfers,
+    pulls: Arc<Pulls>,
     swarm: Client,
     metrics: Metrics,
     key: SecretKey,
@@ -192,6 +196,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         store: store.clone(),
         images: images.clone(),
         transfers: transfers.clone(),
+        pulls: Arc::default(),
         swarm: client.clone(),
         metrics: metrics.clone(),
         key,
@@ -257,6 +262,7 @@ async fn end(
         warn!(connections = drained.cut, "clients were cut off because they did not finish in time");
     }
     let _ = serving.control.await;
+    node.pulls.close().await;
     transfers.close().await;
     stops.talking.cancel();
     let _ = serving.pages.await;

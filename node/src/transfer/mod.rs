@@ -16,7 +16,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -89,6 +89,9 @@ pub enum TransferError {
     /// The node is shutting down. What has arrived is kept for the next start.
     #[error("the node is shutting down; what has arrived is kept")]
     Stopped,
+    /// Somebody had it stopped. What has arrived is kept.
+    #[error("it was stopped by 'wherry cancel'; what has arrived is kept")]
+    Cancelled,
 }
 
 fn no_source_text(origins: &[String], failure: &Failure) -> String {
@@ -173,8 +176,11 @@ pub struct Transfer {
     view: Arc<View>,
     events: mpsc::Sender<Happening>,
     readers: AtomicU64,
+    // How many read from it at this moment.
+    reading: AtomicUsize,
     // Bytes of it that lay in the store when it began.
     before: u64,
+    stop: CancellationToken,
 }
 
 impl Transfers {
@@ -308,7 +314,9 @@ async fn open(
         view: Arc::new(View::new(map)),
         events,
         readers: AtomicU64::new(0),
+        reading: AtomicUsize::new(0),
         before,
+        stop: parts.stop.child_token(),
     });
     parts.lock().insert(key, transfer.clone());
     let span = info_span!("transfer", blob = %digest.short(), bytes = map.size());
@@ -325,15 +333,19 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
     };
     let turn = tokio::select! {
         turn = turn => turn,
-        () = parts.stop.cancelled() => None,
+        () = transfer.stop.cancelled() => None,
     };
     let ended = match turn {
         Some(_) => {
-            let partial = transfer.partial.clone();
-            let driver = Driver::new(parts.clone(), transfer.view.clone(), partial, transfer.events.clone());
-            driver.run(happenings).await
+            let (view, partial) = (transfer.view.clone(), transfer.partial.clone());
+            let (events, stop) = (transfer.events.clone(), transfer.stop.child_token());
+            Driver::new(parts.clone(), view, partial, events, stop).run(happenings).await
         }
         None => Err(TransferError::Stopped),
+    };
+    let ended = match ended {
+        Err(TransferError::Stopped) if !parts.stop.is_cancelled() => Err(TransferError::Cancelled),
+        ended => ended,
     };
     let outcome = match ended {
         Ok(()) => {
@@ -383,6 +395,21 @@ impl Transfer {
         self.before
     }
 
+    /// Ends it unless somebody reads from it, and returns how many do. What has arrived stays in the store as a partial
+    /// blob. Whoever begins to read at this very moment is sent away to come back later.
+    pub fn cancel(&self) -> usize {
+        let reading = self.reading.load(Ordering::SeqCst);
+        if reading == 0 {
+            self.stop.cancel();
+        }
+        reading
+    }
+
+    fn begin_to_read(self: &Arc<Self>) -> InUse {
+        self.reading.fetch_add(1, Ordering::SeqCst);
+        InUse(self.clone())
+    }
+
     /// Waits until something has changed; returns at once with the outcome when there is one.
     pub async fn wait(&self) -> Result<StoredBlob, TransferError> {
         let mut changes = self.view.watch();
@@ -399,8 +426,13 @@ impl Transfer {
 
     /// Waits until the byte at `offset` can be read, and says so with `true`; with `false` if `is_far` finds it too
     /// far behind `front`, the number of bytes at the start that are here, while the blob comes in order only.
-    pub async fn first_byte(&self, offset: u64, is_far: impl Fn(u64) -> bool) -> Result<bool, TransferError> {
+    pub async fn first_byte(
+        self: &Arc<Self>,
+        offset: u64,
+        is_far: impl Fn(u64) -> bool,
+    ) -> Result<bool, TransferError> {
         let Some(index) = self.map.at(offset) else { return Ok(true) };
+        let _in_use = self.begin_to_read();
         let mut changes = self.view.watch();
         loop {
             changes.borrow_and_update();
@@ -426,5 +458,14 @@ impl Transfer {
 
     fn next_reader(&self) -> u64 {
         self.readers.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// That somebody reads from a transfer, for as long as this lives.
+struct InUse(Arc<Transfer>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.reading.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -79,13 +79,13 @@ impl Driver {
         view: Arc<View>,
         partial: Arc<Partial>,
         events: mpsc::Sender<Happening>,
+        stop: CancellationToken,
     ) -> Self {
         let map = partial.map();
         let here: Vec<(ChunkIndex, Link)> =
             map.iter().zip(partial.links()).filter_map(|(index, link)| Some((index, link?))).collect();
         let planner = Planner::new(partial.digest(), map, &here);
         view.relinked(planner.ledger().linked());
-        let stop = parts.stop.child_token();
         let reading_stop = stop.child_token();
         Self {
             parts,
