@@ -12,6 +12,12 @@ pub const MAX_TAGS: usize = 10_000;
 /// The most images that are listed.
 pub const MAX_IMAGES: usize = 10_000;
 
+/// The version of [`TagEntry`]'s layout, and so of the [`TagRecord`] within: it goes up with every change of either.
+const TAG_VERSION: u8 = 2;
+
+/// The version of [`Grant`]'s layout: it goes up with every change.
+const GRANT_VERSION: u8 = 2;
+
 /// What this node knows of a tag.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct TagEntry {
@@ -68,7 +74,7 @@ fn grant_key(host: &Host, repository: &Repository, digest: &Digest) -> String {
 impl Records {
     /// The tables in a store's index.
     pub fn open(store: &Store) -> Result<Self, StoreError> {
-        Ok(Self { tags: store.table("tags")?, grants: store.table("grants")? })
+        Ok(Self { tags: store.table("tags", TAG_VERSION)?, grants: store.table("grants", GRANT_VERSION)? })
     }
 
     /// What is known of a reference that names a tag.
@@ -158,5 +164,42 @@ impl Records {
         // Last: it says that the others are there.
         let own = Grant { unfolded: true, ..Grant::of(manifest.size(), manifest.media_type()) };
         self.add_grant(host, repository, manifest.digest(), &own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use wherry_proto::{Certificate, Roles, SecretKey, TagMeaning};
+
+    use super::*;
+    use crate::store::encode;
+
+    #[test]
+    fn a_layout_does_not_change_without_a_new_version() {
+        let key = SecretKey::from_seed([2; 32]);
+        let meaning = TagMeaning {
+            reference: "r.example/a:1".parse().unwrap(),
+            digest: Digest::sha256(b"manifest"),
+            media_type: "text/plain".parse().unwrap(),
+            size: 8,
+            sequence: 300,
+            time: 1_700_000_000,
+        };
+        let certificate =
+            Certificate::sign(&SecretKey::from_seed([1; 32]), key.node(), Roles::RESOLVER, 7, 9);
+        let record = TagRecord::sign(&key, &certificate, meaning);
+        let tag = encode(TAG_VERSION, &TagEntry { record, confirmed: 5, since: 6 }).unwrap();
+        let grant = encode(GRANT_VERSION, &Grant { unfolded: true, ..Grant::of(8, "text/plain") }).unwrap();
+        let written = [tag, grant].map(|bytes| (bytes[0], bytes.len(), Digest::sha256(&bytes).hex()));
+        let as_before = [
+            (2, 321, "f2024f8ae236f9336708a412bc2cee8ce76b99346e1e8879772cb8c89bd4ed32".to_owned()),
+            (2, 28, "d48192f04f2091e54a9d3a8b244321f8fcffc31f3d3c6c9dcb31b734a3fe121d".to_owned()),
+        ];
+        assert_eq!(
+            written, as_before,
+            "raise the version of what has changed, and only then write this anew"
+        );
     }
 }

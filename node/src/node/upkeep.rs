@@ -12,9 +12,12 @@ use crate::swarm::{Client, Notice};
 /// Under which key of the index the addresses of other nodes are remembered.
 const REMEMBERED: &[u8] = b"neighbours";
 
+/// The version of what is kept there: it goes up with every change of its layout.
+const VERSION: u8 = 1;
+
 /// The addresses that the last run remembered.
 pub(super) fn remembered(store: &Store) -> Result<Vec<String>, StoreError> {
-    Ok(store.table::<Vec<String>>("peers")?.get(REMEMBERED)?.unwrap_or_default())
+    Ok(store.table::<Vec<String>>("peers", VERSION)?.get(REMEMBERED)?.unwrap_or_default())
 }
 
 pub(super) struct Upkeep {
@@ -91,7 +94,8 @@ async fn remember(store: &Store, swarm: &Client, mut notices: Receiver<Notice>) 
         match notices.recv().await {
             Ok(Notice::Connected(_)) | Err(RecvError::Lagged(_)) => {
                 let (store, addresses) = (store.clone(), swarm.remember());
-                let write = move || store.table("peers").and_then(|table| table.put(REMEMBERED, &addresses));
+                let write =
+                    move || store.table("peers", VERSION).and_then(|table| table.put(REMEMBERED, &addresses));
                 if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
                     warn!(%error, "the addresses of neighbours are not remembered");
                 }
