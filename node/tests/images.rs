@@ -67,6 +67,40 @@ async fn a_sites_newer_answer_within_the_bound_wins() {
     assert_eq!(node.images.vouch(&reference).unwrap().sequence, NOW + DAY);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_from_a_clock_that_is_ahead_is_of_unknown_age_and_expired() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let reference = lab.reference("app:1");
+    let (node, own) = (lab.node(), lab.node());
+    node.put(&image);
+    node.site.says(record(&reference, &image, NOW, NOW + DAY));
+    // Once it was this node's own clock.
+    lab.clock_to(NOW + DAY);
+    own.images.manifest(&reference).await.unwrap();
+    lab.clock_to(NOW);
+    for node in [&node, &own] {
+        let before = lab.origin.asked.load(Ordering::Relaxed);
+        let resolved = node.images.manifest(&reference).await.unwrap();
+        assert_eq!(resolved.age, Some(Duration::ZERO));
+        assert_eq!(lab.origin.asked.load(Ordering::Relaxed), before + 1);
+        // What the origin has said counts for its time.
+        node.images.manifest(&reference).await.unwrap();
+        assert_eq!(lab.origin.asked.load(Ordering::Relaxed), before + 1);
+        assert_eq!(node.images.vouch(&reference).unwrap().time, NOW);
+    }
+    // Without the origin it serves, and is not fresh either when the time comes that it spoke of.
+    let late = lab.node();
+    late.put(&image);
+    late.site.says(record(&reference, &image, NOW, NOW + DAY));
+    lab.origin.stop();
+    assert_eq!(late.images.manifest(&reference).await.unwrap().age, None);
+    late.site.falls_silent();
+    lab.clock_to(NOW + DAY);
+    assert_eq!(late.images.manifest(&reference).await.unwrap().age, None);
+}
+
 fn says_of(reference: &Reference, digest: Digest, size: u64, media_type: &str) -> TagRecord {
     let image = Image { digest, media_type: media_type.to_owned(), bytes: Bytes::new(), blobs: Vec::new() };
     record_of(reference, &image, size)

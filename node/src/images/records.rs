@@ -30,13 +30,15 @@ pub struct TagEntry {
 }
 
 impl TagEntry {
-    /// What is known once this has been heard, given what was known before; `None` if that stays.
-    fn after(self, known: Option<Self>) -> Option<Self> {
+    /// What is known once this has been heard, given what was known before; `None` if that stays. What is said to have
+    /// been confirmed after `latest` was confirmed nobody knows when.
+    fn after(self, known: Option<Self>, latest: u64) -> Option<Self> {
         match known {
             Some(known) if known.record.supersedes(&self.record) => None,
             // That an origin confirmed another meaning says nothing of this one.
             Some(known) if known.record.digest == self.record.digest => {
-                Some(Self { confirmed: self.confirmed.max(known.confirmed), since: known.since, ..self })
+                let times = [self.confirmed, known.confirmed].into_iter().filter(|time| *time <= latest);
+                Some(Self { confirmed: times.max().unwrap_or(0), since: known.since, ..self })
             }
             _ => Some(self),
         }
@@ -83,16 +85,18 @@ impl Records {
     }
 
     /// Changes what is known of a tag in one step: `change` sees what that is and says what has been heard, which is
-    /// remembered unless what is known is newer. Returns what is known afterwards.
+    /// remembered unless what is known is newer. No origin can have confirmed anything after `latest`, in seconds since
+    /// the Unix epoch. Returns what is known afterwards.
     pub fn change_tag(
         &self,
         reference: &Reference,
+        latest: u64,
         mut change: impl FnMut(Option<&TagEntry>) -> Option<TagEntry>,
     ) -> Result<Option<TagEntry>, StoreError> {
         let mut now = None;
         self.tags.update(reference.to_string().as_bytes(), |known: Option<TagEntry>| {
             let heard = change(known.as_ref());
-            let changed = heard.and_then(|heard| heard.after(known.clone()));
+            let changed = heard.and_then(|heard| heard.after(known.clone(), latest));
             now = changed.clone().or(known);
             changed
         })?;

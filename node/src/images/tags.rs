@@ -10,7 +10,8 @@ use wherry_proto::{TagMeaning, TagRecord};
 
 use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, blocking};
 
-/// How far another node's clock may be ahead before its times count for nothing, in seconds.
+/// How far ahead of this node's clock a time may lie at which an origin confirmed a tag, in seconds. One beyond this comes
+/// from a wrong clock and says nothing of the answer's age, which then is unknown, as if it had not been confirmed.
 const CLOCK_SKEW: u64 = 30;
 
 /// How far ahead of this node's clock a record's sequence may lie, in seconds. Honest sequences are at most a few
@@ -49,11 +50,11 @@ impl Images {
                 }
                 continue;
             }
-            let confirmed = record.time;
+            let confirmed = self.credible(record.time);
             let same = known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
             if newer || (same && self.is_fresh(confirmed)) {
                 let heard = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
-                known = self.0.records.change_tag(reference, |_| Some(heard.clone()))?;
+                known = self.0.records.change_tag(reference, self.latest(), |_| Some(heard.clone()))?;
                 source = Source::Peer;
             }
         }
@@ -75,7 +76,7 @@ impl Images {
                 "a tag record lies more than a day ahead of this node's clock: one of the two clocks is wrong. \
                  It serves while the origin does not answer, and is not kept"
             );
-            let entry = TagEntry { record, confirmed: 0, since: 0 };
+            let entry = TagEntry { confirmed: self.credible(record.time), record, since: 0 };
             error = match self.known_instead(reference, &entry, Source::Peer, error).await {
                 Ok(resolved) => return Ok(resolved),
                 Err(error) => error,
@@ -125,9 +126,7 @@ impl Images {
             },
         };
         self.learn(reference, &manifest).await?;
-        let confirmed = entry.confirmed.max(record.time);
-        let age = (self.0.parts.clock)().saturating_sub(confirmed);
-        Ok(Some(Resolved { manifest, source, age: (confirmed > 0).then(|| Duration::from_secs(age)) }))
+        Ok(Some(Resolved { manifest, source, age: self.age(entry.confirmed) }))
     }
 
     async fn ask_origin(
@@ -194,7 +193,7 @@ impl Images {
         let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
         let now = (self.0.parts.clock)();
         blocking(move || {
-            images.0.records.change_tag(&reference, |known| {
+            images.0.records.change_tag(&reference, images.latest(), |known| {
                 let record = images.sign(&reference, &manifest, known.map(|entry| &entry.record), confirmed);
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
@@ -270,7 +269,22 @@ impl Images {
     }
 
     fn is_fresh(&self, confirmed: u64) -> bool {
-        let now = (self.0.parts.clock)();
-        confirmed <= now + CLOCK_SKEW && now.saturating_sub(confirmed) < self.0.parts.tag_ttl.as_secs()
+        self.age(confirmed).is_some_and(|age| age < self.0.parts.tag_ttl)
+    }
+
+    /// How long ago an origin confirmed what it confirmed then; `None` if none did, or not at that time.
+    fn age(&self, confirmed: u64) -> Option<Duration> {
+        let age = (self.0.parts.clock)().saturating_sub(confirmed);
+        (self.credible(confirmed) > 0).then(|| Duration::from_secs(age))
+    }
+
+    /// When an origin confirmed something, as far as that can be; else 0, as if none had.
+    fn credible(&self, confirmed: u64) -> u64 {
+        if confirmed <= self.latest() { confirmed } else { 0 }
+    }
+
+    /// After this time nothing can have been confirmed, in seconds since the Unix epoch.
+    fn latest(&self) -> u64 {
+        (self.0.parts.clock)().saturating_add(CLOCK_SKEW)
     }
 }
