@@ -163,6 +163,34 @@ async fn a_length_that_nobody_proves_takes_no_room_and_pushes_nothing_out_of_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_blob_belongs_to_is_remembered_once_however_many_ask_for_it() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let blob = Bytes::from("blob".repeat(100_000));
+    let digest = Digest::sha256(&blob);
+    let reference = lab.reference(&format!("app@{digest}"));
+    let (host, repository) = (reference.host(), reference.repository());
+    let node = lab.node();
+    node.site.says(says_of(&reference, digest, blob.len() as u64, "text/plain"));
+    node.peers.hold(digest, &blob);
+    node.peers.giving.send_replace(false);
+    let fetch = async || {
+        let handle = node.images.blob(host, repository, digest).await.unwrap();
+        assert!(matches!(handle.fetch().await.unwrap(), Fetched::Arriving(_)));
+    };
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    fetch().await;
+    let before = tasks();
+    for _ in 0..50 {
+        fetch().await;
+    }
+    // A few of the transfer's own come and go.
+    assert!(tasks() < before + 10, "{} more tasks", tasks() - before);
+    node.peers.giving.send_replace(true);
+    until(|| node.images.records().grant(host, repository, &digest).unwrap().is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_false_word_about_a_manifest_hides_no_true_one() {
     let lab = Lab::new().await;
     lab.origin.stop();

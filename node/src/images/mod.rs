@@ -101,6 +101,7 @@ pub struct Images(Arc<Inner>);
 struct Inner {
     parts: ImagesParts,
     records: Records,
+    unproven: Arc<Unproven>,
     down: Mutex<HashMap<Host, (Instant, OriginError)>>,
     // Those who ask for the same name at once share one answer, be it a failure.
     resolving: Flights<String, Result<Resolved, ImageError>>,
@@ -125,6 +126,7 @@ impl Images {
         let records = Records::open(&parts.store)?;
         Ok(Self(Arc::new(Inner {
             parts,
+            unproven: Arc::new(Unproven::new(records.clone())),
             records,
             down: Mutex::default(),
             resolving: Flights::default(),
@@ -346,12 +348,12 @@ impl Images {
                 here.unwrap_or(size)
             }
         };
-        Ok(self.handle(route, digest, size, Some(Unproven(self.0.records.clone()))))
+        Ok(self.handle(route, digest, size, Some(self.0.unproven.clone())))
     }
 
     /// `unproven`: if it is not known to this node yet that the blob belongs there. It is remembered once the blob has
     /// been verified, since until then it may be nothing at all.
-    fn handle(&self, route: Route, digest: Digest, size: u64, unproven: Option<Unproven>) -> BlobHandle {
+    fn handle(&self, route: Route, digest: Digest, size: u64, unproven: Option<Arc<Unproven>>) -> BlobHandle {
         let parts = &self.0.parts;
         BlobHandle::new(size, digest, route, parts.transfers.clone(), parts.origins.clone(), unproven)
     }

@@ -14,6 +14,7 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::origin::{OriginSettings, Origins};
 use wherry_gateway::server::{
@@ -148,13 +149,22 @@ impl Site for Said {
 }
 
 /// What nodes say that they hold: a digest, and bytes that may be others than the digest's.
-#[derive(Default)]
-pub struct Holders(Mutex<Vec<(Digest, Bytes)>>);
+pub struct Holders {
+    held: Mutex<Vec<(Digest, Bytes)>>,
+    /// Whether they give more than each blob's last chunk.
+    pub giving: watch::Sender<bool>,
+}
+
+impl Default for Holders {
+    fn default() -> Self {
+        Self { held: Mutex::default(), giving: watch::Sender::new(true) }
+    }
+}
 
 impl Holders {
     /// One more node holds this, as it says.
     pub fn hold(&self, digest: Digest, bytes: &Bytes) {
-        self.0.lock().unwrap().push((digest, bytes.clone()));
+        self.held.lock().unwrap().push((digest, bytes.clone()));
     }
 
     fn node(number: usize) -> NodeId {
@@ -162,7 +172,7 @@ impl Holders {
     }
 
     fn of(&self, node: NodeId, digest: Digest, size: u64) -> Option<Bytes> {
-        let held = self.0.lock().unwrap();
+        let held = self.held.lock().unwrap();
         let mut numbered = held.iter().enumerate();
         let (_, (_, bytes)) = numbered.find(|(number, (held, bytes))| {
             (Self::node(*number), *held, bytes.len() as u64) == (node, digest, size)
@@ -173,7 +183,7 @@ impl Holders {
 
 impl Peers for Holders {
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
-        let held = self.0.lock().unwrap().clone();
+        let held = self.held.lock().unwrap().clone();
         let offers = held.into_iter().enumerate().filter(move |(_, (held, _))| *held == digest);
         let found = offers.map(|(number, (_, bytes))| Found::Offer(Self::node(number), bytes.len() as u64));
         stream::iter(found.chain([Found::SiteAsked, Found::NetworkAsked]).collect::<Vec<_>>()).boxed()
@@ -207,6 +217,9 @@ impl Peers for Holders {
         async move {
             let bytes = self.of(node, digest, map.size());
             let bytes = bytes.ok_or_else(|| PeerError::Failed("it does not hold it".to_owned()))?;
+            if index != map.last() {
+                let _ = self.giving.subscribe().wait_for(|giving| *giving).await;
+            }
             let from = map.offset(index) as usize;
             Ok(bytes.slice(from..from + map.len(index) as usize))
         }
