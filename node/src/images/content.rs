@@ -217,10 +217,12 @@ impl Content for Images {
         let target = TagOrDigest::Tag(wherry_gateway::Tag::latest());
         let reference = Reference::new(self.origin_of(&ask), ask.repository, target);
         let (host, repository) = (reference.host().clone(), reference.repository().clone());
-        let mut tags = self.0.parts.site.tags(&host, &repository).await;
-        let records = self.records().clone();
-        let own = blocking(move || Ok(records.tags(&host, &repository, None, MAX_TAGS)?)).await;
-        tags.extend(own.map_err(|error| error.into_refusal(false))?);
+        let own = {
+            let (records, host, repository) = (self.records().clone(), host.clone(), repository.clone());
+            blocking(move || Ok(records.tags(&host, &repository, None, MAX_TAGS)?)).await
+        };
+        let own = own.map_err(|error| error.into_refusal(false))?;
+        let tags = self.0.parts.site.tags(&host, &repository, own.into_iter().collect()).await;
         if tags.is_empty() {
             return Err(Refusal::new(
                 RefusalKind::NameUnknown,
@@ -231,6 +233,6 @@ impl Content for Images {
                 ),
             ));
         }
-        Ok(tags.into_iter().take(MAX_TAGS).collect())
+        Ok(tags.into_iter().collect())
     }
 }

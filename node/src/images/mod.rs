@@ -64,8 +64,14 @@ pub trait Site: Send + Sync + 'static {
     /// signed by a member that may resolve. Waits for a short time that is the implementor's.
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>>;
 
-    /// The tags of a repository that neighbours know. Waits for a short time that is the implementor's.
-    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>>;
+    /// The tags of a repository that are `known` and those that neighbours know, at most [`MAX_TAGS`]; what is known
+    /// makes way for none of theirs. Waits for a short time that is the implementor's.
+    fn tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        known: BTreeSet<String>,
+    ) -> BoxFuture<'_, BTreeSet<String>>;
 }
 
 /// What this room is made of.

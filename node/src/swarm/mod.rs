@@ -24,6 +24,7 @@ mod muxer;
 mod neighbours;
 mod records;
 mod settings;
+mod shares;
 mod start;
 mod streams;
 mod tls;

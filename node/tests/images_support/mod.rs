@@ -137,12 +137,17 @@ impl Site for Said {
         .boxed()
     }
 
-    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>> {
+    fn tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        known: BTreeSet<String>,
+    ) -> BoxFuture<'_, BTreeSet<String>> {
         let prefix = format!("{host}/{repository}:");
         async move {
             let said = self.0.lock().unwrap();
             let tag = |record: &TagRecord| record.reference.strip_prefix(&prefix).map(str::to_owned);
-            said.iter().filter_map(tag).collect()
+            known.into_iter().chain(said.iter().filter_map(tag)).collect()
         }
         .boxed()
     }
