@@ -217,7 +217,7 @@ async fn a_false_media_type_hides_nothing_and_is_not_passed_on() {
         by_tag.put(&image);
         by_tag.site.says(record(&tag, &false_word, NOW, NOW));
         assert_eq!(by_tag.images.manifest(&tag).await.unwrap().manifest, image.parsed());
-        assert_eq!(by_tag.images.local_images().await.unwrap().len(), 1);
+        assert_eq!(by_tag.images.local_images(Some).await.unwrap().len(), 1);
 
         // Whoever asks for it as a blob first has the same manifest afterwards.
         for as_blob in [false, true] {
@@ -321,7 +321,7 @@ async fn an_import_is_no_confirmation_by_the_origin_here_or_at_a_neighbour() {
     alone.images.set_tag(&reference, &imported.parsed()).await.unwrap();
     let resolved = alone.images.manifest(&reference).await.unwrap();
     assert_eq!((resolved.manifest.digest(), resolved.age), (&imported.digest, None));
-    assert_eq!(alone.images.local_images().await.unwrap()[0].since, Some(NOW));
+    assert_eq!(alone.images.local_images(Some).await.unwrap()[0].since, Some(NOW));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,11 +118,14 @@ impl Records {
         Ok(found.iter().filter_map(|(key, _)| name(key)).collect())
     }
 
-    /// Every tag that is known, at most [`MAX_IMAGES`].
-    pub fn all_tags(&self) -> Result<Vec<(Reference, TagEntry)>, StoreError> {
-        let found = self.tags.scan_prefix(b"", MAX_IMAGES)?;
+    /// Every tag that is known, at most [`MAX_IMAGES`], each read when it is its turn.
+    pub fn all_tags(&self) -> impl Iterator<Item = Result<(Reference, TagEntry), StoreError>> + '_ {
         let read = |key: Vec<u8>| String::from_utf8(key).ok()?.parse().ok();
-        Ok(found.into_iter().filter_map(|(key, entry)| Some((read(key)?, entry))).collect())
+        let tags = self.tags.iter().filter_map(move |item| match item {
+            Ok((key, entry)) => Some(Ok((read(key)?, entry))),
+            Err(error) => Some(Err(error)),
+        });
+        tags.take(MAX_IMAGES)
     }
 
     /// That this belongs to that repository, if it is known to.

@@ -124,9 +124,14 @@ impl<V: Encode + Decode<()>> Table<V> {
         Ok(removed)
     }
 
+    /// Every record, in the order of their keys, each read when it is its turn: what changes meanwhile may be seen or not.
+    pub fn iter(&self) -> impl Iterator<Item = Result<(Vec<u8>, V), StoreError>> + '_ {
+        self.range(b"", None)
+    }
+
     /// The first `limit` records whose keys start with `prefix`, in the order of their keys.
     pub fn scan_prefix(&self, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, V)>, StoreError> {
-        self.scan_after(prefix, None, limit)
+        self.range(prefix, None).take(limit).collect()
     }
 
     /// The same, beginning behind the key `after`: for reading page by page.
@@ -136,19 +141,25 @@ impl<V: Encode + Decode<()>> Table<V> {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, V)>, StoreError> {
+        self.range(prefix, after).take(limit).collect()
+    }
+
+    fn range<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        after: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<(Vec<u8>, V), StoreError>> + use<'a, V> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let mut found = Vec::new();
-        for item in self.tree.range::<&[u8], _>((from, Bound::Unbounded)) {
-            let (key, value) = item.map_err(self.failed("read"))?;
-            if found.len() >= limit || !key.starts_with(prefix) {
-                break;
-            }
-            found.extend(self.decode(&value).map(|record| (key.to_vec(), record)));
-        }
-        Ok(found)
+        let items = self.tree.range::<&[u8], _>((from, Bound::Unbounded));
+        let inside =
+            items.take_while(move |item| item.as_ref().map_or(true, |(key, _)| key.starts_with(prefix)));
+        inside.filter_map(|item| match item {
+            Ok((key, value)) => Some(Ok((key.to_vec(), self.decode(&value)?))),
+            Err(error) => Some(Err(self.failed("read")(error))),
+        })
     }
 
     /// Waits until everything written so far, to this table or any other, is durable.
