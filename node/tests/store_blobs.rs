@@ -206,6 +206,20 @@ fn a_record_without_its_file_is_dropped_after_a_crash_and_at_the_first_read() {
 }
 
 #[test]
+fn that_a_blob_has_left_is_told_although_its_file_cannot_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let digest = put(&store, b"blob");
+    // Somebody else's folder stands where the file was.
+    fs::remove_file(path_of(dir.path(), &digest)).unwrap();
+    fs::create_dir(path_of(dir.path(), &digest)).unwrap();
+    let mut gone = store.evicted();
+    store.remove(&digest).unwrap_err();
+    assert!(!store.holds(&digest));
+    assert_eq!(gone.try_recv().unwrap(), digest);
+}
+
+#[test]
 fn a_flipped_byte_is_found_and_the_blob_no_longer_held() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

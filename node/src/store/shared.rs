@@ -244,7 +244,10 @@ impl Shared {
         for (victim, frees) in &victims {
             match victim {
                 Victim::Partial(key) => drop(state.partials.remove(key)),
-                Victim::Blob(digest) => drop(state.blobs.remove(digest)),
+                Victim::Blob(digest) => {
+                    state.blobs.remove(digest);
+                    self.tell_gone(digest);
+                }
             }
             state.used = state.used.saturating_sub(*frees);
         }
@@ -269,10 +272,14 @@ impl Shared {
         }
     }
 
-    /// Drops the record of a blob that has left, and tells whoever listens.
-    fn forget(&self, digest: &Digest) -> Result<(), StoreError> {
+    /// Tells whoever listens that a blob has left: as soon as it can be had no more, whatever becomes of its files.
+    fn tell_gone(&self, digest: &Digest) {
         // That nobody listens is no error.
         let _ = self.gone.send(*digest);
+    }
+
+    /// Drops the record of a blob that has left.
+    fn forget(&self, digest: &Digest) -> Result<(), StoreError> {
         self.index.apply(&[(*digest, None)])?;
         self.queue.touch();
         Ok(())
@@ -283,6 +290,7 @@ impl Shared {
         let mut state = lock(&self.state);
         let charge = entry_charge(digest, state.blobs.remove(digest)?.size);
         state.used = state.used.saturating_sub(charge);
+        self.tell_gone(digest);
         Some(charge)
     }
 
