@@ -255,6 +255,21 @@ impl Shared {
         Some(victims.into_iter().map(|(victim, _)| victim).collect())
     }
 
+    /// Removes partial blobs that nobody has open.
+    pub(super) fn drop_partials(&self, _files: &MutexGuard<'_, ()>, which: impl Fn(&PartialKey) -> bool) {
+        let mut state = lock(&self.state);
+        let dropped: Vec<_> = state.partials.extract_if(|key, entry| !entry.open && which(key)).collect();
+        let charges: u64 = dropped.iter().map(|(_, entry)| entry.charge).sum();
+        state.used = state.used.saturating_sub(charges);
+        drop(state);
+        for (key, _) in dropped {
+            // Found at the next start.
+            if let Err(error) = self.remove_files(&Victim::Partial(key)) {
+                tracing::warn!(%error, "a partial blob of no use could not be removed");
+            }
+        }
+    }
+
     /// Removes the files and the record of what is in no map any more. `files` must be locked.
     pub(super) fn remove_files(&self, victim: &Victim) -> Result<(), StoreError> {
         match victim {
@@ -347,6 +362,8 @@ impl Shared {
             state.used = state.used.saturating_sub(charge).saturating_add(own);
             state.blobs.insert(digest, Arc::clone(&entry));
         }
+        // Whatever else was begun of it, perhaps with a false length, is of no use any more.
+        self.drop_partials(&files, |(partial, _)| *partial == digest);
         drop(files);
         self.queue.submit(digest);
         Ok((StoredBlob::new(digest, entry, self), true))
