@@ -163,6 +163,31 @@ async fn a_length_that_nobody_proves_takes_no_room_and_pushes_nothing_out_of_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_is_not_as_long_as_neighbours_say_pushes_nothing_out_of_the_store() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let image = lab.image("app");
+    let invented = Image { bytes: Bytes::from("false".repeat(500_000)), ..image.clone() };
+    let tag = lab.reference("app:1");
+    let by_digest = lab.reference(&format!("app@{}", image.digest));
+    for reference in [tag, by_digest] {
+        let node = lab.node_with(Some(3 << 20));
+        let kept: Vec<_> = (0..100).map(|seed| lab.image(&seed.to_string().repeat(10))).collect();
+        kept.iter().for_each(|image| node.put(image));
+        let before = node.store.usage();
+        node.site.says(record(&reference, &invented, NOW, NOW));
+        node.peers.hold(image.digest, &invented.bytes);
+        node.images.manifest(&reference).await.unwrap_err();
+        let after = node.store.usage();
+        assert_eq!((after.used, after.blobs, after.partials), (before.used, before.blobs, 0));
+        // Whoever holds it proves how long it is.
+        node.peers.hold(image.digest, &image.bytes);
+        assert_eq!(node.images.manifest(&reference).await.unwrap().manifest, image.parsed());
+        assert_eq!(node.store.usage().blobs, before.blobs + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_blob_belongs_to_is_remembered_once_however_many_ask_for_it() {
     let lab = Lab::new().await;
     lab.origin.stop();

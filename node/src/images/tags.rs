@@ -120,7 +120,7 @@ impl Images {
         let media_type = record.media_type.as_str();
         let (manifest, source) = match self.believed_manifest(record.digest, media_type).await? {
             Some(manifest) => (manifest, source),
-            None => match self.manifest_from_peers(record.digest, record.size, media_type).await? {
+            None => match self.manifest_from_peers(record.digest, media_type).await? {
                 Some(manifest) => (manifest, Source::Peer),
                 None => return Ok(None),
             },
@@ -169,7 +169,7 @@ impl Images {
             && entry.record.digest == head.digest
         {
             let record = &entry.record;
-            let found = self.manifest_from_peers(record.digest, record.size, &record.media_type).await?;
+            let found = self.manifest_from_peers(record.digest, &record.media_type).await?;
             at_hand = found.map(|manifest| (manifest, Source::Peer));
         }
         let (manifest, source) = match at_hand {
