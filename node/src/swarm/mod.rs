@@ -47,10 +47,9 @@ pub use exchange::{
     Exchange, ExchangeError, IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, REQUEST_LIMIT, SILENCE, SLOT_WAIT,
     SLOTS_PER_PEER, UPLOAD_SLOTS,
 };
-pub use gate::MAX_HANDSHAKES_PER_ADDRESS;
 pub use holdings::{Holdings, ReadAt};
 pub use neighbours::{LinkClass, Neighbour, Notice};
 pub use settings::{Clock, MAX_ADDRESSES, SwarmError, SwarmSettings};
 pub use start::{Addresses, Swarm, start};
 pub use streams::OpenError;
-pub use transport::CONNECT_TIME;
+pub use transport::{CONNECT_TIME, MAX_HANDSHAKES};
