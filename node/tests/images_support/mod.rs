@@ -328,8 +328,6 @@ pub struct Node {
     pub store: Store,
     pub site: Arc<Said>,
     pub peers: Arc<Holders>,
-    pub metrics: Metrics,
-    pub transfers: Transfers,
     _dir: TempDir,
 }
 
@@ -412,8 +410,8 @@ impl Lab {
         settings.insecure.push(self.host.clone());
         settings.attempts = 1;
         let origins = Origins::new(settings).unwrap();
-        let (metrics, peers, site) =
-            (Metrics::default(), Arc::new(Holders::default()), Arc::new(Said::default()));
+        let metrics = Metrics::default();
+        let (peers, site) = (Arc::new(Holders::default()), Arc::new(Said::default()));
         let transfers = Transfers::new(
             store.clone(),
             peers.clone(),
@@ -424,11 +422,11 @@ impl Lab {
         let key = SecretKey::from_seed([9; 32]);
         let images = Images::new(ImagesParts {
             store: store.clone(),
-            transfers: transfers.clone(),
+            transfers,
             peers: peers.clone(),
             site: site.clone(),
             origins,
-            metrics: metrics.clone(),
+            metrics,
             certificate: certificate(key.node()),
             key,
             default_origin: self.host.clone(),
@@ -439,7 +437,7 @@ impl Lab {
             }),
         })
         .unwrap();
-        Node { images, store, site, peers, metrics, transfers, _dir: dir }
+        Node { images, store, site, peers, _dir: dir }
     }
 }
 
