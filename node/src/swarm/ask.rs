@@ -10,9 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
-use wherry_proto::{
-    Answer, Ask, Digest, Holding, Lead, LeadRefusal, List, MAX_TAG_PAGE, Question, Reply, TagPage,
-};
+use wherry_proto::{Answer, Ask, Digest, Holding, List, MAX_TAG_PAGE, NodeId, Question, Reply, TagPage};
 
 use super::codec::{WireError, read_within, write_within};
 use super::holdings::Holdings;
@@ -90,7 +88,7 @@ where
 }
 
 /// Answers a neighbour's questions, one after the other, until the stream ends. Says why it did.
-pub(super) async fn answer<S>(stream: S, holdings: Arc<dyn Holdings>) -> WireError
+pub(super) async fn answer<S>(stream: S, asker: NodeId, holdings: Arc<dyn Holdings>) -> WireError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -104,7 +102,7 @@ where
             Question::Ping => Answer::Pong,
             question => {
                 let holdings = Arc::clone(&holdings);
-                let look_up = move || look_up(&*holdings, &question);
+                let look_up = move || look_up(&*holdings, asker, &question);
                 match tokio::task::spawn_blocking(look_up).await {
                     Ok(answer) => answer,
                     Err(error) => return WireError::Io(io::Error::other(error)),
@@ -117,11 +115,15 @@ where
     }
 }
 
-fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
-    let held = |digest: &Digest| holdings.held(digest).map_or(Holding::No, |size| Holding::Held { size });
+fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answer {
+    let holding = |digest: &Digest| {
+        let held = holdings.held(digest).map(|size| Holding::Held { size });
+        let arriving = || holdings.arriving_size(digest).map(|size| Holding::Arriving { size });
+        held.or_else(arriving).unwrap_or(Holding::No)
+    };
     match question {
         Question::Ping => Answer::Pong,
-        Question::Want(digests) => Answer::Want(List::first_of(digests.iter().map(held))),
+        Question::Want(digests) => Answer::Want(List::first_of(digests.iter().map(holding))),
         Question::Tag(reference) => Answer::Tag(holdings.tag(reference)),
         Question::Tags { origin, repository, after } => {
             // One more than fits tells whether there are more.
@@ -130,6 +132,8 @@ fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
             let names = found.into_iter().filter_map(|name| name.try_into().ok());
             Answer::Tags(TagPage { names: List::first_of(names), more })
         }
-        Question::Lead { .. } => Answer::Lead(Lead::Refuse(LeadRefusal::NoRoute)),
+        Question::Lead { blob, origin, repository } => {
+            Answer::Lead(holdings.lead(asker, *blob, origin, repository))
+        }
     }
 }

@@ -55,13 +55,15 @@ pub enum Reach {
     Everybody,
 }
 
-/// That a peer holds a blob.
+/// That a peer has a blob, or will have it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Offer {
     /// The peer.
     pub node: NodeId,
     /// The blob's length in bytes, as the peer says.
     pub size: u64,
+    /// Whether it is still on its way to the peer, so that it can be followed there.
+    pub arriving: bool,
 }
 
 /// Why there is no exchange with a peer.
@@ -162,7 +164,7 @@ impl Client {
         }
     }
 
-    async fn ask(&self, entry: &Entry, question: Question) -> Option<Answer> {
+    pub(super) async fn ask(&self, entry: &Entry, question: Question) -> Option<Answer> {
         let (reply, answer) = oneshot::channel();
         entry.asks.send(Asking { question, reply }).await.ok()?;
         answer.await.ok()
@@ -171,15 +173,19 @@ impl Client {
     async fn offer(self, entry: Entry, digest: Digest) -> Option<Offer> {
         let question = Question::Want(List::first_of([digest]));
         match timeout(WANT_TIME, self.ask(&entry, question)).await {
-            Ok(Some(Answer::Want(holdings))) => match holdings.first() {
-                Some(Holding::Held { size }) => Some(Offer { node: entry.neighbour.node, size: *size }),
-                _ => None,
-            },
+            Ok(Some(Answer::Want(holdings))) => {
+                let (size, arriving) = match *holdings.first()? {
+                    Holding::Held { size } => (size, false),
+                    Holding::Arriving { size } => (size, true),
+                    Holding::No => return None,
+                };
+                Some(Offer { node: entry.neighbour.node, size, arriving })
+            }
             _ => None,
         }
     }
 
-    /// Who holds a blob: all neighbours are asked at once and then, if asked for, whom Kademlia names. Offers
+    /// Who has a blob, or will have it: all neighbours are asked at once and then, if asked for, whom Kademlia names. Offers
     /// come as the answers do, one from each peer, until all have answered or the deadline is over. Nothing
     /// goes on when the stream is dropped. The deadline counts from when the node is [settled](Client::settled).
     pub fn want(

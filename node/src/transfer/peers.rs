@@ -20,9 +20,11 @@ const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Peers for Client {
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
-        let offer = |Offer { node, size }| Found::Offer(node, size);
-        let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).map(offer);
-        let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).map(offer);
+        let offer = |Offer { node, size, arriving }| {
+            std::future::ready((!arriving).then_some(Found::Offer(node, size)))
+        };
+        let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).filter_map(offer);
+        let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).filter_map(offer);
         let asked = |found| stream::once(std::future::ready(found));
         near.chain(asked(Found::SiteAsked)).chain(far).chain(asked(Found::NetworkAsked)).boxed()
     }
@@ -35,7 +37,7 @@ impl Peers for Client {
     ) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
         async move {
             let exchange = self.exchange(node).await.map_err(|error| error.to_string())?;
-            let (_, chain) = exchange.held(digest, size).await.map_err(|error| error.to_string())?;
+            let (_, chain) = exchange.held(digest, size, None).await.map_err(|error| error.to_string())?;
             Ok(Arc::new(chain))
         }
         .boxed()
