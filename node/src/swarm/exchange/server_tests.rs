@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::join_all;
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -18,7 +17,7 @@ use wherry_proto::{
 };
 
 use super::{
-    Buffers, Exchange, ExchangeError, Follow, MAX_FOLLOWED, Patience, SLOT_WAIT, SLOTS_PER_PEER,
+    Buffers, Exchange, ExchangeError, Follow, MAX_FOLLOWED, MAX_WAITING, Patience, SLOT_WAIT, SLOTS_PER_PEER,
     UPLOAD_SLOTS, Uploader, serve, start,
 };
 use crate::swarm::arriving::Arriving;
@@ -35,7 +34,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it takes too long")
 }
 
-/// A blob of which every read is told and then waits until the gate's sender is gone.
+/// A blob of which every read is told and then waits until the gate lets it through or is gone.
 #[derive(Clone)]
 struct Gated {
     reads: mpsc::Sender<()>,
@@ -121,14 +120,14 @@ struct Giver {
     stock: Arc<Stock>,
     // Tells of reads of the gated blob.
     reads: mpsc::Receiver<()>,
-    // Dropped, it opens that blob.
+    // Lets one read of that blob through or, dropped, all of them.
     gate: Option<std::sync::mpsc::SyncSender<()>>,
 }
 
 impl Giver {
     fn new(open: usize) -> Self {
         let (reads, entered) = mpsc::channel(64);
-        let (gate, closed) = std::sync::mpsc::sync_channel(0);
+        let (gate, closed) = std::sync::mpsc::sync_channel(64);
         let gated = Gated { reads, gate: Arc::new(Mutex::new(closed)) };
         let open = Arc::new((0..open).map(|at| (at / 100 % 251) as u8).collect());
         let (searching, most) = Default::default();
@@ -262,34 +261,34 @@ async fn a_peer_that_asks_for_much_and_reads_nothing_holds_one_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_with_many_requests_in_line_let_others_go_first() {
-    let giver = Arc::new(Giver::new(2 << 20));
-    let busy: Vec<_> = (0..12)
-        .map(|number| {
-            let giver = Arc::clone(&giver);
-            AbortOnDropHandle::new(tokio::spawn(async move {
-                let taker = giver.taker(10 + number);
-                // Always eight under way, for ever.
-                let lane = async || -> () {
-                    loop {
-                        if taker.take(&giver, u32::from(number)).await.is_err() {
-                            within(taker.exchange.free()).await;
-                        }
-                    }
-                };
-                join_all((0..8).map(|_| lane())).await;
-            }))
-        })
-        .collect();
-    // Whoever comes later has its turn as well, again and again.
-    let late = giver.taker(100);
-    for chunk in 0..30 {
-        while let Err(why) = late.take(&giver, chunk).await {
-            assert_eq!(why, ExchangeError::Busy(key(1).node()));
-            within(late.exchange.free()).await;
+async fn a_peer_with_many_requests_in_line_lets_others_go_first() {
+    let mut giver = Giver::new(0);
+    let blob = BlobName { digest: Digest::sha256(&GATED), size: GATED.len() as u64 };
+    // One more than there are slots and places in the line behind them.
+    let mut crowd: Vec<_> =
+        (0..=UPLOAD_SLOTS + MAX_WAITING).map(|number| giver.connect(key(10 + number as u8).node())).collect();
+    for stream in &mut crowd {
+        for id in 0..3 {
+            say(stream, Request::Chunk { id, blob, index: 0 }).await;
         }
     }
-    assert!(busy.iter().all(|task| !task.is_finished()));
+    // Nothing can be read yet, so that the first that is answered is the one that is sent away.
+    let answers = crowd.iter_mut().map(|stream| Box::pin(response(stream)));
+    let (answer, one, _) = futures::future::select_all(answers).await;
+    assert_eq!(answer, Response::Busy { id: 0 });
+    let mut sent_away = crowd.swap_remove(one);
+    for id in 1..3 {
+        assert_eq!(response(&mut sent_away).await, Response::Busy { id });
+    }
+    for _ in 0..UPLOAD_SLOTS {
+        within(giver.reads.recv()).await.unwrap();
+    }
+    // One of the others is served, and wants more.
+    giver.gate.as_ref().unwrap().try_send(()).unwrap();
+    assert_eq!(response(&mut sent_away).await, Response::Free);
+    say(&mut sent_away, Request::Chunk { id: 3, blob, index: 0 }).await;
+    giver.gate = None;
+    assert_eq!(response(&mut sent_away).await, Response::Chunk { id: 3, len: GATED.len() as u32 });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,9 +18,9 @@ pub(super) fn key(number: u8) -> SecretKey {
 
 /// Less than anybody has, so that a test is over soon.
 pub(super) const LITTLE: Patience = Patience {
-    silence: Duration::from_millis(300),
-    request: Duration::from_millis(1200),
-    idle: Duration::from_millis(900),
+    silence: Duration::from_millis(600),
+    request: Duration::from_millis(2400),
+    idle: Duration::from_millis(1800),
 };
 
 /// An exchange with node 2 of network 1, and the other end of its stream.
