@@ -2,7 +2,7 @@
 //! connects them, each link as fast as it is told.
 //!
 //! ```text
-//! node: eth0 ──── port: bridge (site, which routes) : up ──── site: cloud, with the origin
+//! node: eth0 ──── port: bridge (site, which routes): uplink ──── site: cloud, with the origin
 //! ```
 //! A link is shaped at both of its ends, where packets leave.
 
@@ -35,8 +35,9 @@ const BURST: f64 = 0.001;
 /// to 64 KiB, since here two cores or so do the work of all machines.
 pub(crate) const TRUE_PACKETS: f64 = 200e6;
 
-/// TCP as it is on nearly all machines, whatever this one uses.
-const CONGESTION_CONTROL: &str = "cubic";
+/// How TCP finds its pace: as every kernel can and lets a namespace choose. At round trips as short as these it does what
+/// cubic does, which is the default of nearly all machines and not always allowed here.
+const CONGESTION_CONTROL: &str = "reno";
 
 /// How many nodes a site can have: its addresses are counted in tens of dozens.
 pub(crate) const MAX_NODES: usize = 10_000;
@@ -164,7 +165,7 @@ impl Links {
     /// Sets a site's uplink to so many bits a second, both ways.
     pub(crate) fn set_uplink(&self, site: usize, rate: f64) -> Result<()> {
         let shape = shape(rate, UPLINK_QUEUE);
-        self.sites[site].space.tc(&[format!("qdisc replace dev up root {shape}")])?;
+        self.sites[site].space.tc(&[format!("qdisc replace dev uplink root {shape}")])?;
         self.cloud.ip(&[format!("link set site{site} gso_max_segs {}", bundle(rate))])?;
         self.cloud.tc(&[format!("qdisc replace dev site{site} root {shape}")])
     }
@@ -197,9 +198,9 @@ fn site_links(site: usize, space: &Space, members: &[&Machine], cloud: &Space) -
         ),
         format!("address add {router}/16 dev bridge0"),
         "link set bridge0 up".into(),
-        format!("link add up type veth peer name site{site} netns {}", cloud.name()),
-        format!("address add 192.168.{site}.2/30 dev up"),
-        "link set up up".into(),
+        format!("link add uplink type veth peer name site{site} netns {}", cloud.name()),
+        format!("address add 192.168.{site}.2/30 dev uplink"),
+        "link set uplink up".into(),
     ];
     for machine in members {
         let (port, mac) = (&machine.port, hardware(machine.address));
@@ -289,7 +290,7 @@ impl Counters {
                 n => length += n,
             }
         }
-        bytes_of("up", &String::from_utf8_lossy(&text[..length])).context("no counters of the uplink")
+        bytes_of("uplink", &String::from_utf8_lossy(&text[..length])).context("no counters of the uplink")
     }
 }
 
@@ -326,8 +327,8 @@ mod tests {
     #[test]
     fn an_uplinks_counters_are_found_among_others() {
         let table = "Inter-|   Receive  |  Transmit\n face |bytes packets\n    lo:  1 2 3 4 5 6 7 8 9 10\n  \
-                     upper: 5 0 0 0 0 0 0 0 6 0\n    up: 100 1 0 0 0 0 0 0 200 2 0 0 0 0 0 0\n";
-        assert_eq!(bytes_of("up", table), Some(Bytes { down: 100, up: 200 }));
+                     uplinks: 5 0 0 0 0 0 0 0 6 0\n    uplink: 100 1 0 0 0 0 0 0 200 2 0 0 0 0 0 0\n";
+        assert_eq!(bytes_of("uplink", table), Some(Bytes { down: 100, up: 200 }));
         assert_eq!(bytes_of("down", table), None);
     }
 }

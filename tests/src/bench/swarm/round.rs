@@ -241,7 +241,7 @@ impl Scene<'_> {
         let seeder = &self.links.nodes[0];
         self.links.set_port(seeder, scenario.port.max(TRUE_PACKETS))?;
         self.links.set_uplink(seeder.site, TRUE_PACKETS)?;
-        nodes.pull(0, &self.image.name())?;
+        nodes.pull(0, &self.image.reference(self.origin.host()))?;
         shape(self.links, scenario)?;
         if scenario.cut {
             self.links.cut()?;
