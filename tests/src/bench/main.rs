@@ -58,15 +58,16 @@ fn main() -> Result<()> {
             println!("{}", swarm::HELP);
             return Ok(());
         }
+        ["swarm", ref rest @ ..] => {
+            let mut table = Table::new();
+            swarm::run(rest, &mut table)?;
+            return finish(&table);
+        }
         _ => {}
     }
+    let names = if words.is_empty() { ALL.to_vec() } else { words };
     let _backed = backed::Backed::new();
     let mut table = Table::new();
-    if let ["swarm", rest @ ..] = &words[..] {
-        swarm::run(rest, &mut table)?;
-        return finish(&table);
-    }
-    let names = if words.is_empty() { ALL.to_vec() } else { words };
     for name in names {
         eprintln!("… {name}");
         match name {

@@ -35,11 +35,15 @@ const BURST: f64 = 0.001;
 /// to 64 KiB, since here two cores or so do the work of all machines.
 pub(crate) const TRUE_PACKETS: f64 = 200e6;
 
+/// How much of a connection's bytes the origin's kernel holds, in the words of `tcp_wmem`: more than an uplink's queue, and
+/// little, since what it holds counts as sent also when the connection breaks.
+const ORIGIN_BUFFERS: &str = "4096 16384 65536";
+
 /// How TCP finds its pace: as every kernel can and lets a namespace choose. At round trips as short as these it does what
 /// cubic does, which is the default of nearly all machines and not always allowed here.
 const CONGESTION_CONTROL: &str = "reno";
 
-/// How many nodes a site can have: its addresses are counted in tens of dozens.
+/// How many nodes a site can have: its addresses are 250 to a block, and there are blocks enough.
 pub(crate) const MAX_NODES: usize = 10_000;
 
 /// What to build.
@@ -132,6 +136,7 @@ impl Links {
         let mut next = || free.next().context("a namespace for each word");
         let cloud = next()?;
         sysctl(&cloud)?;
+        cloud.inside(|| set("ipv4/tcp_wmem", ORIGIN_BUFFERS))?;
         cloud.ip(&["link set lo up".into(), format!("address add {ORIGIN}/32 dev lo")])?;
         let (mut nodes, mut caches, mut sites) = (Vec::new(), Vec::new(), Vec::new());
         for (site, ports) in plan.sites.iter().enumerate() {
@@ -248,15 +253,17 @@ fn known(address: Ipv4Addr, device: &str) -> String {
 /// What every namespace is set to.
 fn sysctl(space: &Space) -> Result<()> {
     space.inside(|| {
-        let set = |name: &str, value: &str| {
-            std::fs::write(format!("/proc/sys/net/{name}"), value)
-                .with_context(|| format!("set net/{name} to {value}"))
-        };
         set("ipv4/ip_forward", "1")?;
         // Everybody is told that there is no way, not one a second.
         set("ipv4/icmp_ratelimit", "0")?;
         set("ipv4/tcp_congestion_control", CONGESTION_CONTROL)
     })
+}
+
+/// Sets one thing in this thread's namespace.
+fn set(name: &str, value: &str) -> Result<()> {
+    std::fs::write(format!("/proc/sys/net/{name}"), value)
+        .with_context(|| format!("set net/{name} to {value}"))
 }
 
 /// Packets in what TCP hands down at once.

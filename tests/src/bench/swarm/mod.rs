@@ -23,6 +23,7 @@ mod scenario;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::backed::Backed;
 use crate::table::Table;
 use report::Report;
 use round::How;
@@ -64,6 +65,7 @@ Options:
 pub(crate) fn run(arguments: &[&str], goals: &mut Table) -> Result<()> {
     let (scenarios, changes, how) = parse(arguments)?;
     interrupt::catch()?;
+    let _backed = Backed::new();
     let folder = report::folder()?;
     let mut report = Report::new();
     for scenario in scenarios {

@@ -98,7 +98,7 @@ impl Report {
                 note = format!("ONLY {} OF {nodes} DONE", figures.done);
             }
             self.rows.push([
-                format!("{name} {}", scenario.about),
+                format!("{name} {}{}", scenario.about, scaled(scenario.scale)),
                 nodes.to_string(),
                 short(bytes / 1e6),
                 short(bound),
@@ -195,6 +195,11 @@ fn beside_row(what: &str, nodes: usize, bytes: f64, bound: f64, beside: &Beside)
     ]
 }
 
+/// What to say of rates that are not those of the scenario.
+fn scaled(scale: f64) -> String {
+    if scale == 1.0 { String::new() } else { format!(", rates / {scale}") }
+}
+
 /// A number with about four digits.
 fn short(value: f64) -> String {
     match value {
@@ -255,6 +260,7 @@ fn machine(outcome: &Outcome) -> Value {
         "sites": scenario.uplinks.len(),
         "slow_nodes": scenario.slow,
         "layers": scenario.layers,
+        "rates_divided_by": scenario.scale,
         "port_bits_per_second": scenario.port,
         "uplink_bits_per_second_at_start": scenario.uplinks.iter().map(|uplink| uplink.at(0.0)).collect::<Vec<_>>(),
         "goodput_of_port": outcome.goodput.port,

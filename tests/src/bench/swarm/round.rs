@@ -35,6 +35,9 @@ const LEAST_PATIENCE: f64 = 60.0;
 /// How long the machine is watched before the clients begin.
 const CALM: Duration = Duration::from_secs(2);
 
+/// How long the origin may take to notice that a client is gone.
+const LATE: Duration = Duration::from_secs(1);
+
 /// How a benchmark is run, beside what it changes about scenarios.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct How {
@@ -228,6 +231,8 @@ impl Scene<'_> {
         let taken = (taken_now + killer.lost).saturating_sub(taken);
         let peers = nodes.peers;
         nodes.discard()?;
+        // The origin writes down what was broken off once it has noticed.
+        std::thread::sleep(LATE);
         let accesses = origin.accesses()?;
         let accesses = accesses.get(asked..).context("the origin's log grows")?;
         let served = image.blobs().iter().map(|blob| accesses.bytes_of(&blob.digest)).sum();

@@ -63,6 +63,8 @@ pub(crate) struct Scenario {
     pub(crate) cut: bool,
     /// Who is killed.
     pub(crate) churn: Churn,
+    /// What its rates were divided by.
+    pub(crate) scale: f64,
     /// How often it is measured.
     pub(crate) rounds: usize,
     /// What has to be reached.
@@ -96,6 +98,7 @@ impl Scenario {
             seeded: false,
             cut: false,
             churn: Churn::None,
+            scale: 1.0,
             rounds: 1,
             goals: Goals { last: Some(1.08), blobs: Some(1.01), faster: Some(58.0), median: None },
         };
@@ -176,6 +179,7 @@ impl Scenario {
             self.layers = vec![self.bytes() / layers as u64; layers];
         }
         if let Some(scale) = by.scale {
+            self.scale = scale;
             self.port /= scale;
             self.uplinks = self.uplinks.into_iter().map(|uplink| uplink.slower(scale)).collect();
         }
