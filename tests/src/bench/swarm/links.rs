@@ -2,9 +2,10 @@
 //! connects them, each link as fast as it is told.
 //!
 //! ```text
-//! node: eth0 ──── port: bridge (site, which routes): uplink ──── site: cloud, with the origin
+//! node: eth0 ──── port: bridge (site, which routes): uplink ──── site: cloud (which routes): origin ──── eth0: origin
 //! ```
-//! A link is shaped at both of its ends, where packets leave.
+//! Ports and uplinks are shaped at both of their ends, where packets leave. The origin is a hop away from the uplinks: who
+//! sends and shapes in one place learns of each packet that does not fit, as no server on the internet does.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -16,13 +17,20 @@ use wherry_tests::netns::{Space, Spaces};
 /// Where the origin can be reached from everywhere.
 pub(crate) const ORIGIN: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
 
-/// The longest that a packet waits at a node's port: what cheap switches hold.
+/// The cloud's side of the link to it.
+const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 2);
+
+/// How many bytes a node lets wait for its own port: a thousand packets, as Linux does unless it is told otherwise. Its TCP
+/// sees to it that there are few.
+const OWN_QUEUE: f64 = 1_514e3;
+
+/// The longest that a packet waits at the switch's end of a port, in seconds: what cheap switches hold.
 const PORT_QUEUE: f64 = 0.025;
 
-/// The longest that a packet waits at an uplink: what modest routers hold.
-const UPLINK_QUEUE: f64 = 0.1;
+/// The longest that a packet waits at an uplink, in seconds: what modest routers hold.
+const UPLINK_QUEUE: f64 = 0.25;
 
-/// The least that a queue holds, in bytes: a score of packets.
+/// The least that a switch or a router holds, in bytes: a score of packets.
 const LEAST_QUEUE: f64 = 32e3;
 
 /// The least that may leave at once in spite of the rate, in bytes.
@@ -77,7 +85,8 @@ pub(crate) struct Links {
     /// One more machine at each site, for a cache.
     pub(crate) caches: Vec<Machine>,
     /// Where the origin lives.
-    pub(crate) cloud: Space,
+    pub(crate) origin: Space,
+    cloud: Space,
     sites: Vec<Site>,
     _spaces: Spaces,
 }
@@ -126,7 +135,7 @@ fn hardware(address: Ipv4Addr) -> String {
 impl Links {
     /// Namespaces and links for a plan, not shaped yet.
     pub(crate) fn build(plan: &Plan) -> Result<Self> {
-        let mut words = vec!["cloud".to_owned()];
+        let mut words = vec!["origin".to_owned(), "cloud".to_owned()];
         for (site, ports) in plan.sites.iter().enumerate() {
             words.push(format!("site{site}"));
             words.extend((0..=ports.len()).map(|node| format!("s{site}n{node}")));
@@ -134,10 +143,8 @@ impl Links {
         let spaces = Spaces::new(&words)?;
         let mut free = spaces.all().iter().cloned();
         let mut next = || free.next().context("a namespace for each word");
-        let cloud = next()?;
-        sysctl(&cloud)?;
-        cloud.inside(|| set("ipv4/tcp_wmem", ORIGIN_BUFFERS))?;
-        cloud.ip(&["link set lo up".into(), format!("address add {ORIGIN}/32 dev lo")])?;
+        let (origin, cloud) = (next()?, next()?);
+        cloud_links(&origin, &cloud)?;
         let (mut nodes, mut caches, mut sites) = (Vec::new(), Vec::new(), Vec::new());
         for (site, ports) in plan.sites.iter().enumerate() {
             let space = next()?;
@@ -156,22 +163,21 @@ impl Links {
             site_links(site, &space, &members, &cloud)?;
             sites.push(Site { counters: Counters::open(&space)?, space });
         }
-        Ok(Self { nodes, caches, cloud, sites, _spaces: spaces })
+        Ok(Self { nodes, caches, origin, cloud, sites, _spaces: spaces })
     }
 
     /// Sets a machine's port to so many bits a second, both ways.
     pub(crate) fn set_port(&self, machine: &Machine, rate: f64) -> Result<()> {
-        let shape = shape(rate, PORT_QUEUE);
         machine.space.ip(&[format!("link set eth0 gso_max_segs {}", bundle(rate))])?;
-        machine.space.tc(&[format!("qdisc replace dev eth0 root {shape}")])?;
+        machine.space.tc(&[format!("qdisc replace dev eth0 root {}", shape(rate, OWN_QUEUE))])?;
+        let shape = shape(rate, queue(rate, PORT_QUEUE));
         self.sites[machine.site].space.tc(&[format!("qdisc replace dev {} root {shape}", machine.port)])
     }
 
     /// Sets a site's uplink to so many bits a second, both ways.
     pub(crate) fn set_uplink(&self, site: usize, rate: f64) -> Result<()> {
-        let shape = shape(rate, UPLINK_QUEUE);
+        let shape = shape(rate, queue(rate, UPLINK_QUEUE));
         self.sites[site].space.tc(&[format!("qdisc replace dev uplink root {shape}")])?;
-        self.cloud.ip(&[format!("link set site{site} gso_max_segs {}", bundle(rate))])?;
         self.cloud.tc(&[format!("qdisc replace dev site{site} root {shape}")])
     }
 
@@ -189,6 +195,28 @@ impl Links {
     pub(crate) fn uplinks(&self) -> Result<Vec<Bytes>> {
         self.sites.iter().map(|site| site.counters.read()).collect()
     }
+}
+
+/// Connects the origin to the cloud.
+fn cloud_links(origin: &Space, cloud: &Space) -> Result<()> {
+    sysctl(origin)?;
+    sysctl(cloud)?;
+    origin.inside(|| set("ipv4/tcp_wmem", ORIGIN_BUFFERS))?;
+    cloud.ip(&[
+        "link set lo up".into(),
+        format!("link add origin type veth peer name eth0 netns {}", origin.name()),
+        "link set origin up".into(),
+        format!("route add {ORIGIN}/32 dev origin"),
+        format!("address add {CLOUD}/32 dev origin"),
+    ])?;
+    origin.ip(&[
+        "link set lo up".into(),
+        format!("address add {ORIGIN}/32 dev eth0"),
+        "link set eth0 up".into(),
+        "link set eth0 gso_max_segs 1".into(),
+        format!("route add {CLOUD}/32 dev eth0"),
+        format!("route add default via {CLOUD}"),
+    ])
 }
 
 /// Connects a site's machines to its bridge, and its bridge to the cloud.
@@ -271,12 +299,15 @@ fn bundle(rate: f64) -> u32 {
     if rate > TRUE_PACKETS { 65_535 } else { 1 }
 }
 
-/// A token bucket of so many bits a second, in the words of `tc`.
+/// A token bucket of so many bits a second before which so many bytes can wait, in the words of `tc`.
 fn shape(rate: f64, queue: f64) -> String {
-    let bytes = rate / 8.0;
-    let burst = (bytes * BURST).max(if rate > TRUE_PACKETS { 128e3 } else { LEAST_BURST });
-    let limit = burst + (bytes * queue).max(LEAST_QUEUE);
-    format!("tbf rate {}bit burst {} limit {}", rate as u64, burst as u64, limit as u64)
+    let burst = (rate / 8.0 * BURST).max(if rate > TRUE_PACKETS { 128e3 } else { LEAST_BURST });
+    format!("tbf rate {}bit burst {} limit {}", rate as u64, burst as u64, (burst + queue) as u64)
+}
+
+/// The bytes that wait for so many seconds at this rate, or the least that devices hold.
+fn queue(rate: f64, seconds: f64) -> f64 {
+    (rate / 8.0 * seconds).max(LEAST_QUEUE)
 }
 
 /// The counters of a site's uplink, which can be read from outside.
@@ -326,9 +357,9 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_a_packet_at_any_rate_and_little_more() {
-        assert_eq!(shape(4e6, UPLINK_QUEUE), "tbf rate 4000000bit burst 6000 limit 56000");
-        assert_eq!(shape(1e6, PORT_QUEUE), "tbf rate 1000000bit burst 6000 limit 38000");
-        assert_eq!(shape(1e9, PORT_QUEUE), "tbf rate 1000000000bit burst 128000 limit 3253000");
+        assert_eq!(shape(4e6, queue(4e6, 0.1)), "tbf rate 4000000bit burst 6000 limit 56000");
+        assert_eq!(shape(1e6, queue(1e6, 0.025)), "tbf rate 1000000bit burst 6000 limit 38000");
+        assert_eq!(shape(1e9, queue(1e9, 0.025)), "tbf rate 1000000000bit burst 128000 limit 3253000");
     }
 
     #[test]

@@ -54,6 +54,13 @@ impl<'a> Course<'a> {
         Ok(self.links.uplinks()?.into_iter().zip(&self.begin).map(|(now, then)| now.since(*then)).collect())
     }
 
+    /// By when this share of all that went towards a site was through, in seconds.
+    pub(crate) fn through(&self, site: usize, share: f64) -> Result<f64> {
+        let all = self.carried()?[site].down as f64;
+        let noted = self.noted.iter().find(|(_, bytes)| bytes[site].down as f64 >= all * share);
+        Ok(noted.or(self.noted.last()).map_or(0.0, |(time, _)| *time))
+    }
+
     /// What went towards each site by when.
     pub(crate) fn noted(&self) -> Value {
         let note = |(time, bytes): &(f64, Vec<Bytes>)| json!({"seconds": time, "down": bytes.iter().map(|bytes| bytes.down).collect::<Vec<_>>()});

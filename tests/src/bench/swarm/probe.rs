@@ -35,7 +35,7 @@ pub(crate) fn goodput(links: &Links, port: f64, uplinks: &[f64]) -> Result<Goodp
     for (site, uplink) in uplinks.iter().enumerate() {
         let receivers = ((uplink / port).ceil() as usize + 1).min(MAX_RECEIVERS);
         let there = links.nodes.iter().filter(|node| node.site == site);
-        flows.extend(there.take(receivers).map(|to| Flow { from: &links.cloud, to }));
+        flows.extend(there.take(receivers).map(|to| Flow { from: &links.origin, to }));
     }
     let through = carried(&flows)?;
     let of_site =

@@ -16,8 +16,8 @@ use wherry_tests::http::Request;
 /// How long to rest before asking again after a failure.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// How long a server may be silent: as long as containerd and docker are patient, or more.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a server may be silent before it is asked again for the rest.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is read at once.
 const BUFFER: usize = 64 << 10;

@@ -164,15 +164,14 @@ impl Report {
             text = text.trim_end().to_owned() + "\n";
         }
         text + "\nF: bytes of the image at each site. CPU: of all cores, in brackets before the pull began. uplink: all bytes \
-                both ways,\nheaders included. blobs: what the origin sent of them. * scaled from a smaller image; time is \
-                linear in the bytes.\n"
+                both ways,\nheaders included. blobs: what the origin sent of them. * scaled from when 95 % of a smaller image were \
+                through: time is\nlinear in the bytes, but for stragglers.\n"
     }
 }
 
 fn beside_row(what: &str, nodes: usize, bytes: f64, bound: f64, beside: &Beside) -> [String; 13] {
-    let small = beside.bytes as f64 <= bytes * 0.99;
-    let star = if small { "*" } else { "" };
-    let note = if small {
+    let star = if beside.small { "*" } else { "" };
+    let note = if beside.small {
         format!("{:.1} s for {} kB", beside.measured, short(beside.bytes as f64 / 1e3))
     } else {
         String::new()

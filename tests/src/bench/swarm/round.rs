@@ -109,10 +109,10 @@ pub(crate) fn measure(scenario: Scenario, how: &How) -> Result<Outcome> {
     );
     let listen = Some(SocketAddr::from((ORIGIN, ORIGIN_PORT)));
     let options =
-        registry::Options { listen, space: Some(links.cloud.clone()), ..registry::Options::default() };
+        registry::Options { listen, space: Some(links.origin.clone()), ..registry::Options::default() };
     let mut origin = Registry::start(&lab, "origin", options)?;
     let push = |origin: &Registry, repository: &str, seed: u64, layers: &[u64]| {
-        links.cloud.inside(|| push_image(origin.addr(), repository, "1", seed, layers))
+        links.origin.inside(|| push_image(origin.addr(), repository, "1", seed, layers))
     };
     let image = push(&origin, "swarm/whole", 70, &scenario.layers)?;
     let mut aside = |way: Way, repository: &str, seed: u64| {
