@@ -1,13 +1,19 @@
 //! What the swarm asks of the store.
 
 use std::fs::File;
+use std::future::ready;
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use rustix::io::{ReadWriteFlags, preadv2};
-use wherry_proto::{Digest, StateChain, TagRecord};
+use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord};
 
-/// What this node can give. Every call may block: the swarm makes them off the network threads.
+use super::arriving::Arriving;
+
+/// What this node can give. Every call may block, and the swarm makes them off the network threads; those that return a
+/// future have to wait for an origin and must not block, neither before they return it nor in it.
 ///
 /// The answers are promises: a blob that is said to be held is one whose every byte was verified.
 pub trait Holdings: Send + Sync + 'static {
@@ -25,6 +31,35 @@ pub trait Holdings: Send + Sync + 'static {
     /// operator: the taker's log names the blob and the chunk, and a ban ends with the taker's run, or after
     /// [`BAN_TIME`](super::BAN_TIME). A read that fails is refused and proves nothing against anybody.
     fn open(&self, digest: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>>;
+
+    /// The length in bytes of a blob that is on its way here, as far as this node believes what it was told.
+    fn arriving_size(&self, _digest: &Digest) -> Option<u64> {
+        None
+    }
+
+    /// A blob that is on its way here. Whoever takes nothing in has none.
+    fn arriving(&self, _blob: &BlobName) -> Option<Arc<dyn Arriving>> {
+        None
+    }
+
+    /// Fetches a blob from an origin's repository on behalf of a member that cannot, if this node may and can; says
+    /// whether it does before it is done. Whoever leads for nobody has no route. The future is dropped when the asker's
+    /// time, [`LEAD_TIME`](super::LEAD_TIME), is over.
+    fn lead<'a>(
+        &'a self,
+        _asker: NodeId,
+        _blob: BlobName,
+        _origin: &'a str,
+        _repository: &'a str,
+    ) -> BoxFuture<'a, Lead> {
+        ready(Lead::Refuse(LeadRefusal::NoRoute)).boxed()
+    }
+
+    /// What an origin says that a reference means: asked now, unless it was lately. Whoever asks no origin knows
+    /// nothing. The future is dropped when the asker's time, [`RESOLVE_TIME`](super::RESOLVE_TIME), is over.
+    fn resolve<'a>(&'a self, _reference: &'a str) -> BoxFuture<'a, Option<TagRecord>> {
+        ready(None).boxed()
+    }
 
     /// What a reference means here, as signed by whoever resolved it.
     fn tag(&self, reference: &str) -> Option<TagRecord>;

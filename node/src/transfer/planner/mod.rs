@@ -1,27 +1,51 @@
 //! What to ask of whom, for one blob: events in, effects out, no I/O and no clock.
 //!
-//! Peers that hold the blob are preferred, and every chunk of theirs is checked against the chain that they
-//! signed. The origin is read in order when no peer can give the blob. A chunk is at any time in exactly one
+//! Peers of the site that hold the blob are preferred, and every chunk of theirs is checked against the chain that they
+//! signed. Where nobody holds it, one node of the site leads: it reads the origin in order and signs the states that it
+//! finds; the others take the chunks from it and from each other as they come. A chunk is at any time in exactly one
 //! state: wanted, asked of one source, being kept (written), or here (in the ledger).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use wherry_proto::{
-    ChunkIndex, ChunkMap, ChunkSet, Claimed, Digest, End, Ledger, Link, NodeId, State, StateChain,
+    ChunkIndex, ChunkMap, ChunkSet, Claimed, Digest, End, Ledger, Link, NodeId, Role, State, StateChain,
+    Update,
 };
 
-pub use event::{DropReason, Effect, Event, Failure, Proof, Source};
+pub use event::{DropReason, Effect, Event, Failure, NoStates, Proof, Source};
+pub use lead::{STALL, rank};
+pub use peer::{MAX_REFUSED, PIPELINE};
+pub use sizes::Sizes;
+
+use crate::swarm::LinkClass;
+use lead::{INTRODUCTION, Lead, Request, lot};
 use origin::Origin;
+use peer::{Chain, Depth, Peer};
 
 mod event;
+mod lead;
 mod origin;
+mod peer;
+mod pick;
+mod sizes;
 
 /// How many peers one transfer uses at a time; offers beyond it are left alone.
 pub const MAX_PEERS: usize = 32;
 
-/// How many chunks are asked of one peer at a time: enough that its link does not idle for a round trip.
-pub const PIPELINE: usize = 8;
+/// How many of these are those of highest rank, one of whom leads.
+const RANKED: usize = 4;
+
+/// How much time passes between two [`Event::Tick`]s.
+pub const TICK: Duration = Duration::from_millis(500);
+
+/// How many chunks are asked of all peers together, at least: as many as a peer has upload slots, so that no node asks
+/// for more than one gives.
+pub const LEAST_WINDOW: usize = 4;
+
+/// The same at most.
+pub const MOST_WINDOW: usize = 64;
 
 /// How many bytes one transfer has asked for and not yet written, at most.
 pub const IN_FLIGHT: u64 = 8 << 20;
@@ -36,22 +60,29 @@ pub const MAX_DROPPED: usize = 256;
 /// How often a peer may fail and come back in one transfer.
 pub const MAX_RETURNS: u8 = 5;
 
+/// After how many ticks a peer that failed is met again for the first time.
+const AGAIN: u64 = 1;
+
+/// For how many ticks a member that said it leads may take to begin.
+const PROMISE: u64 = 20;
+
+/// How many chunks in a row may come from a peer that does not hold the blob, and do not link, before it is dropped: what
+/// it has may be from another reading.
+const MAX_STRANGE: u8 = 3;
+
 /// How many clients' positions are remembered; further ones wait for what these make arrive.
 pub const MAX_READERS: usize = 64;
 
+/// A chunk that has been asked for.
 #[derive(Debug)]
-enum Chain {
-    Asked,
-    // Contradicts what the origin is sending: nobody can know who is right before that ends.
-    Aside(Arc<StateChain>),
-    Claimed,
-}
-
-#[derive(Debug)]
-struct Peer {
-    chain: Chain,
-    asked: usize,
-    busy: bool,
+struct Asked {
+    source: Source,
+    // What it must be, as far as was known then.
+    expected: Option<Link>,
+    // Whether the peer held the blob then, and did not only pass on what it had.
+    held: bool,
+    for_reader: bool,
+    since: u64,
 }
 
 #[derive(Debug)]
@@ -59,16 +90,20 @@ struct Dropped {
     why: String,
     times: u8,
     for_good: bool,
+    is_near: bool,
+    since: u64,
 }
 
 /// The plan of one transfer.
 #[derive(Debug)]
 pub struct Planner {
+    me: NodeId,
     ledger: Ledger,
     peers: BTreeMap<NodeId, Peer>,
     dropped: BTreeMap<NodeId, Dropped>,
     origin: Origin,
-    asked: BTreeMap<ChunkIndex, Source>,
+    lead: Lead,
+    asked: BTreeMap<ChunkIndex, Asked>,
     keeping: BTreeMap<ChunkIndex, Link>,
     // Being written although no longer wanted: nothing else may be written there before that is over.
     stale: BTreeSet<ChunkIndex>,
@@ -77,17 +112,32 @@ pub struct Planner {
     // Which unproven chunks came from peers, so that an origin's reading is not blamed for them.
     from_peers: ChunkSet,
     readers: BTreeMap<u64, ChunkIndex>,
+    // How many chunks are asked of all peers together.
+    window: Depth,
     searched_site: bool,
     searched_network: bool,
     // How many chunks were here when the last search began.
     here_at_search: Option<u32>,
+    // For how many ticks there has been a chunk that no peer has, though its states are known.
+    sourceless: u64,
+    ticks: u64,
+    random: u64,
     over: bool,
     effects: Vec<Effect>,
 }
 
 impl Planner {
-    /// A plan for a blob of which these chunks are here already.
-    pub fn new(digest: Digest, map: ChunkMap, here: &[(ChunkIndex, Link)]) -> Self {
+    /// A plan for a blob of which these chunks are here already, at the node `me`.
+    ///
+    /// `first_attempt` numbers this node's readings of the origin. No number may be used twice for a blob, across
+    /// restarts too: the time is a good one.
+    pub fn new(
+        me: NodeId,
+        digest: Digest,
+        map: ChunkMap,
+        here: &[(ChunkIndex, Link)],
+        first_attempt: u64,
+    ) -> Self {
         let mut ledger = Ledger::new(digest, map);
         let mut from_peers = ChunkSet::empty(map);
         for (index, link) in here {
@@ -96,20 +146,27 @@ impl Planner {
             from_peers.insert(*index);
         }
         let taken = ledger.linked().clone();
+        let rank = rank(&digest, &me);
         Self {
+            me,
             ledger,
             peers: BTreeMap::new(),
             dropped: BTreeMap::new(),
             origin: Origin::default(),
+            lead: Lead::new(rank, first_attempt),
             asked: BTreeMap::new(),
             keeping: BTreeMap::new(),
             stale: BTreeSet::new(),
             taken,
             from_peers,
             readers: BTreeMap::new(),
+            window: Depth::new(LEAST_WINDOW, LEAST_WINDOW, MOST_WINDOW),
             searched_site: false,
             searched_network: false,
             here_at_search: None,
+            sourceless: 0,
+            ticks: 0,
+            random: rank | 1,
             over: false,
             effects: Vec::new(),
         }
@@ -122,7 +179,7 @@ impl Planner {
 
     /// How many peers are used as sources now.
     pub fn sources(&self) -> usize {
-        self.peers.values().filter(|peer| matches!(peer.chain, Chain::Claimed)).count()
+        self.peers.values().filter(|peer| peer.is_claimed() || !peer.here.is_empty()).count()
     }
 
     /// Takes in what has happened; says what to do. After `Verified` or `Failed` there is no further effect.
@@ -134,15 +191,32 @@ impl Planner {
         std::mem::take(&mut self.effects)
     }
 
+    /// xorshift64 (Marsaglia, 2003): ties are to be broken otherwise at each node, and alike in each run.
+    const fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Offered(node) => self.offered(node),
+            Event::Offered(node, class) => self.met(node, class, true),
+            Event::Met(node, class) => self.met(node, class, false),
+            Event::Updated(node, update) => self.updated(node, &update),
             Event::Chain(node, chain) => self.chain(node, chain),
-            Event::Arrived(source, index, links) => self.arrived(source, index, &links),
+            Event::States(node, attempt, states) => self.states(node, attempt, states),
+            Event::Arrived(source, index, links, took) => self.arrived(source, index, &links, took),
             Event::Kept(source, index, link) => self.kept(source, index, link),
             Event::Busy(node, index) => {
                 self.release(Source::Peer(node), index);
                 self.set_busy(node, true);
+            }
+            Event::Elsewhere(node, index) => {
+                self.release(Source::Peer(node), index);
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.refuses(index, self.ticks);
+                }
             }
             Event::Ready(node) => self.set_busy(node, false),
             // Each of its requests fails when a peer does; the first says it all.
@@ -162,6 +236,17 @@ impl Planner {
                 self.searched_site = true;
                 self.searched_network = true;
             }
+            Event::NotHere(node, index) => {
+                self.release(Source::Peer(node), index);
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.here.remove(index);
+                }
+            }
+            Event::Promised(node) => {
+                self.lead.request = Request::Promised { by: node, since: self.ticks };
+                self.met(node, LinkClass::Lan, false);
+            }
+            Event::NobodyLeads => self.lead.request = Request::Denied,
             Event::Reading(reader, index) => {
                 if self.readers.len() < MAX_READERS || self.readers.contains_key(&reader) {
                     self.readers.insert(reader, index);
@@ -170,22 +255,143 @@ impl Planner {
             Event::ReaderGone(reader) => {
                 self.readers.remove(&reader);
             }
+            Event::Tick => self.tick(),
         }
     }
 
-    fn offered(&mut self, node: NodeId) {
+    fn tick(&mut self) {
+        self.ticks += 1;
+        self.watch_leaders();
+        for peer in self.peers.values_mut() {
+            peer.forget_refused(self.ticks);
+        }
+        self.sourceless = if self.leads() && self.gap().is_some() { self.sourceless + 1 } else { 0 };
+        self.hedge();
+        self.meet_again();
+    }
+
+    /// Those of this site who failed are met again after a while, each time a longer one: a connection that broke, or
+    /// chunks that were taken back, are no reason to do without a node for the rest of the transfer.
+    fn meet_again(&mut self) {
+        let may_return = |dropped: &Dropped| {
+            let pause = AGAIN << dropped.times.min(MAX_RETURNS);
+            !dropped.for_good
+                && dropped.is_near
+                && dropped.times <= MAX_RETURNS
+                && self.ticks - dropped.since >= pause
+        };
+        let again: Vec<NodeId> = self
+            .dropped
+            .iter()
+            .filter(|(node, dropped)| may_return(dropped) && !self.peers.contains_key(*node))
+            .map(|(node, _)| *node)
+            .collect();
+        for node in again {
+            if let Some(dropped) = self.dropped.get_mut(&node) {
+                dropped.since = self.ticks;
+            }
+            self.met(node, LinkClass::Lan, false);
+        }
+    }
+
+    fn met(&mut self, node: NodeId, class: LinkClass, holds: bool) {
+        // What is still on its way to another site is of no use before it is there.
+        if node == self.me || (class == LinkClass::Wan && !holds) {
+            return;
+        }
+        if holds && self.peers.contains_key(&node) {
+            return self.hold(node);
+        }
         let may_return = match self.dropped.get(&node) {
             Some(dropped) => !dropped.for_good && dropped.times <= MAX_RETURNS,
             None => self.dropped.len() < MAX_DROPPED,
         };
-        if !may_return || self.peers.len() >= MAX_PEERS || self.peers.contains_key(&node) {
+        if !may_return || self.peers.contains_key(&node) || !self.has_place(&node, holds) {
             return;
         }
-        self.peers.insert(node, Peer { chain: Chain::Asked, asked: 0, busy: false });
+        let map = self.ledger.map();
+        let rank = rank(&self.ledger.digest(), &node);
+        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), self.ticks, rank));
+        // The site is larger than it was when nobody was there to lead.
+        if self.lead.request == Request::Denied && !self.dropped.contains_key(&node) {
+            self.lead.request = Request::Unasked;
+        }
+        // A blob of one chunk that is held has nothing to tell of.
+        if !holds || map.count() > 1 {
+            self.effects.push(Effect::Follow(node));
+        }
+        if holds {
+            self.hold(node);
+        }
+    }
+
+    /// Whether there is a place for one more peer; if all are taken, that of one who is of no use at the moment may be
+    /// given away. Holders come first, then the few of highest rank, whom everybody must see, then those whom lot has
+    /// given to this node: were it the same for all nodes, most of them would never be asked for anything.
+    fn has_place(&mut self, node: &NodeId, holds: bool) -> bool {
+        if self.peers.len() < MAX_PEERS {
+            return true;
+        }
+        let digest = self.ledger.digest();
+        let mut ranks: Vec<u64> = self.peers.values().map(|peer| peer.rank).collect();
+        ranks.sort_unstable_by(|one, two| two.cmp(one));
+        let high = ranks.get(RANKED - 1).copied().unwrap_or(0);
+        let worth = |rank: u64, node: &NodeId| match rank >= high {
+            true => (1, rank),
+            false => (0, lot(&digest, &self.me, node)),
+        };
+        let is_idle = |peer: &Peer| peer.asked == 0 && !peer.holds() && peer.here.is_empty();
+        let idle = self.peers.iter().filter(|(_, peer)| is_idle(peer));
+        let least = idle.map(|(node, peer)| (worth(peer.rank, node), *node)).min();
+        let Some((least, idle)) = least else { return false };
+        if !holds && worth(rank(&digest, node), node) < least {
+            return false;
+        }
+        self.peers.remove(&idle);
+        self.forget_states(idle);
+        self.effects.push(Effect::Unfollow(idle));
+        true
+    }
+
+    /// A peer says that it holds the blob.
+    fn hold(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.holds() {
+            return;
+        }
+        peer.role = Some(Role::Held);
+        peer.chain = Chain::Asked;
         match StateChain::from_bytes(self.ledger.digest(), self.ledger.map(), &[]) {
             // A blob of one chunk has no inner states, so there is nothing to claim.
             Ok(chain) => self.chain(node, Arc::new(chain)),
             Err(_) => self.effects.push(Effect::AskChain(node)),
+        }
+    }
+
+    fn updated(&mut self, node: NodeId, update: &Update) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let map = self.ledger.map();
+        let Some(chunks) = update.chunks(&map) else {
+            let why = "it says that it has chunks which the blob cannot have".to_owned();
+            return self.drop_peer(node, DropReason::Failed(why));
+        };
+        for index in chunks {
+            peer.here.insert(index);
+        }
+        match update.role {
+            Role::Held => self.hold(node),
+            Role::Gone => self.drop_peer(node, DropReason::Failed("it has given up the blob".into())),
+            role => {
+                let before = peer.stream(node).map(|(attempt, _)| attempt);
+                peer.role = Some(role);
+                // The signer itself knows best that its states lead nowhere.
+                if let (Some(attempt), Role::Following { stream: None, .. }) = (before, role)
+                    && attempt.signer == node
+                    && self.lead.attempt == Some(attempt)
+                {
+                    self.stream_is_void(attempt);
+                }
+            }
         }
     }
 
@@ -208,38 +414,45 @@ impl Planner {
         }
     }
 
-    fn arrived(&mut self, source: Source, index: ChunkIndex, links: &[Link]) {
-        if self.asked.get(&index) != Some(&source) {
-            self.effects.push(Effect::Discard(source, index));
-            return;
-        }
-        self.release(source, index);
-        if let Source::Peer(node) = source {
-            self.set_busy(node, false);
-        }
-        let wanted = if self.ledger.has_chain() {
-            match self.ledger.dispute() {
-                Some((disputed, _)) if disputed == index => self.ledger.candidates(index),
-                _ => self.ledger.chain().map(|chain| chain.link(index)).into_iter().collect(),
-            }
-        } else if source == Source::Origin {
-            return self.streamed(index, links);
-        } else {
-            // The claim that it was asked for has been refuted meanwhile.
+    fn arrived(&mut self, source: Source, index: ChunkIndex, links: &[Link], took: Duration) {
+        let Some(asked) = self.asked.get(&index).filter(|asked| asked.source == source) else {
             self.effects.push(Effect::Discard(source, index));
             return;
         };
+        let (was_expected, was_held) = (asked.expected, asked.held);
+        self.release(source, index);
+        if let Source::Peer(node) = source {
+            self.set_busy(node, false);
+            self.window.took(took);
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.took(took);
+            }
+        }
+        let wanted = match self.ledger.dispute() {
+            Some((disputed, _)) if disputed == index => self.ledger.candidates(index),
+            _ => self.ledger.expected(index).into_iter().collect(),
+        };
+        if source == Source::Origin && !self.ledger.has_chain() {
+            return self.streamed(index, links);
+        }
         match links.iter().find(|link| wanted.contains(link)) {
             Some(link) => {
                 if let (Source::Origin, End::State(state)) = (source, link.to) {
                     self.origin_next(index, state);
+                }
+                if let Source::Peer(node) = source
+                    && let Some(peer) = self.peers.get_mut(&node)
+                {
+                    peer.strange = 0;
                 }
                 self.keep(source, index, *link);
             }
             None => {
                 self.effects.push(Effect::Discard(source, index));
                 match source {
-                    Source::Peer(node) => self.wrong_chunk(node, index),
+                    // What it was asked for counts no more: a claim was refuted, or another leads.
+                    Source::Peer(_) if was_expected.is_none_or(|expected| !wanted.contains(&expected)) => {}
+                    Source::Peer(node) => self.wrong_chunk(node, index, was_held),
                     Source::Origin => self.origin_contradicts(index),
                 }
             }
@@ -290,18 +503,33 @@ impl Planner {
         self.effects.push(Effect::Keep(source, index, link));
     }
 
-    fn wrong_chunk(&mut self, node: NodeId, index: ChunkIndex) {
+    fn wrong_chunk(&mut self, node: NodeId, index: ChunkIndex, held: bool) {
         let map = self.ledger.map();
         let end_is_proven = map.next(index).is_none_or(|next| self.ledger.is_proven(next));
-        if index == map.first() && end_is_proven {
+        let has_chain = self.ledger.has_chain();
+        // Whoever does not hold the blob may have had the chunk in good faith, from a reading that is wrong.
+        if held && index == map.first() && end_is_proven {
             self.ban(node, Proof::WrongChunk(index));
+        } else if !held && self.ledger.has_chain() && !self.ledger.has_signer() {
+            // Nobody is left who stands for the chain: what still comes decides.
+            self.ledger.forget_orphans();
+            self.count_taken();
+        } else if let Some(peer) = self.peers.get_mut(&node)
+            && !held
+            && (has_chain || peer.strange < MAX_STRANGE)
+        {
+            // It may go by another reading or by a claim, or this node does: which one is right will be seen.
+            peer.strange = peer.strange.saturating_add(1);
+            peer.refuses(index, self.ticks);
         } else {
             self.drop_peer(node, DropReason::WrongChunk(index));
         }
     }
 
     fn drop_peer(&mut self, node: NodeId, reason: DropReason) {
-        let for_good = !matches!(reason, DropReason::Failed(_));
+        // One that trades may be right next time, when another leads.
+        let holds = self.peers.get(&node).is_some_and(Peer::holds);
+        let for_good = holds && !matches!(reason, DropReason::Failed(_));
         if self.forget_peer(node, &reason, for_good) {
             self.effects.push(Effect::Drop(node, reason));
         }
@@ -313,17 +541,19 @@ impl Planner {
     }
 
     fn forget_peer(&mut self, node: NodeId, why: &dyn std::fmt::Display, for_good: bool) -> bool {
-        let was_there = self.peers.remove(&node).is_some();
+        let peer = self.peers.remove(&node);
+        let was_there = peer.is_some();
         let before = self.dropped.get(&node);
+        let is_near = peer.map_or_else(
+            || before.is_some_and(|dropped| dropped.is_near),
+            |peer| peer.class == LinkClass::Lan,
+        );
         let times = before.map_or(0, |dropped| dropped.times).saturating_add(u8::from(was_there));
         let for_good = for_good || before.is_some_and(|dropped| dropped.for_good);
-        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good });
-        let source = Source::Peer(node);
-        let held: Vec<_> =
-            self.asked.iter().filter(|(_, s)| **s == source).map(|(index, _)| *index).collect();
-        for index in held {
-            self.release(source, index);
-        }
+        let since = self.ticks;
+        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good, is_near, since });
+        self.release_all(Source::Peer(node));
+        self.forget_states(node);
         self.ledger.drop_signer(node);
         self.count_taken();
         was_there
@@ -335,9 +565,16 @@ impl Planner {
         }
     }
 
+    fn release_all(&mut self, source: Source) {
+        let all = self.asked.iter().filter(|(_, asked)| asked.source == source);
+        for index in all.map(|(index, _)| *index).collect::<Vec<_>>() {
+            self.release(source, index);
+        }
+    }
+
     /// A chunk is no longer asked of this source.
     fn release(&mut self, source: Source, index: ChunkIndex) {
-        if self.asked.get(&index) != Some(&source) {
+        if self.asked.get(&index).is_none_or(|asked| asked.source != source) {
             return;
         }
         self.asked.remove(&index);
@@ -362,11 +599,11 @@ impl Planner {
         self.ledger.void();
         self.stale.extend(std::mem::take(&mut self.keeping).into_keys());
         self.from_peers = ChunkSet::empty(self.ledger.map());
+        self.lead.anew_after_void();
+        if self.leads() {
+            self.renumber();
+        }
         self.count_taken();
-    }
-
-    fn usable(&self) -> bool {
-        self.peers.values().any(|peer| matches!(peer.chain, Chain::Claimed))
     }
 
     fn plan(&mut self) {
@@ -374,16 +611,69 @@ impl Planner {
             self.verified(refuted);
             return;
         }
-        if self.usable() {
-            // The origin is for what peers cannot give.
-            self.stop_origin();
-            match self.ledger.dispute() {
-                Some((index, sides)) => self.settle_dispute(index, &sides),
-                None => self.ask_peers(),
-            }
-        } else if self.origin.reading.is_none() && self.keeping.is_empty() && self.stale.is_empty() {
-            self.turn_to_origin();
+        let near = self.peers.values().any(|peer| peer.class == LinkClass::Lan && peer.is_claimed());
+        if near {
+            // The origin, and other sites, are for what nobody here can give.
+            self.step_down();
+        } else {
+            self.decide_lead();
         }
+        self.lead_with_chain();
+        if self.has_holder() {
+            self.stop_origin();
+            if let Some((index, sides)) = self.ledger.dispute() {
+                return self.settle_dispute(index, &sides);
+            }
+        }
+        self.ask_states();
+        self.ask_peers();
+        if self.leads() && !self.has_holder() {
+            self.read_origin();
+        } else if !near {
+            self.look_for_help();
+        }
+    }
+
+    /// Whether the blob may still come from those who are known.
+    fn has_hope(&self) -> bool {
+        // What a peer that has just begun will do it may not know itself yet.
+        let is_new = |peer: &Peer| self.ticks < peer.since + INTRODUCTION;
+        let trading = |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead() || is_new(peer));
+        self.leads()
+            || self.may_lead()
+            || self.leader().is_some()
+            || self.awaits_words()
+            || self.peers.values().any(trading)
+            || !self.asked.is_empty()
+            || !self.keeping.is_empty()
+            || !self.stale.is_empty()
+    }
+
+    /// Nobody here leads, nor may this node: others are asked to, and more are searched for.
+    fn look_for_help(&mut self) {
+        if self.has_hope() || !self.searched_site {
+            return;
+        }
+        match self.lead.request {
+            Request::Unasked => self.ask_to_lead(),
+            Request::Promised { by, since } => {
+                let is_over = !self.peers.contains_key(&by) || self.ticks - since >= PROMISE;
+                if is_over {
+                    self.lead.broken.insert(by);
+                    self.ask_to_lead();
+                }
+            }
+            Request::Asked => {}
+            Request::Denied if self.searched_network => self.search_again(),
+            Request::Denied => {}
+        }
+    }
+
+    fn ask_to_lead(&mut self) {
+        self.lead.request = Request::Asked;
+        // Those who want the blob say themselves whether they can.
+        let but = self.peers.keys().chain(&self.lead.broken).copied().collect();
+        self.effects.push(Effect::AskLead(but));
     }
 
     fn verified(&mut self, mut refuted: Vec<NodeId>) {
@@ -414,50 +704,8 @@ impl Planner {
                     starts.push(link.from);
                 }
             }
-            self.ask(node, index, starts);
+            self.ask(node, index, starts, false);
         }
-    }
-
-    fn ask(&mut self, node: NodeId, index: ChunkIndex, starts: Vec<State>) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.asked += 1;
-        }
-        self.asked.insert(index, Source::Peer(node));
-        self.taken.insert(index);
-        self.effects.push(Effect::Fetch(node, index, starts));
-    }
-
-    fn ask_peers(&mut self) {
-        let Some(chain) = self.ledger.chain().cloned() else { return };
-        let map = self.ledger.map();
-        let chunk_len = u64::from(map.chunk_len());
-        // Spread over the peers: each round gives each of them at most one chunk more.
-        for depth in 0..PIPELINE {
-            let ready: Vec<NodeId> = self
-                .peers
-                .iter()
-                .filter(|(_, p)| matches!(p.chain, Chain::Claimed) && !p.busy && p.asked <= depth)
-                .map(|(node, _)| *node)
-                .collect();
-            for node in ready {
-                let waiting = (self.asked.len() + self.keeping.len()) as u64;
-                if waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT {
-                    return;
-                }
-                let Some(index) = self.next_wanted() else { return };
-                self.ask(node, index, vec![chain.from(index)]);
-            }
-        }
-    }
-
-    /// The last chunk first, since it proves the length; then what clients need next; then in order.
-    fn next_wanted(&self) -> Option<ChunkIndex> {
-        let map = self.ledger.map();
-        if !self.taken.contains(map.last()) {
-            return Some(map.last());
-        }
-        let readers = self.readers.values().filter_map(|at| self.taken.first_missing(*at));
-        readers.min().or_else(|| self.taken.first_missing(map.first()))
     }
 
     /// Peers may have come back, or others may hold the blob by now; without any progress since the last search
@@ -471,6 +719,8 @@ impl Planner {
         }
         self.here_at_search = Some(here);
         (self.searched_site, self.searched_network) = (false, false);
+        self.lead.request = Request::Unasked;
+        self.lead.broken.clear();
         self.effects.push(Effect::Search);
     }
 

@@ -1,0 +1,429 @@
+//! Who reads the origin, and whose states count.
+//!
+//! Of the nodes of a site that want a blob and can reach an origin, the one with the highest rank leads; the others
+//! follow it. There is no election: each node decides by what it sees of its peers, and where views differ for a moment
+//! two may read, until the one that is behind sees the other and stops. Whoever leads is never unseated by arrivals.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use wherry_proto::{Attempt, Digest, NodeId, Role, SignedStates, StatePrefix};
+
+use super::{DropReason, Effect, NoStates, ORIGIN_ATTEMPTS, Planner};
+use crate::swarm::LinkClass;
+
+/// By how many chunks one leader must be ahead of another for this to count more than rank: what peers say of
+/// themselves is a moment old.
+const LEAD_MARGIN: u32 = 8;
+
+/// For how many ticks a leader's reading may stand still before the next in rank takes over, at least: 5 s.
+pub const STALL: u64 = 10;
+
+/// How many of a leader's usual gaps between two chunks are no stall.
+const STALL_GAPS: u64 = 4;
+
+/// The slowest link that is not taken for a stalled one, in bytes a second: a quarter of 512 kbit/s, as where four layers
+/// share such a link.
+const SLOWEST: u32 = 16 << 10;
+
+/// How many ticks each rank gives the one before it to begin.
+const PATIENCE: u64 = 2;
+
+/// How many ticks a peer may take to say what it does before nobody waits for it any more.
+pub(super) const INTRODUCTION: u64 = 2;
+
+/// How many ticks a holder's claim may take before nobody waits for it any more.
+const CLAIMING: u64 = 20;
+
+/// How often a leader may fail and come back and still be followed.
+const MAX_LEAD_RETURNS: u8 = 1;
+
+/// How many readings are watched for stalls.
+const MAX_WATCHED: usize = 16;
+
+/// A node's rank for a blob: rendezvous hashing, so that all nodes agree on it without a word, and different blobs
+/// have different leaders (Thaler and Ravishankar, 1998). The highest leads.
+pub fn rank(digest: &Digest, node: &NodeId) -> u64 {
+    let mut subject = digest.as_bytes().to_vec();
+    subject.extend_from_slice(node.public_key());
+    first_64_bits(&Digest::sha256(&subject))
+}
+
+/// How much a node is one that `me` is to know, where it cannot know all: other ones for each node and blob.
+pub(super) fn lot(digest: &Digest, me: &NodeId, node: &NodeId) -> u64 {
+    let mut subject = digest.as_bytes().to_vec();
+    subject.extend_from_slice(me.public_key());
+    subject.extend_from_slice(node.public_key());
+    first_64_bits(&Digest::sha256(&subject))
+}
+
+fn first_64_bits(hash: &Digest) -> u64 {
+    hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+/// A reading that goes on somewhere, as far as it is seen from here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) attempt: Attempt,
+    pub(super) known: u32,
+    rank: u64,
+}
+
+/// Of several readings the one that all go by: of those that have come hardly less far than the one that has come
+/// farthest, that of the highest rank.
+fn foremost(readings: &[Seen]) -> Option<Seen> {
+    let farthest = readings.iter().map(|seen| seen.known).max()?;
+    let near = readings.iter().filter(|seen| farthest - seen.known <= LEAD_MARGIN);
+    near.max_by_key(|seen| seen.rank).copied()
+}
+
+#[derive(Debug)]
+struct Watched {
+    // States known, and chunks that the leader itself has.
+    progress: (u32, u32),
+    moved: u64,
+    // Between the last two movements, smoothed; none before the second.
+    gap: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Lead {
+    rank: u64,
+    // The number of this node's own attempt, while it leads.
+    pub(super) mine: Option<u64>,
+    next: u64,
+    // Whose states the ledger's stream has.
+    pub(super) attempt: Option<Attempt>,
+    pub(super) signed: Option<Arc<SignedStates>>,
+    pulling: Option<NodeId>,
+    // The attempt whose states do not go on from those that are here, and must come from the first one on.
+    anew: Option<Attempt>,
+    watched: BTreeMap<Attempt, Watched>,
+    // For how many ticks there has been no leader.
+    vacant: u64,
+    pub(super) request: Request,
+    // Who said that it would lead, and did not.
+    pub(super) broken: BTreeSet<NodeId>,
+    // Whose readings came to nothing.
+    void: BTreeSet<NodeId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    Unasked,
+    Asked,
+    Promised { by: NodeId, since: u64 },
+    Denied,
+}
+
+impl Lead {
+    pub(super) fn new(rank: u64, first_attempt: u64) -> Self {
+        Self {
+            rank,
+            mine: None,
+            next: first_attempt,
+            attempt: None,
+            signed: None,
+            pulling: None,
+            anew: None,
+            watched: BTreeMap::new(),
+            vacant: 0,
+            request: Request::Unasked,
+            broken: BTreeSet::new(),
+            void: BTreeSet::new(),
+        }
+    }
+
+    /// What was followed is void.
+    pub(super) fn anew_after_void(&mut self) {
+        self.attempt = None;
+        self.signed = None;
+        self.anew = None;
+    }
+
+    /// How many readings are watched.
+    pub(super) fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
+    fn is_stalled(&self, attempt: &Attempt, now: u64, least: u64) -> bool {
+        self.watched.get(attempt).is_some_and(|watched| {
+            now - watched.moved >= least.max(watched.gap.unwrap_or_default() * STALL_GAPS)
+        })
+    }
+}
+
+impl Planner {
+    /// Whether this node leads: takes the blob from where bytes are dear, for all of its site.
+    pub fn leads(&self) -> bool {
+        self.lead.mine.is_some()
+    }
+
+    /// For how many ticks a reading may stand still at least: a chunk must have time to cross the thinnest link.
+    fn stall(&self) -> u64 {
+        let chunk = u64::from(self.ledger.map().chunk_len() / SLOWEST);
+        STALL.max(chunk * 1000 / super::TICK.as_millis() as u64)
+    }
+
+    /// What this node tells those who follow it.
+    pub fn role(&self) -> Role {
+        let known = self.ledger.stream().known();
+        match self.lead.mine {
+            Some(attempt) => Role::Leading { attempt, known },
+            None => {
+                let known = match (&self.lead.signed, self.lead.attempt) {
+                    (Some(signed), _) => signed.prefix.known(),
+                    (None, Some(_)) => known,
+                    (None, None) => 0,
+                };
+                Role::Following { stream: self.lead.attempt, known, may_lead: self.may_lead() }
+            }
+        }
+    }
+
+    /// The states of another's reading that this node follows, as they were signed.
+    pub fn signed(&self) -> Option<&Arc<SignedStates>> {
+        self.lead.signed.as_ref()
+    }
+
+    pub(super) fn may_lead(&self) -> bool {
+        (self.origin.offered && !self.origin.exhausted)
+            || self.peers.values().any(|peer| peer.class == LinkClass::Wan && peer.is_claimed())
+    }
+
+    /// The readings that go on, each with the most that anybody says of it.
+    fn readings(&self) -> Vec<Seen> {
+        let mut seen: Vec<Seen> = Vec::new();
+        for (node, peer) in self.peers.iter().filter(|(_, peer)| peer.class == LinkClass::Lan) {
+            let Some((attempt, known)) = peer.stream(*node) else { continue };
+            // One whose reading came to nothing may lead again in another transfer.
+            if attempt.signer == self.me || self.lead.void.contains(&attempt.signer) {
+                continue;
+            }
+            // Whoever fails again and again does not hold up all others by what it says of itself.
+            if self.dropped.get(&attempt.signer).is_some_and(|dropped| dropped.times > MAX_LEAD_RETURNS) {
+                continue;
+            }
+            let rank = match self.peers.get(&attempt.signer) {
+                // It says itself what it does.
+                Some(signer) if !signer.reads(attempt.number) => continue,
+                Some(signer) => signer.rank,
+                // Its connection to this node has ended: what others still say of it is old.
+                None if self.dropped.contains_key(&attempt.signer) => continue,
+                None => rank(&self.ledger.digest(), &attempt.signer),
+            };
+            match seen.iter_mut().find(|seen| seen.attempt == attempt) {
+                Some(seen) => seen.known = seen.known.max(known),
+                None => seen.push(Seen { attempt, known, rank }),
+            }
+        }
+        seen
+    }
+
+    /// The readings that go on and do not stand still.
+    fn live(&self) -> Vec<Seen> {
+        let least = self.stall();
+        let mut readings = self.readings();
+        readings.retain(|seen| !self.lead.is_stalled(&seen.attempt, self.ticks, least));
+        readings
+    }
+
+    /// The one to follow.
+    pub(super) fn leader(&self) -> Option<Seen> {
+        foremost(&self.live())
+    }
+
+    /// Time goes by for those who lead.
+    pub(super) fn watch_leaders(&mut self) {
+        let readings = self.readings();
+        self.lead.watched.retain(|attempt, _| readings.iter().any(|seen| seen.attempt == *attempt));
+        for seen in readings {
+            if self.lead.watched.len() >= MAX_WATCHED && !self.lead.watched.contains_key(&seen.attempt) {
+                continue;
+            }
+            let has = self.peers.get(&seen.attempt.signer).map_or(0, |signer| signer.here.len());
+            let progress = (seen.known, has);
+            let fresh = Watched { progress, moved: self.ticks, gap: None };
+            let watched = self.lead.watched.entry(seen.attempt).or_insert(fresh);
+            if progress.0 > watched.progress.0 || progress.1 > watched.progress.1 {
+                let last = self.ticks - watched.moved;
+                let gap = watched.gap.map_or(last, |gap| (gap * 3 + last) / 4);
+                *watched = Watched { progress, moved: self.ticks, gap: Some(gap) };
+            }
+        }
+        let vacant = !self.leads() && self.leader().is_none() && !self.has_holder();
+        self.lead.vacant = if vacant { self.lead.vacant + 1 } else { 0 };
+    }
+
+    /// Begins to lead, or stops, by what is seen of others.
+    pub(super) fn decide_lead(&mut self) {
+        if self.leads() {
+            let mut all = self.live();
+            let number = self.lead.mine.unwrap_or_default();
+            let attempt = Attempt { signer: self.me, number };
+            all.push(Seen { attempt, known: self.ledger.stream().known(), rank: self.lead.rank });
+            if foremost(&all).is_some_and(|first| first.attempt != attempt) {
+                self.step_down();
+            }
+            return;
+        }
+        if !self.searched_site || !self.may_lead() || self.leader().is_some() || self.awaits_words() {
+            return;
+        }
+        let would = |peer: &&super::Peer| peer.class == LinkClass::Lan && peer.may_lead();
+        let before =
+            self.peers.values().filter(would).filter(|peer| peer.rank > self.lead.rank).count() as u64;
+        if self.lead.vacant >= before * PATIENCE {
+            self.begin_to_lead();
+        }
+    }
+
+    /// Whether a peer may still say something that decides who leads.
+    pub(super) fn awaits_words(&self) -> bool {
+        self.peers.values().any(|peer| {
+            let silent = peer.role.is_none() && self.ticks < peer.since + INTRODUCTION;
+            let claiming = peer.holds() && matches!(peer.chain, super::Chain::Asked);
+            silent || (claiming && self.ticks < peer.since + CLAIMING)
+        })
+    }
+
+    fn begin_to_lead(&mut self) {
+        self.renumber();
+        self.effects.push(Effect::Lead);
+    }
+
+    /// A new attempt: what was signed under the number before does not bind it.
+    pub(super) fn renumber(&mut self) {
+        self.lead.mine = Some(self.lead.next);
+        self.lead.next += 1;
+        self.lead.anew_after_void();
+    }
+
+    pub(super) fn step_down(&mut self) {
+        if let Some(number) = self.lead.mine.take() {
+            self.stop_origin();
+            // The states stay good, and are given to whoever asks, until another's are followed.
+            let any = self.ledger.stream().known() > 0;
+            self.lead.attempt = any.then_some(Attempt { signer: self.me, number });
+        }
+    }
+
+    /// The chain of a holder elsewhere is what those who follow this node need.
+    pub(super) fn lead_with_chain(&mut self) {
+        if !self.leads() || self.ledger.dispute().is_some() {
+            return;
+        }
+        let Some(chain) = self.ledger.chain() else { return };
+        let states = StatePrefix::of(chain);
+        if states.hash() != self.ledger.stream().hash() {
+            self.renumber();
+            self.ledger.adopt(Arc::new(states));
+        }
+    }
+
+    /// Asks a peer for the states that the leader has found since.
+    pub(super) fn ask_states(&mut self) {
+        if self.lead.pulling.is_some() || self.leads() || self.ledger.has_chain() {
+            return;
+        }
+        let Some(leader) = self.leader() else { return };
+        let is_new = self.lead.attempt != Some(leader.attempt);
+        let by_same = self.lead.attempt.is_some_and(|attempt| attempt.signer == leader.attempt.signer);
+        // A leader that begins anew has found its first reading wrong.
+        let anew = self.lead.anew == Some(leader.attempt) || (is_new && by_same);
+        let ours = if anew { 0 } else { self.ledger.stream().known() };
+        // Whoever has more than this node will do: were the leader asked by all, it would do nothing else. If it is a new
+        // one that counts, less will do as well: what an earlier one said may have been wrong.
+        let able: Vec<(NodeId, u32)> = self
+            .peers
+            .iter()
+            .filter_map(|(node, peer)| Some((*node, peer.stream(*node)?)))
+            .filter(|(_, (attempt, _))| *attempt == leader.attempt)
+            .map(|(node, (_, known))| (node, known))
+            .filter(|(_, known)| *known > ours || (is_new && *known > 0))
+            .collect();
+        if able.is_empty() {
+            return;
+        }
+        let (node, known) = able[self.random() as usize % able.len()];
+        let map = self.ledger.map();
+        let before = match ours {
+            0 => Arc::new(StatePrefix::new(self.ledger.digest().algorithm(), map)),
+            _ if known < ours => {
+                let mut common = StatePrefix::clone(self.ledger.stream());
+                common.truncate(known);
+                Arc::new(common)
+            }
+            _ => Arc::clone(self.ledger.stream()),
+        };
+        self.lead.pulling = Some(node);
+        self.effects.push(Effect::AskStates(node, leader.attempt, before));
+    }
+
+    pub(super) fn states(
+        &mut self,
+        node: NodeId,
+        attempt: Attempt,
+        states: Result<Arc<SignedStates>, NoStates>,
+    ) {
+        if self.lead.pulling == Some(node) {
+            self.lead.pulling = None;
+        }
+        let follows = !self.leads() && self.leader().is_some_and(|leader| leader.attempt == attempt);
+        match states {
+            Ok(signed) if follows => {
+                let ours = self.ledger.stream().known();
+                let by_same = self.lead.attempt.is_some_and(|before| before.signer == attempt.signer);
+                let anew = self.lead.anew == Some(attempt) || (by_same && self.lead.attempt != Some(attempt));
+                if signed.prefix.known() >= ours || anew {
+                    self.ledger.adopt(Arc::new(signed.prefix.clone()));
+                    self.count_taken();
+                }
+                self.lead.attempt = Some(attempt);
+                self.lead.signed = Some(signed);
+                self.lead.anew = None;
+            }
+            Ok(_) => {}
+            Err(NoStates::Others) if self.lead.anew == Some(attempt) => {
+                let why = "the states that it passes on are not those that were signed".to_owned();
+                self.drop_peer(node, DropReason::Failed(why));
+            }
+            Err(NoStates::Others) => self.lead.anew = Some(attempt),
+            Err(NoStates::None) => {
+                // What it said of itself was old; it will say anew.
+                if let Some(Role::Leading { known, .. } | Role::Following { known, .. }) =
+                    self.peers.get_mut(&node).and_then(|peer| peer.role.as_mut())
+                {
+                    *known = 0;
+                }
+            }
+            Err(NoStates::Failed(why)) => {
+                if self.peers.contains_key(&node) {
+                    self.drop_peer(node, DropReason::Failed(why));
+                }
+            }
+        }
+    }
+
+    /// A peer is not asked for states any more.
+    pub(super) fn forget_states(&mut self, node: NodeId) {
+        if self.lead.pulling == Some(node) {
+            self.lead.pulling = None;
+        }
+    }
+
+    /// The leader itself says that its reading came to nothing.
+    pub(super) fn stream_is_void(&mut self, attempt: Attempt) {
+        // One node's word counts once, however often it reads: the origin may be right, and the node not.
+        self.lead.void.insert(attempt.signer);
+        if self.lead.void.len() + usize::from(!self.origin.failed.is_empty()) >= ORIGIN_ATTEMPTS {
+            self.origin.exhausted = true;
+            self.origin.error.get_or_insert_with(|| {
+                format!("{ORIGIN_ATTEMPTS} nodes of this site have read bytes with another digest")
+            });
+        }
+        self.effects.push(Effect::StreamVoid(attempt));
+        self.void();
+        self.claim_those_aside();
+    }
+}

@@ -1,0 +1,203 @@
+//! What is known of one peer in one transfer, and how much is asked of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wherry_proto::{Attempt, ChunkIndex, ChunkSet, NodeId, Role, StateChain};
+
+use crate::swarm::LinkClass;
+
+/// How many chunks are asked of one peer at a time, at most: its link must not idle for a round trip.
+pub const PIPELINE: usize = 16;
+
+/// How many are asked at the start, before it is known what a round trip is.
+const FIRST_PIPELINE: usize = 2;
+
+/// A chunk that takes no longer than this beside the shortest time is taken for one that did not queue.
+const UNQUEUED: Duration = Duration::from_millis(5);
+
+/// One that takes so much longer than three times the shortest has stood in a queue.
+const QUEUED: Duration = Duration::from_millis(50);
+
+/// For how many ticks a chunk that a peer has given to another is not asked of it again. Whoever got it may have died; by
+/// then its own peers would have been told that it is there. The time doubles with each refusal of the same chunk.
+const GIVEN: u64 = 2;
+
+/// How often it doubles at most.
+const MAX_REFUSALS: u32 = 5;
+
+/// How many chunks a peer may have refused of late before nothing is asked of it until some of them may be asked again.
+pub const MAX_REFUSED: usize = 1024;
+
+/// A chunk that a peer did not give although it is there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused {
+    // The tick from which on it may be asked for again.
+    until: u64,
+    times: u32,
+}
+
+/// How far a peer's claim has come.
+#[derive(Debug)]
+pub(super) enum Chain {
+    /// It has none: the blob is still on its way there.
+    None,
+    Asked,
+    /// Contradicts what the origin is sending: nobody can know who is right before that ends.
+    Aside(Arc<StateChain>),
+    Claimed,
+}
+
+/// How deep a pipeline may be, measured: it grows while chunks take hardly longer than one alone, and shrinks when they
+/// queue. So it comes to what the link's round trip and rate need, whatever these are.
+#[derive(Debug, Clone)]
+pub(super) struct Depth {
+    depth: usize,
+    least: usize,
+    most: usize,
+    shortest: Option<Duration>,
+}
+
+impl Depth {
+    pub(super) const fn new(first: usize, least: usize, most: usize) -> Self {
+        Self { depth: first, least, most, shortest: None }
+    }
+
+    pub(super) const fn get(&self) -> usize {
+        self.depth
+    }
+
+    /// Takes in how long a chunk took.
+    pub(super) fn took(&mut self, took: Duration) {
+        // What was shortest once may have been on another path: it is forgotten by and by.
+        let shortest = self.shortest.map_or(took, |shortest| took.min(shortest + shortest / 64));
+        self.shortest = Some(shortest);
+        if took <= shortest + shortest / 2 + UNQUEUED {
+            self.depth = (self.depth + 1).min(self.most);
+        } else if took > shortest * 3 + QUEUED {
+            self.shrink();
+        }
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.depth = self.depth.saturating_sub(1).max(self.least);
+    }
+}
+
+/// One peer in one transfer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) class: LinkClass,
+    // None before it has said anything.
+    pub(super) role: Option<Role>,
+    pub(super) chain: Chain,
+    // What it has while it does not hold the blob.
+    pub(super) here: ChunkSet,
+    pub(super) asked: usize,
+    pub(super) depth: Depth,
+    // How long one of its chunks takes, smoothed.
+    pub(super) pace: Option<Duration>,
+    pub(super) busy: bool,
+    // Chunks that it gave to others, as it says. They are remembered for as long again as they are not asked for.
+    pub(super) refused: BTreeMap<ChunkIndex, Refused>,
+    // How many chunks it sent that link to another reading than the one that this node goes by.
+    pub(super) strange: u8,
+    // The tick at which it was met.
+    pub(super) since: u64,
+    pub(super) rank: u64,
+}
+
+impl Peer {
+    pub(super) fn new(class: LinkClass, nothing: ChunkSet, since: u64, rank: u64) -> Self {
+        Self {
+            class,
+            role: None,
+            chain: Chain::None,
+            here: nothing,
+            asked: 0,
+            depth: Depth::new(FIRST_PIPELINE, 1, PIPELINE),
+            pace: None,
+            busy: false,
+            refused: BTreeMap::new(),
+            strange: 0,
+            since,
+            rank,
+        }
+    }
+
+    pub(super) const fn holds(&self) -> bool {
+        matches!(self.role, Some(Role::Held))
+    }
+
+    /// Whether it is about to get the blob like this node.
+    pub(super) const fn trades(&self) -> bool {
+        !self.holds() && matches!(self.class, LinkClass::Lan)
+    }
+
+    /// Whether it holds the blob and its claim counts.
+    pub(super) const fn is_claimed(&self) -> bool {
+        self.holds() && matches!(self.chain, Chain::Claimed)
+    }
+
+    pub(super) fn has(&self, index: ChunkIndex) -> bool {
+        self.is_claimed() || (!self.holds() && self.here.contains(index))
+    }
+
+    /// Whether it may be asked for a chunk.
+    pub(super) fn gives(&self, index: ChunkIndex, now: u64) -> bool {
+        self.has(index) && self.refused.get(&index).is_none_or(|refused| now >= refused.until)
+    }
+
+    /// It does not give a chunk.
+    pub(super) fn refuses(&mut self, index: ChunkIndex, now: u64) {
+        let times = self.refused.get(&index).map_or(0, |refused| (refused.times + 1).min(MAX_REFUSALS));
+        self.refused.insert(index, Refused { until: now + (GIVEN << times), times });
+    }
+
+    pub(super) fn forget_refused(&mut self, now: u64) {
+        self.refused.retain(|_, refused| now < refused.until + (GIVEN << refused.times));
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        !self.busy && self.asked < self.depth.get() && self.refused.len() < MAX_REFUSED
+    }
+
+    /// Whether it would lead if nobody better did.
+    pub(super) const fn may_lead(&self) -> bool {
+        matches!(self.role, Some(Role::Following { may_lead: true, .. }))
+    }
+
+    /// Whether it leads, with this attempt.
+    pub(super) fn reads(&self, number: u64) -> bool {
+        matches!(self.role, Some(Role::Leading { attempt, .. }) if attempt == number)
+    }
+
+    /// Whose reading it follows, or does itself, and how many states of it it knows.
+    pub(super) fn stream(&self, node: NodeId) -> Option<(Attempt, u32)> {
+        match self.role {
+            Some(Role::Leading { attempt, known }) => {
+                Some((Attempt { signer: node, number: attempt }, known))
+            }
+            Some(Role::Following { stream: Some(attempt), known, .. }) => Some((attempt, known)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn took(&mut self, took: Duration) {
+        self.depth.took(took);
+        self.pace = Some(self.pace.map_or(took, |pace| (pace * 3 + took) / 4));
+    }
+
+    /// A chunk was taken away from it after so long: it is given more time for the next one, so that two slow peers do
+    /// not take the same chunk away from each other for ever.
+    pub(super) fn is_slower_than(&mut self, waited: Duration) {
+        self.depth.shrink();
+        self.pace = Some(self.pace.map_or(waited, |pace| pace.max(waited)));
+    }
+
+    /// The less the better to ask.
+    pub(super) fn burden(&self) -> Duration {
+        self.pace.unwrap_or(Duration::from_millis(1)) * (self.asked as u32 + 1)
+    }
+}
