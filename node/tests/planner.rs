@@ -11,8 +11,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
+use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, PIPELINE, Planner, Source};
 use wherry_proto::{
     Algorithm, ChainBuilder, ChunkIndex, ChunkMap, Digest, End, Link, NodeId, SecretKey, State, StateChain,
@@ -72,6 +74,7 @@ struct World {
     asked: BTreeSet<(NodeId, ChunkIndex)>,
     blamed: BTreeSet<NodeId>,
     outcome: Option<bool>,
+    idle: u32,
 }
 
 fn blob(size: usize, seed: u64) -> Vec<u8> {
@@ -133,7 +136,8 @@ impl World {
                 Peer { honest, manner: manner.clone(), chain: Arc::new(claimed), bytes, served: 0 },
             );
         }
-        let mut planner = Planner::new(chain.digest(), map, &[]);
+        let me = SecretKey::from_seed([99; 32]).node();
+        let mut planner = Planner::new(me, chain.digest(), map, &[], 1);
         if !matches!(origin, Origin::None) {
             planner.apply(Event::OriginOffered);
         }
@@ -149,6 +153,7 @@ impl World {
             asked: BTreeSet::new(),
             blamed: BTreeSet::new(),
             outcome: None,
+            idle: 0,
             truth,
         };
         world.search();
@@ -157,7 +162,7 @@ impl World {
 
     fn search(&mut self) {
         let nodes: Vec<_> = self.peers.keys().copied().collect();
-        nodes.into_iter().for_each(|node| self.soon(Event::Offered(node)));
+        nodes.into_iter().for_each(|node| self.soon(Event::Offered(node, LinkClass::Lan)));
         self.soon(Event::SearchedSite);
         self.soon(Event::SearchedNetwork);
     }
@@ -166,7 +171,7 @@ impl World {
         if let Event::PeerFailed(node, _) = &event {
             self.asked.retain(|(asked, _)| asked != node);
         }
-        if let Event::Arrived(Source::Peer(node), index, _) | Event::Busy(node, index) = &event {
+        if let Event::Arrived(Source::Peer(node), index, ..) | Event::Busy(node, index) = &event {
             self.asked.remove(&(*node, *index));
         }
         if let Event::Busy(node, _) = &event {
@@ -216,7 +221,18 @@ impl World {
                 assert!(matches!(self.origin, Origin::Wrong(_)));
                 assert_ne!(digest, Digest::sha256(&self.truth));
             }
-            Effect::OriginContradicts(_) | Effect::AttemptFailed => {}
+            Effect::OriginContradicts(_) | Effect::AttemptFailed | Effect::Lead => {}
+            // Whoever holds the blob tells nothing that it did not tell when it offered it.
+            Effect::Follow(_) | Effect::Unfollow(_) => {}
+            Effect::AskStates(..) | Effect::StreamVoid(_) => panic!("nobody reads but this node"),
+            Effect::AskLead => self.soon(Event::NobodyLeads),
+            Effect::Cancel(node, index) => {
+                self.asked.remove(&(node, index));
+                self.waiting.retain(|step| match step {
+                    Step::Happens(Event::Arrived(source, at, ..)) => (*source, *at) != (Source::Peer(node), index),
+                    _ => true,
+                });
+            }
             Effect::Verified => self.outcome = Some(true),
             Effect::Failed(_) => self.outcome = Some(false),
             Effect::Search => self.search(),
@@ -244,7 +260,7 @@ impl World {
         let bytes = cut(&peer.bytes, self.map, index);
         let links = starts.iter().map(|from| link(&self.map, index, *from, &bytes).unwrap()).collect();
         self.arriving.insert((Source::Peer(node), index), bytes);
-        self.soon(Event::Arrived(Source::Peer(node), index, links));
+        self.soon(Event::Arrived(Source::Peer(node), index, links, Duration::from_millis(1)));
     }
 
     fn read_origin(&mut self, from: ChunkIndex, state: State, to: ChunkIndex) {
@@ -274,7 +290,7 @@ impl World {
             let piece = cut(&bytes, self.map, index);
             let found = link(&self.map, index, state, &piece).unwrap();
             self.arriving.insert((Source::Origin, index), piece);
-            self.origin_queue.push(Event::Arrived(Source::Origin, index, vec![found]));
+            self.origin_queue.push(Event::Arrived(Source::Origin, index, vec![found], Duration::ZERO));
             if let End::State(next) = found.to {
                 state = next;
             }
@@ -290,12 +306,19 @@ impl World {
             }
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let choices = self.waiting.len() + usize::from(!self.origin_queue.is_empty());
-            assert!(choices > 0, "the transfer waits for nothing: {:?}", self.planner);
+            if choices == 0 {
+                // Nothing is under way: time goes by.
+                self.idle += 1;
+                assert!(self.idle < 50, "the transfer waits for nothing: {:?}", self.planner);
+                self.happens(Event::Tick);
+                continue;
+            }
+            self.idle = 0;
             let mut pick = (random >> 33) as usize % choices;
             // A search is over only when every offer has come.
             if let Some(Step::Happens(Event::SearchedSite | Event::SearchedNetwork)) = self.waiting.get(pick)
             {
-                let offer = |step: &Step| matches!(step, Step::Happens(Event::Offered(_)));
+                let offer = |step: &Step| matches!(step, Step::Happens(Event::Offered(..)));
                 pick = self.waiting.iter().position(offer).unwrap_or(pick);
             }
             if pick == self.waiting.len() {

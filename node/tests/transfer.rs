@@ -30,18 +30,32 @@ use wherry_gateway::server::{
 use wherry_gateway::{Host, TagOrDigest};
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
-use wherry_node::transfer::{Fetched, Found, PeerError, Peers, Route, Transfer, TransferError, Transfers};
-use wherry_proto::{Algorithm, ChainBuilder, ChunkIndex, ChunkMap, Digest, NodeId, StateChain};
+use wherry_node::transfer::{
+    Fetched, Found, PeerError, Peers, Route, Signer, Transfer, TransferError, Transfers,
+};
+use wherry_proto::{
+    Algorithm, Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NodeId, Roles, SecretKey, StateChain,
+};
 
 /// A site of one.
 struct Nobody;
 
 impl Peers for Nobody {
+    fn me(&self) -> NodeId {
+        SecretKey::from_seed([1; 32]).node()
+    }
+
     fn search(&self, _: Digest) -> BoxStream<'static, Found> {
         stream::iter([Found::SiteAsked, Found::NetworkAsked]).boxed()
     }
 
-    fn chain(&self, _: NodeId, _: Digest, _: u64) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
+    fn chain(
+        &self,
+        _: NodeId,
+        _: Digest,
+        _: u64,
+        _: Option<Arc<StateChain>>,
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
         async { Err("nobody is there".to_owned()) }.boxed()
     }
 
@@ -66,6 +80,12 @@ impl Peers for Nobody {
     fn announce(&self, _: Digest) -> BoxFuture<'_, ()> {
         async {}.boxed()
     }
+}
+
+fn signer() -> Signer {
+    let key = SecretKey::from_seed([1; 32]);
+    let certificate = Certificate::sign(&key, key.node(), Roles::MEMBER, 0, u64::MAX);
+    Signer { key, certificate }
 }
 
 /// Blobs in memory; each piece of 64 KiB that is sent takes one permit of `pace`.
@@ -151,7 +171,7 @@ impl Lab {
         let origins = Arc::new(Origins::new(settings).unwrap());
         let metrics = Metrics::default();
         let stop = CancellationToken::new();
-        let transfers = Transfers::new(store.clone(), Arc::new(Nobody), origins, metrics.clone(), stop);
+        let transfers = Transfers::new(store.clone(), Arc::new(Nobody), origins, metrics.clone(), signer(), stop);
         (transfers, metrics, store)
     }
 

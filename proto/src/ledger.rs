@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::{ChunkIndex, ChunkMap, ChunkSet, Digest, End, Link, NodeId, State, StateChain};
+use crate::{ChunkIndex, ChunkMap, ChunkSet, Digest, End, Link, NodeId, State, StateChain, StatePrefix};
 
 /// How many different chains are weighed against each other for one blob. Honest claims are all equal, so every
 /// further one comes from a liar.
@@ -70,6 +70,8 @@ pub struct Ledger {
     proven: u32,
     // The first is the chain at hand.
     rivals: Vec<Rival>,
+    // What a reading in order gave, this node's or a leader's: it counts while there is no chain at hand.
+    stream: Arc<StatePrefix>,
 }
 
 impl Ledger {
@@ -83,6 +85,7 @@ impl Ledger {
             front: 0,
             proven: map.count(),
             rivals: Vec::new(),
+            stream: Arc::new(StatePrefix::new(digest.algorithm(), map)),
         }
     }
 
@@ -96,7 +99,7 @@ impl Ledger {
         self.map
     }
 
-    /// The chunks that link to the chain at hand or, where there is none, to the blob's start or end.
+    /// The chunks that link to the chain at hand or, where there is none, to the stream; and those that are proven.
     pub const fn linked(&self) -> &ChunkSet {
         &self.linked
     }
@@ -116,10 +119,26 @@ impl Ledger {
         self.front
     }
 
-    /// The first chunk that does not link from the start on, and the state before it.
-    pub fn frontier(&self) -> Option<(ChunkIndex, State)> {
-        let index = self.map.index(self.front)?;
-        Some((index, self.front_state()))
+    /// The states that a reading in order gave, as far as it has come: those that were [adopted](Self::adopt), and
+    /// those that chunks which are here lead to from there.
+    pub const fn stream(&self) -> &Arc<StatePrefix> {
+        &self.stream
+    }
+
+    /// Goes on with the states that a leader gave. What is here and leads from one of them to the next is linked.
+    pub fn adopt(&mut self, stream: Arc<StatePrefix>) {
+        if stream.map() == self.map {
+            self.stream = stream;
+            self.relink();
+        }
+    }
+
+    /// The link that a chunk must have, by the chain at hand or else by the stream; `None` while neither tells.
+    pub fn expected(&self, index: ChunkIndex) -> Option<Link> {
+        match self.rivals.first() {
+            Some(rival) => Some(rival.chain.link(index)),
+            None => self.stream.link(self.digest, index),
+        }
     }
 
     /// The chunks that are here, whatever they link to.
@@ -205,7 +224,7 @@ impl Ledger {
             !false_claim
         });
         if refuted.is_empty() && self.rivals.len() <= 1 {
-            self.extend(index, link);
+            self.extend(index);
         } else {
             self.relink();
         }
@@ -228,9 +247,10 @@ impl Ledger {
         self.relink();
     }
 
-    /// Forgets every chunk that is not proven: read in order, they did not reach the digest.
+    /// Forgets the stream and every chunk that is not proven: read in order, they did not reach the digest.
     pub fn void(&mut self) {
         self.links[..self.proven as usize].fill(None);
+        self.stream = Arc::new(StatePrefix::new(self.digest.algorithm(), self.map));
         self.relink();
     }
 
@@ -274,31 +294,37 @@ impl Ledger {
         }
     }
 
+    /// Takes into the stream what chunks that are here add to it.
+    fn grow(&mut self) {
+        while let Some(index) = self.map.index(self.stream.known())
+            && let Some(Link { from, to: End::State(to) }) = self.links[index.usize()]
+            && self.stream.at(index.get()) == Some(from)
+            && Arc::make_mut(&mut self.stream).push(to)
+        {}
+    }
+
+    /// Whether a chunk's link is the one that it must have.
+    fn agrees(&self, index: ChunkIndex) -> bool {
+        self.links[index.usize()].is_some_and(|link| self.expected(index) == Some(link))
+    }
+
     /// What one more chunk changes while there is at most one chain.
-    fn extend(&mut self, index: ChunkIndex, link: Link) {
-        let (front, proven) = (self.front, self.proven);
+    fn extend(&mut self, index: ChunkIndex) {
+        let (proven, known) = (self.proven, self.stream.known());
         if index.get() < self.front {
             self.relink();
             return;
         }
         self.advance();
-        match self.rivals.first() {
-            Some(rival) if rival.chain.link(index) == link => {
+        self.grow();
+        // The chunk behind the last state that came to be known may be the last one, which needs no further state.
+        let grown = if known < self.stream.known() { known..self.stream.known() + 1 } else { 0..0 };
+        let fresh = grown.chain(self.proven..proven).filter_map(|number| self.map.index(number));
+        for index in fresh.chain([index]).collect::<Vec<_>>() {
+            if self.agrees(index) || self.is_proven(index) {
                 self.linked.insert(index);
-            }
-            Some(_) => {
+            } else {
                 self.linked.remove(index);
-            }
-            None => {}
-        }
-        if self.rivals.is_empty() || self.proven < proven {
-            let fresh = (front..self.front).chain(self.proven..proven);
-            let fresh: Vec<_> = fresh.filter_map(|number| self.map.index(number)).collect();
-            let keep_front = self.rivals.is_empty();
-            for index in fresh {
-                if keep_front || self.is_proven(index) {
-                    self.linked.insert(index);
-                }
             }
         }
     }
@@ -308,14 +334,10 @@ impl Ledger {
         self.front = 0;
         self.proven = self.map.count();
         self.advance();
+        self.grow();
         self.linked = ChunkSet::empty(self.map);
         for index in self.map.iter() {
-            let Some(link) = self.links[index.usize()] else { continue };
-            let agrees = match self.rivals.first() {
-                Some(rival) => rival.chain.link(index) == link,
-                None => index.get() < self.front,
-            };
-            if agrees || self.is_proven(index) {
+            if self.links[index.usize()].is_some() && (self.agrees(index) || self.is_proven(index)) {
                 self.linked.insert(index);
             }
         }

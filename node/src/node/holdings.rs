@@ -4,19 +4,24 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use wherry_proto::{Digest, StateChain, TagRecord};
+use tokio::runtime::Handle;
+use wherry_gateway::{Host, Repository};
+use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord};
 
 use crate::images::Images;
 use crate::status::Metrics;
 use crate::store::{Store, StoredBlob};
-use crate::swarm::{Holdings, ReadAt};
+use crate::swarm::{Arriving, Holdings, ReadAt};
+use crate::transfer::{Fetched, Route, TransferError, Transfers};
 
 /// The shelf that other nodes are served from.
 pub(super) struct Shelf {
     pub(super) store: Store,
     pub(super) metrics: Metrics,
-    // Names are known once the swarm runs, which is asked about names itself.
+    // Transfers run, and names are known, once the swarm runs, which is asked about both itself.
+    pub(super) transfers: OnceLock<Transfers>,
     pub(super) images: OnceLock<Images>,
+    pub(super) runtime: Handle,
 }
 
 struct Counted {
@@ -61,6 +66,30 @@ impl Holdings for Shelf {
         let Some(blob) = self.store.get(digest) else { return Ok(None) };
         let counted = Counted { file: blob.open()?, metrics: self.metrics.clone(), _blob: blob };
         Ok(Some(Arc::new(counted)))
+    }
+
+    fn arriving(&self, blob: &BlobName) -> Option<Arc<dyn Arriving>> {
+        Some(self.transfers.get()?.arriving(blob)?)
+    }
+
+    fn arriving_size(&self, digest: &Digest) -> Option<u64> {
+        self.transfers.get()?.arriving_size(digest)
+    }
+
+    fn lead(&self, asker: NodeId, blob: BlobName, origin: &str, repository: &str) -> Lead {
+        let (Some(transfers), Ok(host), Ok(repository)) =
+            (self.transfers.get(), origin.parse::<Host>(), repository.parse::<Repository>())
+        else {
+            return Lead::Refuse(LeadRefusal::NoRoute);
+        };
+        let route = Route { host, repository };
+        tracing::debug!(peer = asker.short(), blob = %blob.digest.short(), %route, "asked to lead");
+        match self.runtime.block_on(transfers.fetch(blob.digest, blob.size, Some(route))) {
+            Ok(Fetched::Stored(_)) => Lead::Have,
+            Ok(Fetched::Arriving(_)) => Lead::Leading,
+            Err(TransferError::Store(_)) => Lead::Refuse(LeadRefusal::NoSpace),
+            Err(_) => Lead::Refuse(LeadRefusal::NoRoute),
+        }
     }
 
     fn tag(&self, reference: &str) -> Option<TagRecord> {

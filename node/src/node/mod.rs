@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -27,7 +28,7 @@ use crate::images::{ImageError, Images, ImagesParts};
 use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::swarm::{self, Client, Swarm, SwarmError, SwarmSettings};
-use crate::transfer::Transfers;
+use crate::transfer::{Signer, Transfers};
 use holdings::Shelf;
 use upkeep::Upkeep;
 
@@ -141,7 +142,13 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let default_origin = host(&config.default_origin)?;
     let store = open_store(&config).await?;
     let metrics = Metrics::default();
-    let shelf = Arc::new(Shelf { store: store.clone(), metrics: metrics.clone(), images: OnceLock::new() });
+    let shelf = Arc::new(Shelf {
+        store: store.clone(),
+        metrics: metrics.clone(),
+        transfers: OnceLock::new(),
+        images: OnceLock::new(),
+        runtime: Handle::current(),
+    });
     let (key, certificate) = (membership.key.clone(), membership.certificate.clone());
     let network = certificate.network;
     let stops = Stops::default();
@@ -157,8 +164,10 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         peers.clone(),
         Arc::new(origins.clone()),
         metrics.clone(),
+        Signer { key: key.clone(), certificate: certificate.clone() },
         stops.fetching.clone(),
     );
+    let _ = shelf.transfers.set(transfers.clone());
     let images = Images::new(ImagesParts {
         store: store.clone(),
         transfers: transfers.clone(),

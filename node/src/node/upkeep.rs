@@ -119,7 +119,13 @@ mod tests {
     async fn what_left_is_announced_no_more_however_much_left_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
-        let shelf = Shelf { store: store.clone(), metrics: Metrics::default(), images: OnceLock::new() };
+        let shelf = Shelf {
+            store: store.clone(),
+            metrics: Metrics::default(),
+            transfers: OnceLock::new(),
+            images: OnceLock::new(),
+            runtime: tokio::runtime::Handle::current(),
+        };
         let key = SecretKey::from_seed([1; 32]);
         let settings = SwarmSettings {
             membership: Some(Certificate::sign(&key, key.node(), Roles::MEMBER, 0, u64::MAX)),

@@ -160,6 +160,11 @@ impl Partial {
         self.data.read_exact_at(buffer, offset)
     }
 
+    /// The file that is being filled. Only bytes of chunks that have a link mean anything.
+    pub fn file(&self) -> &File {
+        &self.data
+    }
+
     /// Makes it a held blob. The proof is the chain that its links form: one for each chunk, each leading to
     /// the next and the last to the digest. Nothing happens if they do not.
     pub fn finish(&self) -> Result<StoredBlob, StoreError> {

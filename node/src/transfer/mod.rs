@@ -4,6 +4,7 @@
 //! [`planner`] decides what to ask of whom; `run` carries that out; readers get the bytes in order as their
 //! chunks link.
 
+mod following;
 mod origin;
 mod peers;
 pub mod planner;
@@ -26,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info_span};
 use wherry_gateway::server::Break;
-use wherry_proto::{ChunkMap, Digest, TooLarge};
+use wherry_proto::{BlobName, ChunkMap, Digest, StreamClaim, TooLarge};
 
+pub use following::Signer;
 pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
 pub use view::Progress;
 
@@ -126,6 +128,7 @@ struct Parts {
     peers: Arc<dyn Peers>,
     origins: Arc<dyn Origins>,
     metrics: Metrics,
+    signer: Signer,
     memory: Arc<Semaphore>,
     running: Arc<Semaphore>,
     stop: CancellationToken,
@@ -173,6 +176,10 @@ pub struct Transfer {
     view: Arc<View>,
     events: mpsc::Sender<Happening>,
     readers: AtomicU64,
+    metrics: Metrics,
+    signer: Signer,
+    // What was signed last of this node's own reading.
+    last_claim: Mutex<Option<StreamClaim>>,
 }
 
 impl Transfers {
@@ -182,6 +189,7 @@ impl Transfers {
         peers: Arc<dyn Peers>,
         origins: Arc<dyn Origins>,
         metrics: Metrics,
+        signer: Signer,
         stop: CancellationToken,
     ) -> Self {
         Self(Arc::new(Parts {
@@ -189,6 +197,7 @@ impl Transfers {
             peers,
             origins,
             metrics,
+            signer,
             memory: Arc::new(Semaphore::new(MEMORY / SHARE)),
             running: Arc::new(Semaphore::new(MAX_RUNNING)),
             stop,
@@ -236,6 +245,16 @@ impl Transfers {
     ) -> Result<Fetched, TransferError> {
         let opening = self.0.tasks.spawn(open(self.0.clone(), digest, map, route));
         opening.await.map_err(|_| TransferError::Stopped)?
+    }
+
+    /// A blob that is on its way.
+    pub fn arriving(&self, blob: &BlobName) -> Option<Arc<Transfer>> {
+        self.0.lock().get(&(blob.digest, blob.size)).cloned()
+    }
+
+    /// The length of a blob that is on its way, as far as it is known by whoever asked for it.
+    pub fn arriving_size(&self, digest: &Digest) -> Option<u64> {
+        self.0.lock().keys().find(|(name, _)| name == digest).map(|(_, size)| *size)
     }
 
     /// What is on its way now.
@@ -296,9 +315,12 @@ async fn open(
         digest,
         map,
         partial,
-        view: Arc::new(View::new(map)),
+        view: Arc::new(View::new(digest.algorithm(), map)),
         events,
         readers: AtomicU64::new(0),
+        metrics: parts.metrics.clone(),
+        signer: parts.signer.clone(),
+        last_claim: Mutex::default(),
     });
     parts.lock().insert(key, transfer.clone());
     let span = info_span!("transfer", blob = %digest.short(), bytes = map.size());

@@ -7,10 +7,13 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
-use wherry_proto::{ChunkIndex, ChunkMap, Digest, NodeId, StateChain};
+use wherry_proto::{
+    Attempt, BlobName, ChunkIndex, ChunkMap, ClaimError, Digest, Lead, NodeId, SignedStates, StateChain, StatePrefix, Update,
+};
 
-use super::{Found, PeerError, Peers};
-use crate::swarm::{Client, ExchangeError, Offer, Reach};
+use super::planner::NoStates;
+use super::{Found, PeerError, Peers, Route};
+use crate::swarm::{Client, ExchangeError, LinkClass, Offer, Reach};
 
 /// How long neighbours may take to say whether they hold a blob before an origin is asked.
 const SITE_PATIENCE: Duration = Duration::from_millis(750);
@@ -19,12 +22,53 @@ const SITE_PATIENCE: Duration = Duration::from_millis(750);
 const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Peers for Client {
+    fn me(&self) -> NodeId {
+        Client::me(self)
+    }
+
+    fn class(&self, node: &NodeId) -> Option<LinkClass> {
+        Client::class(self, node)
+    }
+
+    fn site(&self) -> Vec<NodeId> {
+        let near = self.neighbours().into_iter().filter(|neighbour| neighbour.class == LinkClass::Lan);
+        near.map(|neighbour| neighbour.node).collect()
+    }
+
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
-        let offer = |Offer { node, size }| Found::Offer(node, size);
-        let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).map(offer);
-        let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).map(offer);
+        let found = |Offer { node, class, size, held }| Found::Node { node, class, size, held };
+        let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).map(found);
+        let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).map(found);
         let asked = |found| stream::once(std::future::ready(found));
         near.chain(asked(Found::SiteAsked)).chain(far).chain(asked(Found::NetworkAsked)).boxed()
+    }
+
+    fn follow(
+        &self,
+        node: NodeId,
+        digest: Digest,
+        map: ChunkMap,
+    ) -> BoxStream<'static, Result<Update, String>> {
+        let client = self.clone();
+        let updates = async move {
+            let failed = |why: String| stream::once(std::future::ready(Err(why))).boxed();
+            let exchange = match client.exchange(node).await {
+                Ok(exchange) => exchange,
+                Err(error) => return failed(error.to_string()),
+            };
+            match exchange.follow(digest, map).await {
+                Ok(follow) => stream::unfold(Some(follow), |follow| async {
+                    let mut follow = follow?;
+                    match follow.next().await {
+                        Ok(update) => Some((Ok(update), Some(follow))),
+                        Err(why) => Some((Err(why.to_string()), None)),
+                    }
+                })
+                .boxed(),
+                Err(error) => failed(error.to_string()),
+            }
+        };
+        stream::once(updates).flatten().boxed()
     }
 
     fn chain(
@@ -32,11 +76,38 @@ impl Peers for Client {
         node: NodeId,
         digest: Digest,
         size: u64,
+        known: Option<Arc<StateChain>>,
     ) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
         async move {
             let exchange = self.exchange(node).await.map_err(|error| error.to_string())?;
-            let (_, chain) = exchange.held(digest, size).await.map_err(|error| error.to_string())?;
+            let held = exchange.held(digest, size, known.as_deref()).await;
+            let (_, chain) = held.map_err(|error| error.to_string())?;
             Ok(Arc::new(chain))
+        }
+        .boxed()
+    }
+
+    fn states(
+        &self,
+        node: NodeId,
+        digest: Digest,
+        attempt: Attempt,
+        before: Arc<StatePrefix>,
+    ) -> BoxFuture<'_, Result<SignedStates, NoStates>> {
+        async move {
+            Client::states(self, node, digest, attempt, &before).await.map_err(|error| match error {
+                ExchangeError::NotHere(_) => NoStates::None,
+                ExchangeError::Claim { reason: ClaimError::OtherStates, .. } => NoStates::Others,
+                other => NoStates::Failed(other.to_string()),
+            })
+        }
+        .boxed()
+    }
+
+    fn lead(&self, node: NodeId, digest: Digest, size: u64, route: Route) -> BoxFuture<'_, Option<Lead>> {
+        async move {
+            let blob = BlobName { digest, size };
+            Client::lead(self, node, blob, &route.host.to_string(), route.repository.as_str()).await
         }
         .boxed()
     }
@@ -53,6 +124,7 @@ impl Peers for Client {
             let exchange = self.exchange(node).await.map_err(|error| failed(&error))?;
             exchange.chunk(digest, map, index, |_| {}).await.map_err(|error| match error {
                 ExchangeError::Busy(_) => PeerError::Busy,
+                ExchangeError::Elsewhere(_) | ExchangeError::NotHere(_) => PeerError::Elsewhere,
                 other => failed(&other),
             })
         }

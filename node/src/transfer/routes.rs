@@ -86,7 +86,12 @@ impl Routes {
         self.known.get(self.current).map_or_else(String::new, |known| known.route.to_string())
     }
 
-    /// All of them.
+    /// All of them, be they in reach or not.
+    pub(super) fn all(&self) -> Vec<Route> {
+        self.known.iter().map(|known| known.route.clone()).collect()
+    }
+
+    /// The names of all of them.
     pub(super) fn names(&self) -> Vec<String> {
         self.known.iter().map(|known| known.route.to_string()).collect()
     }

@@ -3,30 +3,35 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
-use wherry_proto::{ChunkIndex, ChunkMap, Digest, Link, NodeId, State, link};
+use wherry_proto::{Attempt, ChunkIndex, ChunkMap, Digest, Lead, Link, NodeId, State, StatePrefix, link};
 
-use super::planner::{Effect, Event, Planner, Source};
+use super::planner::{Effect, Event, Planner, Source, TICK, rank};
 use super::reading::{self, Reading};
 use super::routes::Routes;
 use super::sources::{Found, PeerError, Route};
-use super::view::View;
+use super::view::{Stance, View};
 use super::{Parts, TransferError};
 use crate::status::ErrorKind;
 use crate::store::{Partial, StoreError};
+use crate::swarm::LinkClass;
 
 /// How many happenings wait for the driver: its tasks are slowed down beyond that.
 pub(super) const EVENTS: usize = 256;
 
 /// How long a peer that said it was busy is left alone at most.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
+
+/// How many members are asked to lead before the transfer looks elsewhere.
+const MAX_ASKED_TO_LEAD: usize = 16;
 
 /// Chunks up to this length in bytes are hashed where they arrive: handing them over would cost more.
 const HASH_INLINE: usize = 64 << 10;
@@ -36,13 +41,15 @@ pub(super) enum Happening {
     /// For the planner as it is.
     Event(Event),
     /// The bytes of a chunk have come and are hashed.
-    Chunk(Source, ChunkIndex, Vec<Link>, Held),
+    Chunk(Source, ChunkIndex, Vec<Link>, Held, Duration),
     /// The same from the origin's reading with this number.
     Origin(u64, OriginStep),
     /// A chunk was written, or not.
     Written(Source, ChunkIndex, Link, Result<(), StoreError>),
     /// Another origin has the blob.
     Route(Route),
+    /// This node follows here.
+    Followed(NodeId),
 }
 
 /// What a reading of the origin gives.
@@ -68,6 +75,9 @@ pub(super) struct Driver {
     events: mpsc::Sender<Happening>,
     reading: u64,
     reading_stop: CancellationToken,
+    // Ends what is under way with one peer: the following, and requests that are taken back.
+    following: HashMap<NodeId, CancellationToken>,
+    fetching: HashMap<(NodeId, ChunkIndex), CancellationToken>,
     // Ends every task of this transfer when the driver does.
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -83,7 +93,9 @@ impl Driver {
         let map = partial.map();
         let here: Vec<(ChunkIndex, Link)> =
             map.iter().zip(partial.links()).filter_map(|(index, link)| Some((index, link?))).collect();
-        let planner = Planner::new(partial.digest(), map, &here);
+        // Milliseconds: no two readings of one blob begin in the same one, be there a restart between them.
+        let first_attempt = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let planner = Planner::new(parts.peers.me(), partial.digest(), map, &here, first_attempt);
         view.relinked(planner.ledger().linked());
         let stop = parts.stop.child_token();
         let reading_stop = stop.child_token();
@@ -98,6 +110,8 @@ impl Driver {
             events,
             reading: 0,
             reading_stop,
+            following: HashMap::new(),
+            fetching: HashMap::new(),
             stop,
             tasks: TaskTracker::new(),
         }
@@ -119,10 +133,13 @@ impl Driver {
         // Whatever was told before, a route above all, stands in the queue before what the search finds.
         self.search();
         let stop = self.stop.clone();
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             let happening = tokio::select! {
                 () = stop.cancelled() => break Err(TransferError::Stopped),
                 happening = happenings.recv() => happening,
+                _ = ticks.tick() => Some(Happening::Event(Event::Tick)),
             };
             // The driver itself holds a sender, so the channel does not end.
             let Some(happening) = happening else { break Err(TransferError::Stopped) };
@@ -150,12 +167,20 @@ impl Driver {
     /// Takes in one happening; `true` when all is verified.
     fn happened(&mut self, happening: Happening) -> Result<bool, TransferError> {
         let event = match happening {
-            Happening::Event(event) => event,
-            Happening::Chunk(source, index, links, held) => {
+            Happening::Event(event) => {
+                if let Event::Busy(node, index) | Event::Elsewhere(node, index) = &event {
+                    self.fetching.remove(&(*node, *index));
+                }
+                event
+            }
+            Happening::Chunk(source, index, links, held, took) => {
                 self.view.from_peers.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
                 self.parts.metrics.from_peers.inc_by(held.bytes.len() as u64);
                 self.arriving.insert((source, index), held);
-                Event::Arrived(source, index, links)
+                if let Source::Peer(node) = source {
+                    self.fetching.remove(&(node, index));
+                }
+                Event::Arrived(source, index, links, took)
             }
             Happening::Origin(reading, _) if reading != self.reading => return Ok(false),
             Happening::Origin(_, OriginStep::Chunk(index, link, held)) => {
@@ -163,7 +188,7 @@ impl Driver {
                 self.parts.metrics.from_origin.inc_by(held.bytes.len() as u64);
                 self.arriving.insert((Source::Origin, index), held);
                 self.routes.gave();
-                Event::Arrived(Source::Origin, index, vec![link])
+                Event::Arrived(Source::Origin, index, vec![link], Duration::ZERO)
             }
             // While there is another origin the planner may go on as if this one had ended where it should.
             Happening::Origin(_, OriginStep::Ended(why)) => {
@@ -179,9 +204,22 @@ impl Driver {
                 }
                 Event::OriginOffered
             }
+            Happening::Followed(node) => match self.parts.peers.class(&node) {
+                Some(class) => Event::Met(node, class),
+                None => return Ok(false),
+            },
         };
-        let steady =
-            matches!(event, Event::Arrived(..) | Event::Reading(..) | Event::Busy(..) | Event::Ready(_));
+        let steady = matches!(
+            event,
+            Event::Arrived(..)
+                | Event::Reading(..)
+                | Event::Busy(..)
+                | Event::Elsewhere(..)
+                | Event::Ready(_)
+                | Event::Updated(..)
+                | Event::Met(..)
+                | Event::Tick
+        );
         let effects = self.planner.apply(event);
         let moved = effects.iter().any(|effect| {
             matches!(
@@ -189,6 +227,7 @@ impl Driver {
                 Effect::Ban(..)
                     | Effect::Drop(..)
                     | Effect::OriginWrong(_)
+                    | Effect::StreamVoid(_)
                     | Effect::ReadOrigin(..)
                     | Effect::StopOrigin
             )
@@ -198,6 +237,11 @@ impl Driver {
         if moved || !steady {
             self.view.relinked(self.planner.ledger().linked());
         }
+        self.view.stands(Stance {
+            role: self.planner.role(),
+            stream: Arc::clone(self.planner.ledger().stream()),
+            signed: self.planner.signed().cloned(),
+        });
         for effect in effects {
             match effect {
                 Effect::Verified => return Ok(true),
@@ -211,7 +255,17 @@ impl Driver {
     fn act(&mut self, effect: Effect) {
         let digest = self.digest();
         match effect {
+            Effect::Follow(node) => self.follow(node),
+            Effect::Unfollow(node) => self.leave(node),
             Effect::AskChain(node) => self.ask_chain(node),
+            Effect::AskStates(node, attempt, before) => self.ask_states(node, attempt, before),
+            Effect::Lead => debug!(blob = %digest.short(), "leading: this node reads for its site"),
+            Effect::AskLead => self.ask_lead(),
+            Effect::Cancel(node, index) => {
+                if let Some(request) = self.fetching.remove(&(node, index)) {
+                    request.cancel();
+                }
+            }
             Effect::Fetch(node, index, starts) => self.fetch(node, index, starts),
             Effect::ReadOrigin(from, state, to) => self.read_origin(from, state, to),
             Effect::StopOrigin => {
@@ -226,10 +280,12 @@ impl Driver {
                 }
             }
             Effect::Drop(node, reason) => {
+                self.leave(node);
                 self.parts.metrics.failed(ErrorKind::Peer);
                 info!(blob = %digest.short(), peer = %node, %reason, "peer is not asked any more for this blob");
             }
             Effect::Ban(node, proof) => {
+                self.leave(node);
                 self.parts.metrics.failed(ErrorKind::Peer);
                 let why = format!("{proof} (blob {digest})");
                 let parts = self.parts.clone();
@@ -243,6 +299,10 @@ impl Driver {
                 self.view.voided();
             }
             Effect::AttemptFailed => self.routes.turn(),
+            Effect::StreamVoid(attempt) => {
+                info!(blob = %digest.short(), leader = %attempt.signer, "what the leader read has another digest");
+                self.view.voided();
+            }
             Effect::OriginContradicts(index) => {
                 let origin = self.routes.current();
                 info!(blob = %digest.short(), %origin, chunk = %index, "origin and what peers have signed differ");
@@ -259,8 +319,11 @@ impl Driver {
         self.spawn(async move {
             while let Some(found) = found.next().await {
                 let event = match found {
-                    Found::Offer(node, offered) if offered == size => Event::Offered(node),
-                    Found::Offer(node, offered) => {
+                    Found::Node { node, class, size: offered, held } if offered == size => match held {
+                        true => Event::Offered(node, class),
+                        false => Event::Met(node, class),
+                    },
+                    Found::Node { node, size: offered, .. } => {
                         debug!(blob = %digest.short(), peer = %node, offered, size, "offer of another length");
                         continue;
                     }
@@ -275,11 +338,48 @@ impl Driver {
         });
     }
 
+    fn follow(&mut self, node: NodeId) {
+        let mut updates = self.parts.peers.follow(node, self.digest(), self.map());
+        let events = self.events.clone();
+        let stop = self.stop.child_token();
+        if let Some(before) = self.following.insert(node, stop.clone()) {
+            before.cancel();
+        }
+        self.spawn(async move {
+            let told = async {
+                while let Some(update) = updates.next().await {
+                    let event = match update {
+                        Ok(update) => Event::Updated(node, update),
+                        Err(why) => Event::PeerFailed(node, why),
+                    };
+                    if events.send(Happening::Event(event)).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! { () = stop.cancelled() => {}, () = told => {} }
+        });
+    }
+
+    /// Ends all that is under way with a peer.
+    fn leave(&mut self, node: NodeId) {
+        if let Some(following) = self.following.remove(&node) {
+            following.cancel();
+        }
+        self.fetching.retain(|(asked, _), request| {
+            if *asked == node {
+                request.cancel();
+            }
+            *asked != node
+        });
+    }
+
     fn ask_chain(&self, node: NodeId) {
         let (digest, size) = (self.digest(), self.map().size());
+        let known = self.planner.ledger().chain().cloned();
         let (parts, events) = (self.parts.clone(), self.events.clone());
         self.spawn(async move {
-            let event = match parts.peers.chain(node, digest, size).await {
+            let event = match parts.peers.chain(node, digest, size, known).await {
                 Ok(chain) => Event::Chain(node, chain),
                 Err(why) => Event::PeerFailed(node, why),
             };
@@ -287,28 +387,73 @@ impl Driver {
         });
     }
 
-    fn fetch(&self, node: NodeId, index: ChunkIndex, starts: Vec<State>) {
-        let (digest, map) = (self.digest(), self.map());
+    fn ask_states(&self, node: NodeId, attempt: Attempt, before: Arc<StatePrefix>) {
+        let digest = self.digest();
         let (parts, events) = (self.parts.clone(), self.events.clone());
         self.spawn(async move {
-            let Some(share) = parts.share(map.len(index)).await else { return };
-            let event = match parts.peers.chunk(node, digest, map, index).await {
-                Ok(bytes) => match hash(map, index, starts, bytes).await {
-                    Ok((links, bytes)) => {
-                        let held = Held { bytes, _share: share };
-                        Happening::Chunk(Source::Peer(node), index, links, held)
+            let states = parts.peers.states(node, digest, attempt, before).await.map(Arc::new);
+            let _ = events.send(Happening::Event(Event::States(node, attempt, states))).await;
+        });
+    }
+
+    /// Asks members of the site, one after the other, to fetch the blob for this node.
+    fn ask_lead(&self) {
+        let (digest, size) = (self.digest(), self.map().size());
+        let (parts, events, routes) = (self.parts.clone(), self.events.clone(), self.routes.all());
+        self.spawn(async move {
+            let mut members = parts.peers.site();
+            members.sort_by_key(|node| std::cmp::Reverse(rank(&digest, node)));
+            let questions =
+                members.iter().take(MAX_ASKED_TO_LEAD).flat_map(|node| routes.iter().map(move |route| (node, route)));
+            for (node, route) in questions {
+                let answer = parts.peers.lead(*node, digest, size, route.clone()).await;
+                debug!(blob = %digest.short(), peer = %node, ?answer, "asked a member to lead");
+                let found = match answer {
+                    Some(Lead::Have) => Event::Offered(*node, LinkClass::Lan),
+                    Some(Lead::Leading) => Event::Met(*node, LinkClass::Lan),
+                    Some(Lead::Refuse(_)) | None => continue,
+                };
+                let _ = events.send(Happening::Event(found)).await;
+                return;
+            }
+            let _ = events.send(Happening::Event(Event::NobodyLeads)).await;
+        });
+    }
+
+    fn fetch(&mut self, node: NodeId, index: ChunkIndex, starts: Vec<State>) {
+        let (digest, map) = (self.digest(), self.map());
+        let (parts, events) = (self.parts.clone(), self.events.clone());
+        let stop = self.stop.child_token();
+        self.fetching.insert((node, index), stop.clone());
+        self.spawn(async move {
+            let fetched = async {
+                let Some(share) = parts.share(map.len(index)).await else { return };
+                let asked = Instant::now();
+                let event = match parts.peers.chunk(node, digest, map, index).await {
+                    Ok(bytes) => {
+                        // What a link takes is measured, not what hashing does.
+                        let took = asked.elapsed();
+                        match hash(map, index, starts, bytes).await {
+                            Ok((links, bytes)) => {
+                                let held = Held { bytes, _share: share };
+                                Happening::Chunk(Source::Peer(node), index, links, held, took)
+                            }
+                            Err(why) => Happening::Event(Event::PeerFailed(node, why)),
+                        }
                     }
-                    Err(why) => Happening::Event(Event::PeerFailed(node, why)),
-                },
-                Err(PeerError::Busy) => {
-                    let _ = events.send(Happening::Event(Event::Busy(node, index))).await;
-                    // A node that forgets to say that it has a slot free is asked again all the same.
-                    let _ = tokio::time::timeout(BUSY_PAUSE, parts.peers.ready(node)).await;
-                    Happening::Event(Event::Ready(node))
-                }
-                Err(PeerError::Failed(why)) => Happening::Event(Event::PeerFailed(node, why)),
+                    Err(PeerError::Busy) => {
+                        drop(share);
+                        let _ = events.send(Happening::Event(Event::Busy(node, index))).await;
+                        // A node that forgets to say that it has a slot free is asked again all the same.
+                        let _ = tokio::time::timeout(BUSY_PAUSE, parts.peers.ready(node)).await;
+                        Happening::Event(Event::Ready(node))
+                    }
+                    Err(PeerError::Elsewhere) => Happening::Event(Event::Elsewhere(node, index)),
+                    Err(PeerError::Failed(why)) => Happening::Event(Event::PeerFailed(node, why)),
+                };
+                let _ = events.send(event).await;
             };
-            let _ = events.send(event).await;
+            tokio::select! { () = stop.cancelled() => {}, () = fetched => {} }
         });
     }
 

@@ -4,15 +4,30 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
 use wherry_gateway::{Host, Repository};
-use wherry_proto::{ChunkIndex, ChunkMap, Digest, NodeId, StateChain};
+use wherry_proto::{
+    Attempt, ChunkIndex, ChunkMap, Digest, Lead, NodeId, SignedStates, StateChain, StatePrefix, Update,
+};
 
-/// What a search for holders of a blob finds.
+use super::planner::NoStates;
+use crate::swarm::LinkClass;
+
+/// What a search for a blob finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// This node says that it holds the blob, and that it has this many bytes.
-    Offer(NodeId, u64),
+    /// This node says that it has the blob.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// How cheaply it is reached.
+        class: LinkClass,
+        /// How many bytes the blob has, as the node says.
+        size: u64,
+        /// Whether all of it is there, or it is only on its way.
+        held: bool,
+    },
     /// All neighbours have answered or had their time.
     SiteAsked,
     /// So has the rest of the network: nothing more comes.
@@ -25,23 +40,69 @@ pub enum PeerError {
     /// It has no slot free; it may be asked again soon.
     #[error("it has no slot free")]
     Busy,
+    /// It has given this chunk to another follower, or does not have it yet.
+    #[error("it gives this chunk to others")]
+    Elsewhere,
     /// It cannot or will not serve, or is silent.
     #[error("{0}")]
     Failed(String),
 }
 
 /// The nodes of the network.
+///
+/// What has a default is for those who trade while a blob arrives: somebody who only gives what it holds needs none.
 pub trait Peers: Send + Sync + 'static {
-    /// Looks for holders of a blob. The stream ends after [`Found::NetworkAsked`].
+    /// This node.
+    fn me(&self) -> NodeId;
+
+    /// How cheaply a node is reached; `None` if it is not connected.
+    fn class(&self, _node: &NodeId) -> Option<LinkClass> {
+        None
+    }
+
+    /// The nodes of this site that are connected.
+    fn site(&self) -> Vec<NodeId> {
+        Vec::new()
+    }
+
+    /// Looks for nodes that hold a blob or are getting it. The stream ends after [`Found::NetworkAsked`].
     fn search(&self, digest: Digest) -> BoxStream<'static, Found>;
 
-    /// A holder's claim, its signature checked.
+    /// What a node has of a blob, now and from now on. The stream ends with why it does, and when it is dropped the
+    /// node is followed no more.
+    fn follow(
+        &self,
+        _node: NodeId,
+        _digest: Digest,
+        _map: ChunkMap,
+    ) -> BoxStream<'static, Result<Update, String>> {
+        stream::empty().boxed()
+    }
+
+    /// A holder's claim, its signature checked. `known` is a chain that is here already, and so need not travel.
     fn chain(
         &self,
         node: NodeId,
         digest: Digest,
         size: u64,
+        known: Option<Arc<StateChain>>,
     ) -> BoxFuture<'_, Result<Arc<StateChain>, String>>;
+
+    /// The states of a leader's reading from those on that are known, the signature checked.
+    fn states(
+        &self,
+        _node: NodeId,
+        _digest: Digest,
+        _attempt: Attempt,
+        _before: Arc<StatePrefix>,
+    ) -> BoxFuture<'_, Result<SignedStates, NoStates>> {
+        std::future::ready(Err(NoStates::None)).boxed()
+    }
+
+    /// Asks a node to fetch a blob from there; `None` if it does not answer.
+    fn lead(&self, _node: NodeId, _digest: Digest, _size: u64, _route: Route) -> BoxFuture<'_, Option<Lead>> {
+        std::future::ready(None).boxed()
+    }
 
     /// One chunk of a blob, unverified, of the length that the map says. Fails within seconds when no byte comes.
     fn chunk(

@@ -1,10 +1,10 @@
 //! What readers of a blob in flight may see: which chunks have linked, and how it ended.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
-use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet};
+use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, ChunkSet, Role, SignedStates, StatePrefix};
 
 use super::TransferError;
 use crate::store::StoredBlob;
@@ -25,8 +25,19 @@ pub struct Progress {
     pub sources: usize,
 }
 
+/// What this node does for the blob, and whose states it has.
+#[derive(Debug, Clone)]
+pub(super) struct Stance {
+    pub(super) role: Role,
+    /// The states that are known, for whoever follows this node's own reading.
+    pub(super) stream: Arc<StatePrefix>,
+    /// Those of the reading that this node follows.
+    pub(super) signed: Option<Arc<SignedStates>>,
+}
+
 struct Seen {
     linked: ChunkSet,
+    stance: Stance,
     // Counts how often chunks that readers may have been given turned out not to lead to the digest.
     voids: u32,
     // Whether the origin is being read and nothing is known of the chunks behind.
@@ -45,10 +56,17 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(map: ChunkMap) -> Self {
+    pub(super) fn new(algorithm: Algorithm, map: ChunkMap) -> Self {
+        let stance = Stance {
+            role: Role::Following { stream: None, known: 0, may_lead: false },
+            stream: Arc::new(StatePrefix::new(algorithm, map)),
+            signed: None,
+        };
+        let seen =
+            Seen { linked: ChunkSet::empty(map), stance, voids: 0, in_order: false, outcome: None };
         Self {
             map,
-            seen: Mutex::new(Seen { linked: ChunkSet::empty(map), voids: 0, in_order: false, outcome: None }),
+            seen: Mutex::new(seen),
             changes: watch::Sender::new(0),
             from_peers: AtomicU64::new(0),
             from_origin: AtomicU64::new(0),
@@ -73,6 +91,24 @@ impl View {
         seen.linked.clone_from(linked);
         drop(seen);
         self.changed();
+    }
+
+    pub(super) fn stands(&self, stance: Stance) {
+        let mut seen = self.lock();
+        let is_new = seen.stance.role != stance.role;
+        seen.stance = stance;
+        drop(seen);
+        if is_new {
+            self.changed();
+        }
+    }
+
+    pub(super) fn stance(&self) -> Stance {
+        self.lock().stance.clone()
+    }
+
+    pub(super) fn linked(&self) -> ChunkSet {
+        self.lock().linked.clone()
     }
 
     pub(super) fn voided(&self) {

@@ -23,7 +23,8 @@ use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
 use wherry_node::images::{Images, ImagesParts, Site};
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
-use wherry_node::transfer::{Found, PeerError, Peers, Transfers};
+use wherry_node::swarm::LinkClass;
+use wherry_node::transfer::{Found, PeerError, Peers, Signer, Transfers};
 use wherry_proto::{
     Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain,
     TagMeaning, TagRecord,
@@ -37,6 +38,10 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 fn operator() -> SecretKey {
     SecretKey::from_seed([1; 32])
+}
+
+fn own_key() -> SecretKey {
+    SecretKey::from_seed([9; 32])
 }
 
 fn certificate(node: NodeId) -> Certificate {
@@ -172,10 +177,19 @@ impl Holders {
 }
 
 impl Peers for Holders {
+    fn me(&self) -> NodeId {
+        own_key().node()
+    }
+
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
         let held = self.0.lock().unwrap().clone();
         let offers = held.into_iter().enumerate().filter(move |(_, (held, _))| *held == digest);
-        let found = offers.map(|(number, (_, bytes))| Found::Offer(Self::node(number), bytes.len() as u64));
+        let found = offers.map(|(number, (_, bytes))| Found::Node {
+            node: Self::node(number),
+            class: LinkClass::Lan,
+            size: bytes.len() as u64,
+            held: true,
+        });
         stream::iter(found.chain([Found::SiteAsked, Found::NetworkAsked]).collect::<Vec<_>>()).boxed()
     }
 
@@ -184,6 +198,7 @@ impl Peers for Holders {
         node: NodeId,
         digest: Digest,
         size: u64,
+        _: Option<Arc<StateChain>>,
     ) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
         async move {
             let bytes = self.of(node, digest, size).ok_or("it does not hold it")?;
@@ -396,14 +411,15 @@ impl Lab {
         let origins = Origins::new(settings).unwrap();
         let (metrics, peers, site) =
             (Metrics::default(), Arc::new(Holders::default()), Arc::new(Said::default()));
+        let key = own_key();
         let transfers = Transfers::new(
             store.clone(),
             peers.clone(),
             Arc::new(origins.clone()),
             metrics.clone(),
+            Signer { key: key.clone(), certificate: certificate(key.node()) },
             CancellationToken::new(),
         );
-        let key = SecretKey::from_seed([9; 32]);
         let images = Images::new(ImagesParts {
             store: store.clone(),
             transfers: transfers.clone(),

@@ -1,13 +1,18 @@
 //! What a planner is told and what it asks for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use wherry_proto::{ChunkIndex, Digest, Link, NodeId, State, StateChain};
+use wherry_proto::{
+    Attempt, ChunkIndex, Digest, Link, NodeId, SignedStates, State, StateChain, StatePrefix, Update,
+};
+
+use crate::swarm::LinkClass;
 
 /// Where chunks come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
-    /// A node of the network that holds the blob.
+    /// A node of the network that has the blob, or a part of it.
     Peer(NodeId),
     /// The registry that the image comes from.
     Origin,
@@ -17,7 +22,7 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DropReason {
     /// It sent bytes that do not link to any claim.
-    #[error("chunk {0} that it sent does not link to the state chain that it signed")]
+    #[error("chunk {0} that it sent does not link to the states that are known")]
     WrongChunk(ChunkIndex),
     /// The connection or the request failed.
     #[error("{0}")]
@@ -35,22 +40,41 @@ pub enum Proof {
     WrongChunk(ChunkIndex),
 }
 
+/// Why a peer gives no states of a reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoStates {
+    /// They do not go on from those that are known here.
+    Others,
+    /// It has none, or no more.
+    None,
+    /// It failed as a source.
+    Failed(String),
+}
+
 /// What has happened.
 #[derive(Debug)]
 pub enum Event {
     /// A peer says that it holds the blob.
-    Offered(NodeId),
+    Offered(NodeId, LinkClass),
+    /// A peer is about to get the blob too: it says so when it is asked, or it follows this node.
+    Met(NodeId, LinkClass),
+    /// A peer that is followed says what it has.
+    Updated(NodeId, Update),
     /// A peer's signed chain has come and its signature is good.
     Chain(NodeId, Arc<StateChain>),
-    /// The bytes of a chunk are here; one link for each start state that was asked for.
-    Arrived(Source, ChunkIndex, Vec<Link>),
+    /// States of a leader's reading that were asked of a peer have come, or not.
+    States(NodeId, Attempt, Result<Arc<SignedStates>, NoStates>),
+    /// The bytes of a chunk are here, so long after they were asked for; one link for each start state.
+    Arrived(Source, ChunkIndex, Vec<Link>, Duration),
     /// The chunk is on disk.
     Kept(Source, ChunkIndex, Link),
     /// The peer has no slot free now.
     Busy(NodeId, ChunkIndex),
+    /// The peer has given the chunk to another follower, or does not have it.
+    Elsewhere(NodeId, ChunkIndex),
     /// The peer may be asked again after it was busy.
     Ready(NodeId),
-    /// A peer failed as a source: closed, silent, does not hold the blob after all.
+    /// A peer failed as a source: closed, silent, does not have the blob after all.
     PeerFailed(NodeId, String),
     /// The origin cannot be read any more, after all retries; `None` if reading ended where it should.
     OriginEnded(Option<String>),
@@ -60,19 +84,35 @@ pub enum Event {
     SearchedSite,
     /// The whole network has been asked: nobody else will offer.
     SearchedNetwork,
+    /// The members that do not want the blob have been asked to lead, and none will.
+    NobodyLeads,
     /// A client reads, and this is the chunk that it needs next.
     Reading(u64, ChunkIndex),
     /// A client has gone.
     ReaderGone(u64),
+    /// [`TICK`](super::TICK) has passed.
+    Tick,
 }
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
+    /// Follow a peer: it tells what it has of the blob, and what it does.
+    Follow(NodeId),
+    /// Follow it no more.
+    Unfollow(NodeId),
     /// Ask a peer for its claim and chain.
     AskChain(NodeId),
+    /// Ask a peer for the states of a leader's reading that come after these.
+    AskStates(NodeId, Attempt, Arc<StatePrefix>),
+    /// This node leads from now on.
+    Lead,
+    /// Ask members that do not want the blob to lead, the best in rank first.
+    AskLead,
     /// Ask a peer for a chunk, and hash it from each of these states.
     Fetch(NodeId, ChunkIndex, Vec<State>),
+    /// A chunk that was asked of a peer is not wanted from it any more.
+    Cancel(NodeId, ChunkIndex),
     /// Read the origin in order from this chunk, in this state, up to and with the other chunk.
     ReadOrigin(ChunkIndex, State, ChunkIndex),
     /// Stop reading the origin: nothing that is still under way from it is wanted.
@@ -89,6 +129,8 @@ pub enum Effect {
     OriginWrong(Digest),
     /// What was read of the origin came to nothing: where there are several, the next one has its turn.
     AttemptFailed,
+    /// What a leader read came to nothing: chunks that are not proven are void.
+    StreamVoid(Attempt),
     /// The origin's bytes contradict what peers have signed; it is left alone while they deliver.
     OriginContradicts(ChunkIndex),
     /// All chunks are here and the digest is right.

@@ -1,27 +1,46 @@
 //! What to ask of whom, for one blob: events in, effects out, no I/O and no clock.
 //!
-//! Peers that hold the blob are preferred, and every chunk of theirs is checked against the chain that they
-//! signed. The origin is read in order when no peer can give the blob. A chunk is at any time in exactly one
+//! Peers of the site that hold the blob are preferred, and every chunk of theirs is checked against the chain that they
+//! signed. Where nobody holds it, one node of the site leads: it reads the origin in order and signs the states that it
+//! finds; the others take the chunks from it and from each other as they come. A chunk is at any time in exactly one
 //! state: wanted, asked of one source, being kept (written), or here (in the ledger).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use wherry_proto::{
-    ChunkIndex, ChunkMap, ChunkSet, Claimed, Digest, End, Ledger, Link, NodeId, State, StateChain,
+    ChunkIndex, ChunkMap, ChunkSet, Claimed, Digest, End, Ledger, Link, NodeId, Role, Run, State, StateChain,
+    Update,
 };
 
-pub use event::{DropReason, Effect, Event, Failure, Proof, Source};
+pub use event::{DropReason, Effect, Event, Failure, NoStates, Proof, Source};
+pub use lead::{STALL, rank};
+pub use peer::PIPELINE;
+
+use crate::swarm::LinkClass;
+use lead::{Lead, Request};
 use origin::Origin;
+use peer::{Chain, Depth, Peer};
 
 mod event;
+mod lead;
 mod origin;
+mod peer;
+mod pick;
 
 /// How many peers one transfer uses at a time; offers beyond it are left alone.
 pub const MAX_PEERS: usize = 32;
 
-/// How many chunks are asked of one peer at a time: enough that its link does not idle for a round trip.
-pub const PIPELINE: usize = 8;
+/// How much time passes between two [`Event::Tick`]s.
+pub const TICK: Duration = Duration::from_millis(500);
+
+/// How many chunks are asked of all peers together, at least: as many as a peer has upload slots, so that no node asks
+/// for more than one gives.
+pub const LEAST_WINDOW: usize = 4;
+
+/// The same at most.
+pub const MOST_WINDOW: usize = 64;
 
 /// How many bytes one transfer has asked for and not yet written, at most.
 pub const IN_FLIGHT: u64 = 8 << 20;
@@ -36,22 +55,20 @@ pub const MAX_DROPPED: usize = 256;
 /// How often a peer may fail and come back in one transfer.
 pub const MAX_RETURNS: u8 = 5;
 
+/// For how many ticks a chunk that a peer has given to another is not asked of it again.
+const GIVEN: u64 = 2;
+
 /// How many clients' positions are remembered; further ones wait for what these make arrive.
 pub const MAX_READERS: usize = 64;
 
+/// A chunk that has been asked for.
 #[derive(Debug)]
-enum Chain {
-    Asked,
-    // Contradicts what the origin is sending: nobody can know who is right before that ends.
-    Aside(Arc<StateChain>),
-    Claimed,
-}
-
-#[derive(Debug)]
-struct Peer {
-    chain: Chain,
-    asked: usize,
-    busy: bool,
+struct Asked {
+    source: Source,
+    // What it must be, as far as was known then.
+    expected: Option<Link>,
+    for_reader: bool,
+    since: u64,
 }
 
 #[derive(Debug)]
@@ -64,11 +81,13 @@ struct Dropped {
 /// The plan of one transfer.
 #[derive(Debug)]
 pub struct Planner {
+    me: NodeId,
     ledger: Ledger,
     peers: BTreeMap<NodeId, Peer>,
     dropped: BTreeMap<NodeId, Dropped>,
     origin: Origin,
-    asked: BTreeMap<ChunkIndex, Source>,
+    lead: Lead,
+    asked: BTreeMap<ChunkIndex, Asked>,
     keeping: BTreeMap<ChunkIndex, Link>,
     // Being written although no longer wanted: nothing else may be written there before that is over.
     stale: BTreeSet<ChunkIndex>,
@@ -77,17 +96,32 @@ pub struct Planner {
     // Which unproven chunks came from peers, so that an origin's reading is not blamed for them.
     from_peers: ChunkSet,
     readers: BTreeMap<u64, ChunkIndex>,
+    // How many chunks are asked of all peers together.
+    window: Depth,
     searched_site: bool,
     searched_network: bool,
     // How many chunks were here when the last search began.
     here_at_search: Option<u32>,
+    // For how many ticks there has been a chunk that no peer has, though its states are known.
+    sourceless: u64,
+    ticks: u64,
+    random: u64,
     over: bool,
     effects: Vec<Effect>,
 }
 
 impl Planner {
-    /// A plan for a blob of which these chunks are here already.
-    pub fn new(digest: Digest, map: ChunkMap, here: &[(ChunkIndex, Link)]) -> Self {
+    /// A plan for a blob of which these chunks are here already, at the node `me`.
+    ///
+    /// `first_attempt` numbers this node's readings of the origin. No number may be used twice for a blob, across
+    /// restarts too: the time is a good one.
+    pub fn new(
+        me: NodeId,
+        digest: Digest,
+        map: ChunkMap,
+        here: &[(ChunkIndex, Link)],
+        first_attempt: u64,
+    ) -> Self {
         let mut ledger = Ledger::new(digest, map);
         let mut from_peers = ChunkSet::empty(map);
         for (index, link) in here {
@@ -96,20 +130,27 @@ impl Planner {
             from_peers.insert(*index);
         }
         let taken = ledger.linked().clone();
+        let rank = rank(&digest, &me);
         Self {
+            me,
             ledger,
             peers: BTreeMap::new(),
             dropped: BTreeMap::new(),
             origin: Origin::default(),
+            lead: Lead::new(rank, first_attempt),
             asked: BTreeMap::new(),
             keeping: BTreeMap::new(),
             stale: BTreeSet::new(),
             taken,
             from_peers,
             readers: BTreeMap::new(),
+            window: Depth::new(LEAST_WINDOW, LEAST_WINDOW, MOST_WINDOW),
             searched_site: false,
             searched_network: false,
             here_at_search: None,
+            sourceless: 0,
+            ticks: 0,
+            random: rank | 1,
             over: false,
             effects: Vec::new(),
         }
@@ -122,7 +163,7 @@ impl Planner {
 
     /// How many peers are used as sources now.
     pub fn sources(&self) -> usize {
-        self.peers.values().filter(|peer| matches!(peer.chain, Chain::Claimed)).count()
+        self.peers.values().filter(|peer| peer.is_claimed() || !peer.here.is_empty()).count()
     }
 
     /// Takes in what has happened; says what to do. After `Verified` or `Failed` there is no further effect.
@@ -134,15 +175,32 @@ impl Planner {
         std::mem::take(&mut self.effects)
     }
 
+    /// xorshift64 (Marsaglia, 2003): ties are to be broken otherwise at each node, and alike in each run.
+    const fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Offered(node) => self.offered(node),
+            Event::Offered(node, class) => self.met(node, class, true),
+            Event::Met(node, class) => self.met(node, class, false),
+            Event::Updated(node, update) => self.updated(node, &update),
             Event::Chain(node, chain) => self.chain(node, chain),
-            Event::Arrived(source, index, links) => self.arrived(source, index, &links),
+            Event::States(node, attempt, states) => self.states(node, attempt, states),
+            Event::Arrived(source, index, links, took) => self.arrived(source, index, &links, took),
             Event::Kept(source, index, link) => self.kept(source, index, link),
             Event::Busy(node, index) => {
                 self.release(Source::Peer(node), index);
                 self.set_busy(node, true);
+            }
+            Event::Elsewhere(node, index) => {
+                self.release(Source::Peer(node), index);
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.given.insert(index, self.ticks);
+                }
             }
             Event::Ready(node) => self.set_busy(node, false),
             // Each of its requests fails when a peer does; the first says it all.
@@ -162,6 +220,7 @@ impl Planner {
                 self.searched_site = true;
                 self.searched_network = true;
             }
+            Event::NobodyLeads => self.lead.request = Request::Denied,
             Event::Reading(reader, index) => {
                 if self.readers.len() < MAX_READERS || self.readers.contains_key(&reader) {
                     self.readers.insert(reader, index);
@@ -170,22 +229,107 @@ impl Planner {
             Event::ReaderGone(reader) => {
                 self.readers.remove(&reader);
             }
+            Event::Tick => self.tick(),
         }
     }
 
-    fn offered(&mut self, node: NodeId) {
+    fn tick(&mut self) {
+        self.ticks += 1;
+        self.watch_leaders();
+        for peer in self.peers.values_mut() {
+            // Whoever got it may have died; by now its own peers would have been told that it is there.
+            peer.given.retain(|_, since| self.ticks - *since < GIVEN);
+        }
+        self.sourceless = if self.leads() && self.gap().is_some() { self.sourceless + 1 } else { 0 };
+        self.hedge();
+    }
+
+    fn met(&mut self, node: NodeId, class: LinkClass, holds: bool) {
+        if node == self.me {
+            return;
+        }
+        if holds && self.peers.contains_key(&node) {
+            return self.hold(node);
+        }
         let may_return = match self.dropped.get(&node) {
             Some(dropped) => !dropped.for_good && dropped.times <= MAX_RETURNS,
             None => self.dropped.len() < MAX_DROPPED,
         };
-        if !may_return || self.peers.len() >= MAX_PEERS || self.peers.contains_key(&node) {
+        if !may_return || self.peers.contains_key(&node) || !self.has_place(&node, holds) {
             return;
         }
-        self.peers.insert(node, Peer { chain: Chain::Asked, asked: 0, busy: false });
+        let map = self.ledger.map();
+        let rank = rank(&self.ledger.digest(), &node);
+        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), self.ticks, rank));
+        // A blob of one chunk that is held has nothing to tell of.
+        if !holds || map.count() > 1 {
+            self.effects.push(Effect::Follow(node));
+        }
+        if holds {
+            self.hold(node);
+        }
+    }
+
+    /// Whether there is a place for one more peer. Holders and the highest in rank, whom everybody must see, get that of
+    /// one who is of no use at the moment.
+    fn has_place(&mut self, node: &NodeId, holds: bool) -> bool {
+        if self.peers.len() < MAX_PEERS {
+            return true;
+        }
+        let highest = self.peers.values().map(|peer| peer.rank).max();
+        if !holds && highest.is_some_and(|highest| rank(&self.ledger.digest(), node) < highest) {
+            return false;
+        }
+        let is_idle = |peer: &Peer| peer.asked == 0 && !peer.holds() && peer.here.is_empty();
+        let lowest = self.peers.iter().filter(|(_, peer)| is_idle(peer)).min_by_key(|(_, peer)| peer.rank);
+        let Some(idle) = lowest.map(|(node, _)| *node) else { return false };
+        self.peers.remove(&idle);
+        self.forget_states(idle);
+        self.effects.push(Effect::Unfollow(idle));
+        true
+    }
+
+    /// A peer says that it holds the blob.
+    fn hold(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.holds() {
+            return;
+        }
+        peer.role = Some(Role::Held);
+        peer.chain = Chain::Asked;
         match StateChain::from_bytes(self.ledger.digest(), self.ledger.map(), &[]) {
             // A blob of one chunk has no inner states, so there is nothing to claim.
             Ok(chain) => self.chain(node, Arc::new(chain)),
             Err(_) => self.effects.push(Effect::AskChain(node)),
+        }
+    }
+
+    fn updated(&mut self, node: NodeId, update: &Update) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let map = self.ledger.map();
+        for Run { from, len } in update.here.iter() {
+            if u64::from(*from) + u64::from(*len) > u64::from(map.count()) {
+                let why = format!("it says that it has chunk {from} and {len} more, of {}", map.count());
+                return self.drop_peer(node, DropReason::Failed(why));
+            }
+            for index in (*from..from + len).filter_map(|number| map.index(number)) {
+                peer.here.insert(index);
+            }
+        }
+        match update.role {
+            Role::Held => self.hold(node),
+            Role::Gone => self.drop_peer(node, DropReason::Failed("it has given up the blob".into())),
+            role => {
+                let before = peer.stream(node).map(|(attempt, _)| attempt);
+                peer.role = Some(role);
+                // The signer itself knows best that its states lead nowhere.
+                if let (Some(attempt), Role::Following { stream: None, .. }) = (before, role)
+                    && attempt.signer == node
+                    && self.lead.attempt == Some(attempt)
+                {
+                    self.stream_is_void(attempt);
+                }
+            }
         }
     }
 
@@ -208,27 +352,27 @@ impl Planner {
         }
     }
 
-    fn arrived(&mut self, source: Source, index: ChunkIndex, links: &[Link]) {
-        if self.asked.get(&index) != Some(&source) {
-            self.effects.push(Effect::Discard(source, index));
-            return;
-        }
-        self.release(source, index);
-        if let Source::Peer(node) = source {
-            self.set_busy(node, false);
-        }
-        let wanted = if self.ledger.has_chain() {
-            match self.ledger.dispute() {
-                Some((disputed, _)) if disputed == index => self.ledger.candidates(index),
-                _ => self.ledger.chain().map(|chain| chain.link(index)).into_iter().collect(),
-            }
-        } else if source == Source::Origin {
-            return self.streamed(index, links);
-        } else {
-            // The claim that it was asked for has been refuted meanwhile.
+    fn arrived(&mut self, source: Source, index: ChunkIndex, links: &[Link], took: Duration) {
+        let Some(asked) = self.asked.get(&index).filter(|asked| asked.source == source) else {
             self.effects.push(Effect::Discard(source, index));
             return;
         };
+        let was_expected = asked.expected;
+        self.release(source, index);
+        if let Source::Peer(node) = source {
+            self.set_busy(node, false);
+            self.window.took(took);
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.took(took);
+            }
+        }
+        let wanted = match self.ledger.dispute() {
+            Some((disputed, _)) if disputed == index => self.ledger.candidates(index),
+            _ => self.ledger.expected(index).into_iter().collect(),
+        };
+        if source == Source::Origin && !self.ledger.has_chain() {
+            return self.streamed(index, links);
+        }
         match links.iter().find(|link| wanted.contains(link)) {
             Some(link) => {
                 if let (Source::Origin, End::State(state)) = (source, link.to) {
@@ -239,6 +383,8 @@ impl Planner {
             None => {
                 self.effects.push(Effect::Discard(source, index));
                 match source {
+                    // What it was asked for counts no more: a claim was refuted, or another leads.
+                    Source::Peer(_) if was_expected.is_none_or(|expected| links.contains(&expected)) => {}
                     Source::Peer(node) => self.wrong_chunk(node, index),
                     Source::Origin => self.origin_contradicts(index),
                 }
@@ -293,15 +439,23 @@ impl Planner {
     fn wrong_chunk(&mut self, node: NodeId, index: ChunkIndex) {
         let map = self.ledger.map();
         let end_is_proven = map.next(index).is_none_or(|next| self.ledger.is_proven(next));
-        if index == map.first() && end_is_proven {
+        // Whoever does not hold the blob may have had the chunk in good faith, from a reading that is wrong.
+        let holds = self.peers.get(&node).is_some_and(Peer::holds);
+        if holds && index == map.first() && end_is_proven {
             self.ban(node, Proof::WrongChunk(index));
+        } else if !holds && self.ledger.has_chain() && !self.ledger.has_signer() {
+            // Nobody is left who stands for the chain: what still comes decides.
+            self.ledger.forget_orphans();
+            self.count_taken();
         } else {
             self.drop_peer(node, DropReason::WrongChunk(index));
         }
     }
 
     fn drop_peer(&mut self, node: NodeId, reason: DropReason) {
-        let for_good = !matches!(reason, DropReason::Failed(_));
+        // One that trades may be right next time, when another leads.
+        let holds = self.peers.get(&node).is_some_and(Peer::holds);
+        let for_good = holds && !matches!(reason, DropReason::Failed(_));
         if self.forget_peer(node, &reason, for_good) {
             self.effects.push(Effect::Drop(node, reason));
         }
@@ -318,12 +472,8 @@ impl Planner {
         let times = before.map_or(0, |dropped| dropped.times).saturating_add(u8::from(was_there));
         let for_good = for_good || before.is_some_and(|dropped| dropped.for_good);
         self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good });
-        let source = Source::Peer(node);
-        let held: Vec<_> =
-            self.asked.iter().filter(|(_, s)| **s == source).map(|(index, _)| *index).collect();
-        for index in held {
-            self.release(source, index);
-        }
+        self.release_all(Source::Peer(node));
+        self.forget_states(node);
         self.ledger.drop_signer(node);
         self.count_taken();
         was_there
@@ -335,9 +485,16 @@ impl Planner {
         }
     }
 
+    fn release_all(&mut self, source: Source) {
+        let all = self.asked.iter().filter(|(_, asked)| asked.source == source);
+        for index in all.map(|(index, _)| *index).collect::<Vec<_>>() {
+            self.release(source, index);
+        }
+    }
+
     /// A chunk is no longer asked of this source.
     fn release(&mut self, source: Source, index: ChunkIndex) {
-        if self.asked.get(&index) != Some(&source) {
+        if self.asked.get(&index).is_none_or(|asked| asked.source != source) {
             return;
         }
         self.asked.remove(&index);
@@ -362,11 +519,11 @@ impl Planner {
         self.ledger.void();
         self.stale.extend(std::mem::take(&mut self.keeping).into_keys());
         self.from_peers = ChunkSet::empty(self.ledger.map());
+        self.lead.anew_after_void();
+        if self.leads() {
+            self.renumber();
+        }
         self.count_taken();
-    }
-
-    fn usable(&self) -> bool {
-        self.peers.values().any(|peer| matches!(peer.chain, Chain::Claimed))
     }
 
     fn plan(&mut self) {
@@ -374,15 +531,51 @@ impl Planner {
             self.verified(refuted);
             return;
         }
-        if self.usable() {
-            // The origin is for what peers cannot give.
+        let near = self.peers.values().any(|peer| peer.class == LinkClass::Lan && peer.is_claimed());
+        if near {
+            // The origin, and other sites, are for what nobody here can give.
+            self.step_down();
+        } else {
+            self.decide_lead();
+        }
+        self.lead_with_chain();
+        if self.has_holder() {
             self.stop_origin();
-            match self.ledger.dispute() {
-                Some((index, sides)) => self.settle_dispute(index, &sides),
-                None => self.ask_peers(),
+            if let Some((index, sides)) = self.ledger.dispute() {
+                return self.settle_dispute(index, &sides);
             }
-        } else if self.origin.reading.is_none() && self.keeping.is_empty() && self.stale.is_empty() {
-            self.turn_to_origin();
+        }
+        self.ask_states();
+        self.ask_peers();
+        if self.leads() && !self.has_holder() {
+            self.read_origin();
+        } else if !near {
+            self.look_for_help();
+        }
+    }
+
+    /// Nobody here leads, nor may this node: others are asked to, and more are searched for.
+    fn look_for_help(&mut self) {
+        let trading = |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead() || peer.role.is_none());
+        let hope = self.leads()
+            || self.may_lead()
+            || self.leader().is_some()
+            || self.awaits_words()
+            || self.peers.values().any(trading)
+            || !self.asked.is_empty()
+            || !self.keeping.is_empty()
+            || !self.stale.is_empty();
+        if hope || !self.searched_site {
+            return;
+        }
+        match self.lead.request {
+            Request::Unasked => {
+                self.lead.request = Request::Asked;
+                self.effects.push(Effect::AskLead);
+            }
+            Request::Asked => {}
+            Request::Denied if self.searched_network => self.search_again(),
+            Request::Denied => {}
         }
     }
 
@@ -414,50 +607,8 @@ impl Planner {
                     starts.push(link.from);
                 }
             }
-            self.ask(node, index, starts);
+            self.ask(node, index, starts, false);
         }
-    }
-
-    fn ask(&mut self, node: NodeId, index: ChunkIndex, starts: Vec<State>) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.asked += 1;
-        }
-        self.asked.insert(index, Source::Peer(node));
-        self.taken.insert(index);
-        self.effects.push(Effect::Fetch(node, index, starts));
-    }
-
-    fn ask_peers(&mut self) {
-        let Some(chain) = self.ledger.chain().cloned() else { return };
-        let map = self.ledger.map();
-        let chunk_len = u64::from(map.chunk_len());
-        // Spread over the peers: each round gives each of them at most one chunk more.
-        for depth in 0..PIPELINE {
-            let ready: Vec<NodeId> = self
-                .peers
-                .iter()
-                .filter(|(_, p)| matches!(p.chain, Chain::Claimed) && !p.busy && p.asked <= depth)
-                .map(|(node, _)| *node)
-                .collect();
-            for node in ready {
-                let waiting = (self.asked.len() + self.keeping.len()) as u64;
-                if waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT {
-                    return;
-                }
-                let Some(index) = self.next_wanted() else { return };
-                self.ask(node, index, vec![chain.from(index)]);
-            }
-        }
-    }
-
-    /// The last chunk first, since it proves the length; then what clients need next; then in order.
-    fn next_wanted(&self) -> Option<ChunkIndex> {
-        let map = self.ledger.map();
-        if !self.taken.contains(map.last()) {
-            return Some(map.last());
-        }
-        let readers = self.readers.values().filter_map(|at| self.taken.first_missing(*at));
-        readers.min().or_else(|| self.taken.first_missing(map.first()))
     }
 
     /// Peers may have come back, or others may hold the blob by now; without any progress since the last search
@@ -471,6 +622,7 @@ impl Planner {
         }
         self.here_at_search = Some(here);
         (self.searched_site, self.searched_network) = (false, false);
+        self.lead.request = Request::Unasked;
         self.effects.push(Effect::Search);
     }
 

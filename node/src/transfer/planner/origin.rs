@@ -2,7 +2,11 @@
 
 use wherry_proto::{ChunkIndex, Digest, End, Link, State};
 
-use super::{Chain, Effect, ORIGIN_ATTEMPTS, Planner, Source};
+use super::peer::Peer;
+use super::{Asked, Effect, ORIGIN_ATTEMPTS, Planner, Source};
+
+/// For how many ticks a chunk may be nowhere before whoever leads reads it again: peers tell of theirs with a delay.
+const SOURCELESS: u64 = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Origin {
@@ -30,6 +34,10 @@ impl Planner {
             self.effects.push(Effect::Discard(Source::Origin, index));
             return;
         };
+        // What a leader before signed may have been wrong, or this reading is: only one from the start tells.
+        if self.ledger.expected(index).is_some_and(|expected| expected != link) && !matches!(link.to, End::Digest(_)) {
+            return self.attempt_failed(index, None);
+        }
         let closes = match link.to {
             End::Digest(found) => {
                 if found != self.ledger.digest() {
@@ -99,11 +107,7 @@ impl Planner {
 
     fn stop_reading(&mut self) {
         self.origin.reading = None;
-        let held: Vec<_> =
-            self.asked.iter().filter(|(_, s)| **s == Source::Origin).map(|(index, _)| *index).collect();
-        for index in held {
-            self.release(Source::Origin, index);
-        }
+        self.release_all(Source::Origin);
     }
 
     pub(super) fn stop_origin(&mut self) {
@@ -113,48 +117,89 @@ impl Planner {
         }
     }
 
-    /// No peer can give the blob now.
-    pub(super) fn turn_to_origin(&mut self) {
-        if !self.searched_site || self.peers.values().any(|peer| matches!(peer.chain, Chain::Asked)) {
-            return;
-        }
+    /// This node leads: what no peer can give is read.
+    pub(super) fn read_origin(&mut self) {
         if !self.origin.offered || self.origin.exhausted {
-            if self.searched_network {
-                self.search_again();
+            return self.step_down();
+        }
+        if self.origin.reading.is_some() {
+            // Behind the place of the reading there is something that nobody else has any more.
+            if self.sourceless >= SOURCELESS && self.reads_on() {
+                self.sourceless = 0;
+                self.stop_origin();
+            } else {
+                return;
             }
-            return;
         }
         if self.origin.contradicts {
             // Whoever signed the chain is gone and the origin does not agree: only a reading from the start tells.
+            if !self.keeping.is_empty() || !self.stale.is_empty() {
+                return;
+            }
             self.origin.contradicts = false;
             self.ledger.forget_orphans();
             self.void();
         }
+        let alone = !self.peers.values().any(Peer::trades);
+        let gap = self.gap().filter(|_| alone || self.sourceless >= SOURCELESS);
+        let Some((first, state)) = gap.or_else(|| self.frontier()) else { return };
         let map = self.ledger.map();
-        let start = match self.ledger.chain() {
-            Some(chain) => self.next_gap().map(|index| (index, chain.from(index))),
-            None => self.ledger.frontier(),
-        };
-        let Some((first, state)) = start else { return };
         let mut last = first;
-        self.asked.insert(first, Source::Origin);
-        self.taken.insert(first);
-        while let Some(next) = map.next(last).filter(|next| !self.is_here(*next)) {
-            self.asked.insert(next, Source::Origin);
-            self.taken.insert(next);
+        self.expect_origin(first);
+        while let Some(next) = map.next(last).filter(|next| self.is_for_origin(*next)) {
+            self.expect_origin(next);
             last = next;
         }
         self.origin.reading = Some((first, state, last));
         self.effects.push(Effect::ReadOrigin(first, state, last));
     }
 
-    fn next_gap(&self) -> Option<ChunkIndex> {
-        let linked = self.ledger.linked();
-        let readers = self.readers.values().filter_map(|at| linked.first_missing(*at));
-        readers.min().or_else(|| linked.first_missing(self.ledger.map().first()))
+    fn expect_origin(&mut self, index: ChunkIndex) {
+        let expected = self.ledger.expected(index);
+        let asked = Asked { source: Source::Origin, expected, for_reader: false, since: self.ticks };
+        self.asked.insert(index, asked);
+        self.taken.insert(index);
     }
 
-    fn is_here(&self, index: ChunkIndex) -> bool {
-        self.ledger.linked().contains(index)
+    /// Whether the reading is at chunks of which no state is known yet.
+    fn reads_on(&self) -> bool {
+        self.origin.reading.is_some_and(|(next, ..)| next.get() >= self.ledger.stream().known())
+    }
+
+    /// Whether a reading that comes to a chunk goes on with it.
+    fn is_for_origin(&self, index: ChunkIndex) -> bool {
+        !self.taken.contains(index) && (self.ledger.expected(index).is_none() || self.copies(index) == 0)
+    }
+
+    /// Where the states that are known end.
+    fn frontier(&self) -> Option<(ChunkIndex, State)> {
+        if self.ledger.has_chain() {
+            return None;
+        }
+        let stream = self.ledger.stream();
+        let index = self.ledger.map().index(stream.known())?;
+        // Where it is being written, or a peer gives it, the stream will be longer in a moment.
+        let is_open = !self.taken.contains(index) && self.copies(index) == 0;
+        Some((index, stream.at(index.get())?)).filter(|_| is_open)
+    }
+
+    /// The first chunk, from where a client reads on, whose states are known and which no peer has.
+    pub(super) fn gap(&self) -> Option<(ChunkIndex, State)> {
+        let map = self.ledger.map();
+        let is_gap = |index: &ChunkIndex| self.ledger.expected(*index).is_some() && self.copies(*index) == 0;
+        let first_gap = |from: ChunkIndex| {
+            let mut at = self.taken.first_missing(from);
+            while let Some(index) = at {
+                self.ledger.expected(index)?;
+                if is_gap(&index) {
+                    return Some(index);
+                }
+                at = map.next(index).and_then(|next| self.taken.first_missing(next));
+            }
+            None
+        };
+        let readers = self.readers.values().filter_map(|at| first_gap(*at));
+        let index = readers.min().or_else(|| first_gap(map.first()))?;
+        Some((index, self.ledger.expected(index)?.from))
     }
 }

@@ -1,0 +1,368 @@
+//! Who reads the origin, and whose states count.
+//!
+//! Of the nodes of a site that want a blob and can reach an origin, the one with the highest rank leads; the others
+//! follow it. There is no election: each node decides by what it sees of its peers, and where views differ for a moment
+//! two may read, until the one that is behind sees the other and stops. Whoever leads is never unseated by arrivals.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use wherry_proto::{Attempt, Digest, NodeId, Role, SignedStates, StatePrefix};
+
+use super::{DropReason, Effect, NoStates, ORIGIN_ATTEMPTS, Planner};
+use crate::swarm::LinkClass;
+
+/// By how many chunks one leader must be ahead of another for this to count more than rank: what peers say of
+/// themselves is a moment old.
+const LEAD_MARGIN: u32 = 8;
+
+/// For how many ticks a leader's reading may stand still before the next in rank takes over, at least: 5 s.
+pub const STALL: u64 = 10;
+
+/// How many of a leader's usual gaps between two chunks are no stall.
+const STALL_GAPS: u64 = 4;
+
+/// How many ticks each rank gives the one before it to begin.
+const PATIENCE: u64 = 2;
+
+/// How many ticks a peer may take to say what it does before nobody waits for it any more.
+const INTRODUCTION: u64 = 2;
+
+/// How many readings are watched for stalls.
+const MAX_WATCHED: usize = 16;
+
+/// A node's rank for a blob: rendezvous hashing, so that all nodes agree on it without a word, and different blobs
+/// have different leaders (Thaler and Ravishankar, 1998). The highest leads.
+pub fn rank(digest: &Digest, node: &NodeId) -> u64 {
+    let mut subject = digest.as_bytes().to_vec();
+    subject.extend_from_slice(node.as_bytes());
+    let hash = Digest::sha256(&subject);
+    hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+/// A reading that goes on somewhere, as far as it is seen from here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) attempt: Attempt,
+    pub(super) known: u32,
+    rank: u64,
+}
+
+impl Seen {
+    fn is_before(&self, known: u32, rank: u64) -> bool {
+        if self.known.abs_diff(known) > LEAD_MARGIN { self.known > known } else { self.rank > rank }
+    }
+}
+
+#[derive(Debug)]
+struct Watched {
+    known: u32,
+    moved: u64,
+    gap: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Lead {
+    rank: u64,
+    // The number of this node's own attempt, while it leads.
+    pub(super) mine: Option<u64>,
+    next: u64,
+    // Whose states the ledger's stream has.
+    pub(super) attempt: Option<Attempt>,
+    pub(super) signed: Option<Arc<SignedStates>>,
+    pulling: Option<NodeId>,
+    // The attempt whose states do not go on from those that are here, and must come from the first one on.
+    anew: Option<Attempt>,
+    watched: BTreeMap<Attempt, Watched>,
+    // For how many ticks there has been no leader.
+    vacant: u64,
+    pub(super) request: Request,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    Unasked,
+    Asked,
+    Denied,
+}
+
+impl Lead {
+    pub(super) fn new(rank: u64, first_attempt: u64) -> Self {
+        Self {
+            rank,
+            mine: None,
+            next: first_attempt,
+            attempt: None,
+            signed: None,
+            pulling: None,
+            anew: None,
+            watched: BTreeMap::new(),
+            vacant: 0,
+            request: Request::Unasked,
+        }
+    }
+
+    /// What was followed is void.
+    pub(super) fn anew_after_void(&mut self) {
+        self.attempt = None;
+        self.signed = None;
+        self.anew = None;
+    }
+
+    fn is_stalled(&self, attempt: &Attempt, now: u64) -> bool {
+        self.watched
+            .get(attempt)
+            .is_some_and(|watched| now - watched.moved >= STALL.max(watched.gap * STALL_GAPS))
+    }
+}
+
+impl Planner {
+    /// Whether this node leads: takes the blob from where bytes are dear, for all of its site.
+    pub fn leads(&self) -> bool {
+        self.lead.mine.is_some()
+    }
+
+    /// What this node tells those who follow it.
+    pub fn role(&self) -> Role {
+        let known = self.ledger.stream().known();
+        match self.lead.mine {
+            Some(attempt) => Role::Leading { attempt, known },
+            None => {
+                let known = match (&self.lead.signed, self.lead.attempt) {
+                    (Some(signed), _) => signed.prefix.known(),
+                    (None, Some(_)) => known,
+                    (None, None) => 0,
+                };
+                Role::Following { stream: self.lead.attempt, known, may_lead: self.may_lead() }
+            }
+        }
+    }
+
+    /// The states of another's reading that this node follows, as they were signed.
+    pub fn signed(&self) -> Option<&Arc<SignedStates>> {
+        self.lead.signed.as_ref()
+    }
+
+    pub(super) fn may_lead(&self) -> bool {
+        (self.origin.offered && !self.origin.exhausted)
+            || self.peers.values().any(|peer| peer.class == LinkClass::Wan && peer.is_claimed())
+    }
+
+    /// The readings that go on, each with the most that anybody says of it.
+    fn readings(&self) -> Vec<Seen> {
+        let mut seen: Vec<Seen> = Vec::new();
+        for (node, peer) in self.peers.iter().filter(|(_, peer)| peer.class == LinkClass::Lan) {
+            let Some((attempt, known)) = peer.stream(*node) else { continue };
+            if attempt.signer == self.me {
+                continue;
+            }
+            let rank = match self.peers.get(&attempt.signer) {
+                // It says itself what it does.
+                Some(signer) if !signer.reads(attempt.number) => continue,
+                Some(signer) => signer.rank,
+                // Its connection to this node has ended: what others still say of it is old.
+                None if self.dropped.contains_key(&attempt.signer) => continue,
+                None => rank(&self.ledger.digest(), &attempt.signer),
+            };
+            match seen.iter_mut().find(|seen| seen.attempt == attempt) {
+                Some(seen) => seen.known = seen.known.max(known),
+                None => seen.push(Seen { attempt, known, rank }),
+            }
+        }
+        seen
+    }
+
+    /// The one to follow.
+    pub(super) fn leader(&self) -> Option<Seen> {
+        let stalled = |seen: &Seen| self.lead.is_stalled(&seen.attempt, self.ticks);
+        let mut best: Option<Seen> = None;
+        for seen in self.readings().into_iter().filter(|seen| !stalled(seen)) {
+            if best.is_none_or(|best| seen.is_before(best.known, best.rank)) {
+                best = Some(seen);
+            }
+        }
+        best
+    }
+
+    /// Time goes by for those who lead.
+    pub(super) fn watch_leaders(&mut self) {
+        let readings = self.readings();
+        self.lead.watched.retain(|attempt, _| readings.iter().any(|seen| seen.attempt == *attempt));
+        for seen in readings {
+            if self.lead.watched.len() >= MAX_WATCHED && !self.lead.watched.contains_key(&seen.attempt) {
+                continue;
+            }
+            let fresh = Watched { known: seen.known, moved: self.ticks, gap: 0 };
+            let watched = self.lead.watched.entry(seen.attempt).or_insert(fresh);
+            if seen.known > watched.known {
+                let gap = self.ticks - watched.moved;
+                *watched = Watched { known: seen.known, moved: self.ticks, gap: (watched.gap * 3 + gap) / 4 };
+            }
+        }
+        let vacant = !self.leads() && self.leader().is_none() && !self.has_holder();
+        self.lead.vacant = if vacant { self.lead.vacant + 1 } else { 0 };
+    }
+
+    /// Begins to lead, or stops, by what is seen of others.
+    pub(super) fn decide_lead(&mut self) {
+        if self.leads() {
+            let (known, rank) = (self.ledger.stream().known(), self.lead.rank);
+            if self.leader().is_some_and(|other| other.is_before(known, rank)) {
+                self.step_down();
+            }
+            return;
+        }
+        if !self.searched_site || !self.may_lead() || self.leader().is_some() || self.awaits_words() {
+            return;
+        }
+        let stalled = |peer: &super::Peer, node| {
+            peer.stream(node).is_some_and(|(attempt, _)| self.lead.is_stalled(&attempt, self.ticks))
+        };
+        let before = self
+            .peers
+            .iter()
+            .filter(|(node, peer)| peer.class == LinkClass::Lan && peer.may_lead() && !stalled(peer, **node))
+            .filter(|(_, peer)| peer.rank > self.lead.rank)
+            .count() as u64;
+        if self.lead.vacant >= before * PATIENCE {
+            self.begin_to_lead();
+        }
+    }
+
+    /// Whether a peer may still say something that decides who leads.
+    pub(super) fn awaits_words(&self) -> bool {
+        self.peers.values().any(|peer| {
+            let silent = peer.role.is_none() && self.ticks < peer.since + INTRODUCTION;
+            silent || (peer.holds() && matches!(peer.chain, super::Chain::Asked))
+        })
+    }
+
+    fn begin_to_lead(&mut self) {
+        self.renumber();
+        self.effects.push(Effect::Lead);
+    }
+
+    /// A new attempt: what was signed under the number before does not bind it.
+    pub(super) fn renumber(&mut self) {
+        self.lead.mine = Some(self.lead.next);
+        self.lead.next += 1;
+        self.lead.anew_after_void();
+    }
+
+    pub(super) fn step_down(&mut self) {
+        if let Some(number) = self.lead.mine.take() {
+            self.stop_origin();
+            // The states stay good, and are given to whoever asks, until another's are followed.
+            let any = self.ledger.stream().known() > 0;
+            self.lead.attempt = any.then_some(Attempt { signer: self.me, number });
+        }
+    }
+
+    /// The chain of a holder elsewhere is what those who follow this node need.
+    pub(super) fn lead_with_chain(&mut self) {
+        if !self.leads() || self.ledger.dispute().is_some() {
+            return;
+        }
+        let Some(chain) = self.ledger.chain() else { return };
+        let states = StatePrefix::of(chain);
+        if states.hash() != self.ledger.stream().hash() {
+            self.renumber();
+            self.ledger.adopt(Arc::new(states));
+        }
+    }
+
+    /// Asks a peer for the states that the leader has found since.
+    pub(super) fn ask_states(&mut self) {
+        if self.lead.pulling.is_some() || self.leads() || self.ledger.has_chain() {
+            return;
+        }
+        let Some(leader) = self.leader() else { return };
+        let is_new = self.lead.attempt != Some(leader.attempt);
+        let by_same = self.lead.attempt.is_some_and(|attempt| attempt.signer == leader.attempt.signer);
+        // A leader that begins anew has found its first reading wrong.
+        let anew = self.lead.anew == Some(leader.attempt) || (is_new && by_same);
+        let ours = if anew { 0 } else { self.ledger.stream().known() };
+        // Whoever has more than this node will do: were the leader asked by all, it would do nothing else.
+        let able: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(node, peer)| {
+                peer.stream(**node).is_some_and(|(attempt, known)| {
+                    attempt == leader.attempt && (known > ours || (is_new && known == ours && known > 0))
+                })
+            })
+            .map(|(node, _)| *node)
+            .collect();
+        if able.is_empty() {
+            return;
+        }
+        let node = able[self.random() as usize % able.len()];
+        let map = self.ledger.map();
+        let before = match ours {
+            0 => Arc::new(StatePrefix::new(self.ledger.digest().algorithm(), map)),
+            _ => Arc::clone(self.ledger.stream()),
+        };
+        self.lead.pulling = Some(node);
+        self.effects.push(Effect::AskStates(node, leader.attempt, before));
+    }
+
+    pub(super) fn states(
+        &mut self,
+        node: NodeId,
+        attempt: Attempt,
+        states: Result<Arc<SignedStates>, NoStates>,
+    ) {
+        if self.lead.pulling == Some(node) {
+            self.lead.pulling = None;
+        }
+        let follows = !self.leads() && self.leader().is_some_and(|leader| leader.attempt == attempt);
+        match states {
+            Ok(signed) if follows => {
+                let ours = self.ledger.stream().known();
+                let by_same = self.lead.attempt.is_some_and(|before| before.signer == attempt.signer);
+                let anew = self.lead.anew == Some(attempt) || (by_same && self.lead.attempt != Some(attempt));
+                if signed.prefix.known() >= ours || anew {
+                    self.ledger.adopt(Arc::new(signed.prefix.clone()));
+                    self.count_taken();
+                }
+                self.lead.attempt = Some(attempt);
+                self.lead.signed = Some(signed);
+                self.lead.anew = None;
+            }
+            Ok(_) => {}
+            Err(NoStates::Others) if self.lead.anew == Some(attempt) => {
+                let why = "the states that it passes on are not those that were signed".to_owned();
+                self.drop_peer(node, DropReason::Failed(why));
+            }
+            Err(NoStates::Others) => self.lead.anew = Some(attempt),
+            Err(NoStates::None) => {
+                // What it said of itself was old; it will say anew.
+                if let Some(Role::Leading { known, .. } | Role::Following { known, .. }) =
+                    self.peers.get_mut(&node).and_then(|peer| peer.role.as_mut())
+                {
+                    *known = 0;
+                }
+            }
+            Err(NoStates::Failed(why)) => {
+                if self.peers.contains_key(&node) {
+                    self.drop_peer(node, DropReason::Failed(why));
+                }
+            }
+        }
+    }
+
+    /// A peer is not asked for states any more.
+    pub(super) fn forget_states(&mut self, node: NodeId) {
+        if self.lead.pulling == Some(node) {
+            self.lead.pulling = None;
+        }
+    }
+
+    /// The leader itself says that its reading came to nothing.
+    pub(super) fn stream_is_void(&mut self, attempt: Attempt) {
+        self.origin.failed.push(None);
+        self.origin.exhausted |= self.origin.failed.len() >= ORIGIN_ATTEMPTS.max(self.origin.count + 1);
+        self.effects.push(Effect::StreamVoid(attempt));
+        self.void();
+    }
+}

@@ -1,0 +1,158 @@
+//! What is known of one peer in one transfer, and how much is asked of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wherry_proto::{Attempt, ChunkIndex, ChunkSet, NodeId, Role, StateChain};
+
+use crate::swarm::LinkClass;
+
+/// How many chunks are asked of one peer at a time, at most: its link must not idle for a round trip.
+pub const PIPELINE: usize = 16;
+
+/// How many are asked at the start, before it is known what a round trip is.
+const FIRST_PIPELINE: usize = 2;
+
+/// A chunk that takes no longer than this beside the shortest time is taken for one that did not queue.
+const UNQUEUED: Duration = Duration::from_millis(5);
+
+/// One that takes so much longer than three times the shortest has stood in a queue.
+const QUEUED: Duration = Duration::from_millis(50);
+
+/// How far a peer's claim has come.
+#[derive(Debug)]
+pub(super) enum Chain {
+    /// It has none: the blob is still on its way there.
+    None,
+    Asked,
+    /// Contradicts what the origin is sending: nobody can know who is right before that ends.
+    Aside(Arc<StateChain>),
+    Claimed,
+}
+
+/// How deep a pipeline may be, measured: it grows while chunks take hardly longer than one alone, and shrinks when they
+/// queue. So it comes to what the link's round trip and rate need, whatever these are.
+#[derive(Debug, Clone)]
+pub(super) struct Depth {
+    depth: usize,
+    least: usize,
+    most: usize,
+    shortest: Option<Duration>,
+}
+
+impl Depth {
+    pub(super) const fn new(first: usize, least: usize, most: usize) -> Self {
+        Self { depth: first, least, most, shortest: None }
+    }
+
+    pub(super) const fn get(&self) -> usize {
+        self.depth
+    }
+
+    /// Takes in how long a chunk took.
+    pub(super) fn took(&mut self, took: Duration) {
+        // What was shortest once may have been on another path: it is forgotten by and by.
+        let shortest = self.shortest.map_or(took, |shortest| took.min(shortest + shortest / 64));
+        self.shortest = Some(shortest);
+        if took <= shortest + shortest / 2 + UNQUEUED {
+            self.depth = (self.depth + 1).min(self.most);
+        } else if took > shortest * 3 + QUEUED {
+            self.shrink();
+        }
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.depth = self.depth.saturating_sub(1).max(self.least);
+    }
+}
+
+/// One peer in one transfer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) class: LinkClass,
+    // None before it has said anything.
+    pub(super) role: Option<Role>,
+    pub(super) chain: Chain,
+    // What it has while it does not hold the blob.
+    pub(super) here: ChunkSet,
+    pub(super) asked: usize,
+    pub(super) depth: Depth,
+    // How long one of its chunks takes, smoothed.
+    pub(super) pace: Option<Duration>,
+    pub(super) busy: bool,
+    // Chunks that it gave to others, and at which tick it said so.
+    pub(super) given: BTreeMap<ChunkIndex, u64>,
+    // The tick at which it was met.
+    pub(super) since: u64,
+    pub(super) rank: u64,
+}
+
+impl Peer {
+    pub(super) fn new(class: LinkClass, nothing: ChunkSet, since: u64, rank: u64) -> Self {
+        Self {
+            class,
+            role: None,
+            chain: Chain::None,
+            here: nothing,
+            asked: 0,
+            depth: Depth::new(FIRST_PIPELINE, 1, PIPELINE),
+            pace: None,
+            busy: false,
+            given: BTreeMap::new(),
+            since,
+            rank,
+        }
+    }
+
+    pub(super) const fn holds(&self) -> bool {
+        matches!(self.role, Some(Role::Held))
+    }
+
+    /// Whether it is about to get the blob like this node.
+    pub(super) const fn trades(&self) -> bool {
+        !self.holds() && matches!(self.class, LinkClass::Lan)
+    }
+
+    /// Whether it holds the blob and its claim counts.
+    pub(super) const fn is_claimed(&self) -> bool {
+        self.holds() && matches!(self.chain, Chain::Claimed)
+    }
+
+    pub(super) fn has(&self, index: ChunkIndex) -> bool {
+        self.is_claimed() || (!self.holds() && self.here.contains(index))
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        !self.busy && self.asked < self.depth.get()
+    }
+
+    /// Whether it would lead if nobody better did.
+    pub(super) const fn may_lead(&self) -> bool {
+        matches!(self.role, Some(Role::Following { may_lead: true, .. }))
+    }
+
+    /// Whether it leads, with this attempt.
+    pub(super) fn reads(&self, number: u64) -> bool {
+        matches!(self.role, Some(Role::Leading { attempt, .. }) if attempt == number)
+    }
+
+    /// Whose reading it follows, or does itself, and how many states of it it knows.
+    pub(super) fn stream(&self, node: NodeId) -> Option<(Attempt, u32)> {
+        match self.role {
+            Some(Role::Leading { attempt, known }) => Some((Attempt { signer: node, number: attempt }, known)),
+            Some(Role::Following { stream: Some(attempt), known, .. }) => Some((attempt, known)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn took(&mut self, took: Duration) {
+        self.depth.took(took);
+        self.pace = Some(self.pace.map_or(took, |pace| (pace * 3 + took) / 4));
+    }
+
+    /// The less the better to ask.
+    pub(super) fn burden(&self) -> Duration {
+        self.pace.unwrap_or(Duration::from_millis(1)) * (self.asked as u32 + 1)
+    }
+}

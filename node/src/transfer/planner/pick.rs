@@ -1,0 +1,178 @@
+//! Which chunk is asked of which peer next.
+//!
+//! While nodes trade, the rarest chunk goes first and ties are broken at random, so that all of them always have
+//! something to give (`rarest first`, Cohen 2003). Where peers hold the blob and nobody trades, chunks come in the order
+//! in which clients read them, which is kind to disks.
+
+use wherry_proto::{ChunkIndex, NodeId, State};
+
+use super::peer::Peer;
+use super::{Asked, Effect, IN_FLIGHT, Planner, Source};
+use crate::swarm::LinkClass;
+
+/// How many wanted chunks are weighed against each other for one request, so that the largest blob costs no more.
+const SCAN: usize = 1024;
+
+impl Planner {
+    /// Whether chunks are taken from a peer now.
+    fn is_source(&self, peer: &Peer) -> bool {
+        match peer.class {
+            LinkClass::Lan => true,
+            // Bytes from there are dear: the one who leads takes them.
+            LinkClass::Wan => self.leads(),
+        }
+    }
+
+    /// Whether somebody holds the blob from whom chunks may be taken.
+    pub(super) fn has_holder(&self) -> bool {
+        self.peers.values().any(|peer| peer.is_claimed() && self.is_source(peer))
+    }
+
+    fn trades(&self) -> bool {
+        self.peers.values().any(Peer::trades)
+    }
+
+    /// How many peers have a chunk.
+    pub(super) fn copies(&self, index: ChunkIndex) -> usize {
+        self.peers.values().filter(|peer| self.is_source(peer) && peer.has(index)).count()
+    }
+
+    pub(super) fn ask_peers(&mut self) {
+        let chunk_len = u64::from(self.ledger.map().chunk_len());
+        loop {
+            let asked = self.peers.values().map(|peer| peer.asked).sum::<usize>();
+            let waiting = (asked + self.keeping.len()) as u64;
+            if asked >= self.window.get() || (waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT) {
+                return;
+            }
+            let ready: Vec<NodeId> = self
+                .peers
+                .iter()
+                .filter(|(_, peer)| peer.is_ready() && self.is_source(peer))
+                .map(|(node, _)| *node)
+                .collect();
+            if ready.is_empty() {
+                return;
+            }
+            let picked = if self.trades() { self.pick_trading(&ready) } else { self.pick_in_order(&ready) };
+            let Some((node, index, for_reader)) = picked else { return };
+            let Some(link) = self.ledger.expected(index) else { return };
+            self.ask(node, index, vec![link.from], for_reader);
+        }
+    }
+
+    /// The last chunk first, since it proves the length; then what clients need next; then in order.
+    fn pick_in_order(&mut self, ready: &[NodeId]) -> Option<(NodeId, ChunkIndex, bool)> {
+        let map = self.ledger.map();
+        let readers = self.readers.values().filter_map(|at| self.taken.first_missing(*at));
+        let last = (!self.taken.contains(map.last())).then(|| map.last());
+        let wanted = [last, readers.min(), self.taken.first_missing(map.first())];
+        for index in wanted.into_iter().flatten() {
+            if let Some(node) = self.giver(ready, index) {
+                return Some((node, index, false));
+            }
+        }
+        None
+    }
+
+    fn pick_trading(&mut self, ready: &[NodeId]) -> Option<(NodeId, ChunkIndex, bool)> {
+        // One of the requests under way is for whoever reads here; were all of them, all nodes would want the same.
+        if !self.asked.values().any(|asked| asked.for_reader) {
+            let next = self.readers.values().filter_map(|at| self.taken.first_missing(*at)).min();
+            if let Some(index) = next
+                && let Some(node) = self.giver(ready, index)
+            {
+                return Some((node, index, true));
+            }
+        }
+        let map = self.ledger.map();
+        let start = map.index(self.random() as u32 % map.count()).unwrap_or(map.first());
+        let mut best: Option<(usize, ChunkIndex)> = None;
+        let mut at = self.taken.first_missing(start).or_else(|| self.taken.first_missing(map.first()));
+        let first = at;
+        for _ in 0..SCAN {
+            let Some(index) = at else { break };
+            if self.ledger.expected(index).is_some() && ready.iter().any(|node| self.gives(node, index)) {
+                let copies = self.copies(index);
+                if best.is_none_or(|(fewest, _)| copies < fewest) {
+                    best = Some((copies, index));
+                    if copies == 1 {
+                        break;
+                    }
+                }
+            }
+            at = map.next(index).and_then(|next| self.taken.first_missing(next));
+            at = at.or_else(|| self.taken.first_missing(map.first()));
+            if at == first {
+                break;
+            }
+        }
+        let (_, index) = best?;
+        Some((self.giver(ready, index)?, index, false))
+    }
+
+    fn gives(&self, node: &NodeId, index: ChunkIndex) -> bool {
+        self.peers.get(node).is_some_and(|peer| peer.has(index) && !peer.given.contains_key(&index))
+    }
+
+    /// Of those who give a chunk, the one of two at random that has less to do: always to take the best would make
+    /// everybody ask the same one (Mitzenmacher, 2001).
+    fn giver(&mut self, ready: &[NodeId], index: ChunkIndex) -> Option<NodeId> {
+        self.ledger.expected(index)?;
+        let able: Vec<NodeId> = ready.iter().filter(|node| self.gives(node, index)).copied().collect();
+        let one = *able.get(self.random() as usize % able.len().max(1))?;
+        let two = *able.get(self.random() as usize % able.len().max(1))?;
+        let burden = |node: &NodeId| self.peers.get(node).map(Peer::burden);
+        Some(if burden(&two) < burden(&one) { two } else { one })
+    }
+
+    pub(super) fn ask(&mut self, node: NodeId, index: ChunkIndex, starts: Vec<State>, for_reader: bool) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.asked += 1;
+        }
+        let expected = self.ledger.expected(index);
+        let source = Source::Peer(node);
+        self.asked.insert(index, Asked { source, expected, for_reader, since: self.ticks });
+        self.taken.insert(index);
+        self.effects.push(Effect::Fetch(node, index, starts));
+    }
+
+    /// Takes a chunk away from a peer that lets it wait far longer than its chunks usually take, when another can give
+    /// it: the last chunks of a source that has stalled are what a swarm waits for in the end.
+    pub(super) fn hedge(&mut self) {
+        let ready: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.is_ready() && self.is_source(peer))
+            .map(|(node, _)| *node)
+            .collect();
+        let late: Vec<(ChunkIndex, NodeId)> = self
+            .asked
+            .iter()
+            .filter_map(|(index, asked)| match asked.source {
+                Source::Peer(node) if self.is_late(&node, asked.since) => Some((*index, node)),
+                _ => None,
+            })
+            .collect();
+        for (index, node) in late {
+            let others: Vec<_> = ready.iter().filter(|other| **other != node).copied().collect();
+            let Some(other) = self.giver(&others, index) else { continue };
+            self.release(Source::Peer(node), index);
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.depth.shrink();
+                peer.given.insert(index, self.ticks);
+            }
+            self.effects.push(Effect::Cancel(node, index));
+            if let Some(link) = self.ledger.expected(index) {
+                self.ask(other, index, vec![link.from], false);
+            }
+        }
+    }
+
+    fn is_late(&self, node: &NodeId, since: u64) -> bool {
+        const LATE: u64 = 4;
+        let pace = self.peers.get(node).and_then(|peer| peer.pace).unwrap_or_default();
+        let usual = pace.as_millis() as u64 / super::TICK.as_millis() as u64;
+        self.ticks - since >= LATE + 4 * usual
+    }
+}
