@@ -183,9 +183,9 @@ pub struct StateChain {
     states: Vec<State>,
 }
 
-/// Bytes are no chain of this blob.
+/// Bytes are not as many as the states of this blob have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the state chain of this blob has {expected} bytes, not {found}")]
+#[error("the states have {expected} bytes, not {found}")]
 pub struct WrongChainLength {
     /// How many bytes it must have.
     pub expected: usize,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::Run;
+
 /// The largest blob that wherry carries, in bytes (64 GiB): it bounds every chain and chunk set.
 pub const MAX_BLOB_LEN: u64 = 64 << 30;
 
@@ -191,6 +193,37 @@ impl ChunkSet {
         self.map.iter().filter(|index| self.contains(*index))
     }
 
+    /// The chunks of the set as runs of neighbours, in order.
+    pub fn runs(&self) -> impl Iterator<Item = Run> {
+        let mut behind = 0;
+        std::iter::from_fn(move || {
+            let from = self.first_at(behind)?;
+            behind = self.first_missing(from).map_or(self.map.count, ChunkIndex::get);
+            Some(Run { from: from.0, len: behind - from.0 })
+        })
+    }
+
+    /// The chunks of this set that are not in `other`, which is of the same blob.
+    pub fn without(&self, other: &Self) -> Self {
+        let mut words = self.words.clone();
+        words.iter_mut().zip(&other.words).for_each(|(word, other)| *word &= !other);
+        let len = words.iter().map(|word| word.count_ones()).sum();
+        Self { map: self.map, words, len }
+    }
+
+    /// The first chunk at or after the one of this number that is in the set.
+    fn first_at(&self, mut number: u32) -> Option<ChunkIndex> {
+        while number < self.map.count {
+            let zeros = (self.words.get(number as usize / 64)? >> (number % 64)).trailing_zeros();
+            let next_word = (number / 64 + 1) * 64;
+            if number + zeros < next_word {
+                return self.map.index(number + zeros);
+            }
+            number = next_word;
+        }
+        None
+    }
+
     /// The first chunk at or after `from` that is not in the set.
     pub fn first_missing(&self, from: ChunkIndex) -> Option<ChunkIndex> {
         let mut number = from.0;
@@ -273,6 +306,15 @@ mod tests {
             prop_assert_eq!(set.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!(set.len() as usize, model.len());
             prop_assert_eq!(set.bytes(), model.iter().map(|i| u64::from(map.len(*i))).sum::<u64>());
+            let runs: Vec<Run> = set.runs().collect();
+            let numbers = runs.iter().flat_map(|run| run.from..run.from + run.len);
+            prop_assert!(numbers.eq(model.iter().map(|index| index.0)));
+            prop_assert!(runs.windows(2).all(|pair| pair[0].from + pair[0].len < pair[1].from));
+            let (mut even, mut odd) = (ChunkSet::empty(map), ChunkSet::empty(map));
+            for index in &model {
+                if index.0 % 2 == 0 { even.insert(*index) } else { odd.insert(*index) };
+            }
+            prop_assert_eq!(set.without(&odd), even);
             for from in map.iter().step_by(7) {
                 let missing = map.iter().skip(from.usize()).find(|i| !model.contains(i));
                 prop_assert_eq!(set.first_missing(from), missing);

@@ -1,9 +1,12 @@
 //! Signed claims about state chains. A claim binds its signer, so a false one is proof against it.
 
+use std::fmt;
+
 use bincode::{Decode, Encode};
 
 use crate::identity::{BadSignature, NetworkId, NodeId, SecretKey, Signature};
-use crate::{ChunkIndex, ChunkMap, Digest, State, StateChain, TooLarge, WrongChainLength};
+use crate::membership::Certificate;
+use crate::{ChunkMap, Digest, StateChain, StatePrefix, TooLarge, WrongChainLength};
 
 /// "I have verified the whole of this blob, and this is its chain."
 ///
@@ -23,10 +26,29 @@ pub struct HeldClaim {
     pub signature: Signature,
 }
 
-/// "In this attempt at reading an origin in order, this was the state at that chunk's first byte."
+/// One reading of a blob from an origin, in order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Encode, Decode)]
+pub struct Attempt {
+    /// Who reads.
+    pub signer: NodeId,
+    /// Which of its readings of the blob: it never uses a number again for one.
+    pub number: u64,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.number, self.signer.short())
+    }
+}
+
+/// "In this attempt at reading an origin in order, these were the states at the first so many chunk borders."
 ///
-/// Two different signatures on one (attempt, chunk) are proof against the signer; anything else a leader may
-/// have had from the origin in good faith.
+/// The states travel beside it. The signature covers the rolling hash over all of them from the first on, so that one
+/// authenticates everything that was read so far: whoever falls behind, or comes late, checks one signature and not one
+/// for each chunk, and a leader signs when it is asked and not with every chunk. See [`StatePrefix`].
+///
+/// Two different signatures on one (attempt, number of states) are proof against the signer; anything else a leader
+/// may have had from the origin in good faith.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct StreamClaim {
     /// Who says so.
@@ -37,12 +59,23 @@ pub struct StreamClaim {
     pub size: u64,
     /// Which reading, numbered by the signer; it never uses a number again for the blob.
     pub attempt: u64,
-    /// The chunk's number.
-    pub chunk: u32,
-    /// The state before the chunk, big-endian.
-    pub state: Vec<u8>,
+    /// How many states were known beside the initial one.
+    pub known: u32,
+    /// The rolling hash over them.
+    pub states: Digest,
     /// Over the network and all of the above.
     pub signature: Signature,
+}
+
+/// What a leader signed of a blob that it reads, with everything that is needed to pass it on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SignedStates {
+    /// The leader's claim.
+    pub claim: StreamClaim,
+    /// That the leader belongs.
+    pub certificate: Certificate,
+    /// The states that were signed, from the first on.
+    pub prefix: StatePrefix,
 }
 
 /// Why a claim is not taken.
@@ -60,14 +93,19 @@ pub enum ClaimError {
     /// The states are not those that were signed: whoever passed them on is at fault.
     #[error("the states that came are not those that were signed")]
     OtherStates,
-    /// The chunk's number or the state's length is impossible for the blob.
-    #[error("the claim names a chunk or a state that the blob cannot have")]
-    Impossible,
+    /// A blob of the length does not have so many states.
+    #[error("the claim covers {known} states, the blob has {most}")]
+    TooMany {
+        /// How many it covers.
+        known: u32,
+        /// How many there are.
+        most: u32,
+    },
 }
 
 /// Starts every signed message, so that no signature can be taken for one of another kind.
 const HELD: &[u8] = b"wherry held claim 1\0";
-const STREAM: &[u8] = b"wherry stream claim 1\0";
+const STREAM: &[u8] = b"wherry stream claim 2\0";
 
 fn put_blob(out: &mut Vec<u8>, network: &NetworkId, digest: &Digest, size: u64) {
     out.extend_from_slice(network.public_key());
@@ -108,48 +146,80 @@ impl HeldClaim {
 }
 
 impl StreamClaim {
-    /// Signs the state before a chunk of a blob that is being read from an origin.
+    /// Signs the states of a blob that is being read from an origin, as far as they are known. The digest is of the
+    /// hash that these are states of, or nobody will believe the claim.
     pub fn sign(
         key: &SecretKey,
         network: &NetworkId,
-        blob: (&Digest, &ChunkMap),
+        digest: Digest,
         attempt: u64,
-        chunk: ChunkIndex,
-        state: State,
+        prefix: &StatePrefix,
     ) -> Self {
         let mut claim = Self {
             signer: key.node(),
-            digest: *blob.0,
-            size: blob.1.size(),
+            digest,
+            size: prefix.map().size(),
             attempt,
-            chunk: chunk.get(),
-            state: state.to_bytes(),
+            known: prefix.known(),
+            states: prefix.hash(),
             signature: key.sign(b""),
         };
         claim.signature = key.sign(&claim.message(network));
         claim
     }
 
+    /// Whose reading it is of, and which.
+    pub const fn stream(&self) -> Attempt {
+        Attempt { signer: self.signer, number: self.attempt }
+    }
+
     fn message(&self, network: &NetworkId) -> Vec<u8> {
         let mut out = STREAM.to_vec();
         put_blob(&mut out, network, &self.digest, self.size);
         out.extend_from_slice(&self.attempt.to_be_bytes());
-        out.extend_from_slice(&self.chunk.to_be_bytes());
-        out.extend_from_slice(&self.state);
+        out.extend_from_slice(&self.known.to_be_bytes());
+        out.extend_from_slice(self.states.as_bytes());
         out
     }
 
-    /// Checks the signature; gives the chunk and the state before it.
-    pub fn open(&self, network: &NetworkId) -> Result<(ChunkIndex, State), ClaimError> {
-        self.signer.verify(&self.message(network), &self.signature)?;
-        let chunk = ChunkMap::new(self.size)?.index(self.chunk).ok_or(ClaimError::Impossible)?;
-        let state = State::from_bytes(self.digest.algorithm(), &self.state).ok_or(ClaimError::Impossible)?;
-        Ok((chunk, state))
+    /// How many bytes of states this claim covers beyond those that `before` has.
+    pub fn states_len(&self, before: &StatePrefix) -> Result<usize, ClaimError> {
+        let most = ChunkMap::new(self.size)?.count() - 1;
+        if self.known > most {
+            return Err(ClaimError::TooMany { known: self.known, most });
+        }
+        let further = self.known.checked_sub(before.known()).ok_or(ClaimError::OtherStates)?;
+        Ok(further as usize * self.digest.algorithm().output_len())
     }
 
-    /// Whether both claims are by one signer, on one attempt and chunk, and differ: proof that it lies.
+    /// Checks the signature, and that the states of `before` with the bytes of the next ones, `raw`, behind them are
+    /// the ones that were signed; gives all of them.
+    ///
+    /// If they are [`ClaimError::OtherStates`], then either `raw` is false or the signer has contradicted itself:
+    /// all states from the first on tell which.
+    pub fn open(
+        &self,
+        network: &NetworkId,
+        before: &StatePrefix,
+        raw: &[u8],
+    ) -> Result<StatePrefix, ClaimError> {
+        self.signer.verify(&self.message(network), &self.signature)?;
+        let expected = self.states_len(before)?;
+        if raw.len() != expected {
+            return Err(WrongChainLength { expected, found: raw.len() }.into());
+        }
+        if before.algorithm() != self.digest.algorithm() || before.map().size() != self.size {
+            return Err(ClaimError::OtherStates);
+        }
+        let mut prefix = before.clone();
+        prefix.append(raw);
+        if prefix.hash() == self.states { Ok(prefix) } else { Err(ClaimError::OtherStates) }
+    }
+
+    /// Whether both claims are by one signer, on one attempt and equally many states, and differ: proof that it lies,
+    /// if the signatures of both are true.
     pub fn contradicts(&self, other: &Self) -> bool {
-        let subject = |c: &Self| (c.signer, c.digest, c.size, c.attempt, c.chunk);
-        subject(self) == subject(other) && self.state != other.state
+        let subject = |c: &Self| (c.signer, c.digest, c.size, c.attempt, c.known);
+        subject(self) == subject(other) && self.states != other.states
     }
 }

@@ -7,6 +7,7 @@ mod chain;
 mod chunk;
 mod claim;
 mod digest;
+mod exchange;
 mod frame;
 #[doc(hidden)]
 pub mod hostile;
@@ -14,12 +15,14 @@ mod identity;
 mod ledger;
 mod membership;
 mod message;
+mod prefix;
 mod tag;
 
 pub use chain::{ChainBuilder, End, Link, State, StateChain, WrongChainLength, WrongLength, WrongSize, link};
 pub use chunk::{ChunkIndex, ChunkMap, ChunkSet, MAX_BLOB_LEN, MAX_CHUNK_LEN, TooLarge};
-pub use claim::{ClaimError, HeldClaim, StreamClaim};
+pub use claim::{Attempt, ClaimError, HeldClaim, SignedStates, StreamClaim};
 pub use digest::{Algorithm, Digest, DigestError};
+pub use exchange::{BlobName, MAX_CHAIN_LEN, MAX_RUNS, Refusal, Request, Response, Role, Run, Update};
 pub use frame::{
     FrameError, List, Message, PREFIX_LEN, Text, TextError, decode_payload, encode_frame, encode_payload,
     payload_len,
@@ -30,10 +33,10 @@ pub use membership::{
     CERTIFICATE_PREFIX, Certificate, CertificateError, CertificateTextError, MAX_CERTIFICATE_TEXT, Roles,
 };
 pub use message::{
-    Answer, Ask, BlobName, Hello, Holding, MAX_CHAIN_LEN, MAX_SITE_LEN, MAX_TAG_PAGE, MAX_WANT,
-    PROTOCOL_VERSION, Ports, Question, Refusal, Reply, Request, Response, SiteName, TagName, TagPage,
-    Version,
+    Answer, Ask, Hello, Holding, Lead, LeadRefusal, MAX_SITE_LEN, MAX_TAG_PAGE, MAX_WANT, PROTOCOL_VERSION,
+    Ports, Question, Reply, SiteName, TagName, TagPage, Version,
 };
+pub use prefix::StatePrefix;
 pub use tag::{
     MAX_MEDIA_TYPE_LEN, MAX_ORIGIN_LEN, MAX_REFERENCE_LEN, MAX_REPOSITORY_LEN, MAX_TAG_LEN, TagMeaning,
     TagRecord, TagRecordError,

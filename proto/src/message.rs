@@ -1,20 +1,22 @@
 //! What nodes say to each other, message by message.
 //!
 //! Three conversations, each in frames: the **hello** that admits a connection, the **asking** of small
-//! questions over one long-lived stream, and the **exchange** of chains and chunks. Numbers in front tie an
-//! answer to its question: questions are pipelined, and answers may overtake each other.
+//! questions over one long-lived stream, and the **exchange** of chains and chunks, which has a file of its own.
+//! Numbers in front tie an answer to its question: questions are pipelined, and answers may overtake each other.
 
 use bincode::{Decode, Encode};
 
 use crate::frame::{FrameError, List, Message, Text, decode_payload};
 use crate::membership::Certificate;
 use crate::tag::{MAX_ORIGIN_LEN, MAX_REFERENCE_LEN, MAX_REPOSITORY_LEN, MAX_TAG_LEN};
-use crate::{Digest, HeldClaim, TagRecord};
+use crate::{BlobName, Digest, TagRecord};
 
 /// The version that every conversation of this build speaks. Counts up when a message changes its bytes.
 ///
 /// 1: the first. 2: the tags of a repository can be asked for; tag records bear their signer's certificate.
-pub const PROTOCOL_VERSION: u16 = 2;
+/// 3: blobs are followed while they arrive, for which stream claims cover all states before them; a node can be asked
+/// to lead; whoever asks for a chain says which it has.
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// The longest name of a site, in bytes.
 pub const MAX_SITE_LEN: usize = 64;
@@ -111,7 +113,7 @@ pub struct Ask {
 pub enum Question {
     /// Whether the peer is there.
     Ping,
-    /// Which of these blobs the peer holds, verified.
+    /// Which of these blobs the peer has, or will have.
     Want(List<Digest, MAX_WANT>),
     /// What this reference means, as far as the peer knows.
     Tag(Text<MAX_REFERENCE_LEN>),
@@ -123,6 +125,15 @@ pub enum Question {
         repository: Text<MAX_REPOSITORY_LEN>,
         /// Only those that sort behind this one: the last that the asker was told.
         after: Option<TagName>,
+    },
+    /// Whether the peer will lead: fetch this blob from there for the asker, which cannot reach it.
+    Lead {
+        /// The blob.
+        blob: BlobName,
+        /// The origin: `docker.io`, or a host with its port.
+        origin: Text<MAX_ORIGIN_LEN>,
+        /// The repository: `library/alpine`.
+        repository: Text<MAX_REPOSITORY_LEN>,
     },
 }
 
@@ -152,6 +163,39 @@ pub enum Answer {
     Tag(Option<TagRecord>),
     /// To [`Question::Tags`].
     Tags(TagPage),
+    /// To [`Question::Lead`].
+    Lead(Lead),
+}
+
+/// Whether a node leads as it was asked to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Lead {
+    /// It holds the blob already.
+    Have,
+    /// The blob is on its way to it: chunks may be had by following.
+    Leading,
+    /// It does not.
+    Refuse(LeadRefusal),
+}
+
+/// Why a node does not lead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode, thiserror::Error)]
+pub enum LeadRefusal {
+    /// It cannot reach the origin either.
+    #[error("it cannot reach the origin")]
+    NoRoute,
+    /// The origin asks for credentials that it does not have.
+    #[error("it has no credentials for the origin")]
+    NoCredentials,
+    /// It has no room for the blob.
+    #[error("it has no room for the blob")]
+    NoSpace,
+    /// Its share of the link is used up, or this is not the time for it.
+    #[error("it may not use its link to the origin now")]
+    Budget,
+    /// The asker may not have what the node's own credentials would fetch.
+    #[error("it fetches nothing from there for this node")]
+    NotForYou,
 }
 
 /// Some of a repository's tags.
@@ -165,7 +209,7 @@ pub struct TagPage {
     pub more: bool,
 }
 
-/// Whether a peer holds a blob.
+/// Whether a peer has a blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Holding {
     /// It does not.
@@ -175,115 +219,14 @@ pub enum Holding {
         /// The blob's length in bytes.
         size: u64,
     },
+    /// It is on its way here: chunks of it may be had by following.
+    Arriving {
+        /// The blob's length in bytes, as the peer believes.
+        size: u64,
+    },
 }
 
 impl Message for Reply {
     const NAME: &'static str = "reply";
     const MAX_LEN: usize = 18 << 10;
-}
-
-/// A blob as the exchange names it: transfers are keyed by both.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Encode, Decode)]
-pub struct BlobName {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its length in bytes.
-    pub size: u64,
-}
-
-/// What the taking side of an exchange sends.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub enum Request {
-    /// The claim and state chain of a held blob.
-    Chain {
-        /// Chosen by the asker; the response bears it.
-        id: u32,
-        /// The blob.
-        blob: BlobName,
-    },
-    /// One chunk of a held blob.
-    Chunk {
-        /// Chosen by the asker; the response bears it.
-        id: u32,
-        /// The blob.
-        blob: BlobName,
-        /// The chunk's number.
-        index: u32,
-    },
-    /// That a request is not needed any more. Its response may come all the same.
-    Cancel {
-        /// That of the request.
-        id: u32,
-    },
-}
-
-impl Message for Request {
-    const NAME: &'static str = "request";
-    const MAX_LEN: usize = 128;
-}
-
-/// What the giving side of an exchange sends.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-#[expect(clippy::large_enum_variant, reason = "a response lives as long as it takes to hand it on")]
-pub enum Response {
-    /// As many raw bytes as `len` says follow the frame: the chunk.
-    Chunk {
-        /// That of the request.
-        id: u32,
-        /// At most [`MAX_CHUNK_LEN`](crate::MAX_CHUNK_LEN).
-        len: u32,
-    },
-    /// As many raw bytes as `len` says follow the frame: the chain's states.
-    Chain {
-        /// That of the request.
-        id: u32,
-        /// The sender's own.
-        claim: HeldClaim,
-        /// At most [`MAX_CHAIN_LEN`].
-        len: u32,
-    },
-    /// No slot is free, and the line is full: ask somebody else, or again after [`Response::Free`].
-    Busy {
-        /// That of the request.
-        id: u32,
-    },
-    /// The blob is not held.
-    NotHeld {
-        /// That of the request.
-        id: u32,
-    },
-    /// The request will not be answered.
-    Refused {
-        /// That of the request.
-        id: u32,
-        /// Why.
-        reason: Refusal,
-    },
-    /// After a [`Response::Busy`]: a slot is free again.
-    Free,
-}
-
-/// Why a request is refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode, thiserror::Error)]
-pub enum Refusal {
-    /// The blob that is held has another length.
-    #[error("the blob that is held has {held} bytes")]
-    OtherSize {
-        /// Its length in bytes.
-        held: u64,
-    },
-    /// The blob has no such chunk.
-    #[error("the blob has no such chunk")]
-    NoSuchChunk,
-    /// The blob could not be read.
-    #[error("the blob cannot be read there")]
-    Unreadable,
-}
-
-/// The longest state chain in bytes: that of the largest blob under SHA-512.
-pub const MAX_CHAIN_LEN: u32 = ((crate::MAX_BLOB_LEN / crate::MAX_CHUNK_LEN as u64) as u32 - 1) * 64;
-
-impl Message for Response {
-    const NAME: &'static str = "response";
-    const MAX_LEN: usize = 512;
 }

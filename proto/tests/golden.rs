@@ -39,6 +39,28 @@ fn claim() -> HeldClaim {
     HeldClaim::sign(&node(), &operator().network(), &builder.finish().unwrap())
 }
 
+fn attempt() -> Attempt {
+    Attempt { signer: node().node(), number: 300 }
+}
+
+/// On two states.
+fn stream_claim() -> StreamClaim {
+    let mut prefix = StatePrefix::new(Algorithm::Sha256, ChunkMap::new(100_000).unwrap());
+    for word in [1, 2] {
+        assert!(prefix.push(State::Sha256([word; 8])));
+    }
+    StreamClaim::sign(&node(), &operator().network(), Digest::sha256(b"long"), 300, &prefix)
+}
+
+fn lead_question() -> Question {
+    Question::Lead { blob: blob(), origin: "r.example".parse().unwrap(), repository: "a/b".parse().unwrap() }
+}
+
+fn update<const N: usize>(role: Role, runs: [(u32, u32); N]) -> Response {
+    let here = List::first_of(runs.map(|(from, len)| Run { from, len }));
+    Response::Update { id: 5, update: Update { role, here } }
+}
+
 fn tags_after(after: Option<&str>) -> Question {
     Question::Tags {
         origin: "r.example".parse().unwrap(),
@@ -76,6 +98,11 @@ fn every_message_has_the_bytes_that_are_written_down() {
     };
     let want = Question::Want(List::first_of([blob().digest, Digest::of(Algorithm::Sha512, b"blob")]));
     let holdings = Answer::Want(List::first_of([Holding::No, Holding::Held { size: 1 << 40 }]));
+    let arriving = Answer::Want(List::first_of([Holding::Arriving { size: 5 }]));
+    let lead = |lead| frame(Reply { id: 6, answer: Answer::Lead(lead) });
+    let refuse = |why| lead(Lead::Refuse(why));
+    let following = |stream| Role::Following { stream, known: 2, may_lead: true };
+    let states = Response::States { id: 6, claim: stream_claim(), certificate: certificate(), len: 2 * 32 };
     let other_size = Refusal::OtherSize { held: 5 };
     let found = [
         ("hello", frame(hello)),
@@ -87,15 +114,30 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("ask-tag", frame(Ask { id: 2, question: Question::Tag("a:1".parse().unwrap()) })),
         ("ask-tags", frame(Ask { id: 3, question: tags_after(None) })),
         ("ask-tags-after", frame(Ask { id: 4, question: tags_after(Some("3.19")) })),
+        ("ask-lead", frame(Ask { id: 6, question: lead_question() })),
         ("reply-pong", frame(Reply { id: 1, answer: Answer::Pong })),
         ("reply-want", frame(Reply { id: 70_000, answer: holdings })),
         ("reply-tag-unknown", frame(Reply { id: 2, answer: Answer::Tag(None) })),
         ("reply-tag", frame(Reply { id: 2, answer: Answer::Tag(Some(record())) })),
         ("reply-tags-none", frame(Reply { id: 3, answer: tags([], false) })),
         ("reply-tags", frame(Reply { id: 4, answer: tags(["3.20", "latest"], true) })),
-        ("request-chain", frame(Request::Chain { id: 1, blob: blob() })),
+        ("reply-want-arriving", frame(Reply { id: 1, answer: arriving })),
+        ("reply-lead-have", lead(Lead::Have)),
+        ("reply-lead-leading", lead(Lead::Leading)),
+        ("reply-lead-no-route", refuse(LeadRefusal::NoRoute)),
+        ("reply-lead-no-credentials", refuse(LeadRefusal::NoCredentials)),
+        ("reply-lead-no-space", refuse(LeadRefusal::NoSpace)),
+        ("reply-lead-budget", refuse(LeadRefusal::Budget)),
+        ("reply-lead-not-for-you", refuse(LeadRefusal::NotForYou)),
+        ("request-chain", frame(Request::Chain { id: 1, blob: blob(), known: None })),
+        (
+            "request-chain-known",
+            frame(Request::Chain { id: 1, blob: blob(), known: Some(Digest::sha256(b"")) }),
+        ),
         ("request-chunk", frame(Request::Chunk { id: 2, blob: blob(), index: 3 })),
         ("request-cancel", frame(Request::Cancel { id: 2 })),
+        ("request-follow", frame(Request::Follow { id: 5, blob: blob() })),
+        ("request-states", frame(Request::States { id: 6, blob: blob(), attempt: attempt(), from: 7 })),
         ("response-chunk", frame(Response::Chunk { id: 2, len: MAX_CHUNK_LEN })),
         ("response-chain", frame(Response::Chain { id: 1, claim: claim(), len: 0 })),
         ("response-busy", frame(Response::Busy { id: 2 })),
@@ -104,6 +146,17 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("response-no-such-chunk", frame(Response::Refused { id: 2, reason: Refusal::NoSuchChunk })),
         ("response-unreadable", frame(Response::Refused { id: 2, reason: Refusal::Unreadable })),
         ("response-free", frame(Response::Free)),
+        ("response-update-held", frame(update(Role::Held, []))),
+        (
+            "response-update-leading",
+            frame(update(Role::Leading { attempt: 300, known: 2 }, [(0, 2), (70_000, 1)])),
+        ),
+        ("response-update-following", frame(update(following(Some(attempt())), [(1, 1)]))),
+        ("response-update-following-none", frame(update(following(None), []))),
+        ("response-update-gone", frame(update(Role::Gone, []))),
+        ("response-states", frame(states)),
+        ("response-elsewhere", frame(Response::Elsewhere { id: 2 })),
+        ("response-not-here", frame(Response::NotHere { id: 2 })),
     ];
     let found: String = found.iter().map(|(name, bytes)| format!("{name} {bytes}\n")).collect();
     assert_eq!(found, include_str!("golden.txt"), "as it is now:\n{found}");

@@ -58,24 +58,64 @@ fn question() -> impl Strategy<Value = Question> {
                 after,
             }
         ),
+        (blob(), "[a-z.:]{0,255}", "[a-z/]{0,255}").prop_map(|(blob, origin, repository)| Question::Lead {
+            blob,
+            origin: origin.parse().unwrap(),
+            repository: repository.parse().unwrap(),
+        }),
     ]
 }
 
+fn lead() -> impl Strategy<Value = Lead> {
+    use LeadRefusal::*;
+    let refusals = [NoRoute, NoCredentials, NoSpace, Budget, NotForYou].map(Lead::Refuse);
+    prop::sample::select([Lead::Have, Lead::Leading].into_iter().chain(refusals).collect::<Vec<_>>())
+}
+
 fn answer() -> impl Strategy<Value = Answer> {
-    let holding = prop::option::of(any::<u64>())
-        .prop_map(|size| size.map_or(Holding::No, |size| Holding::Held { size }));
+    let holding = prop_oneof![
+        Just(Holding::No),
+        any::<u64>().prop_map(|size| Holding::Held { size }),
+        any::<u64>().prop_map(|size| Holding::Arriving { size }),
+    ];
     prop_oneof![
         Just(Answer::Pong),
         prop::collection::vec(holding, 0..=MAX_WANT).prop_map(|h| Answer::Want(List::first_of(h))),
         prop::option::of(record()).prop_map(Answer::Tag),
         (prop::collection::vec(tag_name(), 0..=MAX_TAG_PAGE), any::<bool>())
             .prop_map(|(names, more)| Answer::Tags(TagPage { names: List::first_of(names), more })),
+        lead().prop_map(Answer::Lead),
     ]
+}
+
+fn attempt() -> impl Strategy<Value = Attempt> {
+    any::<(u8, u64)>()
+        .prop_map(|(seed, number)| Attempt { signer: SecretKey::from_seed([seed; 32]).node(), number })
+}
+
+fn update() -> impl Strategy<Value = Update> {
+    let role = prop_oneof![
+        Just(Role::Held),
+        Just(Role::Gone),
+        any::<(u64, u32)>().prop_map(|(attempt, known)| Role::Leading { attempt, known }),
+        (prop::option::of(attempt()), any::<u32>(), any::<bool>())
+            .prop_map(|(stream, known, may_lead)| Role::Following { stream, known, may_lead }),
+    ];
+    let run = any::<(u32, u32)>().prop_map(|(from, len)| Run { from, len });
+    (role, prop::collection::vec(run, 0..=MAX_RUNS))
+        .prop_map(|(role, runs)| Update { role, here: List::first_of(runs) })
 }
 
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
-        (any::<u32>(), blob()).prop_map(|(id, blob)| Request::Chain { id, blob }),
+        (any::<u32>(), blob(), prop::option::of(digest())).prop_map(|(id, blob, known)| Request::Chain {
+            id,
+            blob,
+            known
+        }),
+        (any::<u32>(), blob()).prop_map(|(id, blob)| Request::Follow { id, blob }),
+        (any::<u32>(), blob(), attempt(), any::<u32>())
+            .prop_map(|(id, blob, attempt, from)| Request::States { id, blob, attempt, from }),
         (any::<u32>(), blob(), any::<u32>()).prop_map(|(id, blob, index)| Request::Chunk { id, blob, index }),
         any::<u32>().prop_map(|id| Request::Cancel { id }),
     ]
@@ -93,7 +133,16 @@ fn response() -> impl Strategy<Value = Response> {
         builder.update(&digest.as_bytes()[..7]).unwrap();
         HeldClaim::sign(&key(), &key().network(), &builder.finish().unwrap())
     });
+    let stream = (digest(), any::<u64>()).prop_map(|(digest, attempt)| {
+        let prefix = StatePrefix::new(digest.algorithm(), ChunkMap::new(MAX_BLOB_LEN).unwrap());
+        StreamClaim::sign(&key(), &key().network(), digest, attempt, &prefix)
+    });
     prop_oneof![
+        (any::<(u32, u32)>(), stream, certificate())
+            .prop_map(|((id, len), claim, certificate)| { Response::States { id, claim, certificate, len } }),
+        (any::<u32>(), update()).prop_map(|(id, update)| Response::Update { id, update }),
+        any::<u32>().prop_map(|id| Response::Elsewhere { id }),
+        any::<u32>().prop_map(|id| Response::NotHere { id }),
         any::<(u32, u32)>().prop_map(|(id, len)| Response::Chunk { id, len }),
         (any::<(u32, u32)>(), claim).prop_map(|((id, len), claim)| Response::Chain { id, claim, len }),
         any::<u32>().prop_map(|id| Response::Busy { id }),
@@ -201,6 +250,11 @@ fn lengths_are_bounded_at_both_ends() {
     payload[6] = MAX_TAG_PAGE as u8 + 1;
     payload.extend(std::iter::repeat_n(0, 2 * MAX_TAG_PAGE));
     assert!(matches!(decode_payload::<Reply>(&payload), Err(FrameError::Content { .. })));
+    let update = Update { role: Role::Held, here: List::first_of([Run { from: 0, len: 1 }]) };
+    let mut payload = encode_payload(&Response::Update { id: 1, update }).unwrap();
+    payload[3] = MAX_RUNS as u8 + 1;
+    payload.extend(std::iter::repeat_n(0, 2 * MAX_RUNS));
+    assert!(matches!(decode_payload::<Response>(&payload), Err(FrameError::Content { .. })));
     assert_eq!(List::<u8, 3>::first_of(0..9).into_vec(), [0, 1, 2]);
     assert!("x".repeat(MAX_SITE_LEN + 1).parse::<SiteName>().is_err());
     assert!("a\nb".parse::<SiteName>().is_err());
@@ -215,6 +269,42 @@ fn the_longest_page_of_tags_fits_into_a_reply() {
     let longest: TagName = "x".repeat(MAX_TAG_LEN).parse().unwrap();
     round(tags(List::first_of(std::iter::repeat_n(longest, MAX_TAG_PAGE))));
     assert!("x".repeat(MAX_TAG_LEN + 1).parse::<TagName>().is_err());
+}
+
+#[test]
+fn the_longest_requests_and_responses_fit() {
+    let digest = Digest::of(Algorithm::Sha512, b"");
+    let (id, blob) = (u32::MAX, BlobName { digest, size: u64::MAX });
+    let attempt = Attempt { signer: key().node(), number: u64::MAX };
+    round(Request::Chain { id, blob, known: Some(digest) });
+    round(Request::States { id, blob, attempt, from: u32::MAX });
+    let run = Run { from: u32::MAX, len: u32::MAX };
+    let role = Role::Following { stream: Some(attempt), known: u32::MAX, may_lead: true };
+    let here = List::first_of(std::iter::repeat_n(run, MAX_RUNS));
+    round(Response::Update { id, update: Update { role, here } });
+    let prefix = StatePrefix::new(Algorithm::Sha512, ChunkMap::new(MAX_BLOB_LEN).unwrap());
+    let claim = StreamClaim::sign(&key(), &key().network(), digest, u64::MAX, &prefix);
+    let certificate = Certificate::sign(&key(), key().node(), Roles::from_bits(u32::MAX), u32::MAX, u64::MAX);
+    round(Response::States { id, claim, certificate, len: u32::MAX });
+    let [origin, repository] =
+        [MAX_ORIGIN_LEN, MAX_REPOSITORY_LEN].map(|len| "x".repeat(len).parse().unwrap());
+    round(Ask { id, question: Question::Lead { blob, origin, repository } });
+}
+
+#[test]
+fn the_chunks_of_an_update_are_in_order_and_within_the_blob() {
+    let map = ChunkMap::new(10 * (32 << 10)).unwrap();
+    let chunks = |runs: &[(u32, u32)]| {
+        let here = List::first_of(runs.iter().map(|(from, len)| Run { from: *from, len: *len }));
+        let chunks = Update { role: Role::Held, here }.chunks(&map)?.map(ChunkIndex::get).collect::<Vec<_>>();
+        Some(chunks)
+    };
+    assert_eq!(chunks(&[]), Some(vec![]));
+    assert_eq!(chunks(&[(0, 2), (2, 1), (9, 1)]), Some(vec![0, 1, 2, 9]));
+    for bad in [&[(0, 0)][..], &[(0, 11)], &[(10, 1)], &[(3, 1), (0, 1)], &[(0, 2), (1, 1)], &[(1, u32::MAX)]]
+    {
+        assert_eq!(chunks(bad), None, "{bad:?}");
+    }
 }
 
 #[test]

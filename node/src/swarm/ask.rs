@@ -10,7 +10,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
-use wherry_proto::{Answer, Ask, Digest, Holding, List, MAX_TAG_PAGE, Question, Reply, TagPage};
+use wherry_proto::{
+    Answer, Ask, Digest, Holding, Lead, LeadRefusal, List, MAX_TAG_PAGE, Question, Reply, TagPage,
+};
 
 use super::codec::{WireError, read_within, write_within};
 use super::holdings::Holdings;
@@ -128,5 +130,6 @@ fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
             let names = found.into_iter().filter_map(|name| name.try_into().ok());
             Answer::Tags(TagPage { names: List::first_of(names), more })
         }
+        Question::Lead { .. } => Answer::Lead(Lead::Refuse(LeadRefusal::NoRoute)),
     }
 }

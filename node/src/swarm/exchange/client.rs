@@ -164,7 +164,7 @@ impl Exchange {
         let blob = BlobName { digest, size };
         // At most MAX_CHAIN_LEN, since the map is within its bounds.
         let len = (map.count() - 1) * digest.algorithm().output_len() as u32;
-        let request = |id| Request::Chain { id, blob };
+        let request = |id| Request::Chain { id, blob, known: None };
         let Taken::Chain(claim, states) = self.0.ask(Part::Chain { blob, len }, request).await? else {
             return Err(self.0.protocol("a chunk came for a chain"));
         };
@@ -375,6 +375,10 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
                 self.shared.busy.send_replace(false);
                 Ok(())
             }
+            Response::Update { .. }
+            | Response::States { .. }
+            | Response::Elsewhere { .. }
+            | Response::NotHere { .. } => Err(self.shared.protocol("a response came that nobody asked for")),
         }
     }
 

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use wherry_proto::{
-    BlobName, ChunkMap, HeldClaim, NetworkId, NodeId, PREFIX_LEN, Refusal, Request, Response, SecretKey,
-    decode_payload, encode_frame,
+    BlobName, ChunkMap, HeldClaim, List, NetworkId, NodeId, PREFIX_LEN, Refusal, Request, Response, Role,
+    SecretKey, Update, decode_payload, encode_frame,
 };
 
 use super::buffers::Buffers;
@@ -200,7 +200,16 @@ impl Line {
                     self.requests().retain(|wanted| wanted.id != id);
                     continue;
                 }
-                Request::Chain { id, blob } => Wanted { id, blob, part: Part::Chain },
+                Request::Follow { id, .. } => {
+                    let update = Update { role: Role::Gone, here: List::first_of([]) };
+                    let _ = answers.send(Response::Update { id, update }).await;
+                    continue;
+                }
+                Request::States { id, .. } => {
+                    let _ = answers.send(Response::NotHere { id }).await;
+                    continue;
+                }
+                Request::Chain { id, blob, .. } => Wanted { id, blob, part: Part::Chain },
                 Request::Chunk { id, blob, index } => Wanted { id, blob, part: Part::Chunk(index) },
             };
             let full = {
