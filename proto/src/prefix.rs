@@ -1,6 +1,6 @@
 //! The states of a blob that is being read in order, as far as it has been read.
 
-use crate::{Algorithm, ChunkIndex, ChunkMap, Digest, End, Link, State};
+use crate::{Algorithm, ChunkIndex, ChunkMap, Digest, End, Link, State, StateChain};
 
 /// The states s(1) … s(known) at the first chunk borders of a blob, with a rolling hash over them.
 ///
@@ -21,6 +21,13 @@ impl StatePrefix {
     /// No state of this blob but the initial one.
     pub fn new(algorithm: Algorithm, map: ChunkMap) -> Self {
         Self { algorithm, map, raw: Vec::new(), hash: Digest::sha256(b"") }
+    }
+
+    /// All states of a chain.
+    pub fn of(chain: &StateChain) -> Self {
+        let mut all = Self::new(chain.digest().algorithm(), chain.map());
+        all.append(&chain.to_bytes());
+        all
     }
 
     /// The hash that these are states of.

@@ -74,7 +74,7 @@ impl Images {
     async fn proven_length(&self, digest: Digest) -> Option<u64> {
         let offers = self.0.parts.peers.search(digest).filter_map(|found| {
             ready(match found {
-                Found::Offer(node, size) => Some((node, size)),
+                Found::Node { node, size, held: true, .. } => Some((node, size)),
                 Found::SiteAsked | Found::NetworkAsked => None,
             })
         });
@@ -92,7 +92,7 @@ impl Images {
     async fn prove(&self, node: NodeId, digest: Digest, size: u64) -> Result<(), String> {
         let peers = &self.0.parts.peers;
         let map = ChunkMap::new(size).map_err(|error| error.to_string())?;
-        let from = peers.chain(node, digest, size).await?.from(map.last());
+        let from = peers.chain(node, digest, size, None).await?.from(map.last());
         let bytes = loop {
             match peers.chunk(node, digest, map, map.last()).await {
                 Ok(bytes) => break bytes,

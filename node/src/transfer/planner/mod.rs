@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wherry_proto::{
-    ChunkIndex, ChunkMap, ChunkSet, Claimed, Digest, End, Ledger, Link, NodeId, Role, Run, State, StateChain,
+    ChunkIndex, ChunkMap, ChunkSet, Claimed, Digest, End, Ledger, Link, NodeId, Role, State, StateChain,
     Update,
 };
 
@@ -307,14 +307,12 @@ impl Planner {
     fn updated(&mut self, node: NodeId, update: &Update) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let map = self.ledger.map();
-        for Run { from, len } in update.here.iter() {
-            if u64::from(*from) + u64::from(*len) > u64::from(map.count()) {
-                let why = format!("it says that it has chunk {from} and {len} more, of {}", map.count());
-                return self.drop_peer(node, DropReason::Failed(why));
-            }
-            for index in (*from..from + len).filter_map(|number| map.index(number)) {
-                peer.here.insert(index);
-            }
+        let Some(chunks) = update.chunks(&map) else {
+            let why = "it says that it has chunks which the blob cannot have".to_owned();
+            return self.drop_peer(node, DropReason::Failed(why));
+        };
+        for index in chunks {
+            peer.here.insert(index);
         }
         match update.role {
             Role::Held => self.hold(node),
