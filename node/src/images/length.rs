@@ -75,7 +75,7 @@ impl Images {
         let offers = self.0.parts.peers.search(digest).filter_map(|found| {
             ready(match found {
                 Found::Node { node, size, held: true, .. } => Some((node, size)),
-                Found::SiteAsked | Found::NetworkAsked => None,
+                Found::Node { .. } | Found::SiteAsked | Found::NetworkAsked => None,
             })
         });
         let proofs = offers.map(async |(node, size)| match self.prove(node, digest, size).await {
@@ -97,7 +97,7 @@ impl Images {
             match peers.chunk(node, digest, map, map.last()).await {
                 Ok(bytes) => break bytes,
                 Err(PeerError::Busy) => peers.ready(node).await,
-                Err(PeerError::Failed(why)) => return Err(why),
+                Err(why @ (PeerError::Failed(_) | PeerError::Elsewhere)) => return Err(why.to_string()),
             }
         };
         let linked = blocking(move || Ok(link(&map, map.last(), from, &bytes))).await;

@@ -81,7 +81,7 @@ impl Arriving for Transfer {
             _ => {
                 let Signer { key, certificate } = &self.signer;
                 let network = &certificate.network;
-                StreamClaim::sign(key, network, &self.digest, attempt.number, &stance.stream)
+                StreamClaim::sign(key, network, self.digest, attempt.number, &stance.stream)
             }
         };
         *last = Some(claim.clone());

@@ -403,18 +403,19 @@ impl Driver {
         self.spawn(async move {
             let mut members = parts.peers.site();
             members.sort_by_key(|node| std::cmp::Reverse(rank(&digest, node)));
-            let questions =
-                members.iter().take(MAX_ASKED_TO_LEAD).flat_map(|node| routes.iter().map(move |route| (node, route)));
-            for (node, route) in questions {
-                let answer = parts.peers.lead(*node, digest, size, route.clone()).await;
-                debug!(blob = %digest.short(), peer = %node, ?answer, "asked a member to lead");
-                let found = match answer {
-                    Some(Lead::Have) => Event::Offered(*node, LinkClass::Lan),
-                    Some(Lead::Leading) => Event::Met(*node, LinkClass::Lan),
-                    Some(Lead::Refuse(_)) | None => continue,
-                };
-                let _ = events.send(Happening::Event(found)).await;
-                return;
+            members.truncate(MAX_ASKED_TO_LEAD);
+            for node in members {
+                for route in &routes {
+                    let answer = parts.peers.lead(node, digest, size, route.clone()).await;
+                    debug!(blob = %digest.short(), peer = %node, ?answer, "asked a member to lead");
+                    let found = match answer {
+                        Some(Lead::Have) => Event::Offered(node, LinkClass::Lan),
+                        Some(Lead::Leading) => Event::Met(node, LinkClass::Lan),
+                        Some(Lead::Refuse(_)) | None => continue,
+                    };
+                    let _ = events.send(Happening::Event(found)).await;
+                    return;
+                }
             }
             let _ = events.send(Happening::Event(Event::NobodyLeads)).await;
         });

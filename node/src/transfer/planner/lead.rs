@@ -35,7 +35,7 @@ const MAX_WATCHED: usize = 16;
 /// have different leaders (Thaler and Ravishankar, 1998). The highest leads.
 pub fn rank(digest: &Digest, node: &NodeId) -> u64 {
     let mut subject = digest.as_bytes().to_vec();
-    subject.extend_from_slice(node.as_bytes());
+    subject.extend_from_slice(node.public_key());
     let hash = Digest::sha256(&subject);
     hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
