@@ -64,6 +64,13 @@ pub trait Site: Send + Sync + 'static {
     /// signed by a member that may resolve. Waits for a short time that is the implementor's.
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>>;
 
+    /// Whether another node of the site is to ask the origin about a reference for all: the highest in rank does.
+    fn has_resolver(&self, reference: &Reference) -> bool;
+
+    /// What that node finds, or, with `anybody`, the first of the others that finds it. Waits for a time that is the
+    /// implementor's. `None` if nobody can say.
+    fn resolve(&self, reference: &Reference, anybody: bool) -> BoxFuture<'_, Option<TagRecord>>;
+
     /// The tags of a repository that neighbours know. Waits for a short time that is the implementor's.
     fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>>;
 }
@@ -103,7 +110,7 @@ struct Inner {
     records: Records,
     down: Mutex<HashMap<Host, (Instant, OriginError)>>,
     // Those who ask for the same name at once share one answer, be it a failure.
-    resolving: Flights<String, Result<Resolved, ImageError>>,
+    resolving: Flights<(String, bool), Result<Resolved, ImageError>>,
     // Under one lock while it is counted, so that many who ask cause one count.
     count: tokio::sync::Mutex<Option<(Instant, usize)>>,
 }
@@ -144,12 +151,31 @@ impl Images {
 
     /// The manifest that a reference names, from wherever it can be had.
     pub async fn manifest(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        let resolving = self.0.resolving.join(reference.to_string(), || {
+        let for_all = !self.0.parts.site.has_resolver(reference);
+        self.resolved(reference, for_all).await
+    }
+
+    /// What a node of the site is told that asked this one to ask the origin.
+    pub async fn resolve_for(&self, reference: &Reference) -> Option<TagRecord> {
+        let resolved = self.resolved(reference, true).await;
+        if let Err(error) = resolved {
+            debug!(%reference, %error, "cannot resolve for another node");
+            return None;
+        }
+        let (images, reference) = (self.clone(), reference.clone());
+        tokio::task::spawn_blocking(move || images.vouch(&reference)).await.ok()?
+    }
+
+    /// `for_all`: this node asks the origin, and no other node of the site to do so.
+    async fn resolved(&self, reference: &Reference, for_all: bool) -> Result<Resolved, ImageError> {
+        let resolving = self.0.resolving.join((reference.to_string(), for_all), || {
             let (images, reference) = (self.clone(), reference.clone());
             async move {
                 match reference.target() {
-                    TagOrDigest::Digest(digest) => images.manifest_by_digest(&reference, *digest).await,
-                    TagOrDigest::Tag(_) => images.manifest_by_tag(&reference).await,
+                    TagOrDigest::Digest(digest) => {
+                        images.manifest_by_digest(&reference, *digest, for_all).await
+                    }
+                    TagOrDigest::Tag(_) => images.manifest_by_tag(&reference, for_all).await,
                 }
             }
             .boxed()
@@ -161,6 +187,7 @@ impl Images {
         &self,
         reference: &Reference,
         digest: Digest,
+        for_all: bool,
     ) -> Result<Resolved, ImageError> {
         let resolved = |manifest, source| Resolved { manifest, source, age: None };
         let own = self.0.records.grant(reference.host(), reference.repository(), &digest)?;
@@ -198,8 +225,35 @@ impl Images {
                 return Ok(resolved(manifest, Source::Peer));
             }
         }
-        let manifest = self.manifest_from_origin(reference).await?;
-        Ok(resolved(manifest, Source::Origin))
+        if !for_all && let Some(manifest) = self.manifest_by_another(reference, false).await? {
+            return Ok(resolved(manifest, Source::Peer));
+        }
+        match self.manifest_from_origin(reference).await {
+            Ok(manifest) => Ok(resolved(manifest, Source::Origin)),
+            // Others may reach what this node does not.
+            Err(error) if for_all => Err(error),
+            Err(error) => match self.manifest_by_another(reference, true).await? {
+                Some(manifest) => Ok(resolved(manifest, Source::Peer)),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// The manifest of a digest that another node of the site has from the origin.
+    async fn manifest_by_another(
+        &self,
+        reference: &Reference,
+        anybody: bool,
+    ) -> Result<Option<Manifest>, ImageError> {
+        let Some(record) = self.0.parts.site.resolve(reference, anybody).await else { return Ok(None) };
+        if reference.target().digest() != Some(&record.digest) {
+            return Ok(None);
+        }
+        let found = self.manifest_from_peers(record.digest, record.size, &record.media_type).await?;
+        if let Some(manifest) = &found {
+            self.learn(reference, manifest).await?;
+        }
+        Ok(found)
     }
 
     /// What neighbours say of a digest, in a repository, that may be true of a manifest or blob: each length once, at

@@ -30,46 +30,49 @@ const PATIENCE_WITH_ANSWER: Duration = Duration::from_secs(4);
 /// How long an origin is waited for when it is the only hope.
 const PATIENCE: Duration = Duration::from_secs(25);
 
+/// What is known of a tag before the origin is asked.
+struct Heard {
+    known: Option<TagEntry>,
+    source: Source,
+    // The best of those that lie too far ahead of the clock.
+    ahead: Option<TagRecord>,
+}
+
 impl Images {
-    pub(super) async fn manifest_by_tag(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        let mut known = self.0.records.tag(reference)?;
-        if let Some(entry) = &known
-            && self.is_fresh(entry.confirmed)
-            && let Some(resolved) = self.known_manifest(reference, entry, Source::Store).await?
-        {
+    /// `for_all`: as in [`Images::resolve_for`].
+    pub(super) async fn manifest_by_tag(
+        &self,
+        reference: &Reference,
+        for_all: bool,
+    ) -> Result<Resolved, ImageError> {
+        let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
+        if let Some(resolved) = self.fresh(reference, &heard).await? {
             return Ok(resolved);
         }
-        let mut source = Source::Store;
-        let mut ahead: Option<TagRecord> = None;
         for record in self.0.parts.site.records(reference).await {
-            let newer = known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
-            if newer && self.is_ahead(&record) {
-                if ahead.as_ref().is_none_or(|other| record.supersedes(other)) {
-                    ahead = Some(record);
-                }
-                continue;
-            }
-            let confirmed = record.time;
-            let same = known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
-            if newer || (same && self.is_fresh(confirmed)) {
-                let heard = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
-                known = self.0.records.change_tag(reference, |_| Some(heard.clone()))?;
-                source = Source::Peer;
-            }
+            self.hear(reference, record, &mut heard)?;
         }
-        if let Some(entry) = &known
-            && source == Source::Peer
-            && self.is_fresh(entry.confirmed)
-            && let Some(resolved) = self.known_manifest(reference, entry, source).await?
+        if heard.source == Source::Peer
+            && let Some(resolved) = self.fresh(reference, &heard).await?
         {
             return Ok(resolved);
         }
-        let has_answer = known.is_some() || ahead.is_some();
-        let mut error = match self.ask_origin(reference, known.as_ref(), has_answer).await {
+        if !for_all && let Some(record) = self.0.parts.site.resolve(reference, false).await {
+            self.hear(reference, record, &mut heard)?;
+            if let Some(resolved) = self.fresh(reference, &heard).await? {
+                return Ok(resolved);
+            }
+        }
+        let has_answer = heard.known.is_some() || heard.ahead.is_some();
+        let mut error = match self.ask_origin(reference, heard.known.as_ref(), has_answer).await {
             Ok(resolved) => return Ok(resolved),
             Err(error) => error,
         };
-        if let Some(record) = ahead {
+        // Others may reach what this node does not.
+        if !for_all && let Some(record) = self.0.parts.site.resolve(reference, true).await {
+            self.hear(reference, record, &mut heard)?;
+        }
+        if let Some(record) = heard.ahead {
             warn!(
                 %reference, signer = %record.signer(), sequence = record.sequence,
                 "a tag record lies more than a day ahead of this node's clock: one of the two clocks is wrong. \
@@ -81,9 +84,38 @@ impl Images {
                 Err(error) => error,
             };
         }
-        match known {
-            Some(entry) => self.known_instead(reference, &entry, source, error).await,
+        match heard.known {
+            Some(entry) => self.known_instead(reference, &entry, heard.source, error).await,
             None => Err(error),
+        }
+    }
+
+    /// Takes in what a node of the site says of a tag.
+    fn hear(&self, reference: &Reference, record: TagRecord, heard: &mut Heard) -> Result<(), ImageError> {
+        let newer = heard.known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
+        if newer && self.is_ahead(&record) {
+            if heard.ahead.as_ref().is_none_or(|other| record.supersedes(other)) {
+                heard.ahead = Some(record);
+            }
+            return Ok(());
+        }
+        let confirmed = record.time;
+        let same = heard.known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
+        if newer || (same && self.is_fresh(confirmed)) {
+            let entry = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
+            heard.known = self.0.records.change_tag(reference, |_| Some(entry.clone()))?;
+            heard.source = Source::Peer;
+        }
+        Ok(())
+    }
+
+    /// The manifest of what is known of a tag, if an origin said so lately.
+    async fn fresh(&self, reference: &Reference, heard: &Heard) -> Result<Option<Resolved>, ImageError> {
+        match &heard.known {
+            Some(entry) if self.is_fresh(entry.confirmed) => {
+                self.known_manifest(reference, entry, heard.source).await
+            }
+            _ => Ok(None),
         }
     }
 

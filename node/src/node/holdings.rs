@@ -92,6 +92,11 @@ impl Holdings for Shelf {
         }
     }
 
+    fn resolve(&self, reference: &str) -> Option<TagRecord> {
+        let images = self.images.get()?;
+        self.runtime.block_on(images.resolve_for(&reference.parse().ok()?))
+    }
+
     fn tag(&self, reference: &str) -> Option<TagRecord> {
         self.images.get()?.vouch(&reference.parse().ok()?)
     }

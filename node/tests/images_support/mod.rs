@@ -141,6 +141,14 @@ impl Site for Said {
         .boxed()
     }
 
+    fn has_resolver(&self, _: &Reference) -> bool {
+        false
+    }
+
+    fn resolve(&self, _: &Reference, _: bool) -> BoxFuture<'_, Option<TagRecord>> {
+        async { None }.boxed()
+    }
+
     fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>> {
         let prefix = format!("{host}/{repository}:");
         async move {
