@@ -426,7 +426,7 @@ async fn a_banned_node_loses_its_connections_and_gets_no_new_ones() {
     let (a_id, b_id) = (a.id(), b.id());
     let digest = a.shelf.add(&noise(1000, 1));
     let exchange = within(b.client().exchange(a_id)).await.unwrap();
-    within(exchange.held(digest, 1000)).await.unwrap();
+    within(exchange.held(digest, 1000, None)).await.unwrap();
     a.client().ban(b_id, "it lied").await;
     part(&a.client(), b_id).await;
     part(&b.client(), a_id).await;

@@ -22,7 +22,7 @@ use wherry_proto::{
 
 /// Takes a whole blob, checking each chunk.
 async fn take(exchange: &wherry_node::swarm::Exchange, digest: Digest, size: u64) -> Vec<u8> {
-    let (claim, chain) = within(exchange.held(digest, size)).await.unwrap();
+    let (claim, chain) = within(exchange.held(digest, size, None)).await.unwrap();
     assert_eq!(claim.signer, exchange.node());
     let map = chain.map();
     let chunks = map.iter().map(|index| exchange.chunk(digest, map, index, |_| {}));
@@ -49,7 +49,7 @@ async fn two_members_meet_by_a_bootstrap_address_and_one_takes_a_blob() {
         assert_eq!(neighbour.since, NOW);
 
         let offers: Vec<Offer> = within(b.client().want(digest, Reach::Neighbours, PATIENCE).collect()).await;
-        assert_eq!(offers, [Offer { node: a.id(), size: bytes.len() as u64 }]);
+        assert_eq!(offers, [Offer { node: a.id(), size: bytes.len() as u64, arriving: false }]);
         let exchange = within(b.client().exchange(a.id())).await.unwrap();
         assert!(exchange.is_direct());
         assert!(take(&exchange, digest, bytes.len() as u64).await == bytes);
@@ -95,12 +95,12 @@ async fn what_is_not_held_or_has_another_length_or_no_such_chunk_is_said_so() {
     let exchange = within(b.client().exchange(a.id())).await.unwrap();
     let map = ChunkMap::new(100).unwrap();
     let other = Digest::sha256(b"something else");
-    assert_eq!(within(exchange.held(other, 100)).await, Err(ExchangeError::NotHeld(a.id())));
+    assert_eq!(within(exchange.held(other, 100, None)).await, Err(ExchangeError::NotHeld(a.id())));
     let chunk = within(exchange.chunk(other, map, map.first(), |_| {})).await;
     assert_eq!(chunk, Err(ExchangeError::NotHeld(a.id())));
     let refused = |reason| ExchangeError::Refused { node: a.id(), reason };
     let other_size = refused(Refusal::OtherSize { held: 100 });
-    assert_eq!(within(exchange.held(digest, 101)).await.unwrap_err(), other_size);
+    assert_eq!(within(exchange.held(digest, 101, None)).await.unwrap_err(), other_size);
     let larger = ChunkMap::new(101).unwrap();
     assert_eq!(within(exchange.chunk(digest, larger, larger.first(), |_| {})).await, Err(other_size));
     // The connection is none the worse for it.
@@ -259,7 +259,7 @@ async fn a_provider_is_found_through_a_third_node() {
             }
         }
     };
-    assert_eq!(within(want).await, Offer { node: holder.id(), size: 5_000 });
+    assert_eq!(within(want).await, Offer { node: holder.id(), size: 5_000, arriving: false });
     let exchange = within(seeker.client().exchange(holder.id())).await.unwrap();
     assert!(take(&exchange, digest, 5_000).await == bytes);
 }

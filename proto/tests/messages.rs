@@ -126,6 +126,7 @@ fn response() -> impl Strategy<Value = Response> {
         any::<u64>().prop_map(|held| Refusal::OtherSize { held }),
         Just(Refusal::NoSuchChunk),
         Just(Refusal::Unreadable),
+        Just(Refusal::TooManyFollowed),
     ];
     let claim = digest().prop_map(|digest| {
         let size = ChunkMap::new(7).unwrap();

@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{AsyncRead, AsyncWrite};
+use futures::stream;
+use futures::{AsyncRead, AsyncWrite, StreamExt as _};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
-use wherry_proto::{
-    Answer, Ask, Digest, Holding, Lead, LeadRefusal, List, MAX_TAG_PAGE, Question, Reply, TagPage,
-};
+use wherry_proto::{Answer, Ask, Digest, Holding, List, MAX_TAG_PAGE, NodeId, Question, Reply, TagPage};
 
 use super::codec::{WireError, read_within, write_within};
 use super::holdings::Holdings;
@@ -89,40 +89,67 @@ where
     why
 }
 
-/// Answers a neighbour's questions, one after the other, until the stream ends. Says why it did.
-pub(super) async fn answer<S>(stream: S, holdings: Arc<dyn Holdings>) -> WireError
+/// How many questions of one neighbour are being answered at a time; the next is read when one of them is: some
+/// answers have to wait for an origin, and must not hold up the others.
+const MAX_ANSWERING: usize = 32;
+
+/// Answers a neighbour's questions until the stream ends. Says why it did.
+pub(super) async fn answer<S>(stream: S, asker: NodeId, holdings: Arc<dyn Holdings>) -> WireError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut stream = stream.compat();
-    loop {
-        let ask = match read_within::<Ask>(&mut stream, ASKER_IDLE).await {
-            Ok(ask) => ask,
-            Err(why) => return why,
-        };
-        let answer = match ask.question {
-            Question::Ping => Answer::Pong,
-            question => {
-                let holdings = Arc::clone(&holdings);
-                let look_up = move || look_up(&*holdings, &question);
-                match tokio::task::spawn_blocking(look_up).await {
-                    Ok(answer) => answer,
-                    Err(error) => return WireError::Io(io::Error::other(error)),
-                }
+    let (mut reader, mut writer) = tokio::io::split(stream.compat());
+    let (asked, questions) = mpsc::channel::<Ask>(1);
+    let read = async {
+        loop {
+            match read_within::<Ask>(&mut reader, ASKER_IDLE).await {
+                Ok(ask) if asked.send(ask).await.is_ok() => {}
+                Ok(_) => return WireError::Io(io::ErrorKind::BrokenPipe.into()),
+                Err(why) => return why,
             }
-        };
-        if let Err(why) = write_within(&mut stream, &Reply { id: ask.id, answer }, REPLY_TIME).await {
-            return why;
         }
+    };
+    let questions = stream::unfold(questions, |mut questions| async { Some((questions.recv().await?, questions)) });
+    let answers = questions.map(|Ask { id, question }| {
+        let holdings = Arc::clone(&holdings);
+        async move {
+            if question == Question::Ping {
+                return Ok(Reply { id, answer: Answer::Pong });
+            }
+            let answer = tokio::task::spawn_blocking(move || look_up(&*holdings, asker, &question)).await;
+            answer.map(|answer| Reply { id, answer })
+        }
+    });
+    let mut answers = pin!(answers.buffer_unordered(MAX_ANSWERING));
+    let write = async {
+        while let Some(reply) = answers.next().await {
+            let written = match reply {
+                Ok(reply) => write_within(&mut writer, &reply, REPLY_TIME).await,
+                Err(error) => Err(WireError::Io(io::Error::other(error))),
+            };
+            if let Err(why) = written {
+                return why;
+            }
+        }
+        WireError::Io(io::ErrorKind::BrokenPipe.into())
+    };
+    tokio::select! {
+        why = read => why,
+        why = write => why,
     }
 }
 
-fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
-    let held = |digest: &Digest| holdings.held(digest).map_or(Holding::No, |size| Holding::Held { size });
+fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answer {
+    let holding = |digest: &Digest| {
+        let held = holdings.held(digest).map(|size| Holding::Held { size });
+        let arriving = || holdings.arriving_size(digest).map(|size| Holding::Arriving { size });
+        held.or_else(arriving).unwrap_or(Holding::No)
+    };
     match question {
         Question::Ping => Answer::Pong,
-        Question::Want(digests) => Answer::Want(List::first_of(digests.iter().map(held))),
+        Question::Want(digests) => Answer::Want(List::first_of(digests.iter().map(holding))),
         Question::Tag(reference) => Answer::Tag(holdings.tag(reference)),
+        Question::Resolve(reference) => Answer::Tag(holdings.resolve(reference)),
         Question::Tags { origin, repository, after } => {
             // One more than fits tells whether there are more.
             let found = holdings.tags(origin, repository, after.as_deref(), MAX_TAG_PAGE + 1);
@@ -130,6 +157,8 @@ fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
             let names = found.into_iter().filter_map(|name| name.try_into().ok());
             Answer::Tags(TagPage { names: List::first_of(names), more })
         }
-        Question::Lead { .. } => Answer::Lead(Lead::Refuse(LeadRefusal::NoRoute)),
+        Question::Lead { blob, origin, repository } => {
+            Answer::Lead(holdings.lead(asker, *blob, origin, repository))
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -38,6 +39,10 @@ pub const BULK_HANDSHAKE_TIME: Duration = Duration::from_secs(3);
 /// How much is read from the socket at once: a few TLS records, one system call, where rustls alone would make
 /// four for each. More of it gained nothing when measured, nor did a larger limit for writing than rustls has.
 const READ_BUFFER: usize = 64 << 10;
+
+/// How many bytes may wait in a socket to be sent. The kernel would take a few MiB, whole queues of chunks: an upload
+/// slot would be free again before its chunk is on the wire, and all that follows, be it one word, would come late.
+const MAX_UNSENT: u32 = 128 << 10;
 
 /// A TLS stream whose socket is read in large pieces.
 pub(super) type ClientStream = tokio_rustls::client::TlsStream<BufReader<TcpStream>>;
@@ -78,6 +83,7 @@ pub enum BulkError {
 
 fn tune(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
+    SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT)?;
     // A peer that lost its power is noticed although nothing is asked of it.
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, Duration::from_secs(30))?;

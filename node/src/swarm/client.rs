@@ -55,13 +55,15 @@ pub enum Reach {
     Everybody,
 }
 
-/// That a peer holds a blob.
+/// That a peer has a blob, or will have it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Offer {
     /// The peer.
     pub node: NodeId,
     /// The blob's length in bytes, as the peer says.
     pub size: u64,
+    /// Whether it is still on its way to the peer, so that it can be followed there.
+    pub arriving: bool,
 }
 
 /// Why there is no exchange with a peer.
@@ -118,6 +120,21 @@ struct LaneState {
     direct_failed: Option<(Instant, String)>,
 }
 
+/// A record of a reference that a neighbour gave, if it is about that and holds.
+fn believed(door: &Door, node: NodeId, reference: &str, answer: Option<Answer>) -> Option<TagRecord> {
+    let Some(Answer::Tag(Some(record))) = answer else { return None };
+    let keeper = &door.keeper;
+    if record.reference.as_str() != reference {
+        tracing::info!(peer = node.short(), reference, "a tag record about something else is passed over");
+        return None;
+    }
+    if let Err(why) = record.check(&keeper.network, keeper.now(), keeper.min_epoch) {
+        tracing::info!(peer = node.short(), reference, %why, "a tag record is passed over");
+        return None;
+    }
+    Some(record)
+}
+
 impl Client {
     /// This node.
     pub fn me(&self) -> NodeId {
@@ -132,6 +149,11 @@ impl Client {
     /// The members that are connected.
     pub fn neighbours(&self) -> Vec<Neighbour> {
         self.0.neighbours.all().into_iter().map(|entry| entry.neighbour).collect()
+    }
+
+    /// How cheaply a member is reached; `None` if it is not connected.
+    pub fn class(&self, node: &NodeId) -> Option<LinkClass> {
+        self.0.neighbours.get(node).map(|entry| entry.neighbour.class)
     }
 
     /// From now on, who comes and goes. A slow listener misses the oldest notices.
@@ -162,7 +184,7 @@ impl Client {
         }
     }
 
-    async fn ask(&self, entry: &Entry, question: Question) -> Option<Answer> {
+    pub(super) async fn ask(&self, entry: &Entry, question: Question) -> Option<Answer> {
         let (reply, answer) = oneshot::channel();
         entry.asks.send(Asking { question, reply }).await.ok()?;
         answer.await.ok()
@@ -171,15 +193,19 @@ impl Client {
     async fn offer(self, entry: Entry, digest: Digest) -> Option<Offer> {
         let question = Question::Want(List::first_of([digest]));
         match timeout(WANT_TIME, self.ask(&entry, question)).await {
-            Ok(Some(Answer::Want(holdings))) => match holdings.first() {
-                Some(Holding::Held { size }) => Some(Offer { node: entry.neighbour.node, size: *size }),
-                _ => None,
-            },
+            Ok(Some(Answer::Want(holdings))) => {
+                let (size, arriving) = match *holdings.first()? {
+                    Holding::Held { size } => (size, false),
+                    Holding::Arriving { size } => (size, true),
+                    Holding::No => return None,
+                };
+                Some(Offer { node: entry.neighbour.node, size, arriving })
+            }
             _ => None,
         }
     }
 
-    /// Who holds a blob: all neighbours are asked at once and then, if asked for, whom Kademlia names. Offers
+    /// Who has a blob, or will have it: all neighbours are asked at once and then, if asked for, whom Kademlia names. Offers
     /// come as the answers do, one from each peer, until all have answered or the deadline is over. Nothing
     /// goes on when the stream is dropped. The deadline counts from when the node is [settled](Client::settled).
     pub fn want(
@@ -257,22 +283,22 @@ impl Client {
             .collect();
         let mut records = Vec::new();
         while let Ok(Some((node, answer))) = timeout_at(end, answers.next()).await {
-            let Some(Answer::Tag(Some(record))) = answer else { continue };
-            if record.reference.as_str() != reference {
-                tracing::info!(
-                    peer = node.short(),
-                    reference,
-                    "a tag record about something else is passed over"
-                );
-            } else if let Err(why) =
-                record.check(&door.keeper.network, door.keeper.now(), door.keeper.min_epoch)
+            if let Some(record) = believed(door, node, reference, answer)
+                && !records.contains(&record)
             {
-                tracing::info!(peer = node.short(), reference, %why, "a tag record is passed over");
-            } else if !records.contains(&record) {
                 records.push(record);
             }
         }
         records
+    }
+
+    /// What an origin says that a reference means, by way of a neighbour that asks it; see [`Client::tag`]. `None` if
+    /// it does not know, or does not answer within the patience.
+    pub async fn resolve(&self, node: NodeId, reference: &str, patience: Duration) -> Option<TagRecord> {
+        let (door, question) = (self.0.door.as_ref()?, Question::Resolve(reference.parse().ok()?));
+        let entry = self.0.neighbours.get(&node)?;
+        let answer = timeout(patience, self.ask(&entry, question)).await.ok()?;
+        believed(door, node, reference, answer)
     }
 
     /// The tags of an origin's repository that the neighbours of this site know, at most [`MAX_SITE_TAGS`]: what has

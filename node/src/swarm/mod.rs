@@ -9,6 +9,7 @@
 mod actor;
 mod admission;
 mod announce;
+mod arriving;
 mod ask;
 mod bans;
 mod behaviour;
@@ -20,6 +21,7 @@ mod exchange;
 mod gate;
 mod holdings;
 mod identity;
+mod leading;
 mod muxer;
 mod neighbours;
 mod records;
@@ -31,6 +33,7 @@ mod transport;
 
 pub use admission::{ADMISSION_TIME, AdmissionError};
 pub use announce::{MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
+pub use arriving::Arriving;
 pub use ask::{MAX_ASKED, PING_TIME, REPLY_TIME};
 pub use bans::{BAN_TIME, Ban, MAX_BANS};
 pub use behaviour::{MAX_CONNECTIONS, RECORD_TIME};
@@ -43,11 +46,12 @@ pub use client::{
 };
 pub use discovery::{LONELY_WAIT, LONGEST_WAIT};
 pub use exchange::{
-    Exchange, ExchangeError, IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, REQUEST_LIMIT, SILENCE, SLOT_WAIT,
-    SLOTS_PER_PEER, UPLOAD_SLOTS,
+    Exchange, ExchangeError, Follow, IDLE_TIME, MAX_FOLLOWED, MAX_IN_FLIGHT, MAX_WAITING, REQUEST_LIMIT,
+    SILENCE, SLOT_WAIT, SLOTS_PER_PEER, UPDATE_TIME, UPLOAD_SLOTS,
 };
 pub use gate::MAX_HANDSHAKES_PER_ADDRESS;
 pub use holdings::{Holdings, ReadAt};
+pub use leading::{LEAD_TIME, StatesError};
 pub use neighbours::{LinkClass, Neighbour, Notice};
 pub use settings::{Clock, MAX_ADDRESSES, SwarmError, SwarmSettings};
 pub use start::{Addresses, Swarm, start};

@@ -285,7 +285,7 @@ impl Takers {
         self.tasks.spawn(async move {
             let serve = async {
                 match protocol {
-                    Protocol::Ask => ask::answer(stream, holdings).await.to_string(),
+                    Protocol::Ask => ask::answer(stream, node, holdings).await.to_string(),
                     Protocol::Exchange => exchange::serve(uploader, node, stream.compat()).await,
                 }
             };

@@ -13,7 +13,7 @@ use wherry_proto::{
 
 use super::planner::NoStates;
 use super::{Found, PeerError, Peers, Route};
-use crate::swarm::{Client, ExchangeError, LinkClass, Offer, Reach};
+use crate::swarm::{Client, ExchangeError, LinkClass, Offer, Reach, StatesError};
 
 /// How long neighbours may take to say whether they hold a blob before an origin is asked.
 const SITE_PATIENCE: Duration = Duration::from_millis(750);
@@ -36,9 +36,15 @@ impl Peers for Client {
     }
 
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
-        let found = |Offer { node, class, size, held }| Found::Node { node, class, size, held };
-        let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).map(found);
-        let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).map(found);
+        let (near, far) = (self.clone(), self.clone());
+        let found = |client: Client| {
+            move |Offer { node, size, arriving }| {
+                let class = client.class(&node);
+                std::future::ready(class.map(|class| Found::Node { node, class, size, held: !arriving }))
+            }
+        };
+        let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).filter_map(found(near));
+        let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).filter_map(found(far));
         let asked = |found| stream::once(std::future::ready(found));
         near.chain(asked(Found::SiteAsked)).chain(far).chain(asked(Found::NetworkAsked)).boxed()
     }
@@ -56,17 +62,8 @@ impl Peers for Client {
                 Ok(exchange) => exchange,
                 Err(error) => return failed(error.to_string()),
             };
-            match exchange.follow(digest, map).await {
-                Ok(follow) => stream::unfold(Some(follow), |follow| async {
-                    let mut follow = follow?;
-                    match follow.next().await {
-                        Ok(update) => Some((Ok(update), Some(follow))),
-                        Err(why) => Some((Err(why.to_string()), None)),
-                    }
-                })
-                .boxed(),
-                Err(error) => failed(error.to_string()),
-            }
+            let ended = stream::once(async { Err("it tells no more of the blob".to_owned()) });
+            exchange.follow(digest, map).map(Ok).chain(ended).boxed()
         };
         stream::once(updates).flatten().boxed()
     }
@@ -95,9 +92,12 @@ impl Peers for Client {
         before: Arc<StatePrefix>,
     ) -> BoxFuture<'_, Result<SignedStates, NoStates>> {
         async move {
-            Client::states(self, node, digest, attempt, &before).await.map_err(|error| match error {
-                ExchangeError::NotHere(_) => NoStates::None,
-                ExchangeError::Claim { reason: ClaimError::OtherStates, .. } => NoStates::Others,
+            let map = before.map();
+            Client::states(self, node, digest, map, attempt, &before).await.map_err(|error| match error {
+                StatesError::Exchange(ExchangeError::NotHere(_)) => NoStates::None,
+                StatesError::Exchange(ExchangeError::Claim { reason: ClaimError::OtherStates, .. }) => {
+                    NoStates::Others
+                }
                 other => NoStates::Failed(other.to_string()),
             })
         }

@@ -178,7 +178,7 @@ async fn claimed(claim: HeldClaim, states: &[u8]) -> Result<(), ExchangeError> {
         say(&mut stream, &Response::Chain { id, claim, len }, states).await;
         stream
     };
-    let (held, _stream) = futures::future::join(exchange.held(digest, size), peer).await;
+    let (held, _stream) = futures::future::join(exchange.held(digest, size, None), peer).await;
     held.map(drop)
 }
 
