@@ -103,8 +103,11 @@ where
     let read = async {
         loop {
             match read_within::<Ask>(&mut reader, ASKER_IDLE).await {
-                Ok(ask) if asked.send(ask).await.is_ok() => {}
-                Ok(_) => return WireError::Io(io::ErrorKind::BrokenPipe.into()),
+                Ok(ask) => {
+                    if asked.send(ask).await.is_err() {
+                        return WireError::Io(io::ErrorKind::BrokenPipe.into());
+                    }
+                }
                 Err(why) => return why,
             }
         }
