@@ -314,7 +314,7 @@ struct Unseen;
 
 impl PullEvents for Unseen {
     fn resolved(&self, _: &Manifest) {}
-    fn started(&self, _: &Descriptor, _: bool) {}
+    fn started(&self, _: &Descriptor, _: bool, _: u64) {}
     fn progress(&self, _: &Digest, _: Progress) {}
     fn done(&self, _: &Digest, _: bool, _: Progress) {}
 }

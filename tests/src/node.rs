@@ -223,6 +223,17 @@ impl Wherry {
         run(self.command()?.args(arguments))
     }
 
+    /// Starts a command of this node and leaves it running; `name` is that of its logs.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+        Process::start(name, &self.logs, Signal::KILL, wherry_bin()?, |command| {
+            bare(command, &self.data);
+            command.env("WHERRY_DATA", &self.data).args(arguments);
+        })
+    }
+
     /// Runs a command with `--json` and gives what it printed.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ pub(super) enum Route {
 }
 
 /// The repository of a request and how its origin was named.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) origin: Option<Host>,
     pub(super) repository: Repository,
@@ -90,6 +90,14 @@ impl Route {
             Endpoint::Referrers | Endpoint::Push(_) => Err(no_endpoint()),
         }
     }
+
+    /// The repository that is meant, if one is.
+    pub(super) fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Base => None,
+            Self::Manifest(place, _) | Self::Blob(place, _) | Self::Tags(place, _) => Some(place),
+        }
+    }
 }
 
 impl Place {
@@ -109,6 +117,33 @@ impl Place {
             repository = repository.with_library();
         }
         Ok(Self { origin, repository, by_namespace })
+    }
+
+    /// Adds what helps a client that means a registry with a port: clients take no ':' in the middle of a name, so
+    /// they can name it neither in the path nor without a host.
+    pub(super) fn advise(&self, refusal: Refusal) -> Refusal {
+        let advice = match (&self.origin, refusal.kind) {
+            (
+                None,
+                RefusalKind::ManifestUnknown
+                | RefusalKind::NameUnknown
+                | RefusalKind::Denied
+                | RefusalKind::Unauthorized,
+            ) => "the name has no registry in it, so the node's default origin was asked: \
+                  'wherry up --default-origin HOST:PORT' sets which that is"
+                .to_owned(),
+            (Some(host), RefusalKind::Unavailable)
+                if !self.by_namespace && host.port().is_none() && !host.is_docker_io() =>
+            {
+                format!(
+                    "if that registry has a port, which no name can hold there, start the node with \
+                     'wherry up --default-origin {host}:PORT' and ask for {} alone",
+                    self.repository
+                )
+            }
+            _ => return refusal,
+        };
+        Refusal { message: format!("{}; {advice}", refusal.message), ..refusal }
     }
 }
 

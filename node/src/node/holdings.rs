@@ -69,7 +69,7 @@ impl Holdings for Shelf {
     }
 
     fn arriving(&self, blob: &BlobName) -> Option<Arc<dyn Arriving>> {
-        Some(self.transfers.get()?.arriving(blob)?)
+        Some(self.transfers.get()?.get(blob.digest, blob.size)?)
     }
 
     fn arriving_size(&self, digest: &Digest) -> Option<u64> {

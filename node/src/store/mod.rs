@@ -213,6 +213,13 @@ impl Store {
         Partial::open(self.clone(), *digest, map)
     }
 
+    /// How many bytes of a partial blob are here, going by what was recorded of it; `None` if there is none. Reads the
+    /// records, and hashes nothing.
+    pub fn partial_bytes(&self, digest: &Digest, map: ChunkMap) -> Option<u64> {
+        let is_known = lock(&self.shared.state).partials.contains_key(&(*digest, map.size()));
+        is_known.then(|| partial::recorded_bytes(&self.shared, digest, map).unwrap_or(0))
+    }
+
     /// Removes a blob; says whether it was there. Pinned blobs stay, as an error; readers that have it open
     /// read on.
     pub fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {

@@ -337,6 +337,14 @@ fn open_file(path: &Path) -> Result<File, StoreError> {
         .map_err(|error| StoreError::io("open", path, error))
 }
 
+/// Bytes of the chunks of a partial blob that have a record; none of them is hashed.
+pub(super) fn recorded_bytes(shared: &Shared, digest: &Digest, map: ChunkMap) -> io::Result<u64> {
+    let file = File::open(shared.layout.links(digest, map.size()))?;
+    let table = recorded(&file, *digest, map)?;
+    let here = map.iter().filter(|index| table.get(*index).is_some());
+    Ok(here.map(|index| u64::from(map.len(index))).sum())
+}
+
 fn recorded(file: &File, digest: Digest, map: ChunkMap) -> io::Result<LinkTable> {
     let algorithm = digest.algorithm();
     let mut bytes = Vec::new();

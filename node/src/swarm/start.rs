@@ -67,9 +67,16 @@ impl Swarm {
 
     /// Where it listens now.
     pub fn addresses(&self) -> Addresses {
-        let listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
-        let peers = listening.iter().map(|address| format!("{address}/p2p/{}", self.peer)).collect();
-        Addresses { peers, bulk: self.bulk }
+        Addresses { peers: self.listening()(), bulk: self.bulk }
+    }
+
+    /// Tells at any time by which multiaddrs others may join, as [`Addresses::peers`] does: interfaces come and go.
+    pub fn listening(&self) -> impl Fn() -> Vec<String> + Send + Sync + 'static {
+        let (listening, peer) = (Arc::clone(&self.listening), self.peer);
+        move || {
+            let listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
+            listening.iter().map(|address| format!("{address}/p2p/{peer}")).collect()
+        }
     }
 
     /// Returns when the swarm has been told to end.

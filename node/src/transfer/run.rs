@@ -89,6 +89,7 @@ impl Driver {
         view: Arc<View>,
         partial: Arc<Partial>,
         events: mpsc::Sender<Happening>,
+        stop: CancellationToken,
     ) -> Self {
         let map = partial.map();
         let here: Vec<(ChunkIndex, Link)> =
@@ -97,7 +98,6 @@ impl Driver {
         let first_attempt = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let planner = Planner::new(parts.peers.me(), partial.digest(), map, &here, first_attempt);
         view.relinked(planner.ledger().linked());
-        let stop = parts.stop.child_token();
         let reading_stop = stop.child_token();
         Self {
             parts,
