@@ -67,6 +67,40 @@ async fn a_sites_newer_answer_within_the_bound_wins() {
     assert_eq!(node.images.vouch(&reference).unwrap().sequence, NOW + DAY);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_from_a_clock_that_is_ahead_is_of_unknown_age_and_expired() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let reference = lab.reference("app:1");
+    let (node, own) = (lab.node(), lab.node());
+    node.put(&image);
+    node.site.says(record(&reference, &image, NOW, NOW + DAY));
+    // Once it was this node's own clock.
+    lab.clock_to(NOW + DAY);
+    own.images.manifest(&reference).await.unwrap();
+    lab.clock_to(NOW);
+    for node in [&node, &own] {
+        let before = lab.origin.asked.load(Ordering::Relaxed);
+        let resolved = node.images.manifest(&reference).await.unwrap();
+        assert_eq!(resolved.age, Some(Duration::ZERO));
+        assert_eq!(lab.origin.asked.load(Ordering::Relaxed), before + 1);
+        // What the origin has said counts for its time.
+        node.images.manifest(&reference).await.unwrap();
+        assert_eq!(lab.origin.asked.load(Ordering::Relaxed), before + 1);
+        assert_eq!(node.images.vouch(&reference).unwrap().time, NOW);
+    }
+    // Without the origin it serves, and is not fresh either when the time comes that it spoke of.
+    let late = lab.node();
+    late.put(&image);
+    late.site.says(record(&reference, &image, NOW, NOW + DAY));
+    lab.origin.stop();
+    assert_eq!(late.images.manifest(&reference).await.unwrap().age, None);
+    late.site.falls_silent();
+    lab.clock_to(NOW + DAY);
+    assert_eq!(late.images.manifest(&reference).await.unwrap().age, None);
+}
+
 fn says_of(reference: &Reference, digest: Digest, size: u64, media_type: &str) -> TagRecord {
     let image = Image { digest, media_type: media_type.to_owned(), bytes: Bytes::new(), blobs: Vec::new() };
     record_of(reference, &image, size)
@@ -129,6 +163,59 @@ async fn a_length_that_nobody_proves_takes_no_room_and_pushes_nothing_out_of_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_is_not_as_long_as_neighbours_say_pushes_nothing_out_of_the_store() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let image = lab.image("app");
+    let invented = Image { bytes: Bytes::from("false".repeat(500_000)), ..image.clone() };
+    let tag = lab.reference("app:1");
+    let by_digest = lab.reference(&format!("app@{}", image.digest));
+    for reference in [tag, by_digest] {
+        let node = lab.node_with(Some(3 << 20));
+        let kept: Vec<_> = (0..100).map(|seed| lab.image(&seed.to_string().repeat(10))).collect();
+        kept.iter().for_each(|image| node.put(image));
+        let before = node.store.usage();
+        node.site.says(record(&reference, &invented, NOW, NOW));
+        node.peers.hold(image.digest, &invented.bytes);
+        node.images.manifest(&reference).await.unwrap_err();
+        let after = node.store.usage();
+        assert_eq!((after.used, after.blobs, after.partials), (before.used, before.blobs, 0));
+        // Whoever holds it proves how long it is.
+        node.peers.hold(image.digest, &image.bytes);
+        assert_eq!(node.images.manifest(&reference).await.unwrap().manifest, image.parsed());
+        assert_eq!(node.store.usage().blobs, before.blobs + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_blob_belongs_to_is_remembered_once_however_many_ask_for_it() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let blob = Bytes::from("blob".repeat(100_000));
+    let digest = Digest::sha256(&blob);
+    let reference = lab.reference(&format!("app@{digest}"));
+    let (host, repository) = (reference.host(), reference.repository());
+    let node = lab.node();
+    node.site.says(says_of(&reference, digest, blob.len() as u64, "text/plain"));
+    node.peers.hold(digest, &blob);
+    node.peers.giving.send_replace(false);
+    let fetch = async || {
+        let handle = node.images.blob(host, repository, digest).await.unwrap();
+        assert!(matches!(handle.fetch().await.unwrap(), Fetched::Arriving(_)));
+    };
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    fetch().await;
+    let before = tasks();
+    for _ in 0..50 {
+        fetch().await;
+    }
+    // A few of the transfer's own come and go.
+    assert!(tasks() < before + 10, "{} more tasks", tasks() - before);
+    node.peers.giving.send_replace(true);
+    until(|| node.images.records().grant(host, repository, &digest).unwrap().is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_false_word_about_a_manifest_hides_no_true_one() {
     let lab = Lab::new().await;
     lab.origin.stop();
@@ -155,7 +242,7 @@ async fn a_false_media_type_hides_nothing_and_is_not_passed_on() {
         by_tag.put(&image);
         by_tag.site.says(record(&tag, &false_word, NOW, NOW));
         assert_eq!(by_tag.images.manifest(&tag).await.unwrap().manifest, image.parsed());
-        assert_eq!(by_tag.images.local_images().await.unwrap().len(), 1);
+        assert_eq!(by_tag.images.local_images(Some).await.unwrap().len(), 1);
 
         // Whoever asks for it as a blob first has the same manifest afterwards.
         for as_blob in [false, true] {
@@ -259,7 +346,7 @@ async fn an_import_is_no_confirmation_by_the_origin_here_or_at_a_neighbour() {
     alone.images.set_tag(&reference, &imported.parsed()).await.unwrap();
     let resolved = alone.images.manifest(&reference).await.unwrap();
     assert_eq!((resolved.manifest.digest(), resolved.age), (&imported.digest, None));
-    assert_eq!(alone.images.local_images().await.unwrap()[0].since, Some(NOW));
+    assert_eq!(alone.images.local_images(Some).await.unwrap()[0].since, Some(NOW));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,6 +419,8 @@ async fn a_pull_for_another_platform_brings_that_one_and_nothing_else() {
         node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), &Unseen).await
     };
     assert_eq!(pull("linux/arm/v7").await.unwrap().digest, index.digest);
+    // Nodes that might have held its manifest were asked before the origin: nothing is left of that.
+    assert_eq!(node.store.usage().partials, 0);
     assert!(node.store.holds(&arm.layer()) && !node.store.holds(&intel.layer()));
     assert_eq!(node.images.whole_images().await, 1);
 

@@ -4,6 +4,7 @@
 
 mod swarm_support;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -311,19 +312,24 @@ async fn the_tags_that_the_site_knows_are_those_of_all_its_nodes_and_of_no_other
     a.shelf.list(repository, many.clone());
     c.shelf.list(repository, ["1.0000", "latest"].map(str::to_owned));
     elsewhere.shelf.list(repository, ["far".to_owned()]);
-    let known = within(b.client().tags("r.example", "a/b", PATIENCE)).await;
+    let known = within(b.client().tags("r.example", "a/b", BTreeSet::new(), PATIENCE)).await;
     let expected: Vec<String> = many.into_iter().chain(["latest".to_owned()]).collect();
     assert!(known.iter().eq(&expected), "{known:?}");
-    assert!(within(b.client().tags("r.example", "a", PATIENCE)).await.is_empty());
+    assert!(within(b.client().tags("r.example", "a", BTreeSet::new(), PATIENCE)).await.is_empty());
     // What sorts before the last page would never end, and is as good as nothing.
     c.shelf.list(repository, ["z", "y"].map(str::to_owned));
-    assert!(!within(b.client().tags("r.example", "a/b", PATIENCE)).await.contains("z"));
+    assert!(!within(b.client().tags("r.example", "a/b", BTreeSet::new(), PATIENCE)).await.contains("z"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_number_of_tags_that_a_node_takes_from_its_neighbours_is_bounded() {
+async fn the_number_of_tags_that_a_node_takes_from_its_neighbours_is_bounded_and_shared_among_them() {
     let (a, b) = pair().await;
+    let c = member(13, &[b.address(false)]).await;
+    meet(&b.client(), c.id()).await;
     a.shelf.list("r.example/a", (0..MAX_SITE_TAGS + 500).map(|number| format!("{number:06}")));
-    let known = within(b.client().tags("r.example", "a", PATIENCE)).await;
+    // What is in the order behind all that the other has comes late as well.
+    c.shelf.list("r.example/a", (0..2 * MAX_TAG_PAGE).map(|number| format!("late-{number:06}")));
+    let known = within(b.client().tags("r.example", "a", BTreeSet::new(), PATIENCE)).await;
     assert_eq!(known.len(), MAX_SITE_TAGS);
+    assert_eq!(known.iter().filter(|name| name.starts_with("late-")).count(), 2 * MAX_TAG_PAGE);
 }

@@ -4,6 +4,7 @@
 
 mod swarm_support;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -287,7 +288,10 @@ async fn the_first_question_of_a_node_waits_until_it_knows_its_neighbours() {
         // Asked before anybody can be connected.
         let b = member(20 + round, &[a.address(false)]).await;
         match round {
-            0 => assert_eq!(within(b.client().tags("r.example", "a", PATIENCE)).await.len(), 1),
+            0 => assert_eq!(
+                within(b.client().tags("r.example", "a", BTreeSet::new(), PATIENCE)).await.len(),
+                1
+            ),
             1 => {
                 let mut offers = std::pin::pin!(b.client().want(digest, Reach::Neighbours, PATIENCE));
                 assert_eq!(within(offers.next()).await.map(|offer| offer.node), Some(a.id()));

@@ -60,8 +60,13 @@ impl Site for Client {
         .boxed()
     }
 
-    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>> {
+    fn tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        known: BTreeSet<String>,
+    ) -> BoxFuture<'_, BTreeSet<String>> {
         let (host, repository) = (host.to_string(), repository.to_string());
-        async move { self.tags(&host, &repository, LIST_PATIENCE).await }.boxed()
+        async move { self.tags(&host, &repository, known, LIST_PATIENCE).await }.boxed()
     }
 }

@@ -10,7 +10,8 @@ use wherry_proto::{TagMeaning, TagRecord};
 
 use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, blocking};
 
-/// How far another node's clock may be ahead before its times count for nothing, in seconds.
+/// How far ahead of this node's clock a time may lie at which an origin confirmed a tag, in seconds. One beyond this comes
+/// from a wrong clock and says nothing of the answer's age, which then is unknown, as if it had not been confirmed.
 const CLOCK_SKEW: u64 = 30;
 
 /// How far ahead of this node's clock a record's sequence may lie, in seconds. Honest sequences are at most a few
@@ -78,7 +79,7 @@ impl Images {
                 "a tag record lies more than a day ahead of this node's clock: one of the two clocks is wrong. \
                  It serves while the origin does not answer, and is not kept"
             );
-            let entry = TagEntry { record, confirmed: 0, since: 0 };
+            let entry = TagEntry { confirmed: self.credible(record.time), record, since: 0 };
             error = match self.known_instead(reference, &entry, Source::Peer, error).await {
                 Ok(resolved) => return Ok(resolved),
                 Err(error) => error,
@@ -99,11 +100,11 @@ impl Images {
             }
             return Ok(());
         }
-        let confirmed = record.time;
+        let confirmed = self.credible(record.time);
         let same = heard.known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
         if newer || (same && self.is_fresh(confirmed)) {
             let entry = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
-            heard.known = self.0.records.change_tag(reference, |_| Some(entry.clone()))?;
+            heard.known = self.0.records.change_tag(reference, self.latest(), |_| Some(entry.clone()))?;
             heard.source = Source::Peer;
         }
         Ok(())
@@ -151,15 +152,13 @@ impl Images {
         let media_type = record.media_type.as_str();
         let (manifest, source) = match self.believed_manifest(record.digest, media_type).await? {
             Some(manifest) => (manifest, source),
-            None => match self.manifest_from_peers(record.digest, record.size, media_type).await? {
+            None => match self.manifest_from_peers(record.digest, media_type).await? {
                 Some(manifest) => (manifest, Source::Peer),
                 None => return Ok(None),
             },
         };
         self.learn(reference, &manifest).await?;
-        let confirmed = entry.confirmed.max(record.time);
-        let age = (self.0.parts.clock)().saturating_sub(confirmed);
-        Ok(Some(Resolved { manifest, source, age: (confirmed > 0).then(|| Duration::from_secs(age)) }))
+        Ok(Some(Resolved { manifest, source, age: self.age(entry.confirmed) }))
     }
 
     async fn ask_origin(
@@ -202,7 +201,7 @@ impl Images {
             && entry.record.digest == head.digest
         {
             let record = &entry.record;
-            let found = self.manifest_from_peers(record.digest, record.size, &record.media_type).await?;
+            let found = self.manifest_from_peers(record.digest, &record.media_type).await?;
             at_hand = found.map(|manifest| (manifest, Source::Peer));
         }
         let (manifest, source) = match at_hand {
@@ -226,7 +225,7 @@ impl Images {
         let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
         let now = (self.0.parts.clock)();
         blocking(move || {
-            images.0.records.change_tag(&reference, |known| {
+            images.0.records.change_tag(&reference, images.latest(), |known| {
                 let record = images.sign(&reference, &manifest, known.map(|entry| &entry.record), confirmed);
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
@@ -302,7 +301,22 @@ impl Images {
     }
 
     fn is_fresh(&self, confirmed: u64) -> bool {
-        let now = (self.0.parts.clock)();
-        confirmed <= now + CLOCK_SKEW && now.saturating_sub(confirmed) < self.0.parts.tag_ttl.as_secs()
+        self.age(confirmed).is_some_and(|age| age < self.0.parts.tag_ttl)
+    }
+
+    /// How long ago an origin confirmed what it confirmed then; `None` if none did, or not at that time.
+    fn age(&self, confirmed: u64) -> Option<Duration> {
+        let age = (self.0.parts.clock)().saturating_sub(confirmed);
+        (self.credible(confirmed) > 0).then(|| Duration::from_secs(age))
+    }
+
+    /// When an origin confirmed something, as far as that can be; else 0, as if none had.
+    fn credible(&self, confirmed: u64) -> u64 {
+        if confirmed <= self.latest() { confirmed } else { 0 }
+    }
+
+    /// After this time nothing can have been confirmed, in seconds since the Unix epoch.
+    fn latest(&self) -> u64 {
+        (self.0.parts.clock)().saturating_add(CLOCK_SKEW)
     }
 }

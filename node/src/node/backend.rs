@@ -228,15 +228,15 @@ impl Backend for Node {
     }
 
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
-        let images = self.images.local_images().await.map_err(image_error)?;
-        let summary = |image: &LocalImage| ImageSummary {
+        let summary = |image: LocalImage| ImageSummary {
             reference: image.reference.to_string(),
             digest: *image.top.digest(),
             size: image.size(),
             layers: image.image.image().map_or(0, |image| image.layers.len()),
             added: image.since,
         };
-        Ok(images.iter().filter(|image| image.whole).map(summary).collect())
+        let whole = self.images.local_images(move |image| image.whole.then(|| summary(image)));
+        whole.await.map_err(image_error)
     }
 
     async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
@@ -250,8 +250,7 @@ impl Backend for Node {
             }
             None => not_here(&reference),
         })?;
-        let others: Vec<OtherImage> =
-            self.images.local_images().await.map_err(image_error)?.iter().map(other).collect();
+        let others = self.images.local_images(|image| Some(other(image))).await.map_err(image_error)?;
         let config = local.image.image().map(|image| image.config.digest);
         let blob = config.and_then(|digest| self.store.get(&digest)).ok_or_else(|| not_here(&reference))?;
         let (store, transfers) = (self.store.clone(), self.transfers.clone());
@@ -346,7 +345,7 @@ fn here(store: &Store, transfers: &Transfers, blob: &Descriptor) -> (LayerState,
     }
 }
 
-fn other(image: &LocalImage) -> OtherImage {
+fn other(image: LocalImage) -> OtherImage {
     let layers = image.image.image().map(|image| image.layers.iter().map(|layer| layer.digest).collect());
     OtherImage { reference: image.reference.to_string(), layers: layers.unwrap_or_default() }
 }

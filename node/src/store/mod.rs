@@ -56,6 +56,8 @@ use tokio::sync::broadcast;
 use wherry_proto::{Algorithm, ChunkMap, Digest, StateChain};
 
 pub use blob::StoredBlob;
+#[cfg(test)]
+pub(crate) use codec::encode;
 pub use error::{MAX_NAME_LEN, StoreError};
 pub use partial::{MAX_PARTIALS, Partial};
 pub use staged::Staged;
@@ -300,10 +302,11 @@ impl Store {
         self.shared.gone.subscribe()
     }
 
-    /// A table of the index, for another room: `name` is its own.
-    pub fn table<V: Encode + Decode<()>>(&self, name: &str) -> Result<Table<V>, StoreError> {
+    /// A table of the index, for another room: `name` is its own. `version` stands before each record and goes up
+    /// with every change of what a record looks like: one of another version is never read as one of this.
+    pub fn table<V: Encode + Decode<()>>(&self, name: &str, version: u8) -> Result<Table<V>, StoreError> {
         check_name(name)?;
-        Table::open(self, name)
+        Table::open(self, name, version)
     }
 
     /// Waits until everything that entered the store before is durable.

@@ -27,7 +27,7 @@ use super::tls::{self, Tls};
 /// How many bulk connections of admitted peers there may be at a time.
 pub const MAX_BULK_CONNECTIONS: usize = 256;
 
-/// How many more may be in their handshakes, whoever they are.
+/// How many more may be in their handshakes; the gate chooses who makes way beyond that.
 pub const MAX_BULK_HANDSHAKES: usize = 64;
 
 /// How many of the admitted ones one peer may have.
@@ -197,25 +197,21 @@ pub(super) struct Server {
 /// Accepts bulk connections until the server is stopped.
 pub(super) async fn listen(server: Server, listener: TcpListener) {
     let places = Arc::new(Semaphore::new(MAX_BULK_CONNECTIONS));
-    let (handshakes, gate) = (Arc::new(Semaphore::new(MAX_BULK_HANDSHAKES)), Arc::<Gate>::default());
+    let (handshakes, gate) = (Arc::new(Semaphore::new(MAX_BULK_HANDSHAKES)), Gate::new(MAX_BULK_HANDSHAKES));
     loop {
-        // Beyond the bound, connections wait in the listener's own backlog.
-        let accept = async {
-            let turn = Arc::clone(&handshakes).acquire_owned().await.ok()?;
-            Some((listener.accept().await, turn))
-        };
-        let Some(Some((accepted, turn))) = server.stop.run_until_cancelled(accept).await else { return };
+        let Some(accepted) = server.stop.run_until_cancelled(listener.accept()).await else { return };
         match accepted {
             Ok((socket, address)) => {
-                let Some(handshake) = gate.enter(address.ip()) else {
-                    tracing::debug!(%address, "too many bulk connections from there are in their handshakes");
-                    continue;
-                };
+                let handshake = gate.enter(address.ip());
+                // Whoever makes way has gone in a moment.
+                let turn = server.stop.run_until_cancelled(Arc::clone(&handshakes).acquire_owned());
+                let Some(Ok(turn)) = turn.await else { return };
                 let (server, places) = (server.clone(), Arc::clone(&places));
                 let (stop, tasks) = (server.stop.clone(), server.tasks.clone());
                 let serve = Box::pin(async move {
-                    let Some(guest) = admit(&server, socket, address).await else { return };
-                    drop((turn, handshake));
+                    let admitted = handshake.hold(admit(&server, socket, address)).await;
+                    let Some(guest) = admitted.flatten() else { return };
+                    drop(turn);
                     let Ok(_place) = places.try_acquire_owned() else {
                         return tracing::info!(%address, "too many bulk connections: one is refused");
                     };

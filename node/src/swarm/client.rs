@@ -21,6 +21,7 @@ use super::bulk::{self, BulkError, Inbound};
 use super::exchange::{self, Buffers, Exchange, Patience};
 use super::identity::peer_of;
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours, Notice};
+use super::shares::Shares;
 use super::streams::{OpenError, Protocol};
 use super::tls::Tls;
 
@@ -43,7 +44,7 @@ pub const DIRECT_RETRY: Duration = Duration::from_secs(60);
 /// How many peers are remembered for the next run.
 pub const MAX_REMEMBERED: usize = 64;
 
-/// How many tags of one repository are taken from the neighbours together.
+/// How many tags of one repository are known together, here and at the neighbours.
 pub const MAX_SITE_TAGS: usize = 10_000;
 
 /// How far to look for a blob.
@@ -301,11 +302,17 @@ impl Client {
         believed(door, node, reference, answer)
     }
 
-    /// The tags of an origin's repository that the neighbours of this site know, at most [`MAX_SITE_TAGS`]: what has
-    /// come when all have told theirs or the deadline is over. That a tag is named is a member's word and no more;
-    /// [`Client::tag`] tells what it means. The deadline counts as there. The names are valid for nothing but to be shown or asked for.
-    pub async fn tags(&self, origin: &str, repository: &str, deadline: Duration) -> BTreeSet<String> {
-        let mut known = BTreeSet::new();
+    /// The tags of an origin's repository that are `known` and, with them, those that the neighbours of this site know,
+    /// at most [`MAX_SITE_TAGS`], of which each neighbour has its share: what has come when all have told theirs or the
+    /// deadline is over. That a tag is named is a member's word and no more; [`Client::tag`] tells what it means. The
+    /// deadline counts as there. The names are valid for nothing but to be shown or asked for.
+    pub async fn tags(
+        &self,
+        origin: &str,
+        repository: &str,
+        known: BTreeSet<String>,
+        deadline: Duration,
+    ) -> BTreeSet<String> {
         let (Ok(origin), Ok(repository)) = (origin.parse(), repository.parse()) else { return known };
         let question = |after| Question::Tags {
             origin: Text::clone(&origin),
@@ -314,28 +321,28 @@ impl Client {
         };
         self.settled().await;
         let end = Instant::now() + deadline;
-        let near =
-            self.0.neighbours.all().into_iter().filter(|entry| entry.neighbour.class == LinkClass::Lan);
-        let mut pages: FuturesUnordered<_> = near.map(|entry| self.tag_page(entry, question(None))).collect();
+        let all = self.0.neighbours.all().into_iter();
+        let near: Vec<_> = all.filter(|entry| entry.neighbour.class == LinkClass::Lan).collect();
+        // There are at most MAX_CONNECTIONS neighbours.
+        let mut shares = Shares::new(MAX_SITE_TAGS, near.len() as u16, known);
+        let first = (0..).zip(near).map(|(number, entry)| self.tag_page(number, entry, question(None)));
+        let mut pages: FuturesUnordered<_> = first.collect();
         while let Ok(Some(answered)) = timeout_at(end, pages.next()).await {
-            let Some((entry, page)) = answered else { continue };
-            let last = page.names.last().cloned();
-            for name in page.names.into_vec() {
-                if known.len() >= MAX_SITE_TAGS {
-                    return known;
-                }
-                known.insert(name.to_string());
-            }
-            if page.more && last.is_some() {
-                pages.push(self.tag_page(entry, question(last)));
+            let Some((number, entry, page)) = answered else { continue };
+            let of_use = page.names.iter().all(|name| shares.add(number, name));
+            if page.more
+                && of_use
+                && let Some(last) = page.names.last()
+            {
+                pages.push(self.tag_page(number, entry, question(Some(last.clone()))));
             }
         }
-        known
+        shares.into_names()
     }
 
     /// One neighbour's answer, if it is one: names that are in order and behind what was told before, so that
     /// whoever is asked page by page comes to an end.
-    async fn tag_page(&self, entry: Entry, question: Question) -> Option<(Entry, TagPage)> {
+    async fn tag_page(&self, number: u16, entry: Entry, question: Question) -> Option<(u16, Entry, TagPage)> {
         let Question::Tags { after, .. } = question.clone() else { return None };
         let Answer::Tags(page) = self.ask(&entry, question).await? else { return None };
         let names = after.iter().chain(page.names.iter());
@@ -346,7 +353,7 @@ impl Client {
             );
             return None;
         }
-        Some((entry, page))
+        Some((number, entry, page))
     }
 
     /// Tells the network from now on that this node holds a blob. Waits only while very many are told at once.

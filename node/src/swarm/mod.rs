@@ -26,6 +26,7 @@ mod muxer;
 mod neighbours;
 mod records;
 mod settings;
+mod shares;
 mod start;
 mod streams;
 mod tls;
@@ -49,11 +50,10 @@ pub use exchange::{
     Exchange, ExchangeError, Follow, IDLE_TIME, MAX_FOLLOWED, MAX_IN_FLIGHT, MAX_WAITING, REQUEST_LIMIT,
     SILENCE, SLOT_WAIT, SLOTS_PER_PEER, UPDATE_TIME, UPLOAD_SLOTS,
 };
-pub use gate::MAX_HANDSHAKES_PER_ADDRESS;
 pub use holdings::{Holdings, ReadAt};
 pub use leading::{LEAD_TIME, StatesError};
 pub use neighbours::{LinkClass, Neighbour, Notice};
 pub use settings::{Clock, MAX_ADDRESSES, SwarmError, SwarmSettings};
 pub use start::{Addresses, Swarm, start};
 pub use streams::OpenError;
-pub use transport::CONNECT_TIME;
+pub use transport::{CONNECT_TIME, MAX_HANDSHAKES};

@@ -309,6 +309,7 @@ fn log_end(node: NodeId, protocol: Protocol, why: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::io;
     use std::net::TcpListener as StdListener;
 
@@ -378,10 +379,10 @@ mod tests {
         assert!(!node.client.0.settled.is_cancelled(), "it waited for its dial to fail");
         // What waits until a node is settled goes on then.
         let client = node.client();
-        let tags = client.tags("r.example", "a", PATIENCE);
+        let tags = client.tags("r.example", "a", BTreeSet::new(), PATIENCE);
         assert!(tokio::time::timeout(PATIENCE, tags).await.unwrap().is_empty());
         // And not before.
         let client = late.client();
-        assert!(client.tags("r.example", "a", PATIENCE).now_or_never().is_none());
+        assert!(client.tags("r.example", "a", BTreeSet::new(), PATIENCE).now_or_never().is_none());
     }
 }

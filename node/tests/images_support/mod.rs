@@ -14,6 +14,7 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::origin::{OriginSettings, Origins};
 use wherry_gateway::server::{
@@ -149,25 +150,39 @@ impl Site for Said {
         async { None }.boxed()
     }
 
-    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>> {
+    fn tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        known: BTreeSet<String>,
+    ) -> BoxFuture<'_, BTreeSet<String>> {
         let prefix = format!("{host}/{repository}:");
         async move {
             let said = self.0.lock().unwrap();
             let tag = |record: &TagRecord| record.reference.strip_prefix(&prefix).map(str::to_owned);
-            said.iter().filter_map(tag).collect()
+            known.into_iter().chain(said.iter().filter_map(tag)).collect()
         }
         .boxed()
     }
 }
 
 /// What nodes say that they hold: a digest, and bytes that may be others than the digest's.
-#[derive(Default)]
-pub struct Holders(Mutex<Vec<(Digest, Bytes)>>);
+pub struct Holders {
+    held: Mutex<Vec<(Digest, Bytes)>>,
+    /// Whether they give more than each blob's last chunk.
+    pub giving: watch::Sender<bool>,
+}
+
+impl Default for Holders {
+    fn default() -> Self {
+        Self { held: Mutex::default(), giving: watch::Sender::new(true) }
+    }
+}
 
 impl Holders {
     /// One more node holds this, as it says.
     pub fn hold(&self, digest: Digest, bytes: &Bytes) {
-        self.0.lock().unwrap().push((digest, bytes.clone()));
+        self.held.lock().unwrap().push((digest, bytes.clone()));
     }
 
     fn node(number: usize) -> NodeId {
@@ -175,7 +190,7 @@ impl Holders {
     }
 
     fn of(&self, node: NodeId, digest: Digest, size: u64) -> Option<Bytes> {
-        let held = self.0.lock().unwrap();
+        let held = self.held.lock().unwrap();
         let mut numbered = held.iter().enumerate();
         let (_, (_, bytes)) = numbered.find(|(number, (held, bytes))| {
             (Self::node(*number), *held, bytes.len() as u64) == (node, digest, size)
@@ -190,7 +205,7 @@ impl Peers for Holders {
     }
 
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
-        let held = self.0.lock().unwrap().clone();
+        let held = self.held.lock().unwrap().clone();
         let offers = held.into_iter().enumerate().filter(move |(_, (held, _))| *held == digest);
         let found = offers.map(|(number, (_, bytes))| Found::Node {
             node: Self::node(number),
@@ -230,6 +245,9 @@ impl Peers for Holders {
         async move {
             let bytes = self.of(node, digest, map.size());
             let bytes = bytes.ok_or_else(|| PeerError::Failed("it does not hold it".to_owned()))?;
+            if index != map.last() {
+                let _ = self.giving.subscribe().wait_for(|giving| *giving).await;
+            }
             let from = map.offset(index) as usize;
             Ok(bytes.slice(from..from + map.len(index) as usize))
         }
@@ -333,8 +351,6 @@ pub struct Node {
     pub store: Store,
     pub site: Arc<Said>,
     pub peers: Arc<Holders>,
-    pub metrics: Metrics,
-    pub transfers: Transfers,
     _dir: TempDir,
 }
 
@@ -417,8 +433,8 @@ impl Lab {
         settings.insecure.push(self.host.clone());
         settings.attempts = 1;
         let origins = Origins::new(settings).unwrap();
-        let (metrics, peers, site) =
-            (Metrics::default(), Arc::new(Holders::default()), Arc::new(Said::default()));
+        let metrics = Metrics::default();
+        let (peers, site) = (Arc::new(Holders::default()), Arc::new(Said::default()));
         let key = own_key();
         let transfers = Transfers::new(
             store.clone(),
@@ -430,11 +446,11 @@ impl Lab {
         );
         let images = Images::new(ImagesParts {
             store: store.clone(),
-            transfers: transfers.clone(),
+            transfers,
             peers: peers.clone(),
             site: site.clone(),
             origins,
-            metrics: metrics.clone(),
+            metrics,
             certificate: certificate(key.node()),
             key,
             default_origin: self.host.clone(),
@@ -445,7 +461,7 @@ impl Lab {
             }),
         })
         .unwrap();
-        Node { images, store, site, peers, metrics, transfers, _dir: dir }
+        Node { images, store, site, peers, _dir: dir }
     }
 }
 
