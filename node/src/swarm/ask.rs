@@ -165,3 +165,65 @@ fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answe
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio_util::compat::TokioAsyncReadCompatExt as _;
+    use wherry_proto::{MAX_WANT, SecretKey, StateChain, TagRecord, encode_frame};
+
+    use super::super::holdings::ReadAt;
+    use super::*;
+
+    /// Holds nothing, and counts how many ask at a time.
+    #[derive(Default)]
+    struct Counting {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Holdings for Counting {
+        fn held(&self, _: &Digest) -> Option<u64> {
+            self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::yield_now();
+            self.now.fetch_sub(1, Ordering::SeqCst);
+            None
+        }
+
+        fn chain(&self, _: &Digest) -> Option<StateChain> {
+            None
+        }
+
+        fn open(&self, _: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>> {
+            Ok(None)
+        }
+
+        fn tag(&self, _: &str) -> Option<TagRecord> {
+            None
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_flood_of_questions_is_answered_one_after_the_other_and_no_faster_than_the_answers_are_read() {
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        let counting = Arc::new(Counting::default());
+        let asker = SecretKey::from_seed([2; 32]).node();
+        tokio::spawn(answer(ours.compat(), asker, counting.clone()));
+        let question = |id| {
+            let digests = List::first_of((0..MAX_WANT).map(|n| Digest::sha256(&[n as u8])));
+            encode_frame(&Ask { id, question: Question::Want(digests) }).unwrap()
+        };
+        let flood = async {
+            for id in 0.. {
+                theirs.write_all(&question(id)).await.unwrap();
+            }
+        };
+        assert!(timeout(Duration::from_secs(2), flood).await.is_err(), "taken without end");
+        assert_eq!(counting.most.load(Ordering::SeqCst), 1);
+        for id in 0..100 {
+            let reply = read_within::<Reply>(&mut theirs, REPLY_TIME).await.unwrap();
+            assert_eq!(reply.id, id);
+        }
+    }
+}

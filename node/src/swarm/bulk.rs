@@ -274,7 +274,7 @@ async fn connection(server: Server, guest: Guest, address: SocketAddr) {
     let Some(entered) = server.inbound.enter(peer, MAX_BULK_PER_PEER, &server.stop) else {
         return tracing::info!(peer = peer.short(), %address, "too many bulk connections of one peer");
     };
-    let serve = exchange::serve(Arc::clone(&server.uploader), peer, stream);
+    let serve = Box::pin(exchange::serve(Arc::clone(&server.uploader), peer, stream));
     tokio::select! {
         // First, since a ban that came during the greeting did not find this connection among those that it ended.
         biased;
@@ -282,5 +282,42 @@ async fn connection(server: Server, guest: Guest, address: SocketAddr) {
             tracing::info!(peer = peer.short(), %address, %why, "a bulk connection is ended");
         }
         _ = entered.token.run_until_cancelled(serve) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_takes_little_more_than_what_is_on_its_way() {
+        // What the taker's own buffer takes is beside the point.
+        const TAKER: usize = 256 << 10;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        SockRef::from(&listener).set_recv_buffer_size(TAKER).unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (giver, accepted) = futures::future::join(connect, listener.accept()).await;
+        let (giver, mut taker) = (giver.unwrap(), accepted.unwrap().0);
+        tune(&giver).unwrap();
+        // The giver's buffers have grown by what was taken before, as they do.
+        let much = vec![0; 64 << 20];
+        let give = async {
+            let mut sent = 0;
+            while sent < much.len() {
+                giver.writable().await.unwrap();
+                sent += giver.try_write(&much[sent..]).unwrap_or(0);
+            }
+        };
+        let mut taken = vec![0; much.len()];
+        let ((), read) = futures::future::join(give, taker.read_exact(&mut taken)).await;
+        read.unwrap();
+        // From now on nothing is taken.
+        let mut swallowed = 0;
+        while timeout(Duration::from_millis(400), giver.writable()).await.is_ok() {
+            swallowed += giver.try_write(&much[..64 << 10]).unwrap_or(0);
+        }
+        assert!(swallowed < 4 * TAKER, "{swallowed} bytes");
     }
 }

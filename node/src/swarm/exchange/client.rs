@@ -211,7 +211,7 @@ impl Exchange {
     /// `before`. Fails with [`ExchangeError::NotHere`] if the peer knows nothing of the reading, or less than this.
     ///
     /// The signature is the leader's and covers all states; that the leader belongs is not checked here, nor whether the
-    /// states are right. After [`ClaimError::OtherStates`](wherry_proto::ClaimError::OtherStates) all states, from the
+    /// states are right. After [`ClaimError::OtherStates`] all states, from the
     /// first on, tell whether the peer lied or the leader has contradicted itself.
     pub async fn states(
         &self,

@@ -8,6 +8,8 @@ mod buffers;
 mod client;
 mod find;
 mod follow;
+#[cfg(test)]
+mod follow_tests;
 mod pusher;
 mod server;
 #[cfg(test)]
