@@ -66,7 +66,8 @@ impl Site {
 /// A client of each gateway pulls the image, all at once; each must end with the right bytes.
 fn all_pull(gateways: &[SocketAddr], image: &Image) -> Result<()> {
     std::thread::scope(|scope| {
-        let pulls: Vec<_> = gateways.iter().map(|gateway| scope.spawn(move || pull(*gateway, image))).collect();
+        let pulls: Vec<_> =
+            gateways.iter().map(|gateway| scope.spawn(move || pull(*gateway, image))).collect();
         pulls.into_iter().try_for_each(|pull| pull.join().ok().context("a pull panicked")?)
     })
 }
@@ -102,7 +103,8 @@ fn when_the_leader_dies_the_next_goes_on_where_it_was() -> Result<()> {
     let gateways = site.gateways()?;
     std::thread::scope(|scope| {
         let image = &site.image;
-        let clients: Vec<_> = gateways.iter().map(|gateway| scope.spawn(move || pull(*gateway, image))).collect();
+        let clients: Vec<_> =
+            gateways.iter().map(|gateway| scope.spawn(move || pull(*gateway, image))).collect();
         let relay = &site.relay;
         wait_until("three of eight MiB have crossed", SOON, || Ok(relay.sent(&layer.digest) > 3 << 20))?;
         let read = site.nodes.iter().map(|node| {

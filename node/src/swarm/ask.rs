@@ -112,7 +112,8 @@ where
             }
         }
     };
-    let questions = stream::unfold(questions, |mut questions| async { Some((questions.recv().await?, questions)) });
+    let questions =
+        stream::unfold(questions, |mut questions| async { Some((questions.recv().await?, questions)) });
     let answers = questions.map(|Ask { id, question }| {
         let holdings = Arc::clone(&holdings);
         async move {

@@ -8,7 +8,8 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use wherry_proto::{
-    Attempt, BlobName, ChunkIndex, ChunkMap, ClaimError, Digest, Lead, NodeId, SignedStates, StateChain, StatePrefix, Update,
+    Attempt, BlobName, ChunkIndex, ChunkMap, ClaimError, Digest, Lead, NodeId, SignedStates, StateChain,
+    StatePrefix, Update,
 };
 
 use super::planner::NoStates;

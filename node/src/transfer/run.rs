@@ -95,7 +95,8 @@ impl Driver {
         let here: Vec<(ChunkIndex, Link)> =
             map.iter().zip(partial.links()).filter_map(|(index, link)| Some((index, link?))).collect();
         // Milliseconds: no two readings of one blob begin in the same one, be there a restart between them.
-        let first_attempt = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let first_attempt =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let planner = Planner::new(parts.peers.me(), partial.digest(), map, &here, first_attempt);
         view.relinked(planner.ledger().linked());
         let reading_stop = stop.child_token();

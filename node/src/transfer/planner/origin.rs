@@ -35,7 +35,9 @@ impl Planner {
             return;
         };
         // What a leader before signed may have been wrong, or this reading is: only one from the start tells.
-        if self.ledger.expected(index).is_some_and(|expected| expected != link) && !matches!(link.to, End::Digest(_)) {
+        if self.ledger.expected(index).is_some_and(|expected| expected != link)
+            && !matches!(link.to, End::Digest(_))
+        {
             return self.attempt_failed(index, None);
         }
         let closes = match link.to {
