@@ -146,7 +146,7 @@ impl Wherry {
     }
 
     /// Starts it without waiting for anything.
-    fn launch(&mut self) -> Result<()> {
+    pub fn launch(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs", self.name);
         let mut arguments: Vec<String> = vec!["up".into()];
         if self.options.space.is_none() {
