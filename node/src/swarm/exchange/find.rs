@@ -68,6 +68,14 @@ impl Source {
         }
     }
 
+    /// Whether this is where the others of the site have the blob from.
+    pub(super) fn is_first(&self) -> bool {
+        match self {
+            Self::Held(_) => true,
+            Self::Arriving(arriving) => matches!(arriving.role(), Role::Leading { .. }),
+        }
+    }
+
     /// The answer that gives a chunk.
     pub(super) fn piece(
         self,

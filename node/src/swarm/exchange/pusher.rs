@@ -157,7 +157,9 @@ impl Telling<'_> {
             let is_due = Instant::now() >= due;
             if is_due || last.is_none_or(|last| !is_alike(last, role)) {
                 let fresh = arriving.here().without(&told);
-                if !fresh.is_empty() || last != Some(role) {
+                // How many more states are known is no news of its own: whoever reads them has their chunks in a moment, and
+                // whoever follows asks where there are chunks.
+                if !fresh.is_empty() || last.is_none_or(|last| !is_alike(last, role)) {
                     let runs: Vec<Run> = fresh.runs().take(MAX_RUNS).collect();
                     let numbers = runs.iter().flat_map(|run| run.from..run.from + run.len);
                     numbers.filter_map(|number| map.index(number)).for_each(|index| {

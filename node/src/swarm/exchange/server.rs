@@ -363,7 +363,8 @@ impl Connection {
             Source::Held(_) => None,
             Source::Arriving(arriving) => Some(arriving.here()),
         };
-        let plentiful = uploader.slots.are_half_free();
+        // What a follower has, others have as well: only where a blob comes from must its chunks go out evenly.
+        let plentiful = !source.is_first() || uploader.slots.are_half_free();
         if !uploader.spread().give(blob, map, index, *node, plentiful, here) {
             return Err(Unanswered::Elsewhere);
         }
