@@ -15,7 +15,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use swarm_support::*;
 use tokio::sync::Notify;
 use wherry_node::swarm::{
-    ExchangeError, LinkClass, MAX_SITE_TAGS, MAX_WAITING, Offer, Reach, ReadAt, UPLOAD_SLOTS,
+    ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, Reach, ReadAt, UPLOAD_SLOTS,
 };
 use wherry_proto::{
     Certificate, ChunkMap, Digest, MAX_TAG_PAGE, Refusal, Roles, SecretKey, TagMeaning, TagRecord, link,
@@ -138,7 +138,7 @@ async fn a_crowd_beyond_the_slots_is_told_busy_and_then_when_one_is_free() {
     let digest = a.shelf.add_reader(chain_of(&bytes), Arc::new(gated));
     let map = ChunkMap::new(bytes.len() as u64).unwrap();
 
-    let crowd = UPLOAD_SLOTS + MAX_WAITING + 2;
+    let crowd = UPLOAD_SLOTS + 2;
     let bootstrap = [a.address(false)];
     let takers: Vec<_> = join_all((0..crowd).map(|n| member(100 + n as u8, &bootstrap))).await;
     let mut exchanges = Vec::new();

@@ -100,7 +100,7 @@ where
 {
     let (mut reader, mut writer) = tokio::io::split(stream.compat());
     let (asked, questions) = mpsc::channel::<Ask>(1);
-    let read = async {
+    let read = async move {
         loop {
             match read_within::<Ask>(&mut reader, ASKER_IDLE).await {
                 Ok(ask) => {
@@ -137,9 +137,14 @@ where
         }
         WireError::Io(io::ErrorKind::BrokenPipe.into())
     };
+    let (mut read, mut write) = (pin!(read), pin!(write));
     tokio::select! {
-        why = read => why,
-        why = write => why,
+        // What was asked before the end is answered.
+        why = &mut read => {
+            write.await;
+            why
+        }
+        why = &mut write => why,
     }
 }
 
@@ -169,6 +174,7 @@ fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answe
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio_util::compat::TokioAsyncReadCompatExt as _;
@@ -206,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_flood_of_questions_is_answered_one_after_the_other_and_no_faster_than_the_answers_are_read() {
+    async fn a_flood_of_questions_is_answered_few_at_a_time_and_no_faster_than_the_answers_are_read() {
         let (ours, mut theirs) = tokio::io::duplex(64 << 10);
         let counting = Arc::new(Counting::default());
         let asker = SecretKey::from_seed([2; 32]).node();
@@ -221,10 +227,11 @@ mod tests {
             }
         };
         assert!(timeout(Duration::from_secs(2), flood).await.is_err(), "taken without end");
-        assert_eq!(counting.most.load(Ordering::SeqCst), 1);
-        for id in 0..100 {
+        assert!(counting.most.load(Ordering::SeqCst) <= MAX_ANSWERING);
+        let mut answered = HashSet::new();
+        for _ in 0..100 {
             let reply = read_within::<Reply>(&mut theirs, REPLY_TIME).await.unwrap();
-            assert_eq!(reply.id, id);
+            assert!(answered.insert(reply.id));
         }
     }
 }

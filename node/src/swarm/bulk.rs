@@ -42,7 +42,7 @@ const READ_BUFFER: usize = 64 << 10;
 
 /// How many bytes may wait in a socket to be sent. The kernel would take a few MiB, whole queues of chunks: an upload
 /// slot would be free again before its chunk is on the wire, and all that follows, be it one word, would come late.
-const MAX_UNSENT: u32 = 128 << 10;
+const MAX_UNSENT: u32 = 64 << 10;
 
 /// A TLS stream whose socket is read in large pieces.
 pub(super) type ClientStream = tokio_rustls::client::TlsStream<BufReader<TcpStream>>;

@@ -51,15 +51,6 @@ pub const UPLOAD_SLOTS: usize = 4;
 /// How many of them one peer may have, over all its connections: each connection sends one at a time.
 pub const SLOTS_PER_PEER: usize = 2;
 
-/// How many may wait for a slot, so that none idles until those hear that it is free who were sent away; the requests
-/// of all others are answered `Busy` at once.
-pub const MAX_WAITING: usize = 2;
-
-/// How long a request waits for a slot before it is answered `Busy` after all: less than any asker's patience.
-pub const SLOT_WAIT: Duration = Duration::from_secs(3);
-
-const _: () = assert!(SLOT_WAIT.as_millis() < SILENCE.as_millis());
-
 /// How many blobs may be followed by one exchange at a time.
 pub const MAX_FOLLOWED: usize = 64;
 

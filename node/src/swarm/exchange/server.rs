@@ -330,8 +330,7 @@ impl Connection {
         if answer.body.len() <= FREE_STATES {
             return Ok((answer, None));
         }
-        let place = uploader.slots.enter(&self.guest.own).ok_or(Unanswered::Busy)?;
-        Ok((answer, Some(place.slot().await.ok_or(Unanswered::Busy)?)))
+        Ok((answer, Some(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?)))
     }
 
     async fn find_chunk(
@@ -358,22 +357,18 @@ impl Connection {
         if !source.has(index) {
             return Err(Unanswered::NotHere);
         }
-        let place = uploader.slots.enter(own).ok_or(Unanswered::Busy)?;
+        // Before the slot is taken, which makes upload scarcer.
+        let plentiful = !source.is_first() || uploader.slots.are_plentiful();
+        let slot = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
         let here = || match &source {
             Source::Held(_) => None,
             Source::Arriving(arriving) => Some(arriving.here()),
         };
         // What a follower has, others have as well: only where a blob comes from must its chunks go out evenly.
-        let plentiful = !source.is_first() || uploader.slots.are_half_free();
         if !uploader.spread().give(blob, map, index, *node, plentiful, here) {
             return Err(Unanswered::Elsewhere);
         }
-        let given = match place.slot().await {
-            None => Err(Unanswered::Busy),
-            // It may have turned out false while it waited.
-            Some(_) if !source.has(index) => Err(Unanswered::NotHere),
-            Some(slot) => source.piece(id, blob.digest, map, index).map(|answer| (answer, slot)),
-        };
+        let given = source.piece(id, blob.digest, map, index).map(|answer| (answer, slot));
         if given.is_err() {
             uploader.spread().take_back(&blob, index, *node);
         }

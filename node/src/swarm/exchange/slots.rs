@@ -1,91 +1,84 @@
-//! Who may be sent something now: few at a time and a short line behind them; everybody else is told at once.
+//! Who may be sent something now: few at a time, and everybody else is told at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::Instant;
 
-use super::{MAX_WAITING, SLOT_WAIT, UPLOAD_SLOTS};
+use super::UPLOAD_SLOTS;
+
+/// For how long upload counts as scarce after somebody found no slot. Where chunks and links are alike all slots come
+/// free in the same moment, which is no sign of plenty.
+const SCARCE_TIME: Duration = Duration::from_millis(200);
 
 /// The slots of a node.
 pub(super) struct Slots {
-    // For those who are sent something and those in the short line.
-    places: Arc<Semaphore>,
     slots: Arc<Semaphore>,
-    // Counts those who found no place.
+    // Counts those who found none, and when the last one did.
     sent_away: AtomicU64,
-    // Counts places that came free, for those who were told that there is none.
+    last_sent_away: Mutex<Option<Instant>>,
+    // Counts slots that came free, for those who were told that there is none.
     freed: watch::Sender<u64>,
 }
 
 impl Slots {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            places: Arc::new(Semaphore::new(UPLOAD_SLOTS + MAX_WAITING)),
             slots: Arc::new(Semaphore::new(UPLOAD_SLOTS)),
             sent_away: AtomicU64::new(0),
+            last_sent_away: Mutex::default(),
             freed: watch::Sender::new(0),
         })
     }
 
-    /// A place for a peer that may have these of its own; `None`, at once, if they or all places are taken.
-    pub(super) fn enter(self: &Arc<Self>, own: &Arc<Semaphore>) -> Option<Place> {
+    /// A slot for a peer that may have these of its own; `None`, at once, if they or all slots are taken. Nobody waits in
+    /// a line: who is sent away asks somebody else meanwhile, and is told.
+    pub(super) fn take(self: &Arc<Self>, own: &Arc<Semaphore>) -> Option<Slot> {
         let own = Arc::clone(own).try_acquire_owned().ok()?;
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             self.sent_away.fetch_add(1, Ordering::Relaxed);
+            *self.last_sent_away.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             return None;
         };
-        Some(Place { permits: Some((own, place)), slots: Arc::clone(self) })
+        Some(Slot { permits: Some((own, slot)), slots: Arc::clone(self) })
     }
 
-    /// Changes when somebody finds no place: whoever had one since then lets others go first.
+    /// Changes when somebody finds no slot: whoever had one since then lets others go first.
     pub(super) fn sent_away(&self) -> u64 {
         self.sent_away.load(Ordering::Relaxed)
     }
 
-    /// Whether at least half of the slots are free.
-    pub(super) fn are_half_free(&self) -> bool {
+    /// Whether upload is plentiful: at least half of the slots are free, and everybody found one lately.
+    pub(super) fn are_plentiful(&self) -> bool {
+        let last = *self.last_sent_away.lock().unwrap_or_else(PoisonError::into_inner);
         2 * self.slots.available_permits() >= UPLOAD_SLOTS
+            && last.is_none_or(|last| last.elapsed() >= SCARCE_TIME)
     }
 
-    /// Returns when there is a place for a peer with these of its own.
+    /// Returns when there is a slot for a peer with these of its own.
     pub(super) async fn free_for(&self, own: &Semaphore) {
         let mut freed = self.freed.subscribe();
-        while self.places.available_permits() == 0 || own.available_permits() == 0 {
+        while self.slots.available_permits() == 0 || own.available_permits() == 0 {
             // The sender is here.
             let _ = freed.changed().await;
         }
     }
 }
 
-/// The right to a slot, sooner or later.
-pub(super) struct Place {
+/// The right to have something on its way to a peer.
+pub(super) struct Slot {
     permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
     slots: Arc<Slots>,
 }
 
-impl Place {
-    /// Waits for a slot; `None` if there is none soon.
-    pub(super) async fn slot(self) -> Option<Slot> {
-        let slots = Arc::clone(&self.slots.slots);
-        let slot = timeout(SLOT_WAIT, slots.acquire_owned()).await.ok()?.ok()?;
-        Some(Slot { _slot: slot, _place: self })
-    }
-}
-
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         // Free before it is told.
         drop(self.permits.take());
         self.slots.freed.send_modify(|count| *count = count.wrapping_add(1));
     }
-}
-
-/// The right to have something on its way to a peer. Its fields go in this order.
-pub(super) struct Slot {
-    _slot: OwnedSemaphorePermit,
-    _place: Place,
 }
 
 #[cfg(test)]
@@ -100,32 +93,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_finds_neither_slot_nor_line_is_sent_away_at_once_and_told_when_there_is_a_place() {
+    async fn whoever_finds_no_slot_is_sent_away_at_once_and_told_when_there_is_one() {
         let slots = Slots::new();
-        let mut sent = Vec::new();
-        for _ in 0..UPLOAD_SLOTS {
-            sent.push(slots.enter(&own()).unwrap().slot().await.unwrap());
-        }
-        let mut line: Vec<_> =
-            (0..MAX_WAITING).map(|_| Box::pin(slots.enter(&own()).unwrap().slot())).collect();
-        assert!(line.iter_mut().all(|waiting| waiting.as_mut().now_or_never().is_none()));
+        let mut sent: Vec<_> = (0..UPLOAD_SLOTS).map(|_| slots.take(&own()).unwrap()).collect();
         let (late, before) = (own(), slots.sent_away());
-        assert!(slots.enter(&late).is_none());
+        assert!(slots.take(&late).is_none());
         assert_ne!(slots.sent_away(), before);
         let mut told = Box::pin(slots.free_for(&late));
         assert!(told.as_mut().now_or_never().is_none());
-        // The first in line has the slot that comes free, so that the line has a place.
         sent.pop();
-        let _next = line.remove(0).now_or_never().flatten().unwrap();
         assert!(told.as_mut().now_or_never().is_some());
-        assert!(slots.enter(&late).is_some());
+        assert!(slots.take(&late).is_some());
     }
 
     #[test]
     fn a_peer_has_no_more_than_its_share_and_sends_nobody_away_with_it() {
         let (slots, own) = (Slots::new(), own());
-        let _share: Vec<_> = (0..SLOTS_PER_PEER).map(|_| slots.enter(&own).unwrap()).collect();
-        assert!(slots.enter(&own).is_none());
+        let _share: Vec<_> = (0..SLOTS_PER_PEER).map(|_| slots.take(&own).unwrap()).collect();
+        assert!(slots.take(&own).is_none());
         assert_eq!(slots.sent_away(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn upload_is_scarce_for_a_while_after_somebody_was_sent_away() {
+        let slots = Slots::new();
+        assert!(slots.are_plentiful());
+        let taken: Vec<_> = (0..UPLOAD_SLOTS).map(|_| slots.take(&own()).unwrap()).collect();
+        assert!(!slots.are_plentiful() && slots.take(&own()).is_none());
+        drop(taken);
+        assert!(!slots.are_plentiful());
+        tokio::time::advance(SCARCE_TIME).await;
+        assert!(slots.are_plentiful());
     }
 }
