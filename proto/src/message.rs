@@ -126,8 +126,6 @@ pub enum Question {
         /// Only those that sort behind this one: the last that the asker was told.
         after: Option<TagName>,
     },
-    /// What an origin says that this reference means: the peer asks the origin if nobody did lately.
-    Resolve(Text<MAX_REFERENCE_LEN>),
     /// Whether the peer will lead: fetch this blob from there for the asker, which cannot reach it.
     Lead {
         /// The blob.
@@ -137,6 +135,8 @@ pub enum Question {
         /// The repository: `library/alpine`.
         repository: Text<MAX_REPOSITORY_LEN>,
     },
+    /// What an origin says that this reference means: the peer asks the origin if nobody did lately.
+    Resolve(Text<MAX_REFERENCE_LEN>),
 }
 
 impl Message for Ask {

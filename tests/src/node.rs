@@ -146,6 +146,9 @@ impl Wherry {
     }
 
     /// Starts it without waiting for anything.
+    ///
+    /// # Errors
+    /// When it cannot be started.
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs", self.name);
         let mut arguments: Vec<String> = vec!["up".into()];
