@@ -14,9 +14,7 @@ use futures::future::join_all;
 use futures::{FutureExt as _, StreamExt as _};
 use swarm_support::*;
 use tokio::sync::Notify;
-use wherry_node::swarm::{
-    ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, Reach, ReadAt, UPLOAD_SLOTS,
-};
+use wherry_node::swarm::{ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, Reach, ReadAt, UPLOAD_SLOTS};
 use wherry_proto::{
     Certificate, ChunkMap, Digest, MAX_TAG_PAGE, Refusal, Roles, SecretKey, TagMeaning, TagRecord, link,
 };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use wherry_proto::{
     Attempt, BlobName, ChunkMap, Digest, NetworkId, NodeId, PREFIX_LEN, Refusal, Request, Response,
     SecretKey, decode_payload,
@@ -358,7 +358,7 @@ impl Connection {
             return Err(Unanswered::NotHere);
         }
         // Before the slot is taken, which makes upload scarcer.
-        let plentiful = !source.is_first() || uploader.slots.are_plentiful();
+        let plentiful = !source.is_first() || uploader.slots.are_plentiful(Instant::now());
         let slot = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
         let here = || match &source {
             Source::Held(_) => None,

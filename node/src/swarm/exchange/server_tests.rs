@@ -17,8 +17,8 @@ use wherry_proto::{
 };
 
 use super::{
-    Buffers, Exchange, ExchangeError, Follow, MAX_FOLLOWED, Patience, SLOTS_PER_PEER,
-    UPLOAD_SLOTS, Uploader, serve, start,
+    Buffers, Exchange, ExchangeError, Follow, MAX_FOLLOWED, Patience, SLOTS_PER_PEER, UPLOAD_SLOTS, Uploader,
+    serve, start,
 };
 use crate::swarm::arriving::Arriving;
 use crate::swarm::codec::read_payload;
@@ -223,11 +223,9 @@ async fn a_peer_with_many_connections_has_no_more_slots_than_one_with_one() {
         ask_gated(stream).await;
     }
     // Nothing can be read yet, and slots are free: it is this peer that has enough of them.
-    let begun = tokio::time::Instant::now();
     for stream in &mut more {
         assert_eq!(response(stream).await, Response::Busy { id: 1 });
     }
-    assert!(begun.elapsed() < "not at once");
     assert!(giver.reads.try_recv().is_err());
     let mut modest = giver.connect(key(3).node());
     giver.take_slot(&mut modest).await;
