@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use tokio::runtime::Handle;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use wherry_gateway::{Host, Repository};
 use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord};
 
@@ -21,7 +22,6 @@ pub(super) struct Shelf {
     // Transfers run, and names are known, once the swarm runs, which is asked about both itself.
     pub(super) transfers: OnceLock<Transfers>,
     pub(super) images: OnceLock<Images>,
-    pub(super) runtime: Handle,
 }
 
 struct Counted {
@@ -76,25 +76,33 @@ impl Holdings for Shelf {
         self.transfers.get()?.arriving_size(digest)
     }
 
-    fn lead(&self, asker: NodeId, blob: BlobName, origin: &str, repository: &str) -> Lead {
-        let (Some(transfers), Ok(host), Ok(repository)) =
-            (self.transfers.get(), origin.parse::<Host>(), repository.parse::<Repository>())
-        else {
-            return Lead::Refuse(LeadRefusal::NoRoute);
-        };
-        let route = Route { host, repository };
-        tracing::debug!(peer = asker.short(), blob = %blob.digest.short(), %route, "asked to lead");
-        match self.runtime.block_on(transfers.fetch(blob.digest, blob.size, Some(route))) {
-            Ok(Fetched::Stored(_)) => Lead::Have,
-            Ok(Fetched::Arriving(_)) => Lead::Leading,
-            Err(TransferError::Store(_)) => Lead::Refuse(LeadRefusal::NoSpace),
-            Err(_) => Lead::Refuse(LeadRefusal::NoRoute),
+    fn lead<'a>(
+        &'a self,
+        asker: NodeId,
+        blob: BlobName,
+        origin: &'a str,
+        repository: &'a str,
+    ) -> BoxFuture<'a, Lead> {
+        async move {
+            let (Some(transfers), Ok(host), Ok(repository)) =
+                (self.transfers.get(), origin.parse::<Host>(), repository.parse::<Repository>())
+            else {
+                return Lead::Refuse(LeadRefusal::NoRoute);
+            };
+            let route = Route { host, repository };
+            tracing::debug!(peer = asker.short(), blob = %blob.digest.short(), %route, "asked to lead");
+            match transfers.fetch(blob.digest, blob.size, Some(route)).await {
+                Ok(Fetched::Stored(_)) => Lead::Have,
+                Ok(Fetched::Arriving(_)) => Lead::Leading,
+                Err(TransferError::Store(_)) => Lead::Refuse(LeadRefusal::NoSpace),
+                Err(_) => Lead::Refuse(LeadRefusal::NoRoute),
+            }
         }
+        .boxed()
     }
 
-    fn resolve(&self, reference: &str) -> Option<TagRecord> {
-        let images = self.images.get()?;
-        self.runtime.block_on(images.resolve_for(&reference.parse().ok()?))
+    fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<TagRecord>> {
+        async move { self.images.get()?.resolve_for(&reference.parse().ok()?).await }.boxed()
     }
 
     fn tag(&self, reference: &str) -> Option<TagRecord> {
