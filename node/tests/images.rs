@@ -22,8 +22,8 @@ use tokio::net::TcpListener;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, RefusalKind, Source};
 use wherry_gateway::{Descriptor, Manifest, Reference};
 use wherry_node::images::{PullEvents, parse_platform};
-use wherry_node::transfer::{Fetched, Progress};
-use wherry_proto::{Digest, TagRecord};
+use wherry_node::transfer::{Fetched, Progress, Route};
+use wherry_proto::{Digest, LeadRefusal, TagRecord};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_far_ahead_of_the_clock_serves_only_without_the_origin_and_is_never_kept() {
@@ -474,4 +474,68 @@ async fn the_tags_of_a_repository_are_those_of_the_whole_site() {
         node.site.says(record(&lab.reference(theirs), &image, NOW, NOW));
     }
     assert_eq!(Content::tags(&node.images, ask()).await.unwrap(), ["a", "b", "c"]);
+}
+
+fn route(lab: &Lab, repository: &str) -> Route {
+    Route { host: lab.host.clone(), repository: repository.parse().unwrap() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_another_node_a_blob_is_read_only_if_the_origin_has_it_and_of_the_length_that_is_asked_for() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let (digest, size) = (image.layer(), image.blobs[1].1.len() as u64);
+    let node = lab.node();
+    let may = async |repository: &str, digest, size| {
+        node.images.may_read_for_others(&route(&lab, repository), digest, size).await
+    };
+    assert_eq!(may("app", digest, size).await, Ok(()));
+    assert_eq!(may("app", digest, 60 << 30).await, Err(LeadRefusal::NoRoute));
+    assert_eq!(may("app", Digest::sha256(b"invented"), size).await, Err(LeadRefusal::NoRoute));
+    assert_eq!(may(FORBIDDEN, digest, size).await, Err(LeadRefusal::NoCredentials));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_for_which_a_node_has_credentials_is_asked_nothing_for_others() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let reference = lab.reference("app:1");
+    let node = lab.node_with_credentials();
+    let (digest, size) = (image.layer(), image.blobs[1].1.len() as u64);
+    let refused = node.images.may_read_for_others(&route(&lab, "app"), digest, size).await;
+    assert_eq!(refused, Err(LeadRefusal::NotForYou));
+    assert_eq!(node.images.resolve_for(&reference).await, None);
+    assert_eq!(lab.origin.asked.load(Ordering::Relaxed), 0);
+    // It asks for itself.
+    node.images.manifest(&reference).await.unwrap();
+    assert_eq!(lab.node().images.resolve_for(&reference).await.unwrap().digest, image.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_member_sends_a_node_to_an_origin_that_it_does_not_know() {
+    let lab = Lab::new().await;
+    let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = Lab::at(elsewhere.local_addr().unwrap().to_string().parse().unwrap());
+    let dialled = Arc::new(AtomicUsize::new(0));
+    tokio::spawn({
+        let dialled = dialled.clone();
+        async move {
+            while elsewhere.accept().await.is_ok() {
+                dialled.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let (node, image) = (lab.node(), lab.image("app"));
+    let asked = async |repository: &str| {
+        let refused = node.images.may_read_for_others(&route(&other, repository), image.layer(), 1).await;
+        assert_eq!(refused, Err(LeadRefusal::NoRoute));
+        dialled.load(Ordering::Relaxed)
+    };
+    assert_eq!(asked("app").await, 0);
+    // Once the node has used it, it is dialled, for that repository alone.
+    node.images.set_tag(&other.reference("app:1"), &image.parsed()).await.unwrap();
+    assert_eq!(asked("other").await, 0);
+    assert!(asked("app").await > 0);
 }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wherry_gateway::origin::{OriginSettings, Origins};
+use wherry_gateway::origin::{Credential, OriginSettings, Origins};
 use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
@@ -34,6 +34,8 @@ use wherry_proto::{
 pub const NOW: u64 = 1_700_000_000;
 pub const DAY: u64 = 86_400;
 pub const TAG_TTL: Duration = Duration::from_secs(60);
+/// A repository whose blobs the origin gives to nobody who only asks for them.
+pub const FORBIDDEN: &str = "forbidden";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -329,6 +331,9 @@ impl Content for Shared {
     }
 
     async fn blob(&self, ask: Ask, digest: Digest, _: Want) -> Result<Reading, Refusal> {
+        if ask.repository.to_string() == FORBIDDEN {
+            return Err(Refusal::new(RefusalKind::Denied, "not for everybody"));
+        }
         let found = self.0.blobs.lock().unwrap().get(&(ask.repository.to_string(), digest)).cloned();
         found.map(Reading).ok_or_else(|| Refusal::new(RefusalKind::BlobUnknown, "no such blob"))
     }
@@ -425,13 +430,24 @@ impl Lab {
         self.node_with(None)
     }
 
+    /// A node that has credentials for the origin.
+    pub fn node_with_credentials(&self) -> Node {
+        let password = Credential::Password { username: "user".to_owned(), password: "password".to_owned() };
+        self.node_of(None, vec![(self.host.clone(), password)])
+    }
+
     /// A node whose store may take so many bytes.
     pub fn node_with(&self, budget: Option<u64>) -> Node {
+        self.node_of(budget, Vec::new())
+    }
+
+    fn node_of(&self, budget: Option<u64>, credentials: Vec<(Host, Credential)>) -> Node {
         let dir = TempDir::new().unwrap();
         let store = Store::open(dir.path(), StoreSettings { budget }).unwrap();
         let mut settings = OriginSettings::default();
         settings.insecure.push(self.host.clone());
         settings.attempts = 1;
+        settings.credentials.explicit = credentials;
         let origins = Origins::new(settings).unwrap();
         let metrics = Metrics::default();
         let (peers, site) = (Arc::new(Holders::default()), Arc::new(Said::default()));
