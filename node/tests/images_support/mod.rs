@@ -24,7 +24,7 @@ use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
 use wherry_node::images::{Images, ImagesParts, Site};
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
-use wherry_node::swarm::LinkClass;
+use wherry_node::swarm::{LinkClass, RESOLVE_TIME};
 use wherry_node::transfer::{Found, PeerError, Peers, Signer, Transfers};
 use wherry_proto::{
     Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain,
@@ -120,17 +120,37 @@ impl Image {
     }
 }
 
+/// What comes of asking the node that is to ask the origin for all.
+#[derive(Clone)]
+pub enum Resolver {
+    /// It says this, after so long.
+    Says(TagRecord, Duration),
+    /// It says nothing.
+    Silent,
+}
+
 /// What neighbours say.
 #[derive(Default)]
-pub struct Said(Mutex<Vec<TagRecord>>);
+pub struct Said {
+    records: Mutex<Vec<TagRecord>>,
+    resolver: Mutex<Option<Resolver>>,
+    /// How often the resolver was asked, and how often any other node.
+    pub resolving: AtomicUsize,
+    pub asking_anybody: AtomicUsize,
+}
 
 impl Said {
     pub fn says(&self, record: TagRecord) {
-        self.0.lock().unwrap().push(record);
+        self.records.lock().unwrap().push(record);
+    }
+
+    /// From now on another node is to ask the origin.
+    pub fn has(&self, resolver: Resolver) {
+        *self.resolver.lock().unwrap() = Some(resolver);
     }
 
     pub fn falls_silent(&self) {
-        self.0.lock().unwrap().clear();
+        self.records.lock().unwrap().clear();
     }
 }
 
@@ -138,18 +158,33 @@ impl Site for Said {
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>> {
         let reference = reference.to_string();
         async move {
-            let said = self.0.lock().unwrap();
+            let said = self.records.lock().unwrap();
             said.iter().filter(|record| record.reference.as_str() == reference).cloned().collect()
         }
         .boxed()
     }
 
     fn has_resolver(&self, _: &Reference) -> bool {
-        false
+        self.resolver.lock().unwrap().is_some()
     }
 
-    fn resolve(&self, _: &Reference, _: bool) -> BoxFuture<'_, Option<TagRecord>> {
-        async { None }.boxed()
+    fn resolve(&self, _: &Reference, anybody: bool) -> BoxFuture<'_, Option<TagRecord>> {
+        let count = if anybody { &self.asking_anybody } else { &self.resolving };
+        count.fetch_add(1, Ordering::Relaxed);
+        let resolver = self.resolver.lock().unwrap().clone();
+        async move {
+            match resolver? {
+                Resolver::Says(record, after) => {
+                    tokio::time::sleep(after).await;
+                    Some(record)
+                }
+                Resolver::Silent => {
+                    tokio::time::sleep(RESOLVE_TIME).await;
+                    None
+                }
+            }
+        }
+        .boxed()
     }
 
     fn tags(
@@ -160,7 +195,7 @@ impl Site for Said {
     ) -> BoxFuture<'_, BTreeSet<String>> {
         let prefix = format!("{host}/{repository}:");
         async move {
-            let said = self.0.lock().unwrap();
+            let said = self.records.lock().unwrap();
             let tag = |record: &TagRecord| record.reference.strip_prefix(&prefix).map(str::to_owned);
             known.into_iter().chain(said.iter().filter_map(tag)).collect()
         }
