@@ -395,7 +395,11 @@ impl Driver {
                     let answer = parts.peers.lead(node, digest, size, route.clone()).await;
                     debug!(blob = %digest.short(), peer = %node, ?answer, "asked a member to lead");
                     let found = match answer {
-                        Some(Lead::Have) => Event::Offered(node, LinkClass::Lan),
+                        // It may be one that is not believed any more: then the next is asked.
+                        Some(Lead::Have) => {
+                            let _ = events.send(Happening::Event(Event::Offered(node, LinkClass::Lan))).await;
+                            Event::Promised(node)
+                        }
                         Some(Lead::Leading) => Event::Promised(node),
                         Some(Lead::Refuse(_)) | None => continue,
                     };
