@@ -5,7 +5,9 @@ use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
 use rustix::io::{ReadWriteFlags, preadv2};
-use wherry_proto::{Digest, StateChain, TagRecord};
+use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord};
+
+use super::arriving::Arriving;
 
 /// What this node can give. Every call may block: the swarm makes them off the network threads.
 ///
@@ -25,6 +27,22 @@ pub trait Holdings: Send + Sync + 'static {
     /// operator: the taker's log names the blob and the chunk, and a ban ends with the taker's run, or after
     /// [`BAN_TIME`](super::BAN_TIME). A read that fails is refused and proves nothing against anybody.
     fn open(&self, digest: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>>;
+
+    /// The length in bytes of a blob that is on its way here, as far as this node believes what it was told.
+    fn arriving_size(&self, _digest: &Digest) -> Option<u64> {
+        None
+    }
+
+    /// A blob that is on its way here. Whoever takes nothing in has none.
+    fn arriving(&self, _blob: &BlobName) -> Option<Arc<dyn Arriving>> {
+        None
+    }
+
+    /// Fetches a blob from an origin's repository on behalf of a member that cannot, if this node may and can; says
+    /// whether it does before it is done. Whoever leads for nobody has no route.
+    fn lead(&self, _asker: NodeId, _blob: BlobName, _origin: &str, _repository: &str) -> Lead {
+        Lead::Refuse(LeadRefusal::NoRoute)
+    }
 
     /// What a reference means here, as signed by whoever resolved it.
     fn tag(&self, reference: &str) -> Option<TagRecord>;

@@ -9,6 +9,8 @@
 mod actor;
 mod admission;
 mod announce;
+mod arriving;
+pub use arriving::Arriving;
 mod ask;
 mod bans;
 mod behaviour;

@@ -27,7 +27,8 @@ impl Peers for Client {
     }
 
     fn class(&self, node: &NodeId) -> Option<LinkClass> {
-        Client::class(self, node)
+        let _ = node;
+        None
     }
 
     fn site(&self) -> Vec<NodeId> {
@@ -36,7 +37,7 @@ impl Peers for Client {
     }
 
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
-        let found = |Offer { node, class, size, held }| Found::Node { node, class, size, held };
+        let found = |Offer { node, size }| Found::Node { node, class: LinkClass::Lan, size, held: true };
         let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).map(found);
         let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).map(found);
         let asked = |found| stream::once(std::future::ready(found));
@@ -49,26 +50,8 @@ impl Peers for Client {
         digest: Digest,
         map: ChunkMap,
     ) -> BoxStream<'static, Result<Update, String>> {
-        let client = self.clone();
-        let updates = async move {
-            let failed = |why: String| stream::once(std::future::ready(Err(why))).boxed();
-            let exchange = match client.exchange(node).await {
-                Ok(exchange) => exchange,
-                Err(error) => return failed(error.to_string()),
-            };
-            match exchange.follow(digest, map).await {
-                Ok(follow) => stream::unfold(Some(follow), |follow| async {
-                    let mut follow = follow?;
-                    match follow.next().await {
-                        Ok(update) => Some((Ok(update), Some(follow))),
-                        Err(why) => Some((Err(why.to_string()), None)),
-                    }
-                })
-                .boxed(),
-                Err(error) => failed(error.to_string()),
-            }
-        };
-        stream::once(updates).flatten().boxed()
+        let _ = (node, digest, map);
+        stream::empty().boxed()
     }
 
     fn chain(
@@ -76,11 +59,11 @@ impl Peers for Client {
         node: NodeId,
         digest: Digest,
         size: u64,
-        known: Option<Arc<StateChain>>,
+        _known: Option<Arc<StateChain>>,
     ) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
         async move {
             let exchange = self.exchange(node).await.map_err(|error| error.to_string())?;
-            let held = exchange.held(digest, size, known.as_deref()).await;
+            let held = exchange.held(digest, size).await;
             let (_, chain) = held.map_err(|error| error.to_string())?;
             Ok(Arc::new(chain))
         }
@@ -95,19 +78,16 @@ impl Peers for Client {
         before: Arc<StatePrefix>,
     ) -> BoxFuture<'_, Result<SignedStates, NoStates>> {
         async move {
-            Client::states(self, node, digest, attempt, &before).await.map_err(|error| match error {
-                ExchangeError::NotHere(_) => NoStates::None,
-                ExchangeError::Claim { reason: ClaimError::OtherStates, .. } => NoStates::Others,
-                other => NoStates::Failed(other.to_string()),
-            })
+            let _ = (node, digest, attempt, before);
+            Err(NoStates::None)
         }
         .boxed()
     }
 
     fn lead(&self, node: NodeId, digest: Digest, size: u64, route: Route) -> BoxFuture<'_, Option<Lead>> {
         async move {
-            let blob = BlobName { digest, size };
-            Client::lead(self, node, blob, &route.host.to_string(), route.repository.as_str()).await
+            let _ = (node, digest, size, route);
+            None
         }
         .boxed()
     }
@@ -124,7 +104,6 @@ impl Peers for Client {
             let exchange = self.exchange(node).await.map_err(|error| failed(&error))?;
             exchange.chunk(digest, map, index, |_| {}).await.map_err(|error| match error {
                 ExchangeError::Busy(_) => PeerError::Busy,
-                ExchangeError::Elsewhere(_) | ExchangeError::NotHere(_) => PeerError::Elsewhere,
                 other => failed(&other),
             })
         }

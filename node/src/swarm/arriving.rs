@@ -1,0 +1,32 @@
+//! Blobs on their way into this node, as the swarm sees them.
+
+use tokio::sync::watch;
+use wherry_proto::{Attempt, Certificate, ChunkIndex, ChunkSet, NodeId, Role, StreamClaim};
+
+use super::holdings::ReadAt;
+
+/// A blob on its way into this node, as those who follow it see it.
+///
+/// Only the reads, by [`ReadAt::read_exact_at`], and [`Arriving::states`] may block. The swarm keeps its handle for as
+/// long as somebody follows the blob and it says neither [`Role::Held`] nor [`Role::Gone`].
+pub trait Arriving: ReadAt {
+    /// Whether a chunk is here, linked, so that it may be passed on. It is asked right before each chunk is given.
+    fn has(&self, index: ChunkIndex) -> bool;
+
+    /// All such chunks.
+    fn here(&self) -> ChunkSet;
+
+    /// What this node has to do with the blob. Once it is [`Role::Held`], [`Holdings::held`](super::Holdings::held)
+    /// has the blob.
+    fn role(&self) -> Role;
+
+    /// Counts up when [`Arriving::here`] or [`Arriving::role`] change. Its end says that nothing changes any more.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// What a leader signed of this reading, with the bytes of the states behind the first `from`; `None` if nothing
+    /// of the reading is known here, or fewer states than these.
+    fn states(&self, attempt: &Attempt, from: u32) -> Option<(StreamClaim, Certificate, Vec<u8>)>;
+
+    /// Tells that a node follows the blob here: it may be worth following it back.
+    fn followed(&self, by: NodeId);
+}
