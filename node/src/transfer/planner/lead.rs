@@ -109,6 +109,11 @@ impl Lead {
         self.anew = None;
     }
 
+    /// How many readings are watched.
+    pub(super) fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
     fn is_stalled(&self, attempt: &Attempt, now: u64) -> bool {
         self.watched
             .get(attempt)

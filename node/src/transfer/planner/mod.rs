@@ -17,6 +17,7 @@ use wherry_proto::{
 pub use event::{DropReason, Effect, Event, Failure, NoStates, Proof, Source};
 pub use lead::{STALL, rank};
 pub use peer::PIPELINE;
+pub use sizes::Sizes;
 
 use crate::swarm::LinkClass;
 use lead::{Lead, Request};
@@ -28,6 +29,7 @@ mod lead;
 mod origin;
 mod peer;
 mod pick;
+mod sizes;
 
 /// How many peers one transfer uses at a time; offers beyond it are left alone.
 pub const MAX_PEERS: usize = 32;
