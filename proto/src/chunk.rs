@@ -211,6 +211,17 @@ impl ChunkSet {
         Self { map: self.map, words, len }
     }
 
+    /// Adds the chunks of `other`, which is of the same blob.
+    pub fn add(&mut self, other: &Self) {
+        self.words.iter_mut().zip(&other.words).for_each(|(word, other)| *word |= other);
+        self.len = self.words.iter().map(|word| word.count_ones()).sum();
+    }
+
+    /// The first chunk at or after `from` that is in the set.
+    pub fn first_from(&self, from: ChunkIndex) -> Option<ChunkIndex> {
+        self.first_at(from.0)
+    }
+
     /// The first chunk at or after the one of this number that is in the set.
     fn first_at(&self, mut number: u32) -> Option<ChunkIndex> {
         while number < self.map.count {
@@ -314,10 +325,14 @@ mod tests {
             for index in &model {
                 if index.0 % 2 == 0 { even.insert(*index) } else { odd.insert(*index) };
             }
-            prop_assert_eq!(set.without(&odd), even);
+            prop_assert_eq!(set.without(&odd), even.clone());
+            even.add(&odd);
+            prop_assert_eq!(&even, &set);
             for from in map.iter().step_by(7) {
                 let missing = map.iter().skip(from.usize()).find(|i| !model.contains(i));
                 prop_assert_eq!(set.first_missing(from), missing);
+                let first = map.iter().skip(from.usize()).find(|i| model.contains(i));
+                prop_assert_eq!(set.first_from(from), first);
             }
         }
     }

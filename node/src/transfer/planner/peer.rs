@@ -123,6 +123,11 @@ impl Peer {
         self.is_claimed() || (!self.holds() && self.here.contains(index))
     }
 
+    /// Whether it may be asked for a chunk.
+    pub(super) fn gives(&self, index: ChunkIndex) -> bool {
+        self.has(index) && !self.given.contains_key(&index)
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         !self.busy && self.asked < self.depth.get()
     }

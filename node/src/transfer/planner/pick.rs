@@ -4,7 +4,7 @@
 //! something to give (`rarest first`, Cohen 2003). Where peers hold the blob and nobody trades, chunks come in the order
 //! in which clients read them, which is kind to disks.
 
-use wherry_proto::{ChunkIndex, NodeId, State};
+use wherry_proto::{ChunkIndex, ChunkSet, NodeId, State};
 
 use super::peer::Peer;
 use super::{Asked, Effect, IN_FLIGHT, Planner, Source};
@@ -87,13 +87,25 @@ impl Planner {
         }
         let map = self.ledger.map();
         let start = map.index(self.random() as u32 % map.count()).unwrap_or(map.first());
+        // Looked up once: there are as many chunks to weigh as the blob has.
+        let able: Vec<&Peer> = ready.iter().filter_map(|node| self.peers.get(node)).collect();
+        let all: Vec<&Peer> = self.peers.values().filter(|peer| self.is_source(peer)).collect();
+        // Mostly there is nothing to be had at the moment: that is seen from whole sets, not chunk by chunk.
+        let mut wanted = ChunkSet::empty(map);
+        able.iter().filter(|peer| !peer.holds()).for_each(|peer| wanted.add(&peer.here));
+        let wanted = wanted.without(&self.taken);
+        let all_are_to_be_had = able.iter().any(|peer| peer.is_claimed());
+        let next_from = |from| match all_are_to_be_had {
+            true => self.taken.first_missing(from),
+            false => wanted.first_from(from),
+        };
         let mut best: Option<(usize, ChunkIndex)> = None;
-        let mut at = self.taken.first_missing(start).or_else(|| self.taken.first_missing(map.first()));
+        let mut at = next_from(start).or_else(|| next_from(map.first()));
         let first = at;
         for _ in 0..SCAN {
             let Some(index) = at else { break };
-            if self.ledger.expected(index).is_some() && ready.iter().any(|node| self.gives(node, index)) {
-                let copies = self.copies(index);
+            if able.iter().any(|peer| peer.gives(index)) && self.ledger.expected(index).is_some() {
+                let copies = all.iter().filter(|peer| peer.has(index)).count();
                 if best.is_none_or(|(fewest, _)| copies < fewest) {
                     best = Some((copies, index));
                     if copies == 1 {
@@ -101,8 +113,8 @@ impl Planner {
                     }
                 }
             }
-            at = map.next(index).and_then(|next| self.taken.first_missing(next));
-            at = at.or_else(|| self.taken.first_missing(map.first()));
+            at = map.next(index).and_then(next_from);
+            at = at.or_else(|| next_from(map.first()));
             if at == first {
                 break;
             }
@@ -112,7 +124,7 @@ impl Planner {
     }
 
     fn gives(&self, node: &NodeId, index: ChunkIndex) -> bool {
-        self.peers.get(node).is_some_and(|peer| peer.has(index) && !peer.given.contains_key(&index))
+        self.peers.get(node).is_some_and(|peer| peer.gives(index))
     }
 
     /// Of those who give a chunk, the one of two at random that has less to do: always to take the best would make
