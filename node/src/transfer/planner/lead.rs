@@ -36,7 +36,18 @@ const MAX_WATCHED: usize = 16;
 pub fn rank(digest: &Digest, node: &NodeId) -> u64 {
     let mut subject = digest.as_bytes().to_vec();
     subject.extend_from_slice(node.public_key());
-    let hash = Digest::sha256(&subject);
+    first_64_bits(&Digest::sha256(&subject))
+}
+
+/// How much a node is one that `me` is to know, where it cannot know all: other ones for each node and blob.
+pub(super) fn lot(digest: &Digest, me: &NodeId, node: &NodeId) -> u64 {
+    let mut subject = digest.as_bytes().to_vec();
+    subject.extend_from_slice(me.public_key());
+    subject.extend_from_slice(node.public_key());
+    first_64_bits(&Digest::sha256(&subject))
+}
+
+fn first_64_bits(hash: &Digest) -> u64 {
     hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 

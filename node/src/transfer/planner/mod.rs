@@ -20,7 +20,7 @@ pub use peer::PIPELINE;
 pub use sizes::Sizes;
 
 use crate::swarm::LinkClass;
-use lead::{Lead, Request};
+use lead::{Lead, Request, lot};
 use origin::Origin;
 use peer::{Chain, Depth, Peer};
 
@@ -33,6 +33,9 @@ mod sizes;
 
 /// How many peers one transfer uses at a time; offers beyond it are left alone.
 pub const MAX_PEERS: usize = 32;
+
+/// How many of these are those of highest rank, one of whom leads.
+const RANKED: usize = 4;
 
 /// How much time passes between two [`Event::Tick`]s.
 pub const TICK: Duration = Duration::from_millis(500);
@@ -272,19 +275,28 @@ impl Planner {
         }
     }
 
-    /// Whether there is a place for one more peer. Holders and the highest in rank, whom everybody must see, get that of
-    /// one who is of no use at the moment.
+    /// Whether there is a place for one more peer; if all are taken, that of one who is of no use at the moment may be
+    /// given away. Holders come first, then the few of highest rank, whom everybody must see, then those whom lot has
+    /// given to this node: were it the same for all nodes, most of them would never be asked for anything.
     fn has_place(&mut self, node: &NodeId, holds: bool) -> bool {
         if self.peers.len() < MAX_PEERS {
             return true;
         }
-        let highest = self.peers.values().map(|peer| peer.rank).max();
-        if !holds && highest.is_some_and(|highest| rank(&self.ledger.digest(), node) < highest) {
+        let digest = self.ledger.digest();
+        let mut ranks: Vec<u64> = self.peers.values().map(|peer| peer.rank).collect();
+        ranks.sort_unstable_by(|one, two| two.cmp(one));
+        let high = ranks.get(RANKED - 1).copied().unwrap_or(0);
+        let worth = |rank: u64, node: &NodeId| match rank >= high {
+            true => (1, rank),
+            false => (0, lot(&digest, &self.me, node)),
+        };
+        let is_idle = |peer: &Peer| peer.asked == 0 && !peer.holds() && peer.here.is_empty();
+        let idle = self.peers.iter().filter(|(_, peer)| is_idle(peer));
+        let least = idle.map(|(node, peer)| (worth(peer.rank, node), *node)).min();
+        let Some((least, idle)) = least else { return false };
+        if !holds && worth(rank(&digest, node), node) < least {
             return false;
         }
-        let is_idle = |peer: &Peer| peer.asked == 0 && !peer.holds() && peer.here.is_empty();
-        let lowest = self.peers.iter().filter(|(_, peer)| is_idle(peer)).min_by_key(|(_, peer)| peer.rank);
-        let Some(idle) = lowest.map(|(node, _)| *node) else { return false };
         self.peers.remove(&idle);
         self.forget_states(idle);
         self.effects.push(Effect::Unfollow(idle));
