@@ -7,7 +7,7 @@
 use wherry_proto::{ChunkIndex, ChunkSet, NodeId, State};
 
 use super::peer::Peer;
-use super::{Asked, Effect, IN_FLIGHT, Planner, Source};
+use super::{Asked, Effect, IN_FLIGHT, LEAST_WINDOW, Planner, Source};
 use crate::swarm::LinkClass;
 
 /// How many wanted chunks are weighed against each other for one request, so that the largest blob costs no more.
@@ -32,6 +32,13 @@ impl Planner {
         self.peers.values().any(Peer::trades)
     }
 
+    /// Whether so many peers have something to give to each other that one chunk of each, and no more of them than each
+    /// has slots, keeps all links busy. Whoever took more then would leave less to others, and wait in lines instead.
+    fn is_crowd(&self) -> bool {
+        let gives = |peer: &&Peer| self.is_source(peer) && (peer.is_claimed() || !peer.here.is_empty());
+        self.trades() && self.peers.values().filter(gives).count() >= LEAST_WINDOW
+    }
+
     /// How many peers have a chunk.
     pub(super) fn copies(&self, index: ChunkIndex) -> usize {
         self.peers.values().filter(|peer| self.is_source(peer) && peer.has(index)).count()
@@ -39,16 +46,18 @@ impl Planner {
 
     pub(super) fn ask_peers(&mut self) {
         let chunk_len = u64::from(self.ledger.map().chunk_len());
+        let crowd = self.is_crowd();
+        let window = if crowd { LEAST_WINDOW } else { self.window.get() };
         loop {
             let asked = self.peers.values().map(|peer| peer.asked).sum::<usize>();
             let waiting = (asked + self.keeping.len()) as u64;
-            if asked >= self.window.get() || (waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT) {
+            if asked >= window || (waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT) {
                 return;
             }
             let ready: Vec<NodeId> = self
                 .peers
                 .iter()
-                .filter(|(_, peer)| peer.is_ready() && self.is_source(peer))
+                .filter(|(_, peer)| peer.is_ready() && self.is_source(peer) && !(crowd && peer.asked > 0))
                 .map(|(node, _)| *node)
                 .collect();
             if ready.is_empty() {
