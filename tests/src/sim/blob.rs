@@ -9,13 +9,13 @@ use std::sync::Arc;
 use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, End, Link, State, StateChain, StatePrefix};
 
 /// Whose bytes a chunk has: [`TRUE`], or the number of the liar who made them up.
-pub type Content = u32;
+pub(super) type Content = u32;
 
 /// The bytes that the blob really has.
-pub const TRUE: Content = 0;
+pub(super) const TRUE: Content = 0;
 
 /// A blob that is carried.
-pub struct Blob {
+pub(super) struct Blob {
     digest: Digest,
     map: ChunkMap,
     chain: Arc<StateChain>,
@@ -34,7 +34,7 @@ fn state(digest: &Digest) -> State {
 
 impl Blob {
     /// A blob of `size` bytes, another one for each seed. The size is at most [`wherry_proto::MAX_BLOB_LEN`].
-    pub fn new(size: u64, seed: u64) -> Self {
+    pub(super) fn new(size: u64, seed: u64) -> Self {
         let map = match ChunkMap::new(size) {
             Ok(map) => map,
             Err(error) => unreachable!("{error}"),
@@ -53,22 +53,22 @@ impl Blob {
     }
 
     /// Its digest.
-    pub const fn digest(&self) -> Digest {
+    pub(super) const fn digest(&self) -> Digest {
         self.digest
     }
 
     /// How it is cut.
-    pub const fn map(&self) -> ChunkMap {
+    pub(super) const fn map(&self) -> ChunkMap {
         self.map
     }
 
     /// Its chain.
-    pub const fn chain(&self) -> &Arc<StateChain> {
+    pub(super) const fn chain(&self) -> &Arc<StateChain> {
         &self.chain
     }
 
     /// What hashing a chunk with this content from a state gives.
-    pub fn link(&self, index: ChunkIndex, from: State, content: Content) -> Link {
+    pub(super) fn link(&self, index: ChunkIndex, from: State, content: Content) -> Link {
         if content == TRUE && from == self.chain.from(index) {
             return self.chain.link(index);
         }
@@ -79,7 +79,7 @@ impl Blob {
     }
 
     /// The states that a liar's bytes lead through, `known` of them: they link, and do not close.
-    pub fn invent(&self, known: u32, content: Content) -> StatePrefix {
+    pub(super) fn invent(&self, known: u32, content: Content) -> StatePrefix {
         let mut prefix = StatePrefix::new(Algorithm::Sha256, self.map);
         let mut at = State::initial(Algorithm::Sha256);
         for index in self.map.iter().take(known as usize) {
@@ -94,7 +94,7 @@ impl Blob {
 
     /// A chain that a holder made up: before the chunk of number `fork` it has states of the liar's own, from there on
     /// the true ones. No bytes lead from the one to the other.
-    pub fn invent_chain(&self, fork: u32, content: Content) -> StateChain {
+    pub(super) fn invent_chain(&self, fork: u32, content: Content) -> StateChain {
         let mut states = self.chain.to_bytes();
         let false_ones = self.invent(fork.clamp(1, self.map.count()), content).states_from(0);
         let len = false_ones.len().min(states.len());

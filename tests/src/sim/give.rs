@@ -16,13 +16,7 @@ use super::node::{Serving, Subscription};
 use super::spread::Spread;
 use super::world::{Carries, Happening, World};
 
-/// How many chunks a node sends at a time.
-const UPLOAD_SLOTS: usize = 4;
-
-/// How many further ones wait for a slot.
-const MAX_WAITING: usize = 2;
-
-/// How long they do.
+/// How long a request waits for a slot.
 const SLOT_WAIT: Duration = Duration::from_secs(1);
 
 /// How often followers are told of new chunks.
@@ -98,8 +92,11 @@ impl World {
 
     fn serve_chunk(&mut self, giver: usize, taker: usize, request: RequestId, blob: BlobNo, index: ChunkIndex) {
         let map = self.blobs[blob].map();
+        let (now, exchange) = (self.clock.now(), self.setup.exchange);
         let node = &mut self.nodes[giver];
         let carried = &node.blobs[blob];
+        let leads = carried.transfer.as_ref().is_some_and(|transfer| transfer.planner.leads());
+        let spreads = exchange.all_spread || carried.held || leads;
         let arriving = carried.transfer.as_ref().map(|transfer| &transfer.linked);
         let here = match (carried.held, arriving) {
             (true, _) => None,
@@ -113,16 +110,19 @@ impl World {
             return self.send(giver, taker, Message::Elsewhere { blob, index, request });
         }
         let giving = &mut node.giving;
-        if giving.places >= UPLOAD_SLOTS + MAX_WAITING {
+        if giving.places >= exchange.slots + exchange.waiting {
             giving.sent_away += 1;
+            giving.sent_away_at = Some(now);
             return self.send_away(giver, taker, blob, index, request);
         }
         let sent_away = giving.sent_away;
         let followers = giving.subscriptions.get(&blob);
-        if followers.is_some_and(|followers| followers.contains_key(&taker)) {
+        if spreads && followers.is_some_and(|followers| followers.contains_key(&taker)) {
             let rivals = followers.is_some_and(|followers| followers.len() > 1);
             // Its own place does not count yet.
-            let plentiful = 2 * (UPLOAD_SLOTS - giving.slots) >= UPLOAD_SLOTS;
+            let half_free = 2 * (exchange.slots - giving.slots) >= exchange.slots;
+            let quiet = giving.sent_away_at.is_none_or(|at| now - at >= nanos(exchange.quiet));
+            let plentiful = half_free && quiet;
             let spread = giving.spread.entry(blob).or_insert_with(|| Spread::new(map));
             if !spread.give(index, taker, rivals, plentiful, here) {
                 self.report.elsewhere += 1;
@@ -131,7 +131,7 @@ impl World {
         }
         giving.places += 1;
         let content = carried.content[index.get() as usize];
-        let free = giving.slots < UPLOAD_SLOTS;
+        let free = giving.slots < exchange.slots;
         if !free {
             giving.line.push_back(taker);
         }
@@ -184,7 +184,7 @@ impl World {
     fn slot_is_free(&mut self, giver: usize) {
         let giving = &mut self.nodes[giver].giving;
         giving.slots -= 1;
-        while self.nodes[giver].giving.slots < UPLOAD_SLOTS {
+        while self.nodes[giver].giving.slots < self.setup.exchange.slots {
             let Some(next) = self.nodes[giver].giving.line.pop_front() else { return };
             self.send_chunk(giver, next);
         }

@@ -20,5 +20,5 @@ mod world;
 
 pub use random::Random;
 pub use report::{Most, Report};
-pub use setup::{Churn, Manner, NodeSetup, Setup, mbit};
+pub use setup::{Churn, Exchange, Manner, NodeSetup, Setup, mbit};
 pub use world::World;

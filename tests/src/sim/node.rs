@@ -100,6 +100,7 @@ pub(super) struct Giving {
     pub(super) places: usize,
     pub(super) line: VecDeque<usize>,
     pub(super) sent_away: u64,
+    pub(super) sent_away_at: Option<Time>,
     pub(super) spread: BTreeMap<BlobNo, Spread>,
     pub(super) subscriptions: BTreeMap<BlobNo, BTreeMap<usize, Subscription>>,
 }

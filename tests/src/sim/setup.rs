@@ -72,6 +72,25 @@ pub struct Churn {
     pub most: u32,
 }
 
+/// What the giving side of an exchange allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exchange {
+    /// How many chunks a node sends at a time.
+    pub slots: usize,
+    /// How many further ones wait for a slot, before others are sent away.
+    pub waiting: usize,
+    /// Whether followers too give each chunk once while upload is scarce, and not only who leads or holds.
+    pub all_spread: bool,
+    /// For how long nobody may have been sent away before upload counts as plentiful.
+    pub quiet: Duration,
+}
+
+impl Exchange {
+    /// What the node does.
+    pub const USUAL: Self =
+        Self { slots: 4, waiting: 0, all_spread: false, quiet: Duration::from_millis(200) };
+}
+
 /// A world to simulate.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -93,6 +112,8 @@ pub struct Setup {
     pub wide: bool,
     /// How much more than the bytes of a chunk goes over the links.
     pub overhead: f64,
+    /// What the giving side allows.
+    pub exchange: Exchange,
     /// How long before it is noticed that a node is gone.
     pub notice: Duration,
     /// How long writing a chunk takes.
@@ -135,6 +156,7 @@ impl Setup {
             view: None,
             wide: false,
             overhead: 0.04,
+            exchange: Exchange::USUAL,
             notice: Duration::from_millis(2),
             disk: Duration::from_micros(500),
             readers: false,

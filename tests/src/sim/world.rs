@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{Event, Planner, Source, TICK};
-use wherry_proto::{Certificate, ChunkIndex, ChunkSet, Link, NodeId, Role, Roles, SecretKey};
+use wherry_proto::{Certificate, ChunkIndex, Link, NodeId, Role, Roles, SecretKey};
 
 use super::blob::{Blob, Content, TRUE};
 use super::clock::{Clock, Time, nanos};
@@ -636,10 +636,5 @@ impl World {
         if ended && self.nodes[node].transfer(blob).is_some_and(|transfer| transfer.reading == reading) {
             self.apply(node, blob, Event::OriginEnded(None));
         }
-    }
-
-    /// What a node has of a blob that others may take.
-    pub(super) fn here(&self, node: usize, blob: BlobNo) -> Option<&ChunkSet> {
-        self.nodes[node].blobs[blob].transfer.as_ref().map(|transfer| &transfer.linked)
     }
 }
