@@ -126,6 +126,8 @@ pub struct Setup {
     pub deaths: Vec<(usize, Duration, Option<Duration>)>,
     /// When the simulation is given up.
     pub limit: Duration,
+    /// After how many events it is.
+    pub most_events: u64,
 }
 
 /// Bytes a second.
@@ -163,6 +165,7 @@ impl Setup {
             churn: None,
             deaths: Vec::new(),
             limit: Duration::from_secs(24 * 3600),
+            most_events: u64::MAX,
         }
     }
 

@@ -198,7 +198,7 @@ impl World {
     /// Lets things happen until all have what they want, or time is up.
     pub fn run(mut self) -> Report {
         let limit = nanos(self.setup.limit);
-        while self.open > 0 {
+        while self.open > 0 && self.events < self.setup.most_events {
             self.share_links();
             let Some(due) = self.clock.next_time() else { break };
             if due > limit {
