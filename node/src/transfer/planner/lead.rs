@@ -28,6 +28,9 @@ const PATIENCE: u64 = 2;
 /// How many ticks a peer may take to say what it does before nobody waits for it any more.
 const INTRODUCTION: u64 = 2;
 
+/// How often a leader may fail and come back and still be followed.
+const MAX_LEAD_RETURNS: u8 = 1;
+
 /// How many readings are watched for stalls.
 const MAX_WATCHED: usize = 16;
 
@@ -120,7 +123,10 @@ impl Lead {
         self.anew = None;
     }
 
-    /// How many readings are watched.
+    /// How often a leader may fail and come back and still be followed.
+const MAX_LEAD_RETURNS: u8 = 1;
+
+/// How many readings are watched.
     pub(super) fn watched(&self) -> usize {
         self.watched.len()
     }
@@ -170,6 +176,10 @@ impl Planner {
         for (node, peer) in self.peers.iter().filter(|(_, peer)| peer.class == LinkClass::Lan) {
             let Some((attempt, known)) = peer.stream(*node) else { continue };
             if attempt.signer == self.me {
+                continue;
+            }
+            // Whoever fails again and again does not hold up all others by what it says of itself.
+            if self.dropped.get(&attempt.signer).is_some_and(|dropped| dropped.times > MAX_LEAD_RETURNS) {
                 continue;
             }
             let rank = match self.peers.get(&attempt.signer) {
