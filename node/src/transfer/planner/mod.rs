@@ -16,7 +16,7 @@ use wherry_proto::{
 
 pub use event::{DropReason, Effect, Event, Failure, NoStates, Proof, Source};
 pub use lead::{STALL, rank};
-pub use peer::PIPELINE;
+pub use peer::{MAX_REFUSED, PIPELINE};
 pub use sizes::Sizes;
 
 use crate::swarm::LinkClass;
@@ -59,9 +59,6 @@ pub const MAX_DROPPED: usize = 256;
 
 /// How often a peer may fail and come back in one transfer.
 pub const MAX_RETURNS: u8 = 5;
-
-/// For how many ticks a chunk that a peer has given to another is not asked of it again.
-const GIVEN: u64 = 2;
 
 /// How many clients' positions are remembered; further ones wait for what these make arrive.
 pub const MAX_READERS: usize = 64;
@@ -204,7 +201,7 @@ impl Planner {
             Event::Elsewhere(node, index) => {
                 self.release(Source::Peer(node), index);
                 if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.given.insert(index, self.ticks);
+                    peer.refuses(index, self.ticks);
                 }
             }
             Event::Ready(node) => self.set_busy(node, false),
@@ -242,8 +239,7 @@ impl Planner {
         self.ticks += 1;
         self.watch_leaders();
         for peer in self.peers.values_mut() {
-            // Whoever got it may have died; by now its own peers would have been told that it is there.
-            peer.given.retain(|_, since| self.ticks - *since < GIVEN);
+            peer.forget_refused(self.ticks);
         }
         self.sourceless = if self.leads() && self.gap().is_some() { self.sourceless + 1 } else { 0 };
         self.hedge();

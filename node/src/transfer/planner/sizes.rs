@@ -16,8 +16,8 @@ pub struct Sizes {
     pub keeping: usize,
     /// The same, of those that are not wanted any more.
     pub stale: usize,
-    /// Chunks that one peer said to have given to others.
-    pub given: usize,
+    /// Chunks that one peer did not give.
+    pub refused: usize,
     /// Readings that are watched.
     pub watched: usize,
     /// Clients that read.
@@ -36,7 +36,7 @@ impl Sizes {
             asked: self.asked.max(other.asked),
             keeping: self.keeping.max(other.keeping),
             stale: self.stale.max(other.stale),
-            given: self.given.max(other.given),
+            refused: self.refused.max(other.refused),
             watched: self.watched.max(other.watched),
             readers: self.readers.max(other.readers),
             bytes: self.bytes.max(other.bytes),
@@ -51,7 +51,7 @@ impl Planner {
         let states = self.ledger.stream().known() as usize
             + self.lead.signed.as_ref().map_or(0, |signed| signed.prefix.known() as usize)
             + self.ledger.chain().map_or(0, |_| 2 * count);
-        let given = self.peers.values().map(|peer| peer.given.len());
+        let refused = self.peers.values().map(|peer| peer.refused.len());
         let peer = size_of::<Peer>() + count / 8;
         let bytes = size_of::<Self>()
             + count * size_of::<Option<wherry_proto::Link>>()
@@ -61,14 +61,14 @@ impl Planner {
             + self.dropped.len() * 128
             + self.asked.len() * (size_of::<super::Asked>() + 8)
             + self.keeping.len() * size_of::<wherry_proto::Link>()
-            + given.clone().sum::<usize>() * 16;
+            + refused.clone().sum::<usize>() * 32;
         Sizes {
             peers: self.peers.len(),
             dropped: self.dropped.len(),
             asked: self.asked.values().filter(|asked| matches!(asked.source, super::Source::Peer(_))).count(),
             keeping: self.keeping.len(),
             stale: self.stale.len(),
-            given: given.max().unwrap_or(0),
+            refused: refused.max().unwrap_or(0),
             watched: self.lead.watched(),
             readers: self.readers.len(),
             bytes,
