@@ -29,6 +29,8 @@ pub(super) struct Node {
     pub(super) blobs: Vec<Carried>,
     pub(super) giving: Giving,
     pub(super) tally: Tally,
+    // When the last message to each node arrives.
+    pub(super) said: BTreeMap<usize, Time>,
     // Which node follows which blob at a liar's.
     pub(super) deceived: BTreeSet<(usize, BlobNo)>,
 }

@@ -56,7 +56,7 @@ impl World {
                 | Event::Tick
         );
         if trace {
-            eprintln!("{:.4} {node} <- {}", now as f64 / 1e9, brief(&event));
+            eprintln!("{:.4} {node}/{blob} <- {}", now as f64 / 1e9, brief(&event));
         }
         let measures = matches!(event, Event::Tick);
         let effects = transfer.planner.apply(event);
@@ -88,7 +88,7 @@ impl World {
         }
         for effect in effects {
             if trace {
-                eprintln!("{:.4} {node}    -> {}", now as f64 / 1e9, brief(&effect));
+                eprintln!("{:.4} {node}/{blob}    -> {}", now as f64 / 1e9, brief(&effect));
             }
             self.act(node, blob, effect);
         }

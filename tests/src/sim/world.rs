@@ -132,6 +132,7 @@ impl World {
                     giving: Giving::default(),
                     tally: Tally::default(),
                     deceived: Default::default(),
+                    said: Default::default(),
                     setup: node.clone(),
                 }
             })
@@ -277,7 +278,11 @@ impl World {
         // What is long takes its time on the link.
         let length = (message.len() as f64 / self.nodes[from].setup.up * 1e9) as Time;
         let delay = self.half_rtt(from, to) + length + later;
-        self.clock.after(delay, Happening::Deliver { from, to, lives, message });
+        // What is said later does not come sooner.
+        let before = self.nodes[from].said.entry(to).or_default();
+        let at = (self.clock.now() + delay).max(*before);
+        *before = at;
+        self.clock.at(at, Happening::Deliver { from, to, lives, message });
     }
 
     fn happens(&mut self, happening: Happening) {
@@ -454,6 +459,7 @@ impl World {
         dead.alive = false;
         dead.life += 1;
         dead.giving = Giving::default();
+        dead.said.clear();
         let notice = nanos(self.setup.notice);
         for other in 0..self.nodes.len() {
             if other != node && self.nodes[other].alive {
