@@ -60,6 +60,13 @@ pub const MAX_DROPPED: usize = 256;
 /// How often a peer may fail and come back in one transfer.
 pub const MAX_RETURNS: u8 = 5;
 
+/// How many chunks may come from a peer that goes by another reading, and do not link to this node's, before it is
+/// dropped.
+const MAX_STRANGE: u8 = 3;
+
+/// For how many ticks a member that was asked to lead may bring nothing before more is done about it: 30 s.
+const HELP: u64 = 60;
+
 /// How many clients' positions are remembered; further ones wait for what these make arrive.
 pub const MAX_READERS: usize = 64;
 
@@ -106,6 +113,8 @@ pub struct Planner {
     here_at_search: Option<u32>,
     // For how many ticks there has been a chunk that no peer has, though its states are known.
     sourceless: u64,
+    // For how many ticks whoever was asked to lead has brought nothing.
+    helpless: u64,
     ticks: u64,
     random: u64,
     over: bool,
@@ -151,6 +160,7 @@ impl Planner {
             searched_network: false,
             here_at_search: None,
             sourceless: 0,
+            helpless: 0,
             ticks: 0,
             random: rank | 1,
             over: false,
@@ -240,6 +250,10 @@ impl Planner {
         self.watch_leaders();
         for peer in self.peers.values_mut() {
             peer.forget_refused(self.ticks);
+        }
+        self.helpless = if self.lead.request == Request::Asked && !self.has_hope() { self.helpless + 1 } else { 0 };
+        if self.helpless >= HELP {
+            self.lead.request = Request::Denied;
         }
         self.sourceless = if self.leads() && self.gap().is_some() { self.sourceless + 1 } else { 0 };
         self.hedge();
@@ -455,8 +469,24 @@ impl Planner {
             // Nobody is left who stands for the chain: what still comes decides.
             self.ledger.forget_orphans();
             self.count_taken();
+        } else if let Some(peer) = self.peers.get_mut(&node)
+            && !holds
+            && peer.strange < MAX_STRANGE
+            && peer.stream(node).map(|(attempt, _)| attempt) != self.lead.attempt
+        {
+            // It goes by another reading: which one is right will be seen.
+            peer.strange += 1;
+            peer.refuses(index, self.ticks);
         } else {
             self.drop_peer(node, DropReason::WrongChunk(index));
+        }
+    }
+
+    /// Another reading counts from now on: those who were dropped since they did not agree with the one before may have
+    /// been right.
+    pub(super) fn meet_again(&mut self) {
+        if self.dropped.values().any(|dropped| !dropped.for_good && dropped.times <= MAX_RETURNS) {
+            self.effects.push(Effect::Search);
         }
     }
 
@@ -562,18 +592,22 @@ impl Planner {
         }
     }
 
-    /// Nobody here leads, nor may this node: others are asked to, and more are searched for.
-    fn look_for_help(&mut self) {
+    /// Whether the blob may still come from those who are known.
+    fn has_hope(&self) -> bool {
         let trading = |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead() || peer.role.is_none());
-        let hope = self.leads()
+        self.leads()
             || self.may_lead()
             || self.leader().is_some()
             || self.awaits_words()
             || self.peers.values().any(trading)
             || !self.asked.is_empty()
             || !self.keeping.is_empty()
-            || !self.stale.is_empty();
-        if hope || !self.searched_site {
+            || !self.stale.is_empty()
+    }
+
+    /// Nobody here leads, nor may this node: others are asked to, and more are searched for.
+    fn look_for_help(&mut self) {
+        if self.has_hope() || !self.searched_site {
             return;
         }
         match self.lead.request {

@@ -87,6 +87,7 @@ impl Planner {
         let most = ORIGIN_ATTEMPTS.max(self.origin.count + 1);
         self.origin.exhausted = again || self.origin.failed.len() >= most;
         self.void();
+        self.meet_again();
         self.claim_those_aside();
     }
 

@@ -101,6 +101,8 @@ pub(super) struct Peer {
     pub(super) busy: bool,
     // Chunks that it gave to others, as it says. They are remembered for as long again as they are not asked for.
     pub(super) refused: BTreeMap<ChunkIndex, Refused>,
+    // How many chunks it sent that link to another reading than the one that this node goes by.
+    pub(super) strange: u8,
     // The tick at which it was met.
     pub(super) since: u64,
     pub(super) rank: u64,
@@ -118,6 +120,7 @@ impl Peer {
             pace: None,
             busy: false,
             refused: BTreeMap::new(),
+            strange: 0,
             since,
             rank,
         }
