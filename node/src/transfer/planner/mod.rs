@@ -472,9 +472,9 @@ impl Planner {
         } else if let Some(peer) = self.peers.get_mut(&node)
             && !holds
             && peer.strange < MAX_STRANGE
-            && peer.stream(node).map(|(attempt, _)| attempt) != self.lead.attempt
+            && (self.ledger.has_chain() || peer.stream(node).map(|(attempt, _)| attempt) != self.lead.attempt)
         {
-            // It goes by another reading: which one is right will be seen.
+            // It goes by another reading, or this node by a claim: which one is right will be seen.
             peer.strange += 1;
             peer.refuses(index, self.ticks);
         } else {

@@ -123,10 +123,10 @@ impl Planner {
         if !self.origin.offered || self.origin.exhausted {
             return self.step_down();
         }
+        let sourceless = self.sourceless >= SOURCELESS;
         if self.origin.reading.is_some() {
             // Behind the place of the reading there is something that nobody else has any more.
-            if self.sourceless >= SOURCELESS && self.reads_on() {
-                self.sourceless = 0;
+            if sourceless && self.reads_on() {
                 self.stop_origin();
             } else {
                 return;
@@ -142,7 +142,10 @@ impl Planner {
             self.void();
         }
         let alone = !self.peers.values().any(Peer::trades);
-        let gap = self.gap().filter(|_| alone || self.sourceless >= SOURCELESS);
+        let gap = self.gap().filter(|_| alone || sourceless);
+        if gap.is_some() {
+            self.sourceless = 0;
+        }
         let Some((first, state)) = gap.or_else(|| self.frontier()) else { return };
         let map = self.ledger.map();
         let mut last = first;
@@ -164,7 +167,7 @@ impl Planner {
 
     /// Whether the reading is at chunks of which no state is known yet.
     fn reads_on(&self) -> bool {
-        self.origin.reading.is_some_and(|(next, ..)| next.get() >= self.ledger.stream().known())
+        self.origin.reading.is_some_and(|(next, ..)| self.ledger.expected(next).is_none())
     }
 
     /// Whether a reading that comes to a chunk goes on with it.
