@@ -186,8 +186,8 @@ impl Planner {
                 // It says itself what it does.
                 Some(signer) if !signer.reads(attempt.number) => continue,
                 Some(signer) => signer.rank,
-                // Its connection to this node has ended: what others still say of it is old.
-                None if self.dropped.contains_key(&attempt.signer) => continue,
+                // Its connection to this node has ended: what others still say of that is old.
+                None if self.dropped.get(&attempt.signer).is_some_and(|d| attempt.number <= d.reading) => continue,
                 None => rank(&self.ledger.digest(), &attempt.signer),
             };
             match seen.iter_mut().find(|seen| seen.attempt == attempt) {
@@ -196,6 +196,16 @@ impl Planner {
             }
         }
         seen
+    }
+
+    /// The number of a node's last reading that is known here; 0 if there is none.
+    pub(super) fn last_reading(&self, node: &NodeId) -> u64 {
+        let own = self.peers.get(node).and_then(|peer| match peer.role {
+            Some(Role::Leading { attempt, .. }) => Some(attempt),
+            _ => None,
+        });
+        let watched = self.lead.watched.keys().filter(|attempt| attempt.signer == *node);
+        watched.map(|attempt| attempt.number).chain(own).max().unwrap_or(0)
     }
 
     /// The one to follow.

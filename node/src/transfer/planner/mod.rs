@@ -85,6 +85,8 @@ struct Dropped {
     why: String,
     times: u8,
     for_good: bool,
+    // The last of its readings that was seen: a further one is that of another life.
+    reading: u64,
 }
 
 /// The plan of one transfer.
@@ -286,8 +288,9 @@ impl Planner {
     }
 
     /// Whether there is a place for one more peer; if all are taken, that of one who is of no use at the moment may be
-    /// given away. Holders come first, then the few of highest rank, whom everybody must see, then those whom lot has
-    /// given to this node: were it the same for all nodes, most of them would never be asked for anything.
+    /// given away. Holders come first, then the few of highest rank, whom everybody must see, also when they come back
+    /// late; then those whom lot has given to this node: were it the same for all nodes, most of them would never be asked
+    /// for anything.
     fn has_place(&mut self, node: &NodeId, holds: bool) -> bool {
         if self.peers.len() < MAX_PEERS {
             return true;
@@ -300,11 +303,13 @@ impl Planner {
             true => (1, rank),
             false => (0, lot(&digest, &self.me, node)),
         };
-        let is_idle = |peer: &Peer| peer.asked == 0 && !peer.holds() && peer.here.is_empty();
+        let newcomer = worth(rank(&digest, node), node);
+        let is_needed = holds || newcomer.0 > 0;
+        let is_idle = |peer: &Peer| peer.asked == 0 && !peer.holds() && (is_needed || peer.here.is_empty());
         let idle = self.peers.iter().filter(|(_, peer)| is_idle(peer));
         let least = idle.map(|(node, peer)| (worth(peer.rank, node), *node)).min();
         let Some((least, idle)) = least else { return false };
-        if !holds && worth(rank(&digest, node), node) < least {
+        if !holds && newcomer < least {
             return false;
         }
         self.peers.remove(&idle);
@@ -505,11 +510,13 @@ impl Planner {
     }
 
     fn forget_peer(&mut self, node: NodeId, why: &dyn std::fmt::Display, for_good: bool) -> bool {
+        let reading = self.last_reading(&node);
         let was_there = self.peers.remove(&node).is_some();
         let before = self.dropped.get(&node);
+        let reading = before.map_or(reading, |dropped| dropped.reading.max(reading));
         let times = before.map_or(0, |dropped| dropped.times).saturating_add(u8::from(was_there));
         let for_good = for_good || before.is_some_and(|dropped| dropped.for_good);
-        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good });
+        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good, reading });
         self.release_all(Source::Peer(node));
         self.forget_states(node);
         self.ledger.drop_signer(node);
