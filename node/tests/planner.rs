@@ -225,7 +225,7 @@ impl World {
             // Whoever holds the blob tells nothing that it did not tell when it offered it.
             Effect::Follow(_) | Effect::Unfollow(_) => {}
             Effect::AskStates(..) | Effect::StreamVoid(_) => panic!("nobody reads but this node"),
-            Effect::AskLead => self.soon(Event::NobodyLeads),
+            Effect::AskLead(_) => self.soon(Event::NobodyLeads),
             Effect::Cancel(node, index) => {
                 self.asked.remove(&(node, index));
                 self.waiting.retain(|step| match step {

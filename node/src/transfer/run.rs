@@ -260,7 +260,7 @@ impl Driver {
             Effect::AskChain(node) => self.ask_chain(node),
             Effect::AskStates(node, attempt, before) => self.ask_states(node, attempt, before),
             Effect::Lead => debug!(blob = %digest.short(), "leading: this node reads for its site"),
-            Effect::AskLead => self.ask_lead(),
+            Effect::AskLead(known) => self.ask_lead(&known),
             Effect::Cancel(node, index) => {
                 if let Some(request) = self.fetching.remove(&(node, index)) {
                     request.cancel();
@@ -397,11 +397,13 @@ impl Driver {
     }
 
     /// Asks members of the site, one after the other, to fetch the blob for this node.
-    fn ask_lead(&self) {
+    fn ask_lead(&self, known: &[NodeId]) {
         let (digest, size) = (self.digest(), self.map().size());
         let (parts, events, routes) = (self.parts.clone(), self.events.clone(), self.routes.all());
+        let known = known.to_vec();
         self.spawn(async move {
             let mut members = parts.peers.site();
+            members.retain(|member| !known.contains(member));
             members.sort_by_key(|node| std::cmp::Reverse(rank(&digest, node)));
             members.truncate(MAX_ASKED_TO_LEAD);
             for node in members {

@@ -117,7 +117,7 @@ impl World {
             Effect::AskChain(peer) => self.pull(node, blob, peer, Part::Chain),
             Effect::AskStates(peer, attempt, before) => self.pull(node, blob, peer, Part::States(attempt, before)),
             Effect::Lead => self.report.leads += 1,
-            Effect::AskLead => self.ask_lead(node, blob),
+            Effect::AskLead(known) => self.ask_lead(node, blob, &known),
             Effect::Cancel(peer, index) => {
                 self.report.hedged += 1;
                 self.cancel(node, blob, peer, Some(index));
@@ -495,10 +495,11 @@ impl World {
 
     // --- asking others to lead ---
 
-    fn ask_lead(&mut self, node: usize, blob: BlobNo) {
+    fn ask_lead(&mut self, node: usize, blob: BlobNo, known: &[NodeId]) {
         let digest = self.blobs[blob].digest();
         let mut members: Vec<usize> =
             self.nodes[node].neighbours.iter().copied().filter(|other| self.nodes[*other].alive).collect();
+        members.retain(|member| !known.contains(&self.nodes[*member].id));
         members.sort_by_key(|member| std::cmp::Reverse(rank(&digest, &self.nodes[*member].id)));
         members.truncate(MAX_ASKED_TO_LEAD);
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };

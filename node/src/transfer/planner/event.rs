@@ -107,8 +107,8 @@ pub enum Effect {
     AskStates(NodeId, Attempt, Arc<StatePrefix>),
     /// This node leads from now on.
     Lead,
-    /// Ask members that do not want the blob to lead, the best in rank first.
-    AskLead,
+    /// Ask members that do not want the blob to lead, the best in rank first; not these, which are known and do not.
+    AskLead(Vec<NodeId>),
     /// Ask a peer for a chunk, and hash it from each of these states.
     Fetch(NodeId, ChunkIndex, Vec<State>),
     /// A chunk that was asked of a peer is not wanted from it any more.

@@ -179,7 +179,8 @@ impl Planner {
                 continue;
             }
             // Whoever fails again and again does not hold up all others by what it says of itself.
-            if self.dropped.get(&attempt.signer).is_some_and(|dropped| dropped.times > MAX_LEAD_RETURNS) {
+            let dropped = self.dropped.get(&attempt.signer);
+            if dropped.is_some_and(|dropped| dropped.is_false || dropped.times > MAX_LEAD_RETURNS) {
                 continue;
             }
             let rank = match self.peers.get(&attempt.signer) {
@@ -399,6 +400,39 @@ impl Planner {
         if self.lead.pulling == Some(node) {
             self.lead.pulling = None;
         }
+    }
+
+    /// Whether the states that this node goes by are those of a peer's own reading.
+    pub(super) fn is_own_stream(&self, node: NodeId) -> bool {
+        !self.ledger.has_chain() && self.lead.attempt.is_some_and(|attempt| attempt.signer == node)
+    }
+
+    /// Whether the reading whose states this node goes by goes on.
+    pub(super) fn has_live_stream(&self) -> bool {
+        let followed = self.leader().map(|leader| leader.attempt);
+        self.leads() || (self.lead.attempt.is_some() && self.lead.attempt == followed)
+    }
+
+    /// Goes by what is here alone, until another leader's states come. Nothing that has come is lost: it links again if it
+    /// was right.
+    pub(super) fn forsake_stream(&mut self) {
+        let none = StatePrefix::new(self.ledger.digest().algorithm(), self.ledger.map());
+        self.ledger.adopt(Arc::new(none));
+        self.lead.anew_after_void();
+        self.count_taken();
+        self.meet_again();
+    }
+
+    /// A leader has sent a chunk that does not link to the states that it has signed itself.
+    pub(super) fn stream_is_false(&mut self, node: NodeId, index: wherry_proto::ChunkIndex) {
+        let attempt = self.lead.attempt;
+        self.drop_peer(node, DropReason::WrongChunk(index));
+        if let Some(dropped) = self.dropped.get_mut(&node) {
+            dropped.is_false = true;
+        }
+        self.effects.extend(attempt.map(Effect::StreamVoid));
+        self.void();
+        self.meet_again();
     }
 
     /// The leader itself says that its reading came to nothing.

@@ -87,6 +87,8 @@ struct Dropped {
     for_good: bool,
     // The last of its readings that was seen: a further one is that of another life.
     reading: u64,
+    // Whether it sent a chunk that does not link to the states that it signed itself.
+    is_false: bool,
 }
 
 /// The plan of one transfer.
@@ -474,16 +476,31 @@ impl Planner {
             // Nobody is left who stands for the chain: what still comes decides.
             self.ledger.forget_orphans();
             self.count_taken();
-        } else if let Some(peer) = self.peers.get_mut(&node)
+        } else if !holds && self.is_own_stream(node) {
+            self.stream_is_false(node, index);
+        } else if !holds && !self.ledger.has_chain() && !self.has_live_stream() {
+            // Nobody is left who stands for the states that are known here: what still comes decides.
+            self.forsake_stream();
+            self.count_strange(node, index);
+        } else if let Some(peer) = self.peers.get(&node)
             && !holds
             && peer.strange < MAX_STRANGE
             && (self.ledger.has_chain() || peer.stream(node).map(|(attempt, _)| attempt) != self.lead.attempt)
         {
             // It goes by another reading, or this node by a claim: which one is right will be seen.
-            peer.strange += 1;
-            peer.refuses(index, self.ticks);
+            self.count_strange(node, index);
         } else {
             self.drop_peer(node, DropReason::WrongChunk(index));
+        }
+    }
+
+    fn count_strange(&mut self, node: NodeId, index: ChunkIndex) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.strange += 1;
+            peer.refuses(index, self.ticks);
+            if peer.strange > MAX_STRANGE {
+                self.drop_peer(node, DropReason::WrongChunk(index));
+            }
         }
     }
 
@@ -514,9 +531,10 @@ impl Planner {
         let was_there = self.peers.remove(&node).is_some();
         let before = self.dropped.get(&node);
         let reading = before.map_or(reading, |dropped| dropped.reading.max(reading));
+        let is_false = before.is_some_and(|dropped| dropped.is_false);
         let times = before.map_or(0, |dropped| dropped.times).saturating_add(u8::from(was_there));
         let for_good = for_good || before.is_some_and(|dropped| dropped.for_good);
-        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good, reading });
+        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good, reading, is_false });
         self.release_all(Source::Peer(node));
         self.forget_states(node);
         self.ledger.drop_signer(node);
@@ -620,7 +638,8 @@ impl Planner {
         match self.lead.request {
             Request::Unasked => {
                 self.lead.request = Request::Asked;
-                self.effects.push(Effect::AskLead);
+                let known = self.peers.keys().chain(self.dropped.keys()).copied().collect();
+                self.effects.push(Effect::AskLead(known));
             }
             Request::Asked => {}
             Request::Denied if self.searched_network => self.search_again(),
