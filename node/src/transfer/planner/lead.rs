@@ -73,6 +73,8 @@ struct Watched {
     known: u32,
     moved: u64,
     gap: u64,
+    // The signer's.
+    rank: u64,
 }
 
 #[derive(Debug)]
@@ -189,7 +191,10 @@ impl Planner {
                 Some(signer) => signer.rank,
                 // Its connection to this node has ended: what others still say of that is old.
                 None if self.dropped.get(&attempt.signer).is_some_and(|d| attempt.number <= d.reading) => continue,
-                None => rank(&self.ledger.digest(), &attempt.signer),
+                None => match self.lead.watched.get(&attempt) {
+                    Some(watched) => watched.rank,
+                    None => rank(&self.ledger.digest(), &attempt.signer),
+                },
             };
             match seen.iter_mut().find(|seen| seen.attempt == attempt) {
                 Some(seen) => seen.known = seen.known.max(known),
@@ -229,11 +234,12 @@ impl Planner {
             if self.lead.watched.len() >= MAX_WATCHED && !self.lead.watched.contains_key(&seen.attempt) {
                 continue;
             }
-            let fresh = Watched { known: seen.known, moved: self.ticks, gap: 0 };
+            let fresh = Watched { known: seen.known, moved: self.ticks, gap: 0, rank: seen.rank };
             let watched = self.lead.watched.entry(seen.attempt).or_insert(fresh);
             if seen.known > watched.known {
                 let gap = self.ticks - watched.moved;
-                *watched = Watched { known: seen.known, moved: self.ticks, gap: (watched.gap * 3 + gap) / 4 };
+                let gap = (watched.gap * 3 + gap) / 4;
+                *watched = Watched { known: seen.known, moved: self.ticks, gap, rank: seen.rank };
             }
         }
         let vacant = !self.leads() && self.leader().is_none() && !self.has_holder();
