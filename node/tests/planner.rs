@@ -229,7 +229,9 @@ impl World {
             Effect::Cancel(node, index) => {
                 self.asked.remove(&(node, index));
                 self.waiting.retain(|step| match step {
-                    Step::Happens(Event::Arrived(source, at, ..)) => (*source, *at) != (Source::Peer(node), index),
+                    Step::Happens(Event::Arrived(source, at, ..)) => {
+                        (*source, *at) != (Source::Peer(node), index)
+                    }
                     _ => true,
                 });
             }

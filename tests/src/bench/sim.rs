@@ -75,7 +75,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// The scenarios that are measured in namespaces too, predicted.
 pub(crate) fn scenarios() -> Result<()> {
-    println!("Times over the lower bound of the links' raw rates: 1.04 is the least, for what surrounds the bytes.");
+    println!(
+        "Times over the lower bound of the links' raw rates: 1.04 is the least, for what surrounds the bytes."
+    );
     println!(
         "{:4} {:42} {:>8} {:>7} {:>7} {:>7} {:>9} {:>9}",
         "", "", "bound", "median", "99th", "last", "uplink/F", "messages"
@@ -125,7 +127,17 @@ pub(crate) fn networks(sizes: &[usize], image: u64) -> Result<()> {
     );
     println!(
         "{:>6} {:>5} {:>9} {:>7} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9} {:>8}",
-        "nodes", "sites", "bound", "median", "99th", "last", "uplink/F", "messages", "in MB", "memory", "took"
+        "nodes",
+        "sites",
+        "bound",
+        "median",
+        "99th",
+        "last",
+        "uplink/F",
+        "messages",
+        "in MB",
+        "memory",
+        "took"
     );
     for nodes in sizes {
         network(*nodes, image)?;

@@ -72,8 +72,7 @@ impl Blob {
         if content == TRUE && from == self.chain.from(index) {
             return self.chain.link(index);
         }
-        let reached =
-            invented(&[&from.to_bytes(), &index.get().to_le_bytes(), &content.to_le_bytes()]);
+        let reached = invented(&[&from.to_bytes(), &index.get().to_le_bytes(), &content.to_le_bytes()]);
         let to = if index == self.map.last() { End::Digest(reached) } else { End::State(state(&reached)) };
         Link { from, to }
     }

@@ -44,7 +44,14 @@ pub(super) struct Fluid<T> {
 
 impl<T> Fluid<T> {
     pub(super) const fn new() -> Self {
-        Self { ports: Vec::new(), flows: Vec::new(), unused: Vec::new(), live: Vec::new(), at: 0, dirty: false }
+        Self {
+            ports: Vec::new(),
+            flows: Vec::new(),
+            unused: Vec::new(),
+            live: Vec::new(),
+            at: 0,
+            dirty: false,
+        }
     }
 
     /// A port of so many bytes a second.
@@ -158,7 +165,8 @@ impl<T> Fluid<T> {
             used.retain(|id| self.ports[*id].open > 0);
         }
         let flows = self.live.iter().filter_map(|id| self.flows[*id as usize].as_ref());
-        let soonest = flows.map(|flow| flow.left.max(0.0) / flow.rate.max(1e-9)).fold(f64::INFINITY, f64::min);
+        let soonest =
+            flows.map(|flow| flow.left.max(0.0) / flow.rate.max(1e-9)).fold(f64::INFINITY, f64::min);
         // Rounded up: at that time it is done.
         soonest.is_finite().then(|| now + (soonest * 1e9) as Time + 1)
     }

@@ -74,7 +74,8 @@ impl World {
                     self.send(giver, taker, Message::States { blob, request, states, behind });
                 }
                 Part::Chain => {
-                    let chain = self.nodes[giver].blobs[blob].held.then(|| Arc::clone(self.blobs[blob].chain()));
+                    let chain =
+                        self.nodes[giver].blobs[blob].held.then(|| Arc::clone(self.blobs[blob].chain()));
                     self.send(giver, taker, Message::Chain { blob, request, chain });
                 }
                 Part::Chunk(index) => self.serve_chunk(giver, taker, request, blob, index),
@@ -90,7 +91,14 @@ impl World {
         self.send(giver, taker, Message::Busy { blob, index, request });
     }
 
-    fn serve_chunk(&mut self, giver: usize, taker: usize, request: RequestId, blob: BlobNo, index: ChunkIndex) {
+    fn serve_chunk(
+        &mut self,
+        giver: usize,
+        taker: usize,
+        request: RequestId,
+        blob: BlobNo,
+        index: ChunkIndex,
+    ) {
         let map = self.blobs[blob].map();
         let (now, exchange) = (self.clock.now(), self.setup.exchange);
         let node = &mut self.nodes[giver];
@@ -156,9 +164,11 @@ impl World {
         let giving = &mut self.nodes[giver].giving;
         let serving = giving.connections.get_mut(&taker).and_then(|connection| connection.serving.as_mut());
         let Some(serving) = serving else { return };
-        let bytes = f64::from(self.blobs[serving.blob].map().len(serving.index)) * (1.0 + self.setup.overhead);
+        let bytes =
+            f64::from(self.blobs[serving.blob].map().len(serving.index)) * (1.0 + self.setup.overhead);
         serving.slot = true;
-        serving.flow = Some(self.links[domain].fluid.begin(now, bytes, ports, Carries::Chunk { giver, taker }));
+        serving.flow =
+            Some(self.links[domain].fluid.begin(now, bytes, ports, Carries::Chunk { giver, taker }));
         giving.slots += 1;
     }
 
@@ -265,7 +275,9 @@ impl World {
     ) -> Result<Arc<SignedStates>, NoStates> {
         let id = self.nodes[node].id;
         let digest = self.blobs[blob].digest();
-        let Some(transfer) = self.nodes[node].blobs[blob].transfer.as_ref() else { return Err(NoStates::None) };
+        let Some(transfer) = self.nodes[node].blobs[blob].transfer.as_ref() else {
+            return Err(NoStates::None);
+        };
         let signed = if attempt.signer != id {
             let signed = transfer.planner.signed().filter(|signed| signed.claim.stream() == *attempt);
             signed.cloned().ok_or(NoStates::None)?
@@ -350,8 +362,11 @@ impl World {
     /// Tells all followers what is new.
     pub(super) fn push(&mut self, node: usize, blob: BlobNo) {
         let now = self.clock.now();
-        let takers: Vec<usize> =
-            self.nodes[node].giving.subscriptions.get(&blob).map_or_else(Vec::new, |all| all.keys().copied().collect());
+        let takers: Vec<usize> = self.nodes[node]
+            .giving
+            .subscriptions
+            .get(&blob)
+            .map_or_else(Vec::new, |all| all.keys().copied().collect());
         let mut more = false;
         for taker in takers {
             more |= self.tell(node, taker, blob);
@@ -371,7 +386,9 @@ impl World {
         let map = self.blobs[blob].map();
         let node = &mut self.nodes[giver];
         let followers: Option<&mut BTreeMap<usize, Subscription>> = node.giving.subscriptions.get_mut(&blob);
-        let Some(subscription) = followers.and_then(|followers| followers.get_mut(&taker)) else { return false };
+        let Some(subscription) = followers.and_then(|followers| followers.get_mut(&taker)) else {
+            return false;
+        };
         let carried = &node.blobs[blob];
         let (role, runs) = match &carried.transfer {
             _ if carried.held => (Role::Held, Vec::new()),

@@ -77,7 +77,8 @@ impl World {
                 (Role::Leading { attempt: ATTEMPT, known }, here)
             }
         };
-        let moves = matches!(self.nodes[node].setup.manner, Manner::Inventor { .. } | Manner::EmptyLeader { .. });
+        let moves =
+            matches!(self.nodes[node].setup.manner, Manner::Inventor { .. } | Manner::EmptyLeader { .. });
         if first || moves {
             let update = Update { role, here: List::first_of(here) };
             self.send(node, follower, Message::Update(blob, update));
@@ -122,7 +123,9 @@ impl World {
                     };
                     self.send(node, from, Message::Chain { blob, request, chain });
                 }
-                Part::States(attempt, before) => self.liar_gives_states(node, from, blob, request, attempt, &before),
+                Part::States(attempt, before) => {
+                    self.liar_gives_states(node, from, blob, request, attempt, &before)
+                }
                 Part::Chunk(index) => self.liar_gives_chunk(node, from, blob, request, index),
             },
             _ => {}

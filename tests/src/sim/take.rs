@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Source, rank};
+use wherry_node::transfer::planner::{
+    DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Source, rank,
+};
 use wherry_proto::{ChunkIndex, NodeId, Role, State};
 
 use super::clock::nanos;
@@ -115,7 +117,9 @@ impl World {
             Effect::Follow(peer) => self.follow(node, blob, peer),
             Effect::Unfollow(peer) => self.leave(node, blob, peer),
             Effect::AskChain(peer) => self.pull(node, blob, peer, Part::Chain),
-            Effect::AskStates(peer, attempt, before) => self.pull(node, blob, peer, Part::States(attempt, before)),
+            Effect::AskStates(peer, attempt, before) => {
+                self.pull(node, blob, peer, Part::States(attempt, before))
+            }
             Effect::Lead => self.report.leads += 1,
             Effect::AskLead(known) => self.ask_lead(node, blob, &known),
             Effect::Cancel(peer, index) => {
@@ -188,7 +192,7 @@ impl World {
                 self.report.wrong(format!("{node} drops {number}, which is honest: {reason}"));
             }
             DropReason::Failed(why) => {
-                let closed = why == CLOSED || why == GONE;
+                let closed = why == CLOSED || why == GONE || poisoned;
                 if !closed {
                     self.report.wrong(format!("{node} drops {number}, which is honest: {why}"));
                 }
@@ -231,9 +235,15 @@ impl World {
     fn cancel(&mut self, node: usize, blob: BlobNo, peer: NodeId, index: Option<ChunkIndex>) {
         let number = self.ids[&peer];
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        let is_it = |fetching: &Fetching| fetching.peer == number && index.is_none_or(|index| fetching.index == index);
-        let requests: Vec<RequestId> =
-            transfer.fetching.iter().filter(|(_, fetching)| is_it(fetching)).map(|(request, _)| *request).collect();
+        let is_it = |fetching: &Fetching| {
+            fetching.peer == number && index.is_none_or(|index| fetching.index == index)
+        };
+        let requests: Vec<RequestId> = transfer
+            .fetching
+            .iter()
+            .filter(|(_, fetching)| is_it(fetching))
+            .map(|(request, _)| *request)
+            .collect();
         for request in requests {
             if let Some(fetching) = transfer.fetching.remove(&request)
                 && transfer.asked.get(&fetching.index) == Some(&Source::Peer(peer))
@@ -306,7 +316,9 @@ impl World {
 
     /// It is noticed that a peer's life is over, as far as this node has to do with that life.
     pub(super) fn lost(&mut self, node: usize, peer: usize, life: u32) {
-        if !self.nodes[node].alive || (self.nodes[peer].alive && self.nodes[peer].life == life && !self.refuses(node, peer)) {
+        if !self.nodes[node].alive
+            || (self.nodes[peer].alive && self.nodes[peer].life == life && !self.refuses(node, peer))
+        {
             return;
         }
         for blob in 0..self.blobs.len() {
@@ -385,7 +397,8 @@ impl World {
                     return;
                 };
                 let took = Duration::from_nanos(now - fetching.since);
-                let links = fetching.starts.iter().map(|from| self.blobs[blob].link(index, *from, content)).collect();
+                let links =
+                    fetching.starts.iter().map(|from| self.blobs[blob].link(index, *from, content)).collect();
                 if let Some(transfer) = self.nodes[to].transfer(blob) {
                     transfer.arriving.insert((Source::Peer(id), index), content);
                 }
@@ -400,7 +413,10 @@ impl World {
                 let run = transfer.run;
                 if !transfer.busy.contains_key(&from) {
                     transfer.busy.insert(from, token);
-                    self.clock.after(nanos(BUSY_PAUSE), Happening::Pause { node: to, blob, run, peer: from, token });
+                    self.clock.after(
+                        nanos(BUSY_PAUSE),
+                        Happening::Pause { node: to, blob, run, peer: from, token },
+                    );
                 }
                 self.apply(to, blob, Event::Busy(id, index));
             }
@@ -508,7 +524,8 @@ impl World {
     }
 
     fn ask_next_to_lead(&mut self, node: usize, blob: BlobNo) {
-        let next = self.nodes[node].transfer(blob).and_then(|transfer| transfer.to_lead.as_ref()?.front().copied());
+        let next =
+            self.nodes[node].transfer(blob).and_then(|transfer| transfer.to_lead.as_ref()?.front().copied());
         match next {
             Some(member) => self.send_or_lose(node, member, Message::Lead(blob)),
             None => {
@@ -581,7 +598,9 @@ impl World {
         let now = self.clock.now();
         self.measure(node, blob);
         let map = self.blobs[blob].map();
-        let whole = map.iter().all(|index| self.nodes[node].blobs[blob].content[index.get() as usize] == super::blob::TRUE);
+        let whole = map
+            .iter()
+            .all(|index| self.nodes[node].blobs[blob].content[index.get() as usize] == super::blob::TRUE);
         if !whole {
             self.report.wrong(format!("{node} takes a blob for verified that is wrong"));
         }

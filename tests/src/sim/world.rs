@@ -28,27 +28,86 @@ const MAX_FAR: usize = 8;
 /// What happens at a time.
 pub(super) enum Happening {
     Start(usize),
-    Deliver { from: usize, to: usize, lives: (u32, u32), message: Message },
+    Deliver {
+        from: usize,
+        to: usize,
+        lives: (u32, u32),
+        message: Message,
+    },
     Flows(usize, u64),
-    Tick { node: usize, blob: BlobNo, run: u64 },
-    Push { node: usize, blob: BlobNo, run: u64 },
-    Kept { node: usize, blob: BlobNo, run: u64, source: Source, index: ChunkIndex, link: Link, content: Content },
-    OriginBegins { node: usize, blob: BlobNo, run: u64, reading: u64 },
+    Tick {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+    },
+    Push {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+    },
+    Kept {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+        source: Source,
+        index: ChunkIndex,
+        link: Link,
+        content: Content,
+    },
+    OriginBegins {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+        reading: u64,
+    },
     // A request has had no answer for long.
-    Silence { node: usize, blob: BlobNo, run: u64, request: RequestId },
+    Silence {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+        request: RequestId,
+    },
     // A peer that was busy may be asked again.
-    Pause { node: usize, blob: BlobNo, run: u64, peer: usize, token: u64 },
+    Pause {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+        peer: usize,
+        token: u64,
+    },
     // Who waits for a slot has waited too long.
-    SlotWait { giver: usize, taker: usize, request: RequestId },
+    SlotWait {
+        giver: usize,
+        taker: usize,
+        request: RequestId,
+    },
     // It is noticed that a peer's life is over.
-    Lost { node: usize, peer: usize, life: u32 },
-    SitePatience { node: usize, blob: BlobNo, run: u64 },
-    NetworkAsked { node: usize, blob: BlobNo, run: u64 },
-    Kill { node: usize, back: Option<Duration> },
+    Lost {
+        node: usize,
+        peer: usize,
+        life: u32,
+    },
+    SitePatience {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+    },
+    NetworkAsked {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+    },
+    Kill {
+        node: usize,
+        back: Option<Duration>,
+    },
     Churn(u32),
     Liar(usize),
     // A client asks once more.
-    Again { node: usize, blob: BlobNo },
+    Again {
+        node: usize,
+        blob: BlobNo,
+    },
 }
 
 /// What a flow carries.
@@ -86,8 +145,12 @@ impl World {
     /// A world at its beginning.
     pub fn new(setup: Setup) -> Self {
         let mut random = Random::new(setup.seed);
-        let blobs: Vec<Blob> =
-            setup.blobs.iter().enumerate().map(|(n, size)| Blob::new(*size, setup.seed << 8 | n as u64)).collect();
+        let blobs: Vec<Blob> = setup
+            .blobs
+            .iter()
+            .enumerate()
+            .map(|(n, size)| Blob::new(*size, setup.seed << 8 | n as u64))
+            .collect();
         let domains = if setup.wide { 1 } else { setup.sites.len() };
         let mut links: Vec<Links> =
             (0..domains).map(|_| Links { fluid: Fluid::new(), generation: 0 }).collect();
@@ -115,7 +178,10 @@ impl World {
                     failed: false,
                     transfer: None,
                     links: Vec::new(),
-                    content: vec![TRUE; if node.manner == Manner::Honest { blob.map().count() as usize } else { 0 }],
+                    content: vec![
+                        TRUE;
+                        if node.manner == Manner::Honest { blob.map().count() as usize } else { 0 }
+                    ],
                     last_attempt: 0,
                 };
                 Node {
@@ -138,7 +204,9 @@ impl World {
             })
             .collect();
         let ids = nodes.iter().enumerate().map(|(number, node)| (node.id, number)).collect();
-        let wanting = nodes.iter().filter(|node| node.setup.wants && node.setup.manner == Manner::Honest && !node.setup.holds);
+        let wanting = nodes
+            .iter()
+            .filter(|node| node.setup.wants && node.setup.manner == Manner::Honest && !node.setup.holds);
         let open = wanting.count() * blobs.len();
         let report = Report::new(&setup);
         let trace = std::env::var_os("WHERRY_SIM_TRACE").is_some();
@@ -471,8 +539,10 @@ impl World {
             None => {
                 let setup = &self.nodes[node].setup;
                 if setup.wants && setup.manner == Manner::Honest {
-                    let unfinished =
-                        self.nodes[node].blobs.iter().filter(|carried| carried.done.is_none() && !carried.held);
+                    let unfinished = self.nodes[node]
+                        .blobs
+                        .iter()
+                        .filter(|carried| carried.done.is_none() && !carried.held);
                     self.open -= unfinished.count();
                 }
             }
@@ -487,7 +557,9 @@ impl World {
         };
         let aimed = churn.leaders > 0 && number.is_multiple_of(churn.leaders);
         let of = |wanted: &dyn Fn(&Node) -> bool| -> Vec<usize> {
-            (0..self.nodes.len()).filter(|node| is_alive(&self.nodes[*node]) && wanted(&self.nodes[*node])).collect()
+            (0..self.nodes.len())
+                .filter(|node| is_alive(&self.nodes[*node]) && wanted(&self.nodes[*node]))
+                .collect()
         };
         let mut victims = if aimed { of(&leads) } else { Vec::new() };
         if victims.is_empty() {

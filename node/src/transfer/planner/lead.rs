@@ -126,9 +126,9 @@ impl Lead {
     }
 
     /// How often a leader may fail and come back and still be followed.
-const MAX_LEAD_RETURNS: u8 = 1;
+    const MAX_LEAD_RETURNS: u8 = 1;
 
-/// How many readings are watched.
+    /// How many readings are watched.
     pub(super) fn watched(&self) -> usize {
         self.watched.len()
     }
@@ -190,7 +190,9 @@ impl Planner {
                 Some(signer) if !signer.reads(attempt.number) => continue,
                 Some(signer) => signer.rank,
                 // Its connection to this node has ended: what others still say of that is old.
-                None if self.dropped.get(&attempt.signer).is_some_and(|d| attempt.number <= d.reading) => continue,
+                None if self.dropped.get(&attempt.signer).is_some_and(|d| attempt.number <= d.reading) => {
+                    continue;
+                }
                 None => match self.lead.watched.get(&attempt) {
                     Some(watched) => watched.rank,
                     None => rank(&self.ledger.digest(), &attempt.signer),
@@ -437,6 +439,23 @@ impl Planner {
             dropped.is_false = true;
         }
         self.effects.extend(attempt.map(Effect::StreamVoid));
+        self.void();
+        self.meet_again();
+    }
+
+    /// Every chunk is here and links to the states that are known, and yet they do not lead to the digest: those of the
+    /// reading are wrong somewhere before what is proven.
+    pub(super) fn stream_leads_elsewhere(&mut self) {
+        if let Some(attempt) = self.lead.attempt {
+            let why = "what it read does not lead to the digest".to_owned();
+            if self.peers.contains_key(&attempt.signer) {
+                self.drop_peer(attempt.signer, DropReason::Failed(why));
+            }
+            if let Some(dropped) = self.dropped.get_mut(&attempt.signer) {
+                dropped.is_false = true;
+            }
+            self.effects.push(Effect::StreamVoid(attempt));
+        }
         self.void();
         self.meet_again();
     }

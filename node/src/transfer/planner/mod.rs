@@ -255,7 +255,8 @@ impl Planner {
         for peer in self.peers.values_mut() {
             peer.forget_refused(self.ticks);
         }
-        self.helpless = if self.lead.request == Request::Asked && !self.has_hope() { self.helpless + 1 } else { 0 };
+        self.helpless =
+            if self.lead.request == Request::Asked && !self.has_hope() { self.helpless + 1 } else { 0 };
         if self.helpless >= HELP {
             self.lead.request = Request::Denied;
         }
@@ -593,6 +594,9 @@ impl Planner {
         if let Some((_, refuted)) = self.ledger.settle() {
             self.verified(refuted);
             return;
+        }
+        if self.ledger.linked().is_full() && self.keeping.is_empty() && self.stale.is_empty() {
+            self.stream_leads_elsewhere();
         }
         let near = self.peers.values().any(|peer| peer.class == LinkClass::Lan && peer.is_claimed());
         if near {

@@ -35,7 +35,9 @@ impl Planner {
             return;
         };
         // What a leader before signed may have been wrong, or this reading is: only one from the start tells.
-        if self.ledger.expected(index).is_some_and(|expected| expected != link) && !matches!(link.to, End::Digest(_)) {
+        if self.ledger.expected(index).is_some_and(|expected| expected != link)
+            && !matches!(link.to, End::Digest(_))
+        {
             return self.attempt_failed(index, None);
         }
         let closes = match link.to {
@@ -191,7 +193,8 @@ impl Planner {
     /// gives it.
     pub(super) fn gap(&self) -> Option<(ChunkIndex, State)> {
         let map = self.ledger.map();
-        let is_gap = |index: &ChunkIndex| self.ledger.expected(*index).is_some() && !self.is_to_be_had(*index);
+        let is_gap =
+            |index: &ChunkIndex| self.ledger.expected(*index).is_some() && !self.is_to_be_had(*index);
         let first_gap = |from: ChunkIndex| {
             let mut at = self.taken.first_missing(from);
             while let Some(index) = at {

@@ -176,7 +176,9 @@ impl Peer {
     /// Whose reading it follows, or does itself, and how many states of it it knows.
     pub(super) fn stream(&self, node: NodeId) -> Option<(Attempt, u32)> {
         match self.role {
-            Some(Role::Leading { attempt, known }) => Some((Attempt { signer: node, number: attempt }, known)),
+            Some(Role::Leading { attempt, known }) => {
+                Some((Attempt { signer: node, number: attempt }, known))
+            }
             Some(Role::Following { stream: Some(attempt), known, .. }) => Some((attempt, known)),
             _ => None,
         }

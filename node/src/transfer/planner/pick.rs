@@ -113,7 +113,8 @@ impl Planner {
         let first = at;
         for _ in 0..SCAN {
             let Some(index) = at else { break };
-            if able.iter().any(|peer| peer.gives(index, self.ticks)) && self.ledger.expected(index).is_some() {
+            if able.iter().any(|peer| peer.gives(index, self.ticks)) && self.ledger.expected(index).is_some()
+            {
                 let copies = all.iter().filter(|peer| peer.has(index)).count();
                 if best.is_none_or(|(fewest, _)| copies < fewest) {
                     best = Some((copies, index));
@@ -196,9 +197,8 @@ impl Planner {
         // Longer than any peer may be silent: before anything has come, slow is told from mute by the exchange.
         const LATE_AT_FIRST: u64 = 16;
         let pace = self.peers.get(node).and_then(|peer| peer.pace);
-        let patience = pace.map_or(LATE_AT_FIRST, |pace| {
-            LATE + 4 * (pace.as_millis() / super::TICK.as_millis()) as u64
-        });
+        let patience =
+            pace.map_or(LATE_AT_FIRST, |pace| LATE + 4 * (pace.as_millis() / super::TICK.as_millis()) as u64);
         self.ticks - since >= patience
     }
 }
