@@ -104,7 +104,7 @@ fn extra(setup: &Setup, report: &Report, site: usize) -> f64 {
 
 #[test]
 fn everybody_gets_everything_and_the_origin_is_read_once() {
-    for seed in seeds(150) {
+    for seed in seeds(30) {
         let setup = world(seed);
         let report = run(seed, &setup);
         assert!(report.honest_dropped == 0 || !report.failures.is_empty(), "seed {seed}");
@@ -127,7 +127,7 @@ fn everybody_gets_everything_and_the_origin_is_read_once() {
 
 #[test]
 fn leaders_that_die_cost_no_more_than_what_only_they_had() {
-    for seed in seeds(100) {
+    for seed in seeds(25) {
         let mut setup = world(seed);
         let mut random = Random::new(!seed);
         let period = Duration::from_millis(200 + random.below(3_000) as u64);
@@ -152,7 +152,7 @@ fn leaders_that_die_cost_no_more_than_what_only_they_had() {
 
 #[test]
 fn liars_hold_nobody_up_for_ever_and_nobody_honest_is_blamed() {
-    for seed in seeds(150) {
+    for seed in seeds(40) {
         let mut setup = world(seed);
         let mut random = Random::new(seed ^ 0x5a5a);
         let sites = setup.sites.len();

@@ -125,9 +125,6 @@ impl Lead {
         self.anew = None;
     }
 
-    /// How often a leader may fail and come back and still be followed.
-    const MAX_LEAD_RETURNS: u8 = 1;
-
     /// How many readings are watched.
     pub(super) fn watched(&self) -> usize {
         self.watched.len()
