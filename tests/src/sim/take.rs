@@ -1,5 +1,6 @@
 //! The taking side: carries out what planners ask for and tells them what happened, as the node's driver does.
 
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
@@ -244,15 +245,15 @@ impl World {
             .filter(|(_, fetching)| is_it(fetching))
             .map(|(request, _)| *request)
             .collect();
-        for request in requests {
-            if let Some(fetching) = transfer.fetching.remove(&request)
+        for request in &requests {
+            if let Some(fetching) = transfer.fetching.remove(request)
                 && transfer.asked.get(&fetching.index) == Some(&Source::Peer(peer))
             {
                 transfer.asked.remove(&fetching.index);
             }
+        }
+        for request in requests {
             self.send(node, number, Message::Cancel(request));
-            let Some(_) = self.nodes[node].transfer(blob) else { return };
-            return self.cancel(node, blob, peer, index);
         }
     }
 
@@ -411,12 +412,10 @@ impl World {
                     return;
                 }
                 let run = transfer.run;
-                if !transfer.busy.contains_key(&from) {
-                    transfer.busy.insert(from, token);
-                    self.clock.after(
-                        nanos(BUSY_PAUSE),
-                        Happening::Pause { node: to, blob, run, peer: from, token },
-                    );
+                if let Entry::Vacant(free) = transfer.busy.entry(from) {
+                    free.insert(token);
+                    let pause = Happening::Pause { node: to, blob, run, peer: from, token };
+                    self.clock.after(nanos(BUSY_PAUSE), pause);
                 }
                 self.apply(to, blob, Event::Busy(id, index));
             }
