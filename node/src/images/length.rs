@@ -97,7 +97,9 @@ impl Images {
             match peers.chunk(node, digest, map, map.last()).await {
                 Ok(bytes) => break bytes,
                 Err(PeerError::Busy) => peers.ready(node).await,
-                Err(why @ (PeerError::Failed(_) | PeerError::Elsewhere)) => return Err(why.to_string()),
+                Err(why @ (PeerError::Failed(_) | PeerError::Elsewhere | PeerError::NotHere)) => {
+                    return Err(why.to_string());
+                }
             }
         };
         let linked = blocking(move || Ok(link(&map, map.last(), from, &bytes))).await;

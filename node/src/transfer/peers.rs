@@ -125,7 +125,8 @@ impl Peers for Client {
             let exchange = self.exchange(node).await.map_err(|error| failed(&error))?;
             exchange.chunk(digest, map, index, |_| {}).await.map_err(|error| match error {
                 ExchangeError::Busy(_) => PeerError::Busy,
-                ExchangeError::Elsewhere(_) | ExchangeError::NotHere(_) => PeerError::Elsewhere,
+                ExchangeError::Elsewhere(_) => PeerError::Elsewhere,
+                ExchangeError::NotHere(_) => PeerError::NotHere,
                 other => failed(&other),
             })
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered};
@@ -14,6 +15,9 @@ use super::find::Source;
 use super::server::Uploader;
 use super::{MAX_FOLLOWED, UPDATE_TIME};
 use crate::swarm::arriving::Arriving;
+
+/// How long it may take until it is told that more states are known, where that alone is new.
+const STATES_TIME: Duration = Duration::from_millis(500);
 
 /// The blobs that one connection follows.
 pub(super) struct Followed {
@@ -153,13 +157,21 @@ impl Telling<'_> {
                 Role::Gone => return false,
                 Role::Leading { .. } | Role::Following { .. } => {}
             }
-            let mut waits = false;
-            let is_due = Instant::now() >= due;
+            let here = arriving.here();
+            if !told.without(&here).is_empty() {
+                // What was told cannot be taken back: whoever follows begins anew.
+                return false;
+            }
+            let (mut waits, mut late) = (false, false);
+            let now = Instant::now();
+            let is_due = now >= due;
             if is_due || last.is_none_or(|last| !is_alike(last, role)) {
-                let fresh = arriving.here().without(&told);
+                let fresh = here.without(&told);
                 // How many more states are known is no news of its own: whoever reads them has their chunks in a moment, and
                 // whoever follows asks where there are chunks.
-                if !fresh.is_empty() || last.is_none_or(|last| !is_alike(last, role)) {
+                let is_news = last.is_none_or(|last| !is_alike(last, role));
+                let is_late = last != Some(role) && now >= due + STATES_TIME;
+                if !fresh.is_empty() || is_news || is_late {
                     let runs: Vec<Run> = fresh.runs().take(MAX_RUNS).collect();
                     let numbers = runs.iter().flat_map(|run| run.from..run.from + run.len);
                     numbers.filter_map(|number| map.index(number)).for_each(|index| {
@@ -170,6 +182,7 @@ impl Telling<'_> {
                     last = Some(role);
                     due = Instant::now() + UPDATE_TIME;
                 }
+                late = last != Some(role);
             } else {
                 waits = true;
             }
@@ -178,6 +191,7 @@ impl Telling<'_> {
                     return arriving.role() == Role::Held;
                 },
                 () = sleep_until(due), if waits => {}
+                () = sleep_until(due + STATES_TIME), if late && !waits => {}
             }
         }
     }

@@ -4,7 +4,7 @@
 //! follow it. There is no election: each node decides by what it sees of its peers, and where views differ for a moment
 //! two may read, until the one that is behind sees the other and stops. Whoever leads is never unseated by arrivals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use wherry_proto::{Attempt, Digest, NodeId, Role, SignedStates, StatePrefix};
@@ -22,11 +22,18 @@ pub const STALL: u64 = 10;
 /// How many of a leader's usual gaps between two chunks are no stall.
 const STALL_GAPS: u64 = 4;
 
+/// The slowest link that is not taken for a stalled one, in bytes a second: a quarter of 512 kbit/s, as where four layers
+/// share such a link.
+const SLOWEST: u32 = 16 << 10;
+
 /// How many ticks each rank gives the one before it to begin.
 const PATIENCE: u64 = 2;
 
 /// How many ticks a peer may take to say what it does before nobody waits for it any more.
 const INTRODUCTION: u64 = 2;
+
+/// How many ticks a holder's claim may take before nobody waits for it any more.
+const CLAIMING: u64 = 20;
 
 /// How many readings are watched for stalls.
 const MAX_WATCHED: usize = 16;
@@ -59,17 +66,21 @@ pub(super) struct Seen {
     rank: u64,
 }
 
-impl Seen {
-    fn is_before(&self, known: u32, rank: u64) -> bool {
-        if self.known.abs_diff(known) > LEAD_MARGIN { self.known > known } else { self.rank > rank }
-    }
+/// Of several readings the one that all go by: of those that have come hardly less far than the one that has come
+/// farthest, that of the highest rank.
+fn foremost(readings: &[Seen]) -> Option<Seen> {
+    let farthest = readings.iter().map(|seen| seen.known).max()?;
+    let near = readings.iter().filter(|seen| farthest - seen.known <= LEAD_MARGIN);
+    near.max_by_key(|seen| seen.rank).copied()
 }
 
 #[derive(Debug)]
 struct Watched {
-    known: u32,
+    // States known, and chunks that the leader itself has.
+    progress: (u32, u32),
     moved: u64,
-    gap: u64,
+    // Between the last two movements, smoothed; none before the second.
+    gap: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -88,12 +99,17 @@ pub(super) struct Lead {
     // For how many ticks there has been no leader.
     vacant: u64,
     pub(super) request: Request,
+    // Who said that it would lead, and did not.
+    pub(super) broken: BTreeSet<NodeId>,
+    // Whose readings came to nothing.
+    void: BTreeSet<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
     Unasked,
     Asked,
+    Promised { by: NodeId, since: u64 },
     Denied,
 }
 
@@ -110,6 +126,8 @@ impl Lead {
             watched: BTreeMap::new(),
             vacant: 0,
             request: Request::Unasked,
+            broken: BTreeSet::new(),
+            void: BTreeSet::new(),
         }
     }
 
@@ -120,10 +138,10 @@ impl Lead {
         self.anew = None;
     }
 
-    fn is_stalled(&self, attempt: &Attempt, now: u64) -> bool {
-        self.watched
-            .get(attempt)
-            .is_some_and(|watched| now - watched.moved >= STALL.max(watched.gap * STALL_GAPS))
+    fn is_stalled(&self, attempt: &Attempt, now: u64, least: u64) -> bool {
+        self.watched.get(attempt).is_some_and(|watched| {
+            now - watched.moved >= least.max(watched.gap.unwrap_or_default() * STALL_GAPS)
+        })
     }
 }
 
@@ -131,6 +149,18 @@ impl Planner {
     /// Whether this node leads: takes the blob from where bytes are dear, for all of its site.
     pub fn leads(&self) -> bool {
         self.lead.mine.is_some()
+    }
+
+    /// Whose reading this node goes by: its own, or that which it follows.
+    pub(super) fn attempt(&self) -> Option<Attempt> {
+        let own = self.lead.mine.map(|number| Attempt { signer: self.me, number });
+        own.or(self.lead.attempt)
+    }
+
+    /// For how many ticks a reading may stand still at least: a chunk must have time to cross the thinnest link.
+    fn stall(&self) -> u64 {
+        let chunk = u64::from(self.ledger.map().chunk_len() / SLOWEST);
+        STALL.max(chunk * 1000 / super::TICK.as_millis() as u64)
     }
 
     /// What this node tells those who follow it.
@@ -164,7 +194,8 @@ impl Planner {
         let mut seen: Vec<Seen> = Vec::new();
         for (node, peer) in self.peers.iter().filter(|(_, peer)| peer.class == LinkClass::Lan) {
             let Some((attempt, known)) = peer.stream(*node) else { continue };
-            if attempt.signer == self.me {
+            // One whose reading came to nothing may lead again in another transfer.
+            if attempt.signer == self.me || self.lead.void.contains(&attempt.signer) {
                 continue;
             }
             let rank = match self.peers.get(&attempt.signer) {
@@ -183,16 +214,17 @@ impl Planner {
         seen
     }
 
+    /// The readings that go on and do not stand still.
+    fn live(&self) -> Vec<Seen> {
+        let least = self.stall();
+        let mut readings = self.readings();
+        readings.retain(|seen| !self.lead.is_stalled(&seen.attempt, self.ticks, least));
+        readings
+    }
+
     /// The one to follow.
     pub(super) fn leader(&self) -> Option<Seen> {
-        let stalled = |seen: &Seen| self.lead.is_stalled(&seen.attempt, self.ticks);
-        let mut best: Option<Seen> = None;
-        for seen in self.readings().into_iter().filter(|seen| !stalled(seen)) {
-            if best.is_none_or(|best| seen.is_before(best.known, best.rank)) {
-                best = Some(seen);
-            }
-        }
-        best
+        foremost(&self.live())
     }
 
     /// Time goes by for those who lead.
@@ -203,11 +235,14 @@ impl Planner {
             if self.lead.watched.len() >= MAX_WATCHED && !self.lead.watched.contains_key(&seen.attempt) {
                 continue;
             }
-            let fresh = Watched { known: seen.known, moved: self.ticks, gap: 0 };
+            let has = self.peers.get(&seen.attempt.signer).map_or(0, |signer| signer.here.len());
+            let progress = (seen.known, has);
+            let fresh = Watched { progress, moved: self.ticks, gap: None };
             let watched = self.lead.watched.entry(seen.attempt).or_insert(fresh);
-            if seen.known > watched.known {
-                let gap = self.ticks - watched.moved;
-                *watched = Watched { known: seen.known, moved: self.ticks, gap: (watched.gap * 3 + gap) / 4 };
+            if progress.0 > watched.progress.0 || progress.1 > watched.progress.1 {
+                let last = self.ticks - watched.moved;
+                let gap = watched.gap.map_or(last, |gap| (gap * 3 + last) / 4);
+                *watched = Watched { progress, moved: self.ticks, gap: Some(gap) };
             }
         }
         let vacant = !self.leads() && self.leader().is_none() && !self.has_holder();
@@ -217,8 +252,11 @@ impl Planner {
     /// Begins to lead, or stops, by what is seen of others.
     pub(super) fn decide_lead(&mut self) {
         if self.leads() {
-            let (known, rank) = (self.ledger.stream().known(), self.lead.rank);
-            if self.leader().is_some_and(|other| other.is_before(known, rank)) {
+            let mut all = self.live();
+            let number = self.lead.mine.unwrap_or_default();
+            let attempt = Attempt { signer: self.me, number };
+            all.push(Seen { attempt, known: self.ledger.stream().known(), rank: self.lead.rank });
+            if foremost(&all).is_some_and(|first| first.attempt != attempt) {
                 self.step_down();
             }
             return;
@@ -226,15 +264,9 @@ impl Planner {
         if !self.searched_site || !self.may_lead() || self.leader().is_some() || self.awaits_words() {
             return;
         }
-        let stalled = |peer: &super::Peer, node| {
-            peer.stream(node).is_some_and(|(attempt, _)| self.lead.is_stalled(&attempt, self.ticks))
-        };
-        let before = self
-            .peers
-            .iter()
-            .filter(|(node, peer)| peer.class == LinkClass::Lan && peer.may_lead() && !stalled(peer, **node))
-            .filter(|(_, peer)| peer.rank > self.lead.rank)
-            .count() as u64;
+        let would = |peer: &&super::Peer| peer.class == LinkClass::Lan && peer.may_lead();
+        let before =
+            self.peers.values().filter(would).filter(|peer| peer.rank > self.lead.rank).count() as u64;
         if self.lead.vacant >= before * PATIENCE {
             self.begin_to_lead();
         }
@@ -244,7 +276,8 @@ impl Planner {
     pub(super) fn awaits_words(&self) -> bool {
         self.peers.values().any(|peer| {
             let silent = peer.role.is_none() && self.ticks < peer.since + INTRODUCTION;
-            silent || (peer.holds() && matches!(peer.chain, super::Chain::Asked))
+            let claiming = peer.holds() && matches!(peer.chain, super::Chain::Asked);
+            silent || (claiming && self.ticks < peer.since + CLAIMING)
         })
     }
 
@@ -371,9 +404,16 @@ impl Planner {
 
     /// The leader itself says that its reading came to nothing.
     pub(super) fn stream_is_void(&mut self, attempt: Attempt) {
-        self.origin.failed.push(None);
-        self.origin.exhausted |= self.origin.failed.len() >= ORIGIN_ATTEMPTS.max(self.origin.count + 1);
+        // One node's word counts once, however often it reads: the origin may be right, and the node not.
+        self.lead.void.insert(attempt.signer);
+        if self.lead.void.len() + usize::from(!self.origin.failed.is_empty()) >= ORIGIN_ATTEMPTS {
+            self.origin.exhausted = true;
+            self.origin.error.get_or_insert_with(|| {
+                format!("{ORIGIN_ATTEMPTS} nodes of this site have read bytes with another digest")
+            });
+        }
         self.effects.push(Effect::StreamVoid(attempt));
         self.void();
+        self.claim_those_aside();
     }
 }

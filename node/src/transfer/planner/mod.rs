@@ -58,6 +58,12 @@ pub const MAX_DROPPED: usize = 256;
 /// How often a peer may fail and come back in one transfer.
 pub const MAX_RETURNS: u8 = 5;
 
+/// After how many ticks a peer that failed is met again for the first time.
+const AGAIN: u64 = 1;
+
+/// For how many ticks a member that said it leads may take to begin.
+const PROMISE: u64 = 20;
+
 /// For how many ticks a chunk that a peer has given to another is not asked of it again.
 const GIVEN: u64 = 2;
 
@@ -70,6 +76,8 @@ struct Asked {
     source: Source,
     // What it must be, as far as was known then.
     expected: Option<Link>,
+    // Whether the peer held the blob then, and did not only pass on what it had.
+    held: bool,
     for_reader: bool,
     since: u64,
 }
@@ -79,6 +87,8 @@ struct Dropped {
     why: String,
     times: u8,
     for_good: bool,
+    is_near: bool,
+    since: u64,
 }
 
 /// The plan of one transfer.
@@ -223,6 +233,16 @@ impl Planner {
                 self.searched_site = true;
                 self.searched_network = true;
             }
+            Event::NotHere(node, index) => {
+                self.release(Source::Peer(node), index);
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.here.remove(index);
+                }
+            }
+            Event::Promised(node) => {
+                self.lead.request = Request::Promised { by: node, since: self.ticks };
+                self.met(node, LinkClass::Lan, false);
+            }
             Event::NobodyLeads => self.lead.request = Request::Denied,
             Event::Reading(reader, index) => {
                 if self.readers.len() < MAX_READERS || self.readers.contains_key(&reader) {
@@ -245,10 +265,36 @@ impl Planner {
         }
         self.sourceless = if self.leads() && self.gap().is_some() { self.sourceless + 1 } else { 0 };
         self.hedge();
+        self.meet_again();
+    }
+
+    /// Those of this site who failed are met again after a while, each time a longer one: a connection that broke, or
+    /// chunks that were taken back, are no reason to do without a node for the rest of the transfer.
+    fn meet_again(&mut self) {
+        let may_return = |dropped: &Dropped| {
+            let pause = AGAIN << dropped.times.min(MAX_RETURNS);
+            !dropped.for_good
+                && dropped.is_near
+                && dropped.times <= MAX_RETURNS
+                && self.ticks - dropped.since >= pause
+        };
+        let again: Vec<NodeId> = self
+            .dropped
+            .iter()
+            .filter(|(node, dropped)| may_return(dropped) && !self.peers.contains_key(*node))
+            .map(|(node, _)| *node)
+            .collect();
+        for node in again {
+            if let Some(dropped) = self.dropped.get_mut(&node) {
+                dropped.since = self.ticks;
+            }
+            self.met(node, LinkClass::Lan, false);
+        }
     }
 
     fn met(&mut self, node: NodeId, class: LinkClass, holds: bool) {
-        if node == self.me {
+        // What is still on its way to another site is of no use before it is there.
+        if node == self.me || (class == LinkClass::Wan && !holds) {
             return;
         }
         if holds && self.peers.contains_key(&node) {
@@ -367,7 +413,7 @@ impl Planner {
             self.effects.push(Effect::Discard(source, index));
             return;
         };
-        let was_expected = asked.expected;
+        let (was_expected, was_held) = (asked.expected, asked.held);
         self.release(source, index);
         if let Source::Peer(node) = source {
             self.set_busy(node, false);
@@ -395,7 +441,7 @@ impl Planner {
                 match source {
                     // What it was asked for counts no more: a claim was refuted, or another leads.
                     Source::Peer(_) if was_expected.is_none_or(|expected| links.contains(&expected)) => {}
-                    Source::Peer(node) => self.wrong_chunk(node, index),
+                    Source::Peer(node) => self.wrong_chunk(node, index, was_held),
                     Source::Origin => self.origin_contradicts(index),
                 }
             }
@@ -446,17 +492,22 @@ impl Planner {
         self.effects.push(Effect::Keep(source, index, link));
     }
 
-    fn wrong_chunk(&mut self, node: NodeId, index: ChunkIndex) {
+    fn wrong_chunk(&mut self, node: NodeId, index: ChunkIndex, held: bool) {
         let map = self.ledger.map();
         let end_is_proven = map.next(index).is_none_or(|next| self.ledger.is_proven(next));
+        let attempt = self.peers.get(&node).and_then(|peer| peer.stream(node)).map(|(attempt, _)| attempt);
         // Whoever does not hold the blob may have had the chunk in good faith, from a reading that is wrong.
-        let holds = self.peers.get(&node).is_some_and(Peer::holds);
-        if holds && index == map.first() && end_is_proven {
+        if held && index == map.first() && end_is_proven {
             self.ban(node, Proof::WrongChunk(index));
-        } else if !holds && self.ledger.has_chain() && !self.ledger.has_signer() {
+        } else if !held && self.ledger.has_chain() && !self.ledger.has_signer() {
             // Nobody is left who stands for the chain: what still comes decides.
             self.ledger.forget_orphans();
             self.count_taken();
+        } else if !held && !self.ledger.has_chain() && attempt != self.attempt() {
+            // It follows another reading, and that may be the right one.
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.here.remove(index);
+            }
         } else {
             self.drop_peer(node, DropReason::WrongChunk(index));
         }
@@ -477,11 +528,17 @@ impl Planner {
     }
 
     fn forget_peer(&mut self, node: NodeId, why: &dyn std::fmt::Display, for_good: bool) -> bool {
-        let was_there = self.peers.remove(&node).is_some();
+        let peer = self.peers.remove(&node);
+        let was_there = peer.is_some();
         let before = self.dropped.get(&node);
+        let is_near = peer.map_or_else(
+            || before.is_some_and(|dropped| dropped.is_near),
+            |peer| peer.class == LinkClass::Lan,
+        );
         let times = before.map_or(0, |dropped| dropped.times).saturating_add(u8::from(was_there));
         let for_good = for_good || before.is_some_and(|dropped| dropped.for_good);
-        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good });
+        let since = self.ticks;
+        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good, is_near, since });
         self.release_all(Source::Peer(node));
         self.forget_states(node);
         self.ledger.drop_signer(node);
@@ -566,7 +623,7 @@ impl Planner {
 
     /// Nobody here leads, nor may this node: others are asked to, and more are searched for.
     fn look_for_help(&mut self) {
-        let trading = |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead() || peer.role.is_none());
+        let trading = |peer: &Peer| peer.class == LinkClass::Lan && peer.may_lead();
         let hope = self.leads()
             || self.may_lead()
             || self.leader().is_some()
@@ -579,14 +636,25 @@ impl Planner {
             return;
         }
         match self.lead.request {
-            Request::Unasked => {
-                self.lead.request = Request::Asked;
-                self.effects.push(Effect::AskLead);
+            Request::Unasked => self.ask_to_lead(),
+            Request::Promised { by, since } => {
+                let is_over = !self.peers.contains_key(&by) || self.ticks - since >= PROMISE;
+                if is_over {
+                    self.lead.broken.insert(by);
+                    self.ask_to_lead();
+                }
             }
             Request::Asked => {}
             Request::Denied if self.searched_network => self.search_again(),
             Request::Denied => {}
         }
+    }
+
+    fn ask_to_lead(&mut self) {
+        self.lead.request = Request::Asked;
+        // Those who want the blob say themselves whether they can.
+        let but = self.peers.keys().chain(&self.lead.broken).copied().collect();
+        self.effects.push(Effect::AskLead(but));
     }
 
     fn verified(&mut self, mut refuted: Vec<NodeId>) {
@@ -633,6 +701,7 @@ impl Planner {
         self.here_at_search = Some(here);
         (self.searched_site, self.searched_network) = (false, false);
         self.lead.request = Request::Unasked;
+        self.lead.broken.clear();
         self.effects.push(Effect::Search);
     }
 

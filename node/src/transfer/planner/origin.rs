@@ -124,14 +124,18 @@ impl Planner {
         if !self.origin.offered || self.origin.exhausted {
             return self.step_down();
         }
+        let lacking = self.sourceless >= SOURCELESS;
         if self.origin.reading.is_some() {
             // Behind the place of the reading there is something that nobody else has any more.
-            if self.sourceless >= SOURCELESS && self.reads_on() {
-                self.sourceless = 0;
+            if lacking && self.reads_on() && self.gap().is_some() {
                 self.stop_origin();
             } else {
                 return;
             }
+        }
+        // A reading goes through to the end: what is still being written would cut it short.
+        if !self.stale.is_empty() {
+            return;
         }
         if self.origin.contradicts {
             // Whoever signed the chain is gone and the origin does not agree: only a reading from the start tells.
@@ -143,7 +147,10 @@ impl Planner {
             self.void();
         }
         let alone = !self.peers.values().any(Peer::trades);
-        let gap = self.gap().filter(|_| alone || self.sourceless >= SOURCELESS);
+        let gap = self.gap().filter(|_| alone || lacking);
+        if gap.is_some() {
+            self.sourceless = 0;
+        }
         let Some((first, state)) = gap.or_else(|| self.frontier()) else { return };
         let map = self.ledger.map();
         let mut last = first;
@@ -158,7 +165,8 @@ impl Planner {
 
     fn expect_origin(&mut self, index: ChunkIndex) {
         let expected = self.ledger.expected(index);
-        let asked = Asked { source: Source::Origin, expected, for_reader: false, since: self.ticks };
+        let asked =
+            Asked { source: Source::Origin, expected, held: false, for_reader: false, since: self.ticks };
         self.asked.insert(index, asked);
         self.taken.insert(index);
     }
