@@ -35,6 +35,23 @@ impl Unanswered {
     }
 }
 
+/// Where a blob is, for those who follow it.
+pub(super) enum Whereabouts {
+    Held,
+    Arriving(Arc<dyn Arriving>),
+    Nowhere,
+}
+
+impl Whereabouts {
+    /// Finds a blob without opening it: what is followed may leave the store all the same. May block.
+    pub(super) fn find(holdings: &dyn Holdings, blob: BlobName) -> Self {
+        if holdings.held(&blob.digest) == Some(blob.size) {
+            return Self::Held;
+        }
+        holdings.arriving(&blob).map_or(Self::Nowhere, Self::Arriving)
+    }
+}
+
 /// Where the bytes of a blob are.
 #[derive(Clone)]
 pub(super) enum Source {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use wherry_proto::{BlobName, ChunkMap, ChunkSet, List, MAX_RUNS, NodeId, Response, Role, Run, Update};
 
-use super::find::Source;
+use super::find::Whereabouts;
 use super::server::Uploader;
 use super::{MAX_FOLLOWED, UPDATE_TIME};
 use crate::swarm::arriving::Arriving;
@@ -84,16 +84,17 @@ impl Followed {
             .filter(|(_, following)| std::future::ready(!following.end.is_cancelled()))
             .then(|(id, following)| async move {
                 let (holdings, blob) = (Arc::clone(&uploader.holdings), following.blob);
-                let find = move || Source::find(&*holdings, blob).ok();
-                (id, following, tokio::task::spawn_blocking(find).await.ok().flatten())
+                let find = move || Whereabouts::find(&*holdings, blob);
+                let found = tokio::task::spawn_blocking(find).await;
+                (id, following, found.unwrap_or(Whereabouts::Nowhere))
             });
         let mut found = std::pin::pin!(found);
         let mut told = FuturesUnordered::new();
         loop {
             tokio::select! {
-                Some((id, following, source)) = found.next() => told.push(async move {
+                Some((id, following, blob)) = found.next() => told.push(async move {
                     let telling = Telling { uploader, peer, id, blob: following.blob, answers };
-                    following.end.run_until_cancelled(telling.run(source)).await.map(|()| id)
+                    following.end.run_until_cancelled(telling.run(blob)).await.map(|()| id)
                 }),
                 Some(gone) = told.next() => gone.into_iter().for_each(|id| self.end(id)),
                 else => return,
@@ -121,13 +122,15 @@ impl Drop for Counted<'_> {
 
 impl Telling<'_> {
     /// Returns when the blob is gone.
-    async fn run(self, source: Option<Source>) {
-        if let (Some(source), Ok(map)) = (source, ChunkMap::new(self.blob.size)) {
+    async fn run(self, blob: Whereabouts) {
+        if let (Whereabouts::Held | Whereabouts::Arriving(_), Ok(map)) =
+            (&blob, ChunkMap::new(self.blob.size))
+        {
             self.uploader.spread().follow(self.blob, map, self.peer);
             let _counted = Counted(&self);
-            let held = match source {
-                Source::Held(_) => true,
-                Source::Arriving(arriving) => self.arriving(&*arriving, map).await,
+            let held = match blob {
+                Whereabouts::Arriving(arriving) => self.arriving(&*arriving, map).await,
+                _ => true,
             };
             if held {
                 self.say(Role::Held, Vec::new()).await;

@@ -338,6 +338,15 @@ async fn what_went_to_a_follower_that_is_gone_is_given_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_held_blob_that_is_followed_is_not_kept_open() {
+    let giver = Giver::new(100);
+    let taker = giver.taker(2);
+    let _follow = taker.follow(&giver).await;
+    // Whoever keeps it open has another handle.
+    assert_eq!(Arc::strong_count(&giver.stock.open), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_follows_no_more_than_its_share() {
     let giver = Giver::new(100);
     let taker = giver.taker(2);
