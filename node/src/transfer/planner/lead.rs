@@ -35,6 +35,9 @@ const INTRODUCTION: u64 = 2;
 /// How many ticks a holder's claim may take before nobody waits for it any more.
 const CLAIMING: u64 = 20;
 
+/// How often a leader may fail and come back and still be followed.
+const MAX_LEAD_RETURNS: u8 = 1;
+
 /// How many readings are watched for stalls.
 const MAX_WATCHED: usize = 16;
 
@@ -138,6 +141,11 @@ impl Lead {
         self.anew = None;
     }
 
+    /// How many readings are watched.
+    pub(super) fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
     fn is_stalled(&self, attempt: &Attempt, now: u64, least: u64) -> bool {
         self.watched.get(attempt).is_some_and(|watched| {
             now - watched.moved >= least.max(watched.gap.unwrap_or_default() * STALL_GAPS)
@@ -196,6 +204,10 @@ impl Planner {
             let Some((attempt, known)) = peer.stream(*node) else { continue };
             // One whose reading came to nothing may lead again in another transfer.
             if attempt.signer == self.me || self.lead.void.contains(&attempt.signer) {
+                continue;
+            }
+            // Whoever fails again and again does not hold up all others by what it says of itself.
+            if self.dropped.get(&attempt.signer).is_some_and(|dropped| dropped.times > MAX_LEAD_RETURNS) {
                 continue;
             }
             let rank = match self.peers.get(&attempt.signer) {
