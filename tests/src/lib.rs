@@ -17,4 +17,5 @@ pub mod node;
 pub mod process;
 pub mod registry;
 pub mod relay;
+pub mod sim;
 pub mod wait;

@@ -338,24 +338,28 @@ impl Planner {
         // A leader that begins anew has found its first reading wrong.
         let anew = self.lead.anew == Some(leader.attempt) || (is_new && by_same);
         let ours = if anew { 0 } else { self.ledger.stream().known() };
-        // Whoever has more than this node will do: were the leader asked by all, it would do nothing else.
-        let able: Vec<NodeId> = self
+        // Whoever has more than this node will do: were the leader asked by all, it would do nothing else. If it is a new
+        // one that counts, less will do as well: what an earlier one said may have been wrong.
+        let able: Vec<(NodeId, u32)> = self
             .peers
             .iter()
-            .filter(|(node, peer)| {
-                peer.stream(**node).is_some_and(|(attempt, known)| {
-                    attempt == leader.attempt && (known > ours || (is_new && known == ours && known > 0))
-                })
-            })
-            .map(|(node, _)| *node)
+            .filter_map(|(node, peer)| Some((*node, peer.stream(*node)?)))
+            .filter(|(_, (attempt, _))| *attempt == leader.attempt)
+            .map(|(node, (_, known))| (node, known))
+            .filter(|(_, known)| *known > ours || (is_new && *known > 0))
             .collect();
         if able.is_empty() {
             return;
         }
-        let node = able[self.random() as usize % able.len()];
+        let (node, known) = able[self.random() as usize % able.len()];
         let map = self.ledger.map();
         let before = match ours {
             0 => Arc::new(StatePrefix::new(self.ledger.digest().algorithm(), map)),
+            _ if known < ours => {
+                let mut common = StatePrefix::clone(self.ledger.stream());
+                common.truncate(known);
+                Arc::new(common)
+            }
             _ => Arc::clone(self.ledger.stream()),
         };
         self.lead.pulling = Some(node);

@@ -16,7 +16,8 @@ use wherry_proto::{
 
 pub use event::{DropReason, Effect, Event, Failure, NoStates, Proof, Source};
 pub use lead::{STALL, rank};
-pub use peer::PIPELINE;
+pub use peer::{MAX_REFUSED, PIPELINE};
+pub use sizes::Sizes;
 
 use crate::swarm::LinkClass;
 use lead::{Lead, Request, lot};
@@ -28,6 +29,7 @@ mod lead;
 mod origin;
 mod peer;
 mod pick;
+mod sizes;
 
 /// How many peers one transfer uses at a time; offers beyond it are left alone.
 pub const MAX_PEERS: usize = 32;
@@ -64,8 +66,9 @@ const AGAIN: u64 = 1;
 /// For how many ticks a member that said it leads may take to begin.
 const PROMISE: u64 = 20;
 
-/// For how many ticks a chunk that a peer has given to another is not asked of it again.
-const GIVEN: u64 = 2;
+/// How many chunks may come from a peer that goes by another reading, and do not link to this node's, before it is
+/// dropped.
+const MAX_STRANGE: u8 = 3;
 
 /// How many clients' positions are remembered; further ones wait for what these make arrive.
 pub const MAX_READERS: usize = 64;
@@ -212,7 +215,7 @@ impl Planner {
             Event::Elsewhere(node, index) => {
                 self.release(Source::Peer(node), index);
                 if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.given.insert(index, self.ticks);
+                    peer.refuses(index, self.ticks);
                 }
             }
             Event::Ready(node) => self.set_busy(node, false),
@@ -260,8 +263,7 @@ impl Planner {
         self.ticks += 1;
         self.watch_leaders();
         for peer in self.peers.values_mut() {
-            // Whoever got it may have died; by now its own peers would have been told that it is there.
-            peer.given.retain(|_, since| self.ticks - *since < GIVEN);
+            peer.forget_refused(self.ticks);
         }
         self.sourceless = if self.leads() && self.gap().is_some() { self.sourceless + 1 } else { 0 };
         self.hedge();
@@ -495,7 +497,7 @@ impl Planner {
     fn wrong_chunk(&mut self, node: NodeId, index: ChunkIndex, held: bool) {
         let map = self.ledger.map();
         let end_is_proven = map.next(index).is_none_or(|next| self.ledger.is_proven(next));
-        let attempt = self.peers.get(&node).and_then(|peer| peer.stream(node)).map(|(attempt, _)| attempt);
+        let ours = self.attempt();
         // Whoever does not hold the blob may have had the chunk in good faith, from a reading that is wrong.
         if held && index == map.first() && end_is_proven {
             self.ban(node, Proof::WrongChunk(index));
@@ -503,11 +505,14 @@ impl Planner {
             // Nobody is left who stands for the chain: what still comes decides.
             self.ledger.forget_orphans();
             self.count_taken();
-        } else if !held && !self.ledger.has_chain() && attempt != self.attempt() {
-            // It follows another reading, and that may be the right one.
-            if let Some(peer) = self.peers.get_mut(&node) {
-                peer.here.remove(index);
-            }
+        } else if let Some(peer) = self.peers.get_mut(&node)
+            && !held
+            && peer.strange < MAX_STRANGE
+            && peer.stream(node).map(|(attempt, _)| attempt) != ours
+        {
+            // It goes by another reading: which one is right will be seen.
+            peer.strange += 1;
+            peer.refuses(index, self.ticks);
         } else {
             self.drop_peer(node, DropReason::WrongChunk(index));
         }
@@ -621,18 +626,22 @@ impl Planner {
         }
     }
 
-    /// Nobody here leads, nor may this node: others are asked to, and more are searched for.
-    fn look_for_help(&mut self) {
+    /// Whether the blob may still come from those who are known.
+    fn has_hope(&self) -> bool {
         let trading = |peer: &Peer| peer.class == LinkClass::Lan && peer.may_lead();
-        let hope = self.leads()
+        self.leads()
             || self.may_lead()
             || self.leader().is_some()
             || self.awaits_words()
             || self.peers.values().any(trading)
             || !self.asked.is_empty()
             || !self.keeping.is_empty()
-            || !self.stale.is_empty();
-        if hope || !self.searched_site {
+            || !self.stale.is_empty()
+    }
+
+    /// Nobody here leads, nor may this node: others are asked to, and more are searched for.
+    fn look_for_help(&mut self) {
+        if self.has_hope() || !self.searched_site {
             return;
         }
         match self.lead.request {

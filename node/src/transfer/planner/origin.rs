@@ -178,7 +178,7 @@ impl Planner {
 
     /// Whether a reading that comes to a chunk goes on with it.
     fn is_for_origin(&self, index: ChunkIndex) -> bool {
-        !self.taken.contains(index) && (self.ledger.expected(index).is_none() || self.copies(index) == 0)
+        !self.taken.contains(index) && (self.ledger.expected(index).is_none() || !self.is_to_be_had(index))
     }
 
     /// Where the states that are known end.
@@ -188,15 +188,17 @@ impl Planner {
         }
         let stream = self.ledger.stream();
         let index = self.ledger.map().index(stream.known())?;
-        // Where it is being written, or a peer gives it, the stream will be longer in a moment.
-        let is_open = !self.taken.contains(index) && self.copies(index) == 0;
-        Some((index, stream.at(index.get())?)).filter(|_| is_open)
+        // Where it is being written the stream will be longer in a moment. That a peer has it is of no use before its
+        // states are known, which only the last chunk needs no further one of.
+        Some((index, stream.at(index.get())?)).filter(|_| self.is_for_origin(index))
     }
 
-    /// The first chunk, from where a client reads on, whose states are known and which no peer has.
+    /// The first chunk, from where a client reads on, whose states are known and which no peer has, or none that has it
+    /// gives it.
     pub(super) fn gap(&self) -> Option<(ChunkIndex, State)> {
         let map = self.ledger.map();
-        let is_gap = |index: &ChunkIndex| self.ledger.expected(*index).is_some() && self.copies(*index) == 0;
+        let is_gap =
+            |index: &ChunkIndex| self.ledger.expected(*index).is_some() && !self.is_to_be_had(*index);
         let first_gap = |from: ChunkIndex| {
             let mut at = self.taken.first_missing(from);
             while let Some(index) = at {

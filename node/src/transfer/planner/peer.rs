@@ -20,6 +20,24 @@ const UNQUEUED: Duration = Duration::from_millis(5);
 /// One that takes so much longer than three times the shortest has stood in a queue.
 const QUEUED: Duration = Duration::from_millis(50);
 
+/// For how many ticks a chunk that a peer has given to another is not asked of it again. Whoever got it may have died; by
+/// then its own peers would have been told that it is there. The time doubles with each refusal of the same chunk.
+const GIVEN: u64 = 2;
+
+/// How often it doubles at most.
+const MAX_REFUSALS: u32 = 5;
+
+/// How many chunks a peer may have refused of late before nothing is asked of it until some of them may be asked again.
+pub const MAX_REFUSED: usize = 1024;
+
+/// A chunk that a peer did not give although it is there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused {
+    // The tick from which on it may be asked for again.
+    until: u64,
+    times: u32,
+}
+
 /// How far a peer's claim has come.
 #[derive(Debug)]
 pub(super) enum Chain {
@@ -81,8 +99,10 @@ pub(super) struct Peer {
     // How long one of its chunks takes, smoothed.
     pub(super) pace: Option<Duration>,
     pub(super) busy: bool,
-    // Chunks that it gave to others, and at which tick it said so.
-    pub(super) given: BTreeMap<ChunkIndex, u64>,
+    // Chunks that it gave to others, as it says. They are remembered for as long again as they are not asked for.
+    pub(super) refused: BTreeMap<ChunkIndex, Refused>,
+    // How many chunks it sent that link to another reading than the one that this node goes by.
+    pub(super) strange: u8,
     // The tick at which it was met.
     pub(super) since: u64,
     pub(super) rank: u64,
@@ -99,7 +119,8 @@ impl Peer {
             depth: Depth::new(FIRST_PIPELINE, 1, PIPELINE),
             pace: None,
             busy: false,
-            given: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            strange: 0,
             since,
             rank,
         }
@@ -124,12 +145,22 @@ impl Peer {
     }
 
     /// Whether it may be asked for a chunk.
-    pub(super) fn gives(&self, index: ChunkIndex) -> bool {
-        self.has(index) && !self.given.contains_key(&index)
+    pub(super) fn gives(&self, index: ChunkIndex, now: u64) -> bool {
+        self.has(index) && self.refused.get(&index).is_none_or(|refused| now >= refused.until)
+    }
+
+    /// It does not give a chunk.
+    pub(super) fn refuses(&mut self, index: ChunkIndex, now: u64) {
+        let times = self.refused.get(&index).map_or(0, |refused| (refused.times + 1).min(MAX_REFUSALS));
+        self.refused.insert(index, Refused { until: now + (GIVEN << times), times });
+    }
+
+    pub(super) fn forget_refused(&mut self, now: u64) {
+        self.refused.retain(|_, refused| now < refused.until + (GIVEN << refused.times));
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        !self.busy && self.asked < self.depth.get()
+        !self.busy && self.asked < self.depth.get() && self.refused.len() < MAX_REFUSED
     }
 
     /// Whether it would lead if nobody better did.
@@ -156,6 +187,13 @@ impl Peer {
     pub(super) fn took(&mut self, took: Duration) {
         self.depth.took(took);
         self.pace = Some(self.pace.map_or(took, |pace| (pace * 3 + took) / 4));
+    }
+
+    /// A chunk was taken away from it after so long: it is given more time for the next one, so that two slow peers do
+    /// not take the same chunk away from each other for ever.
+    pub(super) fn is_slower_than(&mut self, waited: Duration) {
+        self.depth.shrink();
+        self.pace = Some(self.pace.map_or(waited, |pace| pace.max(waited)));
     }
 
     /// The less the better to ask.

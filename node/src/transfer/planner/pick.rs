@@ -40,9 +40,9 @@ impl Planner {
         self.trades() && self.peers.values().filter(gives).count() >= LEAST_WINDOW
     }
 
-    /// How many peers have a chunk.
-    pub(super) fn copies(&self, index: ChunkIndex) -> usize {
-        self.peers.values().filter(|peer| self.is_source(peer) && peer.has(index)).count()
+    /// Whether a peer has a chunk and has not refused it of late.
+    pub(super) fn is_to_be_had(&self, index: ChunkIndex) -> bool {
+        self.peers.values().any(|peer| self.is_source(peer) && peer.gives(index, self.ticks))
     }
 
     pub(super) fn ask_peers(&mut self) {
@@ -121,7 +121,8 @@ impl Planner {
         let first = at;
         for _ in 0..SCAN {
             let Some(index) = at else { break };
-            if able.iter().any(|peer| peer.gives(index)) && self.ledger.expected(index).is_some() {
+            if able.iter().any(|peer| peer.gives(index, self.ticks)) && self.ledger.expected(index).is_some()
+            {
                 let copies = all.iter().filter(|peer| peer.has(index)).count();
                 if best.is_none_or(|(fewest, _)| copies < fewest) {
                     best = Some((copies, index));
@@ -141,7 +142,7 @@ impl Planner {
     }
 
     fn gives(&self, node: &NodeId, index: ChunkIndex) -> bool {
-        self.peers.get(node).is_some_and(|peer| peer.gives(index))
+        self.peers.get(node).is_some_and(|peer| peer.gives(index, self.ticks))
     }
 
     /// Of those who give a chunk, the one of two at random that has less to do: always to take the best would make
@@ -196,10 +197,11 @@ impl Planner {
             }
             let others: Vec<_> = ready.iter().filter(|other| **other != node).copied().collect();
             let Some(other) = self.giver(&others, index) else { continue };
+            let waited = self.asked.get(&index).map_or(0, |asked| self.ticks - asked.since);
             self.release(Source::Peer(node), index);
             if let Some(peer) = self.peers.get_mut(&node) {
-                peer.depth.shrink();
-                peer.given.insert(index, self.ticks);
+                peer.is_slower_than(super::TICK * waited as u32);
+                peer.refuses(index, self.ticks);
             }
             self.effects.push(Effect::Cancel(node, index));
             if let Some(link) = self.ledger.expected(index) {
@@ -210,8 +212,11 @@ impl Planner {
 
     fn is_late(&self, node: &NodeId, since: u64) -> bool {
         const LATE: u64 = 4;
-        let pace = self.peers.get(node).and_then(|peer| peer.pace).unwrap_or_default();
-        let usual = pace.as_millis() as u64 / super::TICK.as_millis() as u64;
-        self.ticks - since >= LATE + 4 * usual
+        // Longer than any peer may be silent: before anything has come, slow is told from mute by the exchange.
+        const LATE_AT_FIRST: u64 = 16;
+        let pace = self.peers.get(node).and_then(|peer| peer.pace);
+        let patience =
+            pace.map_or(LATE_AT_FIRST, |pace| LATE + 4 * (pace.as_millis() / super::TICK.as_millis()) as u64);
+        self.ticks - since >= patience
     }
 }

@@ -1,0 +1,419 @@
+//! The giving side of an exchange: few upload slots, a short line behind them, everybody else is sent away at once;
+//! and telling followers what is new.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wherry_node::transfer::planner::{Event, NoStates};
+use wherry_proto::{
+    Attempt, ChunkIndex, ChunkSet, List, MAX_RUNS, Role, Run, SignedStates, StatePrefix, StreamClaim, Update,
+};
+
+use super::clock::nanos;
+use super::message::{BlobNo, Job, Message, Part, RequestId};
+use super::node::{Serving, Subscription};
+use super::spread::Spread;
+use super::world::{Carries, Happening, World};
+
+/// How long a request waits for a slot.
+const SLOT_WAIT: Duration = Duration::from_secs(1);
+
+/// How often followers are told of new chunks.
+const UPDATE_TIME: Duration = Duration::from_millis(50);
+
+/// Whether two roles differ in no more than how far they have come, which can wait as chunks do.
+pub(super) fn is_alike(one: Role, other: Role) -> bool {
+    let come = |role| match role {
+        Role::Leading { attempt, .. } => Role::Leading { attempt, known: 0 },
+        Role::Following { stream, may_lead, .. } => Role::Following { stream, known: 0, may_lead },
+        other => other,
+    };
+    come(one) == come(other)
+}
+
+impl World {
+    pub(super) fn asked(&mut self, giver: usize, taker: usize, job: Job) {
+        self.nodes[giver].giving.connections.entry(taker).or_default().line.push_back(job);
+        self.serve(giver, taker);
+    }
+
+    pub(super) fn cancelled(&mut self, giver: usize, taker: usize, request: RequestId) {
+        if let Some(connection) = self.nodes[giver].giving.connections.get_mut(&taker) {
+            connection.line.retain(|job| job.request != request);
+        }
+    }
+
+    /// Answers what stands in a connection's line, one request after the other.
+    fn serve(&mut self, giver: usize, taker: usize) {
+        loop {
+            let giving = &mut self.nodes[giver].giving;
+            let Some(connection) = giving.connections.get_mut(&taker) else { return };
+            if connection.serving.is_some() {
+                return;
+            }
+            // Those who found no place meanwhile go first, however much this peer has in line.
+            if connection.given_at.take().is_some_and(|before| before != giving.sent_away) {
+                let line = std::mem::take(&mut connection.line);
+                let (chunks, rest): (Vec<Job>, Vec<Job>) =
+                    line.into_iter().partition(|job| matches!(job.part, Part::Chunk(_)));
+                connection.line = rest.into();
+                for job in chunks {
+                    if let Part::Chunk(index) = job.part {
+                        self.send_away(giver, taker, job.blob, index, job.request);
+                    }
+                }
+                continue;
+            }
+            let Some(Job { request, blob, part }) = connection.line.pop_front() else { return };
+            match part {
+                Part::States(attempt, before) => {
+                    let states = self.states_of(giver, blob, &attempt, &before);
+                    let known = states.as_ref().map_or(0, |signed| signed.prefix.known());
+                    let behind = known.saturating_sub(before.known());
+                    self.send(giver, taker, Message::States { blob, request, states, behind });
+                }
+                Part::Chain => {
+                    let chain =
+                        self.nodes[giver].blobs[blob].held.then(|| Arc::clone(self.blobs[blob].chain()));
+                    self.send(giver, taker, Message::Chain { blob, request, chain });
+                }
+                Part::Chunk(index) => self.serve_chunk(giver, taker, request, blob, index),
+            }
+        }
+    }
+
+    fn send_away(&mut self, giver: usize, taker: usize, blob: BlobNo, index: ChunkIndex, request: RequestId) {
+        if let Some(connection) = self.nodes[giver].giving.connections.get_mut(&taker) {
+            connection.told_busy = true;
+        }
+        self.report.busy += 1;
+        self.send(giver, taker, Message::Busy { blob, index, request });
+    }
+
+    fn serve_chunk(
+        &mut self,
+        giver: usize,
+        taker: usize,
+        request: RequestId,
+        blob: BlobNo,
+        index: ChunkIndex,
+    ) {
+        let map = self.blobs[blob].map();
+        let (now, exchange) = (self.clock.now(), self.setup.exchange);
+        let node = &mut self.nodes[giver];
+        let carried = &node.blobs[blob];
+        let leads = carried.transfer.as_ref().is_some_and(|transfer| transfer.planner.leads());
+        let spreads = exchange.all_spread || carried.held || leads;
+        let arriving = carried.transfer.as_ref().map(|transfer| &transfer.linked);
+        let here = match (carried.held, arriving) {
+            (true, _) => None,
+            (false, Some(linked)) => Some(linked),
+            (false, None) => {
+                return self.send(giver, taker, Message::NotHeld { blob, request });
+            }
+        };
+        if here.is_some_and(|here| !here.contains(index)) {
+            self.report.not_here += 1;
+            return self.send(giver, taker, Message::Elsewhere { blob, index, request });
+        }
+        let giving = &mut node.giving;
+        if giving.places >= exchange.slots + exchange.waiting {
+            giving.sent_away += 1;
+            giving.sent_away_at = Some(now);
+            return self.send_away(giver, taker, blob, index, request);
+        }
+        let sent_away = giving.sent_away;
+        let followers = giving.subscriptions.get(&blob);
+        if spreads && followers.is_some_and(|followers| followers.contains_key(&taker)) {
+            let rivals = followers.is_some_and(|followers| followers.len() > 1);
+            // Its own place does not count yet.
+            let half_free = 2 * (exchange.slots - giving.slots) >= exchange.slots;
+            let quiet = giving.sent_away_at.is_none_or(|at| now - at >= nanos(exchange.quiet));
+            let plentiful = half_free && quiet;
+            let spread = giving.spread.entry(blob).or_insert_with(|| Spread::new(map));
+            if !spread.give(index, taker, rivals, plentiful, here) {
+                self.report.elsewhere += 1;
+                return self.send(giver, taker, Message::Elsewhere { blob, index, request });
+            }
+        }
+        giving.places += 1;
+        let content = carried.content[index.get() as usize];
+        let free = giving.slots < exchange.slots;
+        if !free {
+            giving.line.push_back(taker);
+        }
+        let connection = giving.connections.entry(taker).or_default();
+        connection.given_at = Some(sent_away);
+        connection.serving = Some(Serving { request, blob, index, content, flow: None, slot: false });
+        if free {
+            self.send_chunk(giver, taker);
+        } else {
+            self.clock.after(nanos(SLOT_WAIT), Happening::SlotWait { giver, taker, request });
+        }
+    }
+
+    /// Begins to send the chunk whose turn it is on a connection, in a slot that is free.
+    fn send_chunk(&mut self, giver: usize, taker: usize) {
+        let (now, domain) = (self.clock.now(), self.domain(taker));
+        let (from, to) = (self.nodes[giver].setup.site, self.nodes[taker].setup.site);
+        let (up, down) = (self.nodes[giver].up, self.nodes[taker].down);
+        let near = [up, down];
+        let far = [up, self.uplinks[from].0, self.uplinks[to].1, down];
+        let ports = if from == to { &near[..] } else { &far[..] };
+        let giving = &mut self.nodes[giver].giving;
+        let serving = giving.connections.get_mut(&taker).and_then(|connection| connection.serving.as_mut());
+        let Some(serving) = serving else { return };
+        let bytes =
+            f64::from(self.blobs[serving.blob].map().len(serving.index)) * (1.0 + self.setup.overhead);
+        serving.slot = true;
+        serving.flow =
+            Some(self.links[domain].fluid.begin(now, bytes, ports, Carries::Chunk { giver, taker }));
+        giving.slots += 1;
+    }
+
+    pub(super) fn chunk_sent(&mut self, giver: usize, taker: usize) {
+        let Some(connection) = self.nodes[giver].giving.connections.get_mut(&taker) else { return };
+        let Some(Serving { request, blob, index, content, .. }) = connection.serving.take() else { return };
+        let behind = std::mem::take(&mut connection.behind);
+        let bytes = u64::from(self.blobs[blob].map().len(index));
+        self.nodes[giver].tally.chunk_bytes += bytes;
+        if self.nodes[giver].setup.site != self.nodes[taker].setup.site {
+            let site = self.nodes[taker].setup.site;
+            self.report.uplinks[site] += bytes;
+        }
+        self.send_now(giver, taker, Message::Chunk { blob, index, request, content }, 0);
+        for message in behind {
+            self.send_now(giver, taker, message, 0);
+        }
+        self.slot_is_free(giver);
+        self.place_is_free(giver);
+        self.serve(giver, taker);
+    }
+
+    fn slot_is_free(&mut self, giver: usize) {
+        let giving = &mut self.nodes[giver].giving;
+        giving.slots -= 1;
+        while self.nodes[giver].giving.slots < self.setup.exchange.slots {
+            let Some(next) = self.nodes[giver].giving.line.pop_front() else { return };
+            self.send_chunk(giver, next);
+        }
+    }
+
+    /// Whoever was sent away is told that there is a place.
+    fn place_is_free(&mut self, giver: usize) {
+        let giving = &mut self.nodes[giver].giving;
+        giving.places -= 1;
+        let told: Vec<usize> = giving
+            .connections
+            .iter_mut()
+            .filter_map(|(taker, connection)| std::mem::take(&mut connection.told_busy).then_some(*taker))
+            .collect();
+        for taker in told {
+            self.send(giver, taker, Message::Free);
+        }
+    }
+
+    pub(super) fn slot_wait(&mut self, giver: usize, taker: usize, request: RequestId) {
+        let giving = &mut self.nodes[giver].giving;
+        let Some(connection) = giving.connections.get_mut(&taker) else { return };
+        let Some(serving) = &connection.serving else { return };
+        if serving.request != request || serving.slot {
+            return;
+        }
+        let (blob, index) = (serving.blob, serving.index);
+        connection.serving = None;
+        giving.line.retain(|waiting| *waiting != taker);
+        if let Some(spread) = giving.spread.get_mut(&blob) {
+            spread.take_back(index, taker);
+        }
+        self.send_away(giver, taker, blob, index, request);
+        self.place_is_free(giver);
+        self.serve(giver, taker);
+    }
+
+    /// A taker's connection has ended.
+    pub(super) fn taker_gone(&mut self, giver: usize, taker: usize) {
+        let (now, domain) = (self.clock.now(), self.domain(taker));
+        let giving = &mut self.nodes[giver].giving;
+        giving.subscriptions.values_mut().for_each(|followers| {
+            followers.remove(&taker);
+        });
+        giving.spread.values_mut().for_each(|spread| spread.gone(taker));
+        let Some(connection) = giving.connections.remove(&taker) else { return };
+        giving.line.retain(|waiting| *waiting != taker);
+        let Some(serving) = connection.serving else { return };
+        if let Some(flow) = serving.flow {
+            self.links[domain].fluid.end(now, flow);
+            self.slot_is_free(giver);
+        }
+        self.place_is_free(giver);
+    }
+
+    /// Everything that is on its way from or to a node breaks off.
+    pub(super) fn drop_all_flows(&mut self, node: usize) {
+        let takers: Vec<usize> = self.nodes[node].giving.connections.keys().copied().collect();
+        for taker in takers {
+            self.taker_gone(node, taker);
+        }
+        for giver in 0..self.nodes.len() {
+            if giver != node && self.nodes[giver].giving.connections.contains_key(&node) {
+                self.taker_gone(giver, node);
+            }
+        }
+    }
+
+    // --- states ---
+
+    /// What a node gives of a reading's states to one who has these before.
+    fn states_of(
+        &mut self,
+        node: usize,
+        blob: BlobNo,
+        attempt: &Attempt,
+        before: &StatePrefix,
+    ) -> Result<Arc<SignedStates>, NoStates> {
+        let id = self.nodes[node].id;
+        let digest = self.blobs[blob].digest();
+        let Some(transfer) = self.nodes[node].blobs[blob].transfer.as_ref() else {
+            return Err(NoStates::None);
+        };
+        let signed = if attempt.signer != id {
+            let signed = transfer.planner.signed().filter(|signed| signed.claim.stream() == *attempt);
+            signed.cloned().ok_or(NoStates::None)?
+        } else {
+            let own = match transfer.role {
+                Role::Leading { attempt, .. } => Some(attempt),
+                Role::Following { stream: Some(own), .. } if own.signer == id => Some(own.number),
+                _ => None,
+            };
+            if own != Some(attempt.number) {
+                return Err(NoStates::None);
+            }
+            let stream = transfer.planner.ledger().stream();
+            let is_last = |signed: &&Arc<SignedStates>| {
+                signed.claim.attempt == attempt.number && signed.claim.states == stream.hash()
+            };
+            match transfer.claim.as_ref().filter(is_last) {
+                Some(signed) => Arc::clone(signed),
+                None => {
+                    let certificate = self.nodes[node].certificate.clone();
+                    let key = &self.nodes[node].key;
+                    let claim = StreamClaim::sign(key, &certificate.network, digest, attempt.number, stream);
+                    Arc::new(SignedStates { claim, certificate, prefix: StatePrefix::clone(stream) })
+                }
+            }
+        };
+        if let Some(transfer) = self.nodes[node].transfer(blob)
+            && attempt.signer == id
+        {
+            transfer.claim = Some(Arc::clone(&signed));
+        }
+        let from = before.known();
+        if signed.prefix.known() < from {
+            return Err(NoStates::None);
+        }
+        // A state is reached in one way only, so the last one stands for all before it.
+        if signed.prefix.at(from) == before.at(from) { Ok(signed) } else { Err(NoStates::Others) }
+    }
+
+    // --- following ---
+
+    pub(super) fn followed(&mut self, giver: usize, taker: usize, blob: BlobNo) {
+        let map = self.blobs[blob].map();
+        let carried = &self.nodes[giver].blobs[blob];
+        if !carried.held && carried.transfer.is_none() {
+            let update = Update { role: Role::Gone, here: List::first_of([]) };
+            return self.send(giver, taker, Message::Update(blob, update));
+        }
+        let arrives = !carried.held;
+        let subscription = Subscription { told: ChunkSet::empty(map), role: None };
+        self.nodes[giver].giving.subscriptions.entry(blob).or_default().insert(taker, subscription);
+        self.tell(giver, taker, blob);
+        if arrives {
+            let (id, class) = (self.nodes[taker].id, self.class(giver, taker));
+            self.apply(giver, blob, Event::Met(id, class));
+        }
+    }
+
+    pub(super) fn unfollowed(&mut self, giver: usize, taker: usize, blob: BlobNo) {
+        if let Some(followers) = self.nodes[giver].giving.subscriptions.get_mut(&blob) {
+            followers.remove(&taker);
+            if followers.is_empty() {
+                self.nodes[giver].giving.spread.remove(&blob);
+            }
+        }
+    }
+
+    /// Something is new: a role is told at once, chunks when it is time.
+    pub(super) fn changed(&mut self, node: usize, blob: BlobNo, at_once: bool) {
+        let now = self.clock.now();
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        let due = transfer.pushed + nanos(UPDATE_TIME);
+        if at_once || now >= due {
+            self.push(node, blob);
+        } else if !transfer.push_waits {
+            transfer.push_waits = true;
+            let run = transfer.run;
+            self.clock.at(due, Happening::Push { node, blob, run });
+        }
+    }
+
+    /// Tells all followers what is new.
+    pub(super) fn push(&mut self, node: usize, blob: BlobNo) {
+        let now = self.clock.now();
+        let takers: Vec<usize> = self.nodes[node]
+            .giving
+            .subscriptions
+            .get(&blob)
+            .map_or_else(Vec::new, |all| all.keys().copied().collect());
+        let mut more = false;
+        for taker in takers {
+            more |= self.tell(node, taker, blob);
+        }
+        if let Some(transfer) = self.nodes[node].transfer(blob) {
+            transfer.pushed = now;
+            if more && !transfer.push_waits {
+                transfer.push_waits = true;
+                let run = transfer.run;
+                self.clock.at(now + nanos(UPDATE_TIME), Happening::Push { node, blob, run });
+            }
+        }
+    }
+
+    /// Tells one follower; says whether there is more than fits.
+    fn tell(&mut self, giver: usize, taker: usize, blob: BlobNo) -> bool {
+        let map = self.blobs[blob].map();
+        let node = &mut self.nodes[giver];
+        let followers: Option<&mut BTreeMap<usize, Subscription>> = node.giving.subscriptions.get_mut(&blob);
+        let Some(subscription) = followers.and_then(|followers| followers.get_mut(&taker)) else {
+            return false;
+        };
+        let carried = &node.blobs[blob];
+        let (role, runs) = match &carried.transfer {
+            _ if carried.held => (Role::Held, Vec::new()),
+            Some(transfer) => {
+                let fresh = transfer.linked.without(&subscription.told);
+                if fresh.is_empty() && subscription.role == Some(transfer.role) {
+                    return false;
+                }
+                let runs: Vec<Run> = fresh.runs().take(MAX_RUNS).collect();
+                for number in runs.iter().flat_map(|run| run.from..run.from + run.len) {
+                    if let Some(index) = map.index(number) {
+                        subscription.told.insert(index);
+                    }
+                }
+                (transfer.role, runs)
+            }
+            None => (Role::Gone, Vec::new()),
+        };
+        if subscription.role == Some(role) && runs.is_empty() {
+            return false;
+        }
+        subscription.role = Some(role);
+        let more = runs.len() == MAX_RUNS;
+        let update = Update { role, here: List::first_of(runs) };
+        self.send(giver, taker, Message::Update(blob, update));
+        more
+    }
+}

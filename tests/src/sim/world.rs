@@ -1,0 +1,718 @@
+//! The world: virtual time, links, who lives, and the loop that lets things happen.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use wherry_node::swarm::LinkClass;
+use wherry_node::transfer::planner::{Event, Planner, Source, TICK};
+use wherry_proto::{Certificate, ChunkIndex, Link, NodeId, Role, Roles, SecretKey};
+
+use super::blob::{Blob, Content, TRUE};
+use super::clock::{Clock, Time, nanos};
+use super::fluid::Fluid;
+use super::message::{BlobNo, Holding, Message, RequestId};
+use super::node::{Carried, Giving, Node, OriginFlow, Tally, Transfer};
+use super::random::Random;
+use super::report::Report;
+use super::setup::{Manner, Setup};
+
+/// How long neighbours may take to say whether they have a blob.
+const SITE_PATIENCE: Duration = Duration::from_millis(750);
+
+/// How long the search in the rest of the network takes.
+const NETWORK_SEARCH: Duration = Duration::from_millis(400);
+
+/// How many holders elsewhere are found.
+const MAX_FAR: usize = 8;
+
+/// What happens at a time.
+pub(super) enum Happening {
+    Start(usize),
+    Deliver {
+        from: usize,
+        to: usize,
+        lives: (u32, u32),
+        message: Message,
+    },
+    Flows(usize, u64),
+    Tick {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+    },
+    Push {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+    },
+    Kept {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+        source: Source,
+        index: ChunkIndex,
+        link: Link,
+        content: Content,
+    },
+    OriginBegins {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+        reading: u64,
+    },
+    // A request has had no answer for long.
+    Silence {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+        request: RequestId,
+    },
+    // A peer that was busy may be asked again.
+    Pause {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+        peer: usize,
+        token: u64,
+    },
+    // Who waits for a slot has waited too long.
+    SlotWait {
+        giver: usize,
+        taker: usize,
+        request: RequestId,
+    },
+    // It is noticed that a peer's life is over.
+    Lost {
+        node: usize,
+        peer: usize,
+        life: u32,
+    },
+    SitePatience {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+    },
+    NetworkAsked {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+    },
+    Kill {
+        node: usize,
+        back: Option<Duration>,
+    },
+    Churn(u32),
+    Liar(usize),
+    // A client asks once more.
+    Again {
+        node: usize,
+        blob: BlobNo,
+    },
+}
+
+/// What a flow carries.
+pub(super) enum Carries {
+    Chunk { giver: usize, taker: usize },
+    Origin { node: usize, blob: BlobNo, reading: u64 },
+}
+
+/// Links that share flows: one for each site, or one for all if sites trade with each other.
+pub(super) struct Links {
+    pub(super) fluid: Fluid<Carries>,
+    generation: u64,
+}
+
+/// A simulation that runs.
+pub struct World {
+    pub(super) setup: Setup,
+    pub(super) clock: Clock<Happening>,
+    pub(super) random: Random,
+    pub(super) blobs: Vec<Blob>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) ids: HashMap<NodeId, usize>,
+    pub(super) links: Vec<Links>,
+    // The port out of each site, and the one into it.
+    pub(super) uplinks: Vec<(usize, usize)>,
+    pub(super) numbers: u64,
+    pub(super) report: Report,
+    // How many nodes still want something.
+    pub(super) open: usize,
+    pub(super) events: u64,
+    pub(super) trace: bool,
+}
+
+impl World {
+    /// A world at its beginning.
+    pub fn new(setup: Setup) -> Self {
+        let mut random = Random::new(setup.seed);
+        let blobs: Vec<Blob> = setup
+            .blobs
+            .iter()
+            .enumerate()
+            .map(|(n, size)| Blob::new(*size, setup.seed << 8 | n as u64))
+            .collect();
+        let domains = if setup.wide { 1 } else { setup.sites.len() };
+        let mut links: Vec<Links> =
+            (0..domains).map(|_| Links { fluid: Fluid::new(), generation: 0 }).collect();
+        let uplinks = setup
+            .sites
+            .iter()
+            .enumerate()
+            .map(|(site, rate)| {
+                let fluid = &mut links[site % domains].fluid;
+                (fluid.port(*rate), fluid.port(*rate))
+            })
+            .collect();
+        let operator = SecretKey::from_seed([7; 32]);
+        let nodes: Vec<Node> = setup
+            .nodes
+            .iter()
+            .map(|node| {
+                let mut seed = [0; 32];
+                seed.chunks_exact_mut(8).for_each(|part| part.copy_from_slice(&random.next().to_le_bytes()));
+                let key = SecretKey::from_seed(seed);
+                let fluid = &mut links[node.site % domains].fluid;
+                let carried = |blob: &Blob| Carried {
+                    held: node.holds && node.manner == Manner::Honest,
+                    done: None,
+                    failed: false,
+                    transfer: None,
+                    links: Vec::new(),
+                    content: vec![
+                        TRUE;
+                        if node.manner == Manner::Honest { blob.map().count() as usize } else { 0 }
+                    ],
+                    last_attempt: 0,
+                };
+                Node {
+                    id: key.node(),
+                    certificate: Certificate::sign(&operator, key.node(), Roles::MEMBER, 0, u64::MAX),
+                    key,
+                    up: fluid.port(node.up),
+                    down: fluid.port(node.down),
+                    alive: false,
+                    life: 0,
+                    neighbours: Vec::new(),
+                    banned: Default::default(),
+                    blobs: blobs.iter().map(carried).collect(),
+                    giving: Giving::default(),
+                    tally: Tally::default(),
+                    deceived: Default::default(),
+                    said: Default::default(),
+                    setup: node.clone(),
+                }
+            })
+            .collect();
+        let ids = nodes.iter().enumerate().map(|(number, node)| (node.id, number)).collect();
+        let wanting = nodes
+            .iter()
+            .filter(|node| node.setup.wants && node.setup.manner == Manner::Honest && !node.setup.holds);
+        let open = wanting.count() * blobs.len();
+        let report = Report::new(&setup);
+        let trace = std::env::var_os("WHERRY_SIM_TRACE").is_some();
+        let mut world = Self {
+            clock: Clock::new(),
+            random,
+            blobs,
+            nodes,
+            ids,
+            links,
+            uplinks,
+            numbers: 0,
+            report,
+            open,
+            events: 0,
+            trace,
+            setup,
+        };
+        world.meet();
+        for node in 0..world.nodes.len() {
+            world.clock.at(nanos(world.setup.nodes[node].start), Happening::Start(node));
+        }
+        for (node, at, back) in world.setup.deaths.clone() {
+            world.clock.at(nanos(at), Happening::Kill { node, back });
+        }
+        if let Some(churn) = world.setup.churn {
+            world.clock.at(nanos(churn.period), Happening::Churn(1));
+        }
+        world
+    }
+
+    /// Who is connected with whom: everybody in a site, or so many at random.
+    fn meet(&mut self) {
+        let mut sites = vec![Vec::new(); self.setup.sites.len()];
+        for (number, node) in self.nodes.iter().enumerate() {
+            sites[node.setup.site].push(number);
+        }
+        for site in sites {
+            for node in &site {
+                let others: Vec<usize> = site.iter().copied().filter(|other| other != node).collect();
+                match self.setup.view {
+                    Some(view) if others.len() > view => {
+                        for _ in 0..view.div_ceil(2) {
+                            let other = others[self.random.below(others.len())];
+                            for (one, two) in [(*node, other), (other, *node)] {
+                                if !self.nodes[one].neighbours.contains(&two) {
+                                    self.nodes[one].neighbours.push(two);
+                                }
+                            }
+                        }
+                    }
+                    _ => self.nodes[*node].neighbours = others,
+                }
+            }
+        }
+    }
+
+    /// Lets things happen until all have what they want, or time is up.
+    pub fn run(mut self) -> Report {
+        let limit = nanos(self.setup.limit);
+        while self.open > 0 && self.events < self.setup.most_events {
+            self.share_links();
+            let Some(due) = self.clock.next_time() else { break };
+            if due > limit {
+                break;
+            }
+            let Some(happening) = self.clock.next() else { break };
+            self.events += 1;
+            self.happens(happening);
+        }
+        self.finish()
+    }
+
+    /// Shares links anew where flows have begun or ended, once for each point of time.
+    fn share_links(&mut self) {
+        let now = self.clock.now();
+        if self.clock.next_time() == Some(now) {
+            return;
+        }
+        for domain in 0..self.links.len() {
+            let links = &mut self.links[domain];
+            if links.fluid.is_dirty() {
+                links.generation += 1;
+                if let Some(at) = links.fluid.share(now) {
+                    let generation = links.generation;
+                    self.clock.at(at, Happening::Flows(domain, generation));
+                }
+            }
+        }
+    }
+
+    pub(super) fn domain(&self, node: usize) -> usize {
+        self.nodes[node].setup.site % self.links.len()
+    }
+
+    pub(super) const fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    pub(super) fn class(&self, one: usize, two: usize) -> LinkClass {
+        if self.nodes[one].setup.site == self.nodes[two].setup.site { LinkClass::Lan } else { LinkClass::Wan }
+    }
+
+    pub(super) fn half_rtt(&self, one: usize, two: usize) -> Time {
+        let rtt = match self.class(one, two) {
+            LinkClass::Lan => self.setup.rtt,
+            LinkClass::Wan => self.setup.far_rtt,
+        };
+        nanos(rtt) / 2
+    }
+
+    pub(super) fn refuses(&self, one: usize, two: usize) -> bool {
+        self.nodes[one].banned.contains(&two) || self.nodes[two].banned.contains(&one)
+    }
+
+    /// Sends a message. What the giving side says stands behind the chunk that it is sending on the same connection.
+    pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
+        if message.is_answer()
+            && let Some(connection) = self.nodes[from].giving.connections.get_mut(&to)
+            && connection.serving.as_ref().is_some_and(|serving| serving.flow.is_some())
+        {
+            connection.behind.push(message);
+            return;
+        }
+        self.send_now(from, to, message, 0);
+    }
+
+    pub(super) fn send_now(&mut self, from: usize, to: usize, message: Message, later: Time) {
+        if !self.nodes[to].alive || self.refuses(from, to) {
+            return;
+        }
+        let tally = &mut self.nodes[from].tally;
+        tally.messages += 1;
+        tally.message_bytes += message.len();
+        let lives = (self.nodes[from].life, self.nodes[to].life);
+        // What is long takes its time on the link.
+        let length = (message.len() as f64 / self.nodes[from].setup.up * 1e9) as Time;
+        let delay = self.half_rtt(from, to) + length + later;
+        // What is said later does not come sooner.
+        let before = self.nodes[from].said.entry(to).or_default();
+        let at = (self.clock.now() + delay).max(*before);
+        *before = at;
+        self.clock.at(at, Happening::Deliver { from, to, lives, message });
+    }
+
+    fn happens(&mut self, happening: Happening) {
+        match happening {
+            Happening::Start(node) => self.start(node),
+            Happening::Deliver { from, to, lives, message } => {
+                let current = (self.nodes[from].life, self.nodes[to].life) == lives;
+                if current && self.nodes[to].alive && !self.refuses(from, to) {
+                    self.deliver(from, to, message);
+                }
+            }
+            Happening::Flows(domain, generation) => {
+                if self.links[domain].generation == generation {
+                    let now = self.clock.now();
+                    for carried in self.links[domain].fluid.done(now) {
+                        self.flowed(carried);
+                    }
+                    // None was done, for time is counted in whole nanoseconds: share again.
+                    if !self.links[domain].fluid.is_dirty()
+                        && let Some(at) = self.links[domain].fluid.share(now)
+                    {
+                        self.clock.at(at, Happening::Flows(domain, generation));
+                    }
+                }
+            }
+            Happening::Tick { node, blob, run } => {
+                if self.runs(node, blob, run) {
+                    self.apply(node, blob, Event::Tick);
+                    self.clock.after(nanos(TICK), Happening::Tick { node, blob, run });
+                }
+            }
+            Happening::Push { node, blob, run } => {
+                if self.runs(node, blob, run) {
+                    if let Some(transfer) = self.nodes[node].transfer(blob) {
+                        transfer.push_waits = false;
+                    }
+                    self.push(node, blob);
+                }
+            }
+            Happening::Kept { node, blob, run, source, index, link, content } => {
+                if self.runs(node, blob, run) {
+                    self.nodes[node].blobs[blob].content[index.get() as usize] = content;
+                    self.apply(node, blob, Event::Kept(source, index, link));
+                }
+            }
+            Happening::OriginBegins { node, blob, run, reading } => {
+                if self.runs(node, blob, run) {
+                    self.origin_goes_on(node, blob, reading);
+                }
+            }
+            Happening::Silence { node, blob, run, request } => {
+                if self.runs(node, blob, run) {
+                    self.silence(node, blob, request);
+                }
+            }
+            Happening::Pause { node, blob, run, peer, token } => {
+                if self.runs(node, blob, run) {
+                    self.pause_is_over(node, blob, peer, token);
+                }
+            }
+            Happening::SlotWait { giver, taker, request } => self.slot_wait(giver, taker, request),
+            Happening::Lost { node, peer, life } => self.lost(node, peer, life),
+            Happening::SitePatience { node, blob, run } => {
+                if self.runs(node, blob, run) {
+                    self.site_asked(node, blob);
+                }
+            }
+            Happening::NetworkAsked { node, blob, run } => {
+                if self.runs(node, blob, run) {
+                    self.network_asked(node, blob);
+                }
+            }
+            Happening::Kill { node, back } => self.kill(node, back),
+            Happening::Churn(number) => self.churn(number),
+            Happening::Liar(node) => self.liar_goes_on(node),
+            Happening::Again { node, blob } => {
+                let carried = &self.nodes[node].blobs[blob];
+                if self.nodes[node].alive && !carried.held && carried.transfer.is_none() {
+                    self.begin(node, blob);
+                }
+            }
+        }
+    }
+
+    pub(super) fn runs(&self, node: usize, blob: BlobNo, run: u64) -> bool {
+        self.nodes[node].blobs[blob].transfer.as_ref().is_some_and(|transfer| transfer.run == run)
+    }
+
+    fn flowed(&mut self, carried: Carries) {
+        match carried {
+            Carries::Chunk { giver, taker } => self.chunk_sent(giver, taker),
+            Carries::Origin { node, blob, reading } => self.origin_gave(node, blob, reading),
+        }
+    }
+
+    // --- lives ---
+
+    fn start(&mut self, node: usize) {
+        if self.nodes[node].alive {
+            return;
+        }
+        self.nodes[node].alive = true;
+        if self.nodes[node].setup.manner != Manner::Honest {
+            return self.liar_starts(node);
+        }
+        for blob in 0..self.blobs.len() {
+            if self.nodes[node].setup.wants && !self.nodes[node].blobs[blob].held {
+                self.begin(node, blob);
+            }
+        }
+    }
+
+    /// Starts a transfer.
+    pub(super) fn begin(&mut self, node: usize, blob: BlobNo) {
+        let run = self.number();
+        let now = self.clock.now();
+        let (map, digest) = (self.blobs[blob].map(), self.blobs[blob].digest());
+        let Node { id, blobs, setup, .. } = &mut self.nodes[node];
+        let carried = &mut blobs[blob];
+        // Milliseconds, as the driver takes them.
+        let first_attempt = (now / 1_000_000 + 1).max(carried.last_attempt + 100);
+        carried.last_attempt = first_attempt;
+        carried.failed = false;
+        let planner = Planner::new(*id, digest, map, &carried.links, first_attempt);
+        let linked = planner.ledger().linked().clone();
+        carried.transfer = Some(Transfer {
+            run,
+            planner,
+            linked,
+            role: Role::Following { stream: None, known: 0, may_lead: false },
+            arriving: Default::default(),
+            asked: Default::default(),
+            following: Default::default(),
+            fetching: Default::default(),
+            pulling: Default::default(),
+            busy: Default::default(),
+            awaited: None,
+            to_lead: None,
+            reading: 0,
+            origin: None,
+            reads_at: None,
+            pushed: now,
+            push_waits: false,
+            claim: None,
+        });
+        let origin = setup.origin;
+        self.clock.after(nanos(TICK), Happening::Tick { node, blob, run });
+        if origin {
+            self.apply(node, blob, Event::OriginOffered);
+        }
+        self.tell_reader(node, blob);
+        self.search(node, blob);
+    }
+
+    /// A node dies: what it sends and takes breaks off.
+    pub(super) fn kill(&mut self, node: usize, back: Option<Duration>) {
+        if !self.nodes[node].alive {
+            return;
+        }
+        if self.trace {
+            eprintln!("{:.3} {node} dies", self.clock.now() as f64 / 1e9);
+        }
+        self.report.deaths += 1;
+        for blob in 0..self.blobs.len() {
+            self.stop_origin(node, blob);
+            let carried = &mut self.nodes[node].blobs[blob];
+            if let Some(transfer) = carried.transfer.take() {
+                carried.links = transfer.planner.ledger().links().collect();
+            }
+        }
+        self.drop_all_flows(node);
+        let life = self.nodes[node].life;
+        let dead = &mut self.nodes[node];
+        dead.alive = false;
+        dead.life += 1;
+        dead.giving = Giving::default();
+        dead.said.clear();
+        let notice = nanos(self.setup.notice);
+        for other in 0..self.nodes.len() {
+            if other != node && self.nodes[other].alive {
+                self.clock.after(notice, Happening::Lost { node: other, peer: node, life });
+            }
+        }
+        match back {
+            Some(away) => self.clock.after(nanos(away), Happening::Start(node)),
+            None => {
+                let setup = &self.nodes[node].setup;
+                if setup.wants && setup.manner == Manner::Honest {
+                    let unfinished = self.nodes[node]
+                        .blobs
+                        .iter()
+                        .filter(|carried| carried.done.is_none() && !carried.held);
+                    self.open -= unfinished.count();
+                }
+            }
+        }
+    }
+
+    fn churn(&mut self, number: u32) {
+        let Some(churn) = self.setup.churn else { return };
+        let is_alive = |node: &Node| node.alive && node.setup.manner == Manner::Honest && node.setup.wants;
+        let leads = |node: &Node| {
+            node.blobs.iter().any(|carried| carried.transfer.as_ref().is_some_and(|t| t.planner.leads()))
+        };
+        let aimed = churn.leaders > 0 && number.is_multiple_of(churn.leaders);
+        let of = |wanted: &dyn Fn(&Node) -> bool| -> Vec<usize> {
+            (0..self.nodes.len())
+                .filter(|node| is_alive(&self.nodes[*node]) && wanted(&self.nodes[*node]))
+                .collect()
+        };
+        let mut victims = if aimed { of(&leads) } else { Vec::new() };
+        if victims.is_empty() {
+            victims = of(&|_| true);
+        }
+        if !victims.is_empty() {
+            let victim = victims[self.random.below(victims.len())];
+            self.kill(victim, Some(churn.away));
+        }
+        if number < churn.most {
+            self.clock.after(nanos(churn.period), Happening::Churn(number + 1));
+        }
+    }
+
+    // --- finding ---
+
+    pub(super) fn search(&mut self, node: usize, blob: BlobNo) {
+        let alive: Vec<usize> =
+            self.nodes[node].neighbours.iter().copied().filter(|other| self.nodes[*other].alive).collect();
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        let run = transfer.run;
+        transfer.awaited = Some(alive.iter().copied().collect());
+        for other in &alive {
+            self.send(node, *other, Message::Want(blob));
+        }
+        self.clock.after(nanos(SITE_PATIENCE), Happening::SitePatience { node, blob, run });
+        if alive.is_empty() {
+            self.clock.after(0, Happening::SitePatience { node, blob, run });
+        }
+    }
+
+    pub(super) fn found(&mut self, node: usize, from: usize, blob: BlobNo, holding: Holding) {
+        let (class, id) = (self.class(node, from), self.nodes[from].id);
+        match holding {
+            Holding::Held => self.apply(node, blob, Event::Offered(id, class)),
+            Holding::Arriving => self.apply(node, blob, Event::Met(id, class)),
+            Holding::No => {}
+        }
+        if let Some(transfer) = self.nodes[node].transfer(blob)
+            && let Some(awaited) = &mut transfer.awaited
+        {
+            awaited.remove(&from);
+            if awaited.is_empty() {
+                self.site_asked(node, blob);
+            }
+        }
+    }
+
+    fn site_asked(&mut self, node: usize, blob: BlobNo) {
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        if transfer.awaited.take().is_some() {
+            let run = transfer.run;
+            self.apply(node, blob, Event::SearchedSite);
+            self.clock.after(nanos(NETWORK_SEARCH), Happening::NetworkAsked { node, blob, run });
+        }
+    }
+
+    fn network_asked(&mut self, node: usize, blob: BlobNo) {
+        if self.setup.wide {
+            let site = self.nodes[node].setup.site;
+            let mut far: Vec<usize> = (0..self.nodes.len())
+                .filter(|other| self.nodes[*other].setup.site != site && self.nodes[*other].alive)
+                .filter(|other| self.nodes[*other].blobs[blob].held)
+                .collect();
+            self.random.shuffle(&mut far);
+            for other in far.into_iter().take(MAX_FAR) {
+                let id = self.nodes[other].id;
+                self.apply(node, blob, Event::Offered(id, LinkClass::Wan));
+            }
+        }
+        self.apply(node, blob, Event::SearchedNetwork);
+    }
+
+    // --- the origin ---
+
+    pub(super) fn read_origin(
+        &mut self,
+        node: usize,
+        blob: BlobNo,
+        index: ChunkIndex,
+        state: wherry_proto::State,
+        last: ChunkIndex,
+    ) {
+        self.stop_origin(node, blob);
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        transfer.reading += 1;
+        transfer.origin = Some(OriginFlow { index, state, last, flow: None });
+        let (run, reading) = (transfer.run, transfer.reading);
+        // A request that opens a connection.
+        let delay = 3 * nanos(self.setup.far_rtt);
+        self.clock.after(delay, Happening::OriginBegins { node, blob, run, reading });
+        self.report.readings += 1;
+    }
+
+    pub(super) fn stop_origin(&mut self, node: usize, blob: BlobNo) {
+        let (now, domain) = (self.clock.now(), self.domain(node));
+        let map = self.blobs[blob].map();
+        let overhead = 1.0 + self.setup.overhead;
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        transfer.reading += 1;
+        if let Some(OriginFlow { index, flow: Some(flow), .. }) = transfer.origin.take() {
+            let left = self.links[domain].fluid.end(now, flow) / overhead;
+            let sent = (f64::from(map.len(index)) - left).max(0.0) as u64;
+            self.count_origin(node, sent);
+        }
+    }
+
+    fn count_origin(&mut self, node: usize, bytes: u64) {
+        self.nodes[node].tally.origin_bytes += bytes;
+        let site = self.nodes[node].setup.site;
+        self.report.uplinks[site] += bytes;
+    }
+
+    fn origin_goes_on(&mut self, node: usize, blob: BlobNo, reading: u64) {
+        let now = self.clock.now();
+        let (domain, site, down) = (self.domain(node), self.nodes[node].setup.site, self.nodes[node].down);
+        let uplink = self.uplinks[site].1;
+        let map = self.blobs[blob].map();
+        let overhead = 1.0 + self.setup.overhead;
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        if transfer.reading != reading {
+            return;
+        }
+        let Some(origin) = &mut transfer.origin else { return };
+        let bytes = f64::from(map.len(origin.index)) * overhead;
+        let what = Carries::Origin { node, blob, reading };
+        origin.flow = Some(self.links[domain].fluid.begin(now, bytes, &[uplink, down], what));
+    }
+
+    fn origin_gave(&mut self, node: usize, blob: BlobNo, reading: u64) {
+        let map = self.blobs[blob].map();
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        if transfer.reading != reading {
+            return;
+        }
+        let Some(origin) = &mut transfer.origin else { return };
+        let (index, state, last) = (origin.index, origin.state, origin.last);
+        origin.flow = None;
+        let link = self.blobs[blob].link(index, state, TRUE);
+        let next = map.next(index).filter(|next| *next <= last);
+        match (link.to, next) {
+            (wherry_proto::End::State(state), Some(next)) => (origin.index, origin.state) = (next, state),
+            _ => transfer.origin = None,
+        }
+        let ended = next.is_none();
+        transfer.arriving.insert((Source::Origin, index), TRUE);
+        self.count_origin(node, u64::from(map.len(index)));
+        if !ended {
+            self.origin_goes_on(node, blob, reading);
+        }
+        self.apply(node, blob, Event::Arrived(Source::Origin, index, vec![link], Duration::ZERO));
+        if ended && self.nodes[node].transfer(blob).is_some_and(|transfer| transfer.reading == reading) {
+            self.apply(node, blob, Event::OriginEnded(None));
+        }
+    }
+}
