@@ -17,10 +17,7 @@ pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(
     let mut stop = Stop::new()?;
     let mut lines = tokio::select! {
         lines = client.pull(&request) => lines?,
-        status = stop.asked() => {
-            let message = "the node has not answered yet".to_owned();
-            return Err(Failure::Interrupted { status, message, hint: None });
-        }
+        status = stop.asked() => return Err(left(args, status, "may have begun to fetch")),
     };
     let mut reporter = reporter(environment);
     let outcome = loop {
@@ -28,7 +25,7 @@ pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(
             step = lines.next() => step,
             status = stop.asked() => {
                 reporter.finish();
-                return Err(left(args, status));
+                return Err(left(args, status, "goes on fetching"));
             }
         };
         match step {
@@ -55,12 +52,12 @@ pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(
     }
 }
 
-/// That the node goes on without this command.
-fn left(args: &ImageArgs, status: u8) -> Failure {
+/// What the node does without this command.
+fn left(args: &ImageArgs, status: u8, does: &str) -> Failure {
     let (node, reference) = (&args.node, &args.reference);
     Failure::Interrupted {
         status,
-        message: format!("the node goes on fetching {reference}"),
+        message: format!("the node {does} {reference}"),
         hint: Some(format!(
             "stop it with '{}', which keeps what has arrived; pull again to see how it goes",
             node.command("cancel", reference)
