@@ -47,35 +47,13 @@ impl World {
             Event::OriginEnded(_) => transfer.asked.retain(|_, source| *source != Source::Origin),
             _ => {}
         }
-        let steady = matches!(
-            event,
-            Event::Arrived(..)
-                | Event::Reading(..)
-                | Event::Busy(..)
-                | Event::Elsewhere(..)
-                | Event::Ready(_)
-                | Event::Updated(..)
-                | Event::Met(..)
-                | Event::Tick
-        );
         if trace {
             eprintln!("{:.4} {node}/{blob} <- {}", now as f64 / 1e9, brief(&event));
         }
         let measures = matches!(event, Event::Tick);
         let effects = transfer.planner.apply(event);
-        let moved = effects.iter().any(|effect| {
-            matches!(
-                effect,
-                Effect::Ban(..)
-                    | Effect::Drop(..)
-                    | Effect::OriginWrong(_)
-                    | Effect::StreamVoid(_)
-                    | Effect::ReadOrigin(..)
-                    | Effect::StopOrigin
-            )
-        });
         let mut is_new = false;
-        if (moved || !steady) && transfer.linked != *transfer.planner.ledger().linked() {
+        if transfer.linked != *transfer.planner.ledger().linked() {
             transfer.linked.clone_from(transfer.planner.ledger().linked());
             is_new = true;
         }

@@ -30,7 +30,7 @@ const SLOWEST: u32 = 16 << 10;
 const PATIENCE: u64 = 2;
 
 /// How many ticks a peer may take to say what it does before nobody waits for it any more.
-const INTRODUCTION: u64 = 2;
+pub(super) const INTRODUCTION: u64 = 2;
 
 /// How many ticks a holder's claim may take before nobody waits for it any more.
 const CLAIMING: u64 = 20;
@@ -157,12 +157,6 @@ impl Planner {
     /// Whether this node leads: takes the blob from where bytes are dear, for all of its site.
     pub fn leads(&self) -> bool {
         self.lead.mine.is_some()
-    }
-
-    /// Whose reading this node goes by: its own, or that which it follows.
-    pub(super) fn attempt(&self) -> Option<Attempt> {
-        let own = self.lead.mine.map(|number| Attempt { signer: self.me, number });
-        own.or(self.lead.attempt)
     }
 
     /// For how many ticks a reading may stand still at least: a chunk must have time to cross the thinnest link.

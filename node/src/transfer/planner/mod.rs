@@ -20,7 +20,7 @@ pub use peer::{MAX_REFUSED, PIPELINE};
 pub use sizes::Sizes;
 
 use crate::swarm::LinkClass;
-use lead::{Lead, Request, lot};
+use lead::{INTRODUCTION, Lead, Request, lot};
 use origin::Origin;
 use peer::{Chain, Depth, Peer};
 
@@ -66,8 +66,8 @@ const AGAIN: u64 = 1;
 /// For how many ticks a member that said it leads may take to begin.
 const PROMISE: u64 = 20;
 
-/// How many chunks may come from a peer that goes by another reading, and do not link to this node's, before it is
-/// dropped.
+/// How many chunks in a row may come from a peer that does not hold the blob, and do not link, before it is dropped: what
+/// it has may be from another reading.
 const MAX_STRANGE: u8 = 3;
 
 /// How many clients' positions are remembered; further ones wait for what these make arrive.
@@ -312,6 +312,10 @@ impl Planner {
         let map = self.ledger.map();
         let rank = rank(&self.ledger.digest(), &node);
         self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), self.ticks, rank));
+        // The site is larger than it was when nobody was there to lead.
+        if self.lead.request == Request::Denied && !self.dropped.contains_key(&node) {
+            self.lead.request = Request::Unasked;
+        }
         // A blob of one chunk that is held has nothing to tell of.
         if !holds || map.count() > 1 {
             self.effects.push(Effect::Follow(node));
@@ -436,13 +440,18 @@ impl Planner {
                 if let (Source::Origin, End::State(state)) = (source, link.to) {
                     self.origin_next(index, state);
                 }
+                if let Source::Peer(node) = source
+                    && let Some(peer) = self.peers.get_mut(&node)
+                {
+                    peer.strange = 0;
+                }
                 self.keep(source, index, *link);
             }
             None => {
                 self.effects.push(Effect::Discard(source, index));
                 match source {
                     // What it was asked for counts no more: a claim was refuted, or another leads.
-                    Source::Peer(_) if was_expected.is_none_or(|expected| links.contains(&expected)) => {}
+                    Source::Peer(_) if was_expected.is_none_or(|expected| !wanted.contains(&expected)) => {}
                     Source::Peer(node) => self.wrong_chunk(node, index, was_held),
                     Source::Origin => self.origin_contradicts(index),
                 }
@@ -497,7 +506,7 @@ impl Planner {
     fn wrong_chunk(&mut self, node: NodeId, index: ChunkIndex, held: bool) {
         let map = self.ledger.map();
         let end_is_proven = map.next(index).is_none_or(|next| self.ledger.is_proven(next));
-        let ours = self.attempt();
+        let has_chain = self.ledger.has_chain();
         // Whoever does not hold the blob may have had the chunk in good faith, from a reading that is wrong.
         if held && index == map.first() && end_is_proven {
             self.ban(node, Proof::WrongChunk(index));
@@ -507,11 +516,10 @@ impl Planner {
             self.count_taken();
         } else if let Some(peer) = self.peers.get_mut(&node)
             && !held
-            && peer.strange < MAX_STRANGE
-            && peer.stream(node).map(|(attempt, _)| attempt) != ours
+            && (has_chain || peer.strange < MAX_STRANGE)
         {
-            // It goes by another reading: which one is right will be seen.
-            peer.strange += 1;
+            // It may go by another reading or by a claim, or this node does: which one is right will be seen.
+            peer.strange = peer.strange.saturating_add(1);
             peer.refuses(index, self.ticks);
         } else {
             self.drop_peer(node, DropReason::WrongChunk(index));
@@ -628,7 +636,9 @@ impl Planner {
 
     /// Whether the blob may still come from those who are known.
     fn has_hope(&self) -> bool {
-        let trading = |peer: &Peer| peer.class == LinkClass::Lan && peer.may_lead();
+        // What a peer that has just begun will do it may not know itself yet.
+        let is_new = |peer: &Peer| self.ticks < peer.since + INTRODUCTION;
+        let trading = |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead() || is_new(peer));
         self.leads()
             || self.may_lead()
             || self.leader().is_some()
