@@ -55,12 +55,12 @@ impl Images {
 
     /// The blob's length as the origin says.
     pub(super) async fn origins_length(&self, route: &Route, digest: Digest) -> Result<u64, ImageError> {
-        let asked = self.0.parts.origins.blob(&route.host, &route.repository, &digest, 0).await;
-        let opened = asked.map_err(|origin| {
+        let asked = self.0.parts.origins.blob_length(&route.host, &route.repository, &digest).await;
+        let told = asked.map_err(|origin| {
             self.note_down(&route.host, &origin);
             unknown(route, digest, origin)
         })?;
-        opened.total().ok_or_else(|| {
+        told.ok_or_else(|| {
             let origin = OriginError::BadAnswer {
                 host: route.host.to_string(),
                 what: format!("blob {digest}"),

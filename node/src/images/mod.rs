@@ -8,6 +8,7 @@ mod error;
 pub mod inspect;
 mod length;
 mod list;
+mod others;
 mod platform;
 mod pull;
 mod records;
@@ -157,17 +158,6 @@ impl Images {
     pub async fn manifest(&self, reference: &Reference) -> Result<Resolved, ImageError> {
         let for_all = !self.0.parts.site.has_resolver(reference);
         self.resolved(reference, for_all).await
-    }
-
-    /// What a node of the site is told that asked this one to ask the origin.
-    pub async fn resolve_for(&self, reference: &Reference) -> Option<TagRecord> {
-        let resolved = self.resolved(reference, true).await;
-        if let Err(error) = resolved {
-            debug!(%reference, %error, "cannot resolve for another node");
-            return None;
-        }
-        let (images, reference) = (self.clone(), reference.clone());
-        tokio::task::spawn_blocking(move || images.vouch(&reference)).await.ok()?
     }
 
     /// `for_all`: this node asks the origin, and no other node of the site to do so.

@@ -128,6 +128,15 @@ impl Records {
         tags.take(MAX_IMAGES)
     }
 
+    /// Whether anything is known of a repository: a tag, or something that belongs to it.
+    pub fn knows(&self, host: &Host, repository: &Repository) -> Result<bool, StoreError> {
+        if !self.tags(host, repository, None, 1)?.is_empty() {
+            return Ok(true);
+        }
+        let prefix = format!("{host}/{repository}@");
+        Ok(!self.grants.scan_after(prefix.as_bytes(), None, 1)?.is_empty())
+    }
+
     /// That this belongs to that repository, if it is known to.
     pub fn grant(
         &self,

@@ -19,9 +19,6 @@ const PATIENCE: Duration = Duration::from_millis(750);
 /// missing from the list; many tags come in several answers.
 const LIST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long one node is waited for that asks an origin: it takes no longer where the origin answers at all.
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(4);
-
 /// How many nodes are asked by one that cannot reach an origin itself.
 const MAX_RESOLVERS: usize = 4;
 
@@ -51,7 +48,7 @@ impl Site for Client {
         let reference = reference.to_string();
         async move {
             for node in nodes {
-                if let Some(record) = self.resolve(node, &reference, RESOLVE_PATIENCE).await {
+                if let Some(record) = self.resolve(node, &reference).await {
                     return Some(record);
                 }
             }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 use wherry_gateway::origin::OriginError;
 use wherry_gateway::server::Source;
-use wherry_gateway::{Manifest, Reference};
+use wherry_gateway::{Host, Manifest, Reference};
 use wherry_proto::{TagMeaning, TagRecord};
 
 use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, blocking};
@@ -25,11 +26,30 @@ const CLOCK_SKEW: u64 = 30;
 /// resolves next signs a number that is higher than all that were kept.
 const MAX_AHEAD: u64 = 24 * 60 * 60;
 
-/// How long an origin is waited for when the site knows an older answer: clients give up after 10 s.
+/// How long all that is done about a tag may take when the site knows an answer that can serve instead: clients give up
+/// after 10 s.
+const ANSWER_TIME: Duration = Duration::from_secs(8);
+
+/// How much of that may go by with asking; the rest is for peers to give the manifest that is known.
+const ASKING_TIME: Duration = Duration::from_secs(6);
+
+/// The same for whoever asks the origin for all of its site: it has answered before the others, who wait for
+/// [`RESOLVE_TIME`](crate::swarm::RESOLVE_TIME), turn away.
+const ASKING_TIME_FOR_ALL: Duration = Duration::from_secs(3);
+
+/// How long an origin is waited for when the site knows an older answer, and nobody was asked before.
 const PATIENCE_WITH_ANSWER: Duration = Duration::from_secs(4);
+
+/// The same once the node that asks for all of its site did not come by a new answer: mostly this one will not either.
+const PATIENCE_AFTER_ANOTHER: Duration = Duration::from_secs(2);
 
 /// How long an origin is waited for when it is the only hope.
 const PATIENCE: Duration = Duration::from_secs(25);
+
+fn silent(host: &Host, what: String, waited: Duration) -> OriginError {
+    let why = format!("it gave no answer within {:.1} s", waited.as_secs_f32());
+    OriginError::Unreachable { host: host.to_string(), what, why }
+}
 
 /// What is known of a tag before the origin is asked.
 struct Heard {
@@ -39,6 +59,17 @@ struct Heard {
     ahead: Option<TagRecord>,
 }
 
+impl Heard {
+    const fn has_answer(&self) -> bool {
+        self.known.is_some() || self.ahead.is_some()
+    }
+
+    /// What comes of this until then, or however late where there is nothing to serve instead. `None` if it is late.
+    async fn unless_late<T>(&self, until: Instant, work: impl Future<Output = T>) -> Option<T> {
+        if self.has_answer() { timeout_at(until, work).await.ok() } else { Some(work.await) }
+    }
+}
+
 impl Images {
     /// `for_all`: as in [`Images::resolve_for`].
     pub(super) async fn manifest_by_tag(
@@ -46,33 +77,54 @@ impl Images {
         reference: &Reference,
         for_all: bool,
     ) -> Result<Resolved, ImageError> {
+        let began = Instant::now();
+        let until = began + if for_all { ASKING_TIME_FOR_ALL } else { ASKING_TIME };
         let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
-        if let Some(resolved) = self.fresh(reference, &heard).await? {
+        if let Some(resolved) = self.fresh(reference, &heard, until).await? {
             return Ok(resolved);
         }
         for record in self.0.parts.site.records(reference).await {
             self.hear(reference, record, &mut heard)?;
         }
         if heard.source == Source::Peer
-            && let Some(resolved) = self.fresh(reference, &heard).await?
+            && let Some(resolved) = self.fresh(reference, &heard, until).await?
         {
             return Ok(resolved);
         }
-        if !for_all && let Some(record) = self.0.parts.site.resolve(reference, false).await {
-            self.hear(reference, record, &mut heard)?;
-            if let Some(resolved) = self.fresh(reference, &heard).await? {
-                return Ok(resolved);
+        let mut patience = PATIENCE_WITH_ANSWER;
+        // While the origin counts as out of reach here, the one before in rank was of no use a moment ago.
+        if !for_all && !(heard.has_answer() && self.is_down(reference.host()).is_some()) {
+            patience = PATIENCE_AFTER_ANOTHER;
+            let resolving = self.0.parts.site.resolve(reference, false);
+            if let Some(Some(record)) = heard.unless_late(until, resolving).await {
+                self.hear(reference, record, &mut heard)?;
+                if let Some(resolved) = self.fresh(reference, &heard, until).await? {
+                    return Ok(resolved);
+                }
             }
         }
-        let has_answer = heard.known.is_some() || heard.ahead.is_some();
-        let mut error = match self.ask_origin(reference, heard.known.as_ref(), has_answer).await {
-            Ok(resolved) => return Ok(resolved),
-            Err(error) => error,
+        let patience = match heard.has_answer() {
+            true => patience.min(until.saturating_duration_since(Instant::now())),
+            false => PATIENCE,
         };
-        // Others may reach what this node does not.
-        if !for_all && let Some(record) = self.0.parts.site.resolve(reference, true).await {
+        let asking = self.ask_origin(reference, heard.known.as_ref(), heard.has_answer(), patience);
+        let mut error = match heard.unless_late(until, asking).await {
+            Some(Ok(resolved)) => return Ok(resolved),
+            Some(Err(error)) => error,
+            None => {
+                let what = reference.target().to_string();
+                let origin = silent(reference.host(), what, began.elapsed());
+                ImageError::Unknown { what: reference.to_string(), origin: Box::new(origin) }
+            }
+        };
+        // Others may reach what this node does not. Where an answer is known, there is no time for it.
+        if !for_all
+            && !heard.has_answer()
+            && let Some(record) = self.0.parts.site.resolve(reference, true).await
+        {
             self.hear(reference, record, &mut heard)?;
         }
+        let until = (began + ANSWER_TIME).max(Instant::now() + (ANSWER_TIME - ASKING_TIME));
         if let Some(record) = heard.ahead {
             warn!(
                 %reference, signer = %record.signer(), sequence = record.sequence,
@@ -80,13 +132,13 @@ impl Images {
                  It serves while the origin does not answer, and is not kept"
             );
             let entry = TagEntry { confirmed: self.credible(record.time), record, since: 0 };
-            error = match self.known_instead(reference, &entry, Source::Peer, error).await {
+            error = match self.known_instead(reference, &entry, Source::Peer, error, until).await {
                 Ok(resolved) => return Ok(resolved),
                 Err(error) => error,
             };
         }
         match heard.known {
-            Some(entry) => self.known_instead(reference, &entry, heard.source, error).await,
+            Some(entry) => self.known_instead(reference, &entry, heard.source, error, until).await,
             None => Err(error),
         }
     }
@@ -110,11 +162,17 @@ impl Images {
         Ok(())
     }
 
-    /// The manifest of what is known of a tag, if an origin said so lately.
-    async fn fresh(&self, reference: &Reference, heard: &Heard) -> Result<Option<Resolved>, ImageError> {
+    /// The manifest of what is known of a tag, if an origin said so lately and it can be had until then.
+    async fn fresh(
+        &self,
+        reference: &Reference,
+        heard: &Heard,
+        until: Instant,
+    ) -> Result<Option<Resolved>, ImageError> {
         match &heard.known {
             Some(entry) if self.is_fresh(entry.confirmed) => {
-                self.known_manifest(reference, entry, heard.source).await
+                let given = timeout_at(until, self.known_manifest(reference, entry, heard.source)).await;
+                given.unwrap_or(Ok(None))
             }
             _ => Ok(None),
         }
@@ -131,8 +189,10 @@ impl Images {
         entry: &TagEntry,
         source: Source,
         error: ImageError,
+        until: Instant,
     ) -> Result<Resolved, ImageError> {
-        match self.known_manifest(reference, entry, source).await? {
+        let given = timeout_at(until, self.known_manifest(reference, entry, source)).await;
+        match given.unwrap_or(Ok(None))? {
             Some(resolved) => {
                 info!(%reference, age = ?resolved.age, %error, "the origin does not answer: the site's newest answer serves");
                 Ok(resolved)
@@ -166,20 +226,16 @@ impl Images {
         reference: &Reference,
         known: Option<&TagEntry>,
         has_answer: bool,
+        patience: Duration,
     ) -> Result<Resolved, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
-        let patience = if has_answer { PATIENCE_WITH_ANSWER } else { PATIENCE };
         let head = match self.is_down(host).filter(|_| has_answer) {
             Some(error) => Err(error),
             None => {
                 let asked = self.0.parts.origins.head(host, repository, reference.target());
-                let head = tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
-                    Err(OriginError::Unreachable {
-                        host: host.to_string(),
-                        what: reference.target().to_string(),
-                        why: format!("it gave no answer within {} s", patience.as_secs()),
-                    })
-                });
+                let head = timeout(patience, asked).await;
+                let head =
+                    head.unwrap_or_else(|_| Err(silent(host, reference.target().to_string(), patience)));
                 // Only what was really answered counts, or asking often would keep an origin down.
                 head.inspect_err(|origin| self.note_down(host, origin))
             }

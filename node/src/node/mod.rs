@@ -13,7 +13,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -152,7 +151,6 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         metrics: metrics.clone(),
         transfers: OnceLock::new(),
         images: OnceLock::new(),
-        runtime: Handle::current(),
     });
     let (key, certificate) = (membership.key.clone(), membership.certificate.clone());
     let network = certificate.network;

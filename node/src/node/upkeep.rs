@@ -132,7 +132,6 @@ mod tests {
             metrics: Metrics::default(),
             transfers: OnceLock::new(),
             images: OnceLock::new(),
-            runtime: tokio::runtime::Handle::current(),
         };
         let key = SecretKey::from_seed([1; 32]);
         let settings = SwarmSettings {

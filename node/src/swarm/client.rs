@@ -20,6 +20,7 @@ use super::bans::Ban;
 use super::bulk::{self, BulkError, Inbound};
 use super::exchange::{self, Buffers, Exchange, Patience};
 use super::identity::peer_of;
+use super::leading::RESOLVE_TIME;
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours, Notice};
 use super::shares::Shares;
 use super::streams::{OpenError, Protocol};
@@ -294,11 +295,11 @@ impl Client {
     }
 
     /// What an origin says that a reference means, by way of a neighbour that asks it; see [`Client::tag`]. `None` if
-    /// it does not know, or does not answer within the patience.
-    pub async fn resolve(&self, node: NodeId, reference: &str, patience: Duration) -> Option<TagRecord> {
+    /// it does not know, or does not answer within [`RESOLVE_TIME`].
+    pub async fn resolve(&self, node: NodeId, reference: &str) -> Option<TagRecord> {
         let (door, question) = (self.0.door.as_ref()?, Question::Resolve(reference.parse().ok()?));
         let entry = self.0.neighbours.get(&node)?;
-        let answer = timeout(patience, self.ask(&entry, question)).await.ok()?;
+        let answer = timeout(RESOLVE_TIME, self.ask(&entry, question)).await.ok()?;
         believed(door, node, reference, answer)
     }
 

@@ -14,6 +14,9 @@ use super::exchange::ExchangeError;
 /// How long a peer may take to say whether it leads: it may have to ask the origin first.
 pub const LEAD_TIME: Duration = Duration::from_secs(8);
 
+/// How long a peer may take to say what an origin says of a reference: it takes no longer where the origin answers at all.
+pub const RESOLVE_TIME: Duration = Duration::from_secs(4);
+
 /// Why no signed states were had of a peer.
 #[derive(Debug, thiserror::Error)]
 pub enum StatesError {

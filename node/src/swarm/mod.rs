@@ -51,7 +51,7 @@ pub use exchange::{
     SLOTS_PER_PEER, UPDATE_TIME, UPLOAD_SLOTS,
 };
 pub use holdings::{Holdings, ReadAt};
-pub use leading::{LEAD_TIME, StatesError};
+pub use leading::{LEAD_TIME, RESOLVE_TIME, StatesError};
 pub use neighbours::{LinkClass, Neighbour, Notice};
 pub use settings::{Clock, MAX_ADDRESSES, SwarmError, SwarmSettings};
 pub use start::{Addresses, Swarm, start};

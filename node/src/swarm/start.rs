@@ -19,7 +19,7 @@ use wherry_proto::NodeId;
 use super::actor::{Actor, Command, MAX_COMMANDS};
 use super::admission::Doorkeeper;
 use super::announce::Announcements;
-use super::ask;
+use super::ask::{self, Errands};
 use super::behaviour::Behaviour;
 use super::bulk::{self, Inbound};
 use super::client::{Client, Door, Inner, SETTLE_TIME};
@@ -183,6 +183,7 @@ async fn start_settling_by(
         asks: Arc::default(),
         exchanges: Arc::clone(&inner.inbound),
         holdings,
+        errands: Arc::default(),
         uploader,
         stop: inner.stop.clone(),
         tasks: inner.tasks.clone(),
@@ -258,6 +259,7 @@ struct Takers {
     asks: Arc<Inbound>,
     exchanges: Arc<Inbound>,
     holdings: Arc<dyn Holdings>,
+    errands: Arc<Errands>,
     uploader: Arc<Uploader>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -289,10 +291,11 @@ impl Takers {
             None => return,
         }
         let (holdings, uploader) = (Arc::clone(&self.holdings), Arc::clone(&self.uploader));
+        let errands = Arc::clone(&self.errands);
         self.tasks.spawn(async move {
             let serve = async {
                 match protocol {
-                    Protocol::Ask => ask::answer(stream, node, holdings).await.to_string(),
+                    Protocol::Ask => ask::answer(stream, node, holdings, errands).await.to_string(),
                     Protocol::Exchange => exchange::serve(uploader, node, stream.compat()).await,
                 }
             };

@@ -16,6 +16,7 @@ mod sources;
 mod view;
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info_span};
 use wherry_gateway::server::Break;
-use wherry_proto::{ChunkMap, Digest, StreamClaim, TooLarge};
+use wherry_proto::{ChunkMap, Digest, Role, StreamClaim, TooLarge};
 
 pub use following::Signer;
 pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
@@ -410,6 +411,28 @@ impl Transfer {
     /// Bytes of it that lay here when it began, from an earlier attempt.
     pub fn before(&self) -> u64 {
         self.before
+    }
+
+    /// Waits until this node leads, may lead or follows somebody who does: from then on it is of use to others who have no
+    /// route to an origin. Does not return while neither is so.
+    pub async fn promises(&self) {
+        let mut changes = self.view.watch();
+        loop {
+            changes.borrow_and_update();
+            match self.view.outcome() {
+                Some(Ok(_)) => return,
+                Some(Err(_)) => return pending().await,
+                None => {}
+            }
+            match self.view.stance().role {
+                Role::Leading { .. } | Role::Held => return,
+                Role::Following { stream, may_lead, .. } if stream.is_some() || may_lead => return,
+                Role::Following { .. } | Role::Gone => {}
+            }
+            if changes.changed().await.is_err() {
+                return pending().await;
+            }
+        }
     }
 
     /// Ends it unless somebody reads from it, and returns how many do. What has arrived stays in the store as a partial

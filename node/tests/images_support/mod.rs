@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wherry_gateway::origin::{OriginSettings, Origins};
+use wherry_gateway::origin::{Credential, OriginSettings, Origins};
 use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
@@ -24,7 +24,7 @@ use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
 use wherry_node::images::{Images, ImagesParts, Site};
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
-use wherry_node::swarm::LinkClass;
+use wherry_node::swarm::{LinkClass, RESOLVE_TIME};
 use wherry_node::transfer::{Found, PeerError, Peers, Signer, Transfers};
 use wherry_proto::{
     Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain,
@@ -34,6 +34,8 @@ use wherry_proto::{
 pub const NOW: u64 = 1_700_000_000;
 pub const DAY: u64 = 86_400;
 pub const TAG_TTL: Duration = Duration::from_secs(60);
+/// A repository whose blobs the origin gives to nobody who only asks for them.
+pub const FORBIDDEN: &str = "forbidden";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -118,17 +120,37 @@ impl Image {
     }
 }
 
+/// What comes of asking the node that is to ask the origin for all.
+#[derive(Clone)]
+pub enum Resolver {
+    /// It says this, after so long.
+    Says(TagRecord, Duration),
+    /// It says nothing.
+    Silent,
+}
+
 /// What neighbours say.
 #[derive(Default)]
-pub struct Said(Mutex<Vec<TagRecord>>);
+pub struct Said {
+    records: Mutex<Vec<TagRecord>>,
+    resolver: Mutex<Option<Resolver>>,
+    /// How often the resolver was asked, and how often any other node.
+    pub resolving: AtomicUsize,
+    pub asking_anybody: AtomicUsize,
+}
 
 impl Said {
     pub fn says(&self, record: TagRecord) {
-        self.0.lock().unwrap().push(record);
+        self.records.lock().unwrap().push(record);
+    }
+
+    /// From now on another node is to ask the origin.
+    pub fn has(&self, resolver: Resolver) {
+        *self.resolver.lock().unwrap() = Some(resolver);
     }
 
     pub fn falls_silent(&self) {
-        self.0.lock().unwrap().clear();
+        self.records.lock().unwrap().clear();
     }
 }
 
@@ -136,18 +158,33 @@ impl Site for Said {
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>> {
         let reference = reference.to_string();
         async move {
-            let said = self.0.lock().unwrap();
+            let said = self.records.lock().unwrap();
             said.iter().filter(|record| record.reference.as_str() == reference).cloned().collect()
         }
         .boxed()
     }
 
     fn has_resolver(&self, _: &Reference) -> bool {
-        false
+        self.resolver.lock().unwrap().is_some()
     }
 
-    fn resolve(&self, _: &Reference, _: bool) -> BoxFuture<'_, Option<TagRecord>> {
-        async { None }.boxed()
+    fn resolve(&self, _: &Reference, anybody: bool) -> BoxFuture<'_, Option<TagRecord>> {
+        let count = if anybody { &self.asking_anybody } else { &self.resolving };
+        count.fetch_add(1, Ordering::Relaxed);
+        let resolver = self.resolver.lock().unwrap().clone();
+        async move {
+            match resolver? {
+                Resolver::Says(record, after) => {
+                    tokio::time::sleep(after).await;
+                    Some(record)
+                }
+                Resolver::Silent => {
+                    tokio::time::sleep(RESOLVE_TIME).await;
+                    None
+                }
+            }
+        }
+        .boxed()
     }
 
     fn tags(
@@ -158,7 +195,7 @@ impl Site for Said {
     ) -> BoxFuture<'_, BTreeSet<String>> {
         let prefix = format!("{host}/{repository}:");
         async move {
-            let said = self.0.lock().unwrap();
+            let said = self.records.lock().unwrap();
             let tag = |record: &TagRecord| record.reference.strip_prefix(&prefix).map(str::to_owned);
             known.into_iter().chain(said.iter().filter_map(tag)).collect()
         }
@@ -329,6 +366,9 @@ impl Content for Shared {
     }
 
     async fn blob(&self, ask: Ask, digest: Digest, _: Want) -> Result<Reading, Refusal> {
+        if ask.repository.to_string() == FORBIDDEN {
+            return Err(Refusal::new(RefusalKind::Denied, "not for everybody"));
+        }
         let found = self.0.blobs.lock().unwrap().get(&(ask.repository.to_string(), digest)).cloned();
         found.map(Reading).ok_or_else(|| Refusal::new(RefusalKind::BlobUnknown, "no such blob"))
     }
@@ -425,13 +465,24 @@ impl Lab {
         self.node_with(None)
     }
 
+    /// A node that has credentials for the origin.
+    pub fn node_with_credentials(&self) -> Node {
+        let password = Credential::Password { username: "user".to_owned(), password: "password".to_owned() };
+        self.node_of(None, vec![(self.host.clone(), password)])
+    }
+
     /// A node whose store may take so many bytes.
     pub fn node_with(&self, budget: Option<u64>) -> Node {
+        self.node_of(budget, Vec::new())
+    }
+
+    fn node_of(&self, budget: Option<u64>, credentials: Vec<(Host, Credential)>) -> Node {
         let dir = TempDir::new().unwrap();
         let store = Store::open(dir.path(), StoreSettings { budget }).unwrap();
         let mut settings = OriginSettings::default();
         settings.insecure.push(self.host.clone());
         settings.attempts = 1;
+        settings.credentials.explicit = credentials;
         let origins = Origins::new(settings).unwrap();
         let metrics = Metrics::default();
         let (peers, site) = (Arc::new(Holders::default()), Arc::new(Said::default()));

@@ -4,11 +4,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::future::ready;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wherry_node::swarm::{self, Arriving, Client, Holdings, Notice, ReadAt, Swarm, SwarmSettings};
@@ -142,15 +145,22 @@ impl Holdings for Shelf {
         Some(self.arriving.lock().unwrap().get(blob)?.clone())
     }
 
-    fn lead(&self, asker: NodeId, blob: BlobName, origin: &str, repository: &str) -> Lead {
+    fn lead<'a>(
+        &'a self,
+        asker: NodeId,
+        blob: BlobName,
+        origin: &'a str,
+        repository: &'a str,
+    ) -> BoxFuture<'a, Lead> {
         self.asked_to_lead.lock().unwrap().push((asker, blob, format!("{origin}/{repository}")));
-        if self.held(&blob.digest).is_some() {
+        let lead = if self.held(&blob.digest).is_some() {
             Lead::Have
         } else if self.arriving_size(&blob.digest).is_some() {
             Lead::Leading
         } else {
             Lead::Refuse(LeadRefusal::NoCredentials)
-        }
+        };
+        ready(lead).boxed()
     }
 
     fn tag(&self, reference: &str) -> Option<TagRecord> {
