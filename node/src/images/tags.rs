@@ -93,7 +93,8 @@ impl Images {
         }
         let mut patience = PATIENCE_WITH_ANSWER;
         // While the origin counts as out of reach here, the one before in rank was of no use a moment ago.
-        if !for_all && !(heard.has_answer() && self.is_down(reference.host()).is_some()) {
+        let in_vain = heard.has_answer() && self.is_down(reference.host()).is_some();
+        if !for_all && !in_vain {
             patience = PATIENCE_AFTER_ANOTHER;
             let resolving = self.0.parts.site.resolve(reference, false);
             if let Some(Some(record)) = heard.unless_late(until, resolving).await {

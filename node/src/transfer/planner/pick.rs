@@ -63,7 +63,7 @@ impl Planner {
                 .filter(|(_, peer)| peer.is_ready() && self.is_source(peer))
                 // Another site is one long link, whose pipeline is to be kept full.
                 .filter(|(_, peer)| match peer.class {
-                    LinkClass::Lan => !is_full && !(crowd && peer.asked > 0),
+                    LinkClass::Lan => !is_full && (!crowd || peer.asked == 0),
                     LinkClass::Wan => crowd || !is_full,
                 })
                 .map(|(node, _)| *node)
