@@ -577,7 +577,7 @@ async fn with_every_cable_cut_what_is_known_is_served_within_5_s_and_then_at_onc
     assert!(waited + Duration::from_millis(500) < RESOLVE_TIME, "{waited:?}");
 
     let node = long_known(&lab, &reference, &image).await;
-    node.site.has(Resolver::Says(record, waited));
+    node.site.has(Resolver::Says(Box::new(record), waited));
     let waited = serves(&node, &reference, &image).await;
     assert!(waited < Duration::from_millis(5_500), "{waited:?}");
     let waited = serves(&node, &reference, &image).await;
@@ -605,7 +605,7 @@ async fn what_the_first_in_rank_has_from_the_origin_spares_asking_it() {
     lab.origin.tag("app", "1", &new);
     let node = long_known(&lab, &reference, &old).await;
     node.put(&new);
-    node.site.has(Resolver::Says(record(&reference, &new, NOW + 1, NOW), Duration::ZERO));
+    node.site.has(Resolver::Says(Box::new(record(&reference, &new, NOW + 1, NOW)), Duration::ZERO));
     serves(&node, &reference, &new).await;
     assert_eq!(lab.origin.asked.load(Ordering::Relaxed), 0);
 }
@@ -624,7 +624,7 @@ async fn a_first_in_rank_that_lies_hides_no_answer_of_the_origin() {
     ] {
         let node = lab.node();
         node.put(&liars);
-        node.site.has(Resolver::Says(lie, Duration::ZERO));
+        node.site.has(Resolver::Says(Box::new(lie), Duration::ZERO));
         serves(&node, &reference, &honest).await;
     }
 }
@@ -639,6 +639,6 @@ async fn a_node_that_knows_nothing_of_a_tag_asks_all_who_may_reach_its_origin() 
     assert!(node.images.manifest(&reference).await.is_err());
     assert_eq!(node.site.asking_anybody.load(Ordering::Relaxed), 1);
     node.put(&image);
-    node.site.has(Resolver::Says(record(&reference, &image, NOW, NOW), Duration::ZERO));
+    node.site.has(Resolver::Says(Box::new(record(&reference, &image, NOW, NOW)), Duration::ZERO));
     serves(&node, &reference, &image).await;
 }

@@ -124,7 +124,7 @@ impl Image {
 #[derive(Clone)]
 pub enum Resolver {
     /// It says this, after so long.
-    Says(TagRecord, Duration),
+    Says(Box<TagRecord>, Duration),
     /// It says nothing.
     Silent,
 }
@@ -176,7 +176,7 @@ impl Site for Said {
             match resolver? {
                 Resolver::Says(record, after) => {
                     tokio::time::sleep(after).await;
-                    Some(record)
+                    Some(*record)
                 }
                 Resolver::Silent => {
                     tokio::time::sleep(RESOLVE_TIME).await;

@@ -143,12 +143,12 @@ impl<T> Fluid<T> {
         while !used.is_empty() {
             let share_of = |port: &Port| port.left.max(0.0) / f64::from(port.open);
             let least = used.iter().map(|id| share_of(&self.ports[*id])).fold(f64::INFINITY, f64::min);
-            for at in 0..used.len() {
-                let port = &self.ports[used[at]];
+            for id in used.clone() {
+                let port = &self.ports[id];
                 if port.open == 0 || share_of(port) > least * (1.0 + 1e-9) {
                     continue;
                 }
-                let flows = std::mem::take(&mut self.ports[used[at]].flows);
+                let flows = std::mem::take(&mut self.ports[id].flows);
                 for id in &flows {
                     let Some(flow) = &mut self.flows[*id as usize] else { continue };
                     if flow.rate >= 0.0 {
@@ -160,7 +160,7 @@ impl<T> Fluid<T> {
                         self.ports[*port].open -= 1;
                     }
                 }
-                self.ports[used[at]].flows = flows;
+                self.ports[id].flows = flows;
             }
             used.retain(|id| self.ports[*id].open > 0);
         }

@@ -1,6 +1,7 @@
 //! The taking side: carries out what planners ask for and tells them what happened, as the node's driver does.
 
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
@@ -216,21 +217,16 @@ impl World {
         let is_it = |fetching: &Fetching| {
             fetching.peer == number && index.is_none_or(|index| fetching.index == index)
         };
-        let requests: Vec<RequestId> = transfer
-            .fetching
-            .iter()
-            .filter(|(_, fetching)| is_it(fetching))
-            .map(|(request, _)| *request)
-            .collect();
-        for request in requests {
+        let next =
+            transfer.fetching.iter().find(|(_, fetching)| is_it(fetching)).map(|(request, _)| *request);
+        if let Some(request) = next {
             if let Some(fetching) = transfer.fetching.remove(&request)
                 && transfer.asked.get(&fetching.index) == Some(&Source::Peer(peer))
             {
                 transfer.asked.remove(&fetching.index);
             }
             self.send(node, number, Message::Cancel(request));
-            let Some(_) = self.nodes[node].transfer(blob) else { return };
-            return self.cancel(node, blob, peer, index);
+            self.cancel(node, blob, peer, index);
         }
     }
 
@@ -389,8 +385,8 @@ impl World {
                     return;
                 }
                 let run = transfer.run;
-                if !transfer.busy.contains_key(&from) {
-                    transfer.busy.insert(from, token);
+                if let Entry::Vacant(vacant) = transfer.busy.entry(from) {
+                    vacant.insert(token);
                     self.clock.after(
                         nanos(BUSY_PAUSE),
                         Happening::Pause { node: to, blob, run, peer: from, token },
