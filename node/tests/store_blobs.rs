@@ -30,6 +30,8 @@ fn bytes(seed: u8, len: usize) -> Vec<u8> {
 fn put(store: &Store, bytes: &[u8]) -> Digest {
     let digest = Digest::sha256(bytes);
     store.put(&digest, bytes).unwrap();
+    // Nothing is still to be done with the file, so that a test may do what it likes with it.
+    store.sync().unwrap();
     digest
 }
 
@@ -210,8 +212,6 @@ fn that_a_blob_has_left_is_told_although_its_file_cannot_be_removed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let digest = put(&store, b"blob");
-    // Nothing is still to be done with the file.
-    store.sync().unwrap();
     // Somebody else's folder stands where the file was.
     fs::remove_file(path_of(dir.path(), &digest)).unwrap();
     fs::create_dir(path_of(dir.path(), &digest)).unwrap();

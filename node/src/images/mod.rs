@@ -156,8 +156,22 @@ impl Images {
 
     /// The manifest that a reference names, from wherever it can be had.
     pub async fn manifest(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        let for_all = !self.0.parts.site.has_resolver(reference);
-        self.resolved(reference, for_all).await
+        if self.0.parts.site.has_resolver(reference) {
+            return self.resolved(reference, false).await;
+        }
+        let error = match self.resolved(reference, true).await {
+            Ok(resolved) => return Ok(resolved),
+            Err(error) => error,
+        };
+        // Others may reach what this node does not.
+        let found = match reference.target() {
+            TagOrDigest::Digest(_) => self
+                .manifest_by_another(reference, true)
+                .await?
+                .map(|manifest| Resolved { manifest, source: Source::Peer, age: None }),
+            TagOrDigest::Tag(_) => self.tag_by_anybody(reference).await?,
+        };
+        found.ok_or(error)
     }
 
     /// `for_all`: this node asks the origin, and no other node of the site to do so.

@@ -71,6 +71,14 @@ impl Heard {
 }
 
 impl Images {
+    /// What a tag means as the first of the other nodes says that reaches the origin.
+    pub(super) async fn tag_by_anybody(&self, reference: &Reference) -> Result<Option<Resolved>, ImageError> {
+        let Some(record) = self.0.parts.site.resolve(reference, true).await else { return Ok(None) };
+        let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
+        self.hear(reference, record, &mut heard)?;
+        self.fresh(reference, &heard, Instant::now() + ANSWER_TIME).await
+    }
+
     /// `for_all`: as in [`Images::resolve_for`].
     pub(super) async fn manifest_by_tag(
         &self,
