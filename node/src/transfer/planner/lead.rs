@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wherry_proto::{Attempt, Digest, NodeId, Role, SignedStates, StatePrefix};
+use wherry_proto::{Attempt, ChunkIndex, Digest, NodeId, Role, SignedStates, StatePrefix};
 
 use super::{DropReason, Effect, NoStates, ORIGIN_ATTEMPTS, Planner};
 use crate::swarm::LinkClass;
@@ -410,6 +410,21 @@ impl Planner {
         if self.lead.pulling == Some(node) {
             self.lead.pulling = None;
         }
+    }
+
+    /// Whether the states that this node goes by are those of a peer's own reading.
+    pub(super) fn is_own_stream(&self, node: NodeId) -> bool {
+        !self.ledger.has_chain() && self.lead.attempt.is_some_and(|attempt| attempt.signer == node)
+    }
+
+    /// A leader has sent a chunk that does not link to the states that it has signed itself.
+    pub(super) fn stream_is_false(&mut self, node: NodeId, index: ChunkIndex) {
+        let attempt = self.lead.attempt;
+        self.lead.void.insert(node);
+        self.drop_peer(node, DropReason::WrongChunk(index));
+        self.effects.extend(attempt.map(Effect::StreamVoid));
+        self.void();
+        self.claim_those_aside();
     }
 
     /// The leader itself says that its reading came to nothing.

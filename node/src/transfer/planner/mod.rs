@@ -340,11 +340,13 @@ impl Planner {
             true => (1, rank),
             false => (0, lot(&digest, &self.me, node)),
         };
-        let is_idle = |peer: &Peer| peer.asked == 0 && !peer.holds() && peer.here.is_empty();
+        let newcomer = worth(rank(&digest, node), node);
+        let is_needed = holds || newcomer.0 > 0;
+        let is_idle = |peer: &Peer| peer.asked == 0 && !peer.holds() && (is_needed || peer.here.is_empty());
         let idle = self.peers.iter().filter(|(_, peer)| is_idle(peer));
         let least = idle.map(|(node, peer)| (worth(peer.rank, node), *node)).min();
         let Some((least, idle)) = least else { return false };
-        if !holds && worth(rank(&digest, node), node) < least {
+        if !holds && newcomer < least {
             return false;
         }
         self.peers.remove(&idle);
@@ -514,6 +516,8 @@ impl Planner {
             // Nobody is left who stands for the chain: what still comes decides.
             self.ledger.forget_orphans();
             self.count_taken();
+        } else if !held && self.is_own_stream(node) {
+            self.stream_is_false(node, index);
         } else if let Some(peer) = self.peers.get_mut(&node)
             && !held
             && (has_chain || peer.strange < MAX_STRANGE)

@@ -173,7 +173,7 @@ impl Planner {
 
     /// Whether the reading is at chunks of which no state is known yet.
     fn reads_on(&self) -> bool {
-        self.origin.reading.is_some_and(|(next, ..)| next.get() >= self.ledger.stream().known())
+        self.origin.reading.is_some_and(|(next, ..)| self.ledger.expected(next).is_none())
     }
 
     /// Whether a reading that comes to a chunk goes on with it.
