@@ -11,6 +11,7 @@ mod memory;
 mod peer;
 mod plain;
 mod serve;
+mod sim;
 mod swarm;
 mod table;
 mod transport;
@@ -33,6 +34,8 @@ Benchmarks, all of the first ones if none is named:
   memory    resident memory while 4 GiB pass through
   idle      resident memory, CPU and traffic of nodes with nothing to do
   size      the binary
+  sim       the swarm in a simulation: what S1, S1b, S2, S5 and S6 should come to, and 10 to 1,000 nodes
+  sim-large the same for 10,000 nodes, for half an hour
 
 Only when named, with scenarios and options of its own (wherry-bench swarm --help):
   swarm     many nodes in network namespaces, against the bound that their links leave
@@ -83,6 +86,11 @@ fn main() -> Result<()> {
             "memory" => memory::four_gib(&mut table)?,
             "idle" => idle::two_nodes(&mut table)?,
             "size" => size(&mut table)?,
+            "sim" => {
+                sim::scenarios()?;
+                sim::networks(&[10, 100, 1_000], 2 << 30)?;
+            }
+            "sim-large" => sim::networks(&[10_000], 64 << 20)?,
             _ => bail!("there is no benchmark '{name}'\n\n{HELP}"),
         }
     }

@@ -615,6 +615,7 @@ impl Planner {
             self.verified(refuted);
             return;
         }
+        self.check_whole();
         let near = self.peers.values().any(|peer| peer.class == LinkClass::Lan && peer.is_claimed());
         if near {
             // The origin, and other sites, are for what nobody here can give.
@@ -635,6 +636,18 @@ impl Planner {
             self.read_origin();
         } else if !near {
             self.look_for_help();
+        }
+    }
+
+    /// Where all chunks link, some of them to a stream and the others to the digest, and these do not meet, the stream is
+    /// false.
+    fn check_whole(&mut self) {
+        let is_still = self.keeping.is_empty() && self.stale.is_empty();
+        if self.ledger.linked().is_full() && is_still {
+            match self.lead.attempt.filter(|attempt| attempt.signer != self.me) {
+                Some(attempt) => self.stream_is_void(attempt),
+                None => self.void(),
+            }
         }
     }
 
