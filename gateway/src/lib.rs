@@ -6,6 +6,8 @@
 //! manifests and blobs and hands them on unverified, with every limit enforced that can be enforced without
 //! knowing the whole blob.
 
+#[doc(hidden)]
+pub mod hostile;
 pub mod manifest;
 pub mod name;
 pub mod origin;

@@ -200,7 +200,7 @@ async fn measure(mib: usize, what: &str) -> Result<()> {
     let by_stream = client.exchange(SecretKey::from_seed([4; 32]).node()).await?;
     anyhow::ensure!(exchange.is_direct() && !by_stream.is_direct());
     let (digest, size) = blobs[0];
-    let (_, chain) = exchange.held(digest, size).await?;
+    let (_, chain) = exchange.held(digest, size, None).await?;
     let map = chain.map();
     let out = dir.path().join("out");
 

@@ -79,6 +79,7 @@ fn an_old_docker_archive_always_gets_the_same_manifest() {
         assert_eq!(found.names, ["app:1"]);
         assert_eq!(store.blobs().count(), 3);
         assert!(found.blobs.contains(&Digest::sha256(&image.layer)));
+        assert_eq!(found.size, (image.config.len() + image.layer.len()) as u64);
         digests.push(found.digest);
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
@@ -146,6 +147,8 @@ fn one_platform_of_several_is_enough_and_an_incomplete_one_is_not() {
     let imported = take(&store, &archive(&layout(here.items()))).unwrap();
     assert_eq!(imported.images[0].names, ["registry.example/app:2"]);
     assert_eq!(imported.images[0].blobs.len(), 4);
+    let bytes = |image: &Image| (image.config.len() + image.packed.len()) as u64;
+    assert_eq!(imported.images[0].size, bytes(&here));
 
     // And goes out again the same way.
     let again = tempfile::tempdir().unwrap();
@@ -164,7 +167,13 @@ fn one_platform_of_several_is_enough_and_an_incomplete_one_is_not() {
     store.put(&there.digest(), &there.manifest).unwrap();
     let imported = take(&store, &archive(&layout(here.items()))).unwrap();
     assert_eq!(imported.images[0].blobs.len(), 4);
+    assert_eq!(imported.images[0].size, bytes(&here));
     assert_eq!(give(&store, &["registry.example/app:2"], Digest::sha256(&list)), exported);
+
+    // Both together have what each has.
+    let both = here.items().into_iter().chain(there.items()).collect();
+    let imported = take(&store, &archive(&layout(both))).unwrap();
+    assert_eq!(imported.images[0].size, bytes(&here) + bytes(&there));
 }
 
 #[test]

@@ -119,6 +119,29 @@ fn a_node_needs_no_configuration_says_where_it_is_and_ends_when_asked() {
 }
 
 #[test]
+fn a_node_that_listens_on_all_addresses_says_so_and_which_of_them_others_can_dial() {
+    let home = tempdir().unwrap();
+    let node = Node::spawn(&mut wherry(&home, &UP.replace("--peers 127.0.0.1:0", "--peers 0.0.0.0:0")));
+    let status = json(&home, "status --json");
+    let peers = status["addresses"]["peers"].as_str().unwrap();
+    let port = peers.strip_prefix("0.0.0.0:").unwrap_or_else(|| panic!("{peers}"));
+    assert_ne!(port, "0");
+    assert!(node.said.contains(&format!("peers {peers}")), "{:?}", node.said);
+    let (_, page, _) = run(&home, "status");
+    let dialable: Vec<&str> = page.lines().filter(|line| line.starts_with("bootstrap /ip4/")).collect();
+    assert!(dialable.iter().any(|line| line.contains(&format!("/tcp/{port}/p2p/"))), "{page}");
+}
+
+#[test]
+fn the_readme_names_the_oldest_rust_that_builds_this() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let cargo = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let version = cargo.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap();
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    assert!(readme.contains(&format!("Rust {} or newer", version.trim_matches('"'))));
+}
+
+#[test]
 fn a_second_node_on_the_same_folder_is_refused_and_harms_the_first_in_nothing() {
     let home = tempdir().unwrap();
     let _first = Node::start(&home, "");
@@ -171,6 +194,10 @@ fn wrong_usage_and_wrong_configuration_end_with_2_and_name_everything() {
     for line in ["", "pull", "pull --platform arm alpine", "sail", "up --nonsense", "network admit nobody"] {
         assert_eq!(run(&home, line).0, Some(2), "{line}");
     }
+    for line in ["pull https://a.example/b", "inspect A", "export a:b:c -o x.tar"] {
+        let (code, _, err) = run(&home, line);
+        assert!(code == Some(2) && err.contains("expected"), "{line}: {err}");
+    }
     let mut command = wherry(&home, "up --gateway here --disk-budget lots");
     let output = command.env("WHERRY_SITES", "x").output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
@@ -178,6 +205,24 @@ fn wrong_usage_and_wrong_configuration_end_with_2_and_name_everything() {
     for part in ["--gateway is \"here\"", "--disk-budget is \"lots\"", "did you mean WHERRY_SITE?"] {
         assert!(err.contains(part), "{err}");
     }
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_told_of_and_stops_no_command() {
+    let home = tempdir().unwrap();
+    let said = "WHERRY_SITES is no setting; did you mean WHERRY_SITE?";
+    let mut node = Node::spawn(wherry(&home, UP).env("WHERRY_SITES", "x"));
+    for line in ["status --json", "config --json"] {
+        let output = wherry(&home, line).env("WHERRY_SITES", "x").output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("warning: {said}\n"), "{line}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    }
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), Some(0));
+    let mut log = String::new();
+    node.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(said)), "{log}");
 }
 
 #[test]
@@ -243,6 +288,11 @@ fn an_image_goes_in_and_out_and_a_failed_export_leaves_nothing() {
     let to_pipe = wherry(&home, "export registry.example/app:1").output().unwrap();
     assert!(to_pipe.status.success());
     assert_eq!(to_pipe.stdout, fs::read(&archive).unwrap());
+    let exported = json(&home, &format!("export registry.example/app:1 -o {} --json", archive.display()));
+    assert_eq!(exported["bytes"], fs::metadata(&archive).unwrap().len());
+    assert_eq!(exported["output"], archive.display().to_string());
+    let (code, stdout, err) = run(&home, "export registry.example/app:1 --json");
+    assert_eq!((code, stdout.as_str()), (Some(2), ""), "{err}");
     let again = json(&home, &format!("import {} --json", archive.display()));
     assert_eq!(again["images"][0]["digest"], digest.as_str());
 
@@ -316,6 +366,41 @@ fn an_import_that_moves_a_name_keeps_the_new_image_and_lets_the_old_one_go() {
     assert_eq!(store.pinned_by("registry.example/app:1").unwrap().len(), 3);
 }
 
+#[test]
+fn a_name_without_a_registry_means_the_default_origin_to_commands_and_gateway_alike() {
+    let home = tempdir().unwrap();
+    let node = Node::start(&home, "--default-origin registry.example");
+    let layout = home.path().join("layout");
+    let digest = write_layout(&layout);
+    json(&home, &format!("import {} --json", layout.display()));
+    for name in ["app:1", "registry.example/app:1"] {
+        let image = json(&home, &format!("inspect {name} --json"));
+        assert_eq!(
+            (&image["digest"], &image["reference"]),
+            (&digest.as_str().into(), &"registry.example/app:1".into())
+        );
+        assert_eq!(
+            run(&home, &format!("export {name} -o {}", home.path().join("app.tar").display())).0,
+            Some(0)
+        );
+    }
+    let gateway = json(&home, "status --json")["addresses"]["gateway"].as_str().unwrap().to_owned();
+    let (head, body) = get(&gateway, "/v2/app/manifests/1");
+    assert!(
+        head.starts_with("HTTP/1.1 200") && Digest::sha256(body.as_bytes()).to_string() == digest,
+        "{head}"
+    );
+    let (code, _, err) = run(&home, "inspect docker.io/library/app:1");
+    assert_eq!(code, Some(1), "{err}");
+    drop(node);
+
+    // Nobody listens there.
+    let _node = Node::start(&home, "--default-origin 127.0.0.1:1 --insecure 127.0.0.1:1");
+    let (code, _, err) = run(&home, "pull app");
+    assert_eq!(code, Some(1));
+    assert!(err.contains("127.0.0.1:1/app:latest"), "{err}");
+}
+
 /// An OCI layout with one image, `registry.example/app:1`; the digest of its manifest.
 fn write_layout(path: &Path) -> String {
     write_layout_of(path, b"world")
@@ -381,7 +466,7 @@ fn the_demo_keeps_every_promise_and_leaves_nothing() {
 
 #[test]
 fn a_demo_that_is_interrupted_leaves_nothing_either() {
-    for signal in [Signal::INT, Signal::TERM] {
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let home = tempdir().unwrap();
         let mut demo = wherry(&home, "demo").spawn().unwrap();
         let mut said = BufReader::new(demo.stderr.take().unwrap()).lines();
@@ -389,7 +474,7 @@ fn a_demo_that_is_interrupted_leaves_nothing_either() {
         assert!(processes_of(&home) > 0);
         kill_process(Pid::from_child(&demo), signal).unwrap();
         let rest: Vec<String> = said.map_while(Result::ok).collect();
-        assert_eq!(demo.wait().unwrap().code(), Some(1), "{rest:?}");
+        assert_eq!(demo.wait().unwrap().code(), Some(status), "{rest:?}");
         assert!(rest.iter().any(|line| line.contains("interrupted")), "{rest:?}");
         assert_eq!((processes_of(&home), left_over(&home)), (0, Vec::new()));
     }

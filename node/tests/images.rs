@@ -14,7 +14,7 @@ mod images_support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use images_support::*;
@@ -22,8 +22,9 @@ use tokio::net::TcpListener;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, RefusalKind, Source};
 use wherry_gateway::{Descriptor, Manifest, Reference};
 use wherry_node::images::{PullEvents, parse_platform};
-use wherry_node::transfer::{Fetched, Progress};
-use wherry_proto::{Digest, TagRecord};
+use wherry_node::swarm::RESOLVE_TIME;
+use wherry_node::transfer::{Fetched, Progress, Route};
+use wherry_proto::{Digest, LeadRefusal, TagRecord};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_far_ahead_of_the_clock_serves_only_without_the_origin_and_is_never_kept() {
@@ -65,6 +66,40 @@ async fn a_sites_newer_answer_within_the_bound_wins() {
     lab.clock_to(NOW + 100);
     assert_eq!(node.images.manifest(&reference).await.unwrap().manifest.digest(), &new.digest);
     assert_eq!(node.images.vouch(&reference).unwrap().sequence, NOW + DAY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_from_a_clock_that_is_ahead_is_of_unknown_age_and_expired() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let reference = lab.reference("app:1");
+    let (node, own) = (lab.node(), lab.node());
+    node.put(&image);
+    node.site.says(record(&reference, &image, NOW, NOW + DAY));
+    // Once it was this node's own clock.
+    lab.clock_to(NOW + DAY);
+    own.images.manifest(&reference).await.unwrap();
+    lab.clock_to(NOW);
+    for node in [&node, &own] {
+        let before = lab.origin.asked.load(Ordering::Relaxed);
+        let resolved = node.images.manifest(&reference).await.unwrap();
+        assert_eq!(resolved.age, Some(Duration::ZERO));
+        assert_eq!(lab.origin.asked.load(Ordering::Relaxed), before + 1);
+        // What the origin has said counts for its time.
+        node.images.manifest(&reference).await.unwrap();
+        assert_eq!(lab.origin.asked.load(Ordering::Relaxed), before + 1);
+        assert_eq!(node.images.vouch(&reference).unwrap().time, NOW);
+    }
+    // Without the origin it serves, and is not fresh either when the time comes that it spoke of.
+    let late = lab.node();
+    late.put(&image);
+    late.site.says(record(&reference, &image, NOW, NOW + DAY));
+    lab.origin.stop();
+    assert_eq!(late.images.manifest(&reference).await.unwrap().age, None);
+    late.site.falls_silent();
+    lab.clock_to(NOW + DAY);
+    assert_eq!(late.images.manifest(&reference).await.unwrap().age, None);
 }
 
 fn says_of(reference: &Reference, digest: Digest, size: u64, media_type: &str) -> TagRecord {
@@ -129,6 +164,59 @@ async fn a_length_that_nobody_proves_takes_no_room_and_pushes_nothing_out_of_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_is_not_as_long_as_neighbours_say_pushes_nothing_out_of_the_store() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let image = lab.image("app");
+    let invented = Image { bytes: Bytes::from("false".repeat(500_000)), ..image.clone() };
+    let tag = lab.reference("app:1");
+    let by_digest = lab.reference(&format!("app@{}", image.digest));
+    for reference in [tag, by_digest] {
+        let node = lab.node_with(Some(3 << 20));
+        let kept: Vec<_> = (0..100).map(|seed| lab.image(&seed.to_string().repeat(10))).collect();
+        kept.iter().for_each(|image| node.put(image));
+        let before = node.store.usage();
+        node.site.says(record(&reference, &invented, NOW, NOW));
+        node.peers.hold(image.digest, &invented.bytes);
+        node.images.manifest(&reference).await.unwrap_err();
+        let after = node.store.usage();
+        assert_eq!((after.used, after.blobs, after.partials), (before.used, before.blobs, 0));
+        // Whoever holds it proves how long it is.
+        node.peers.hold(image.digest, &image.bytes);
+        assert_eq!(node.images.manifest(&reference).await.unwrap().manifest, image.parsed());
+        assert_eq!(node.store.usage().blobs, before.blobs + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_blob_belongs_to_is_remembered_once_however_many_ask_for_it() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let blob = Bytes::from("blob".repeat(100_000));
+    let digest = Digest::sha256(&blob);
+    let reference = lab.reference(&format!("app@{digest}"));
+    let (host, repository) = (reference.host(), reference.repository());
+    let node = lab.node();
+    node.site.says(says_of(&reference, digest, blob.len() as u64, "text/plain"));
+    node.peers.hold(digest, &blob);
+    node.peers.giving.send_replace(false);
+    let fetch = async || {
+        let handle = node.images.blob(host, repository, digest).await.unwrap();
+        assert!(matches!(handle.fetch().await.unwrap(), Fetched::Arriving(_)));
+    };
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    fetch().await;
+    let before = tasks();
+    for _ in 0..50 {
+        fetch().await;
+    }
+    // A few of the transfer's own come and go.
+    assert!(tasks() < before + 10, "{} more tasks", tasks() - before);
+    node.peers.giving.send_replace(true);
+    until(|| node.images.records().grant(host, repository, &digest).unwrap().is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_false_word_about_a_manifest_hides_no_true_one() {
     let lab = Lab::new().await;
     lab.origin.stop();
@@ -155,7 +243,7 @@ async fn a_false_media_type_hides_nothing_and_is_not_passed_on() {
         by_tag.put(&image);
         by_tag.site.says(record(&tag, &false_word, NOW, NOW));
         assert_eq!(by_tag.images.manifest(&tag).await.unwrap().manifest, image.parsed());
-        assert_eq!(by_tag.images.local_images().await.unwrap().len(), 1);
+        assert_eq!(by_tag.images.local_images(Some).await.unwrap().len(), 1);
 
         // Whoever asks for it as a blob first has the same manifest afterwards.
         for as_blob in [false, true] {
@@ -259,7 +347,7 @@ async fn an_import_is_no_confirmation_by_the_origin_here_or_at_a_neighbour() {
     alone.images.set_tag(&reference, &imported.parsed()).await.unwrap();
     let resolved = alone.images.manifest(&reference).await.unwrap();
     assert_eq!((resolved.manifest.digest(), resolved.age), (&imported.digest, None));
-    assert_eq!(alone.images.local_images().await.unwrap()[0].since, Some(NOW));
+    assert_eq!(alone.images.local_images(Some).await.unwrap()[0].since, Some(NOW));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,7 +402,7 @@ struct Unseen;
 
 impl PullEvents for Unseen {
     fn resolved(&self, _: &Manifest) {}
-    fn started(&self, _: &Descriptor, _: bool) {}
+    fn started(&self, _: &Descriptor, _: bool, _: u64) {}
     fn progress(&self, _: &Digest, _: Progress) {}
     fn done(&self, _: &Digest, _: bool, _: Progress) {}
 }
@@ -332,6 +420,8 @@ async fn a_pull_for_another_platform_brings_that_one_and_nothing_else() {
         node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), &Unseen).await
     };
     assert_eq!(pull("linux/arm/v7").await.unwrap().digest, index.digest);
+    // Nodes that might have held its manifest were asked before the origin: nothing is left of that.
+    assert_eq!(node.store.usage().partials, 0);
     assert!(node.store.holds(&arm.layer()) && !node.store.holds(&intel.layer()));
     assert_eq!(node.images.whole_images().await, 1);
 
@@ -385,4 +475,170 @@ async fn the_tags_of_a_repository_are_those_of_the_whole_site() {
         node.site.says(record(&lab.reference(theirs), &image, NOW, NOW));
     }
     assert_eq!(Content::tags(&node.images, ask()).await.unwrap(), ["a", "b", "c"]);
+}
+
+fn route(lab: &Lab, repository: &str) -> Route {
+    Route { host: lab.host.clone(), repository: repository.parse().unwrap() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_another_node_a_blob_is_read_only_if_the_origin_has_it_and_of_the_length_that_is_asked_for() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let (digest, size) = (image.layer(), image.blobs[1].1.len() as u64);
+    let node = lab.node();
+    let may = async |repository: &str, digest, size| {
+        node.images.may_read_for_others(&route(&lab, repository), digest, size).await
+    };
+    assert_eq!(may("app", digest, size).await, Ok(()));
+    assert_eq!(may("app", digest, 60 << 30).await, Err(LeadRefusal::NoRoute));
+    assert_eq!(may("app", Digest::sha256(b"invented"), size).await, Err(LeadRefusal::NoRoute));
+    assert_eq!(may(FORBIDDEN, digest, size).await, Err(LeadRefusal::NoCredentials));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_for_which_a_node_has_credentials_is_asked_nothing_for_others() {
+    let lab = Lab::new().await;
+    let image = lab.image("app");
+    lab.origin.tag("app", "1", &image);
+    let reference = lab.reference("app:1");
+    let node = lab.node_with_credentials();
+    let (digest, size) = (image.layer(), image.blobs[1].1.len() as u64);
+    let refused = node.images.may_read_for_others(&route(&lab, "app"), digest, size).await;
+    assert_eq!(refused, Err(LeadRefusal::NotForYou));
+    assert_eq!(node.images.resolve_for(&reference).await, None);
+    assert_eq!(lab.origin.asked.load(Ordering::Relaxed), 0);
+    // It asks for itself.
+    node.images.manifest(&reference).await.unwrap();
+    assert_eq!(lab.node().images.resolve_for(&reference).await.unwrap().digest, image.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_member_sends_a_node_to_an_origin_that_it_does_not_know() {
+    let lab = Lab::new().await;
+    let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = Lab::at(elsewhere.local_addr().unwrap().to_string().parse().unwrap());
+    let dialled = Arc::new(AtomicUsize::new(0));
+    tokio::spawn({
+        let dialled = dialled.clone();
+        async move {
+            while elsewhere.accept().await.is_ok() {
+                dialled.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let (node, image) = (lab.node(), lab.image("app"));
+    let asked = async |repository: &str| {
+        let refused = node.images.may_read_for_others(&route(&other, repository), image.layer(), 1).await;
+        assert_eq!(refused, Err(LeadRefusal::NoRoute));
+        dialled.load(Ordering::Relaxed)
+    };
+    assert_eq!(asked("app").await, 0);
+    // Once the node has used it, it is dialled, for that repository alone.
+    node.images.set_tag(&other.reference("app:1"), &image.parsed()).await.unwrap();
+    assert_eq!(asked("other").await, 0);
+    assert!(asked("app").await > 0);
+}
+
+/// An origin that takes connections and says nothing, as one behind a cable that is cut.
+async fn silent_lab() -> (TcpListener, Lab) {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let lab = Lab::at(silent.local_addr().unwrap().to_string().parse().unwrap());
+    (silent, lab)
+}
+
+/// A node with all of an image, whose tag is known to it, and not that an origin ever confirmed it.
+async fn long_known(lab: &Lab, reference: &Reference, image: &Image) -> Node {
+    let node = lab.node();
+    node.put(image);
+    node.images.set_tag(reference, &image.parsed()).await.unwrap();
+    node
+}
+
+async fn serves(node: &Node, reference: &Reference, image: &Image) -> Duration {
+    let began = Instant::now();
+    let resolved = node.images.manifest(reference).await.unwrap();
+    assert_eq!(resolved.manifest.digest(), &image.digest);
+    began.elapsed()
+}
+
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_every_cable_cut_what_is_known_is_served_within_5_s_and_then_at_once() {
+    let (_silent, lab) = silent_lab().await;
+    let (reference, image) = (lab.reference("app:1"), lab.image("app"));
+    // The first in rank has the same answer, and says so when it has waited for the origin itself.
+    let first = long_known(&lab, &reference, &image).await;
+    let began = Instant::now();
+    let record = first.images.resolve_for(&reference).await.unwrap();
+    let waited = began.elapsed();
+    assert!(waited + Duration::from_millis(500) < RESOLVE_TIME, "{waited:?}");
+
+    let node = long_known(&lab, &reference, &image).await;
+    node.site.has(Resolver::Says(Box::new(record), waited));
+    let waited = serves(&node, &reference, &image).await;
+    assert!(waited < Duration::from_millis(5_500), "{waited:?}");
+    let waited = serves(&node, &reference, &image).await;
+    assert!(waited < AT_ONCE, "{waited:?}");
+    assert_eq!(node.site.resolving.load(Ordering::Relaxed), 1);
+    assert_eq!(node.site.asking_anybody.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_in_rank_that_is_silent_keeps_no_client_from_what_is_known() {
+    let (_silent, lab) = silent_lab().await;
+    let (reference, image) = (lab.reference("app:1"), lab.image("app"));
+    let node = long_known(&lab, &reference, &image).await;
+    node.site.has(Resolver::Silent);
+    let waited = serves(&node, &reference, &image).await;
+    assert!(waited < Duration::from_secs(8), "{waited:?}");
+    let waited = serves(&node, &reference, &image).await;
+    assert!(waited < AT_ONCE, "{waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_first_in_rank_has_from_the_origin_spares_asking_it() {
+    let lab = Lab::new().await;
+    let (reference, old, new) = (lab.reference("app:1"), lab.image("old"), lab.image("new"));
+    lab.origin.tag("app", "1", &new);
+    let node = long_known(&lab, &reference, &old).await;
+    node.put(&new);
+    node.site.has(Resolver::Says(Box::new(record(&reference, &new, NOW + 1, NOW)), Duration::ZERO));
+    serves(&node, &reference, &new).await;
+    assert_eq!(lab.origin.asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_in_rank_that_lies_hides_no_answer_of_the_origin() {
+    let lab = Lab::new().await;
+    let (reference, honest, liars) = (lab.reference("app:1"), lab.image("honest"), lab.image("liars"));
+    lab.origin.tag("app", "1", &honest);
+    // A number that would win for ever; a time at which nothing can have been confirmed; a manifest that nobody has.
+    let nobodys = lab.image("nobodys");
+    for lie in [
+        record(&reference, &liars, NOW + 2 * DAY, NOW),
+        record(&reference, &liars, NOW + 1, NOW + DAY),
+        record(&reference, &nobodys, NOW + 1, NOW),
+    ] {
+        let node = lab.node();
+        node.put(&liars);
+        node.site.has(Resolver::Says(Box::new(lie), Duration::ZERO));
+        serves(&node, &reference, &honest).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_knows_nothing_of_a_tag_asks_all_who_may_reach_its_origin() {
+    let (silent, lab) = silent_lab().await;
+    drop(silent);
+    let (reference, image) = (lab.reference("app:1"), lab.image("app"));
+    let node = lab.node();
+    node.site.has(Resolver::Silent);
+    assert!(node.images.manifest(&reference).await.is_err());
+    assert_eq!(node.site.asking_anybody.load(Ordering::Relaxed), 1);
+    node.put(&image);
+    node.site.has(Resolver::Says(Box::new(record(&reference, &image, NOW, NOW)), Duration::ZERO));
+    serves(&node, &reference, &image).await;
 }

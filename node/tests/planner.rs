@@ -17,8 +17,8 @@ use proptest::prelude::*;
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, PIPELINE, Planner, Source};
 use wherry_proto::{
-    Algorithm, ChainBuilder, ChunkIndex, ChunkMap, Digest, End, Link, NodeId, SecretKey, State, StateChain,
-    link,
+    Algorithm, ChainBuilder, ChunkIndex, ChunkMap, Digest, End, Link, List, NodeId, Role, SecretKey, State,
+    StateChain, Update, link,
 };
 
 const CHUNK: usize = 32 << 10;
@@ -222,8 +222,14 @@ impl World {
                 assert_ne!(digest, Digest::sha256(&self.truth));
             }
             Effect::OriginContradicts(_) | Effect::AttemptFailed | Effect::Lead => {}
-            // Whoever holds the blob tells nothing that it did not tell when it offered it.
-            Effect::Follow(_) | Effect::Unfollow(_) => {}
+            Effect::Follow(node) => {
+                let role = match self.peers[&node].manner {
+                    Manner::Empty => Role::Gone,
+                    _ => Role::Held,
+                };
+                self.soon(Event::Updated(node, Update { role, here: List::first_of([]) }));
+            }
+            Effect::Unfollow(_) => {}
             Effect::AskStates(..) | Effect::StreamVoid(_) => panic!("nobody reads but this node"),
             Effect::AskLead(_) => self.soon(Event::NobodyLeads),
             Effect::Cancel(node, index) => {

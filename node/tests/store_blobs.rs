@@ -30,6 +30,8 @@ fn bytes(seed: u8, len: usize) -> Vec<u8> {
 fn put(store: &Store, bytes: &[u8]) -> Digest {
     let digest = Digest::sha256(bytes);
     store.put(&digest, bytes).unwrap();
+    // Nothing is still to be done with the file, so that a test may do what it likes with it.
+    store.sync().unwrap();
     digest
 }
 
@@ -206,6 +208,20 @@ fn a_record_without_its_file_is_dropped_after_a_crash_and_at_the_first_read() {
 }
 
 #[test]
+fn that_a_blob_has_left_is_told_although_its_file_cannot_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let digest = put(&store, b"blob");
+    // Somebody else's folder stands where the file was.
+    fs::remove_file(path_of(dir.path(), &digest)).unwrap();
+    fs::create_dir(path_of(dir.path(), &digest)).unwrap();
+    let mut gone = store.evicted();
+    store.remove(&digest).unwrap_err();
+    assert!(!store.holds(&digest));
+    assert_eq!(gone.try_recv().unwrap(), digest);
+}
+
+#[test]
 fn a_flipped_byte_is_found_and_the_blob_no_longer_held() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
@@ -260,7 +276,7 @@ fn flipped_bytes_in_the_index_neither_stop_a_start_nor_make_a_wrong_blob() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let digests: Vec<_> = (0..20).map(|i| put(&store, &bytes(i, 50_000))).collect();
-    let table: Table<u64> = store.table("numbers").unwrap();
+    let table: Table<u64> = store.table("numbers", 1).unwrap();
     (0..500u64).for_each(|i| table.put(&i.to_be_bytes(), &i).unwrap());
     drop((store, table));
     let db = dir.path().join("index/db");
@@ -276,7 +292,7 @@ fn flipped_bytes_in_the_index_neither_stop_a_start_nor_make_a_wrong_blob() {
         for digest in &digests {
             assert!(store.verify(digest).unwrap(), "seed {seed}");
         }
-        let table: Table<u64> = store.table("numbers").unwrap();
+        let table: Table<u64> = store.table("numbers", 1).unwrap();
         for (key, value) in table.scan_prefix(b"", 1000).unwrap_or_default() {
             assert_eq!(key, value.to_be_bytes(), "seed {seed}");
         }
@@ -390,7 +406,7 @@ struct Tag {
 fn a_table_keeps_its_records_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let table: Table<Tag> = store.table("tags").unwrap();
+    let table: Table<Tag> = store.table("tags", 1).unwrap();
     let tag = |sequence: u64| Tag { digest: Digest::sha256(&sequence.to_le_bytes()), sequence };
     for name in ["app:2", "app:1", "base:1", "app:3", "ap"] {
         table.put(name.as_bytes(), &tag(name.len() as u64)).unwrap();
@@ -414,13 +430,31 @@ fn a_table_keeps_its_records_in_order() {
     drop((table, store));
 
     let store = open(dir.path());
-    let table: Table<Tag> = store.table("tags").unwrap();
+    let table: Table<Tag> = store.table("tags", 1).unwrap();
     assert_eq!(table.get(b"app:1").unwrap(), Some(tag(9)));
     assert_eq!(table.get(b"app:2").unwrap(), None);
-    // Read as something else it is an error, not nonsense.
-    let other: Table<u8> = store.table("tags").unwrap();
-    assert!(matches!(other.get(b"app:1"), Err(StoreError::Record { .. })));
-    assert!(matches!(store.table::<u8>(""), Err(StoreError::Name(_))));
+    assert!(matches!(store.table::<u8>("", 1), Err(StoreError::Name(_))));
+}
+
+#[test]
+fn a_record_of_another_version_or_kind_counts_as_unknown_until_it_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let old: Table<[u8; 8]> = store.table("tags", 1).unwrap();
+    for key in [b"a", b"b", b"c"] {
+        old.put(key, &[7; 8]).unwrap();
+    }
+    // As many bytes as before, which now mean something else.
+    let new: Table<u64> = store.table("tags", 2).unwrap();
+    new.put(b"b", &5).unwrap();
+    assert_eq!(new.get(b"a").unwrap(), None);
+    assert_eq!(new.scan_prefix(b"", 1).unwrap(), [(b"b".to_vec(), 5)]);
+    assert!(new.update(b"c", |known| Some(known.map_or(1, |known| known + 1))).unwrap());
+    assert_eq!(new.scan_prefix(b"", 9).unwrap(), [(b"b".to_vec(), 5), (b"c".to_vec(), 1)]);
+    // Whoever goes back has what it wrote.
+    assert_eq!(old.scan_prefix(b"", 9).unwrap(), [(b"a".to_vec(), [7; 8])]);
+    let damaged: Table<String> = store.table("tags", 2).unwrap();
+    assert_eq!(damaged.get(b"b").unwrap(), None);
 }
 
 #[test]

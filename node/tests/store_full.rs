@@ -126,7 +126,7 @@ fn an_index_that_cannot_be_written_says_so_and_blobs_are_still_served() {
     let kept = vec![7; MIB];
     let digest = Digest::sha256(&kept);
     store.put(&digest, &kept).unwrap();
-    let table: Table<Vec<u8>> = store.table("tags").unwrap();
+    let table: Table<Vec<u8>> = store.table("tags", 1).unwrap();
     table.put(b"before", &vec![1; 1000]).unwrap();
     table.flush().unwrap();
     let ballast = disk.path().join("ballast");
@@ -145,7 +145,7 @@ fn an_index_that_cannot_be_written_says_so_and_blobs_are_still_served() {
     fs::remove_file(&ballast).unwrap();
     let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
     assert!(store.verify(&digest).unwrap());
-    let table: Table<Vec<u8>> = store.table("tags").unwrap();
+    let table: Table<Vec<u8>> = store.table("tags", 1).unwrap();
     assert_eq!(table.get(b"before").unwrap(), Some(vec![1; 1000]));
     table.put(b"after", &vec![2; 1000]).unwrap();
     table.flush().unwrap();

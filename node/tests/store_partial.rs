@@ -175,10 +175,11 @@ fn damage_to_a_partial_blob_costs_the_damaged_chunks_only() {
     links.set_len(9 * 65 + 30).unwrap();
     links.write_all_at(&[0xff, 0xfe], 4 * 65 + 10).unwrap();
     assert_eq!(there(&reopened()), [0, 1, 3, 5, 6, 8]);
-    // Links that are nonsense altogether, a file that was cut, and no links at all.
+    // A file that was cut, links that are nonsense altogether, and no links at all.
+    data.set_len(offset(3)).unwrap();
+    assert_eq!(there(&reopened()), [0, 1]);
     links.write_all_at(&[1; 65 * 31], 0).unwrap();
     assert_eq!(there(&reopened()), NONE);
-    data.set_len(1000).unwrap();
     let partial = reopened();
     blob.write_all(&partial);
     drop(partial);
@@ -220,14 +221,79 @@ fn a_blob_that_came_another_way_makes_its_partial_superfluous() {
 }
 
 #[test]
+fn nothing_stays_of_partial_blobs_that_are_of_no_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let blob = Blob::new(Algorithm::Sha256, 7, 100_000);
+    let files = || fs::read_dir(dir.path().join("partial")).unwrap().count();
+    let other_length = || store.partial(&blob.digest, ChunkMap::new(99_999).unwrap()).unwrap();
+    // One that got no chunk.
+    drop(store.partial(&blob.digest, blob.map).unwrap());
+    assert_eq!((files(), store.usage().used), (0, 0));
+    // Those that were left, and one that is open, when the blob comes another way.
+    for number in [0, 2] {
+        let partial = store.partial(&blob.digest, blob.map).unwrap();
+        blob.write(&partial, number);
+    }
+    let open_one = other_length();
+    blob.write(&open_one, 0);
+    assert_eq!(files(), 4);
+    store.put(&blob.digest, &blob.bytes).unwrap();
+    assert_eq!(files(), 2);
+    drop(open_one);
+    assert_eq!((files(), store.usage().partials, store.usage().used), (0, 0, 26 * 4096));
+    // One that is opened although the blob is here.
+    let late = other_length();
+    blob.write(&late, 1);
+    drop(late);
+    assert_eq!((files(), store.usage().used), (0, 26 * 4096));
+    // One that a kill left before it had a chunk.
+    drop(store);
+    let lost = Blob::new(Algorithm::Sha256, 8, 100_000);
+    fs::write(lost.file(dir.path(), ""), vec![0; 100_000]).unwrap();
+    fs::write(lost.file(dir.path(), ".links"), b"").unwrap();
+    assert_eq!(open(dir.path()).usage().partials, 0);
+    assert_eq!(files(), 0);
+}
+
+#[test]
+fn threads_that_open_and_leave_one_partial_blob_never_lose_each_others_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let blob = Blob::new(Algorithm::Sha256, 9, 1000);
+    let files = || fs::read_dir(dir.path().join("partial")).unwrap().count();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    if let Ok(partial) = store.partial(&blob.digest, blob.map) {
+                        assert_eq!(files(), 2);
+                        drop(partial);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(files(), 0);
+    let partial = store.partial(&blob.digest, blob.map).unwrap();
+    blob.write_all(&partial);
+    partial.finish().unwrap();
+    assert_eq!(store.usage().used, 4096);
+}
+
+#[test]
 fn abandoned_partial_blobs_are_bounded_and_go_before_held_ones() {
     let dir = tempfile::tempdir().unwrap();
-    let digest = |i: usize| Digest::sha256(&i.to_le_bytes());
-    let map = ChunkMap::new(1000).unwrap();
     let store = open(dir.path());
-    let kept = store.partial(&digest(0), map).unwrap();
+    let begin = |i: usize| {
+        let blob = Blob::new(Algorithm::Sha256, i as u8, 700 + i);
+        let partial = store.partial(&blob.digest, blob.map).unwrap();
+        blob.write(&partial, 0);
+        partial
+    };
+    let kept = begin(0);
     for i in 1..MAX_PARTIALS + 20 {
-        drop(store.partial(&digest(i), map).unwrap());
+        drop(begin(i));
     }
     assert_eq!(store.usage().partials, MAX_PARTIALS);
     let files = || fs::read_dir(dir.path().join("partial")).unwrap().count();
@@ -261,11 +327,13 @@ fn a_partial_blob_counts_with_its_full_length_from_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), StoreSettings { budget: Some(1 << 20) }).unwrap();
     let half = ChunkMap::new(600_000).unwrap();
-    let first = store.partial(&Digest::sha256(b"a"), half).unwrap();
+    let blob = Blob::new(Algorithm::Sha256, 1, 600_000);
+    let first = store.partial(&blob.digest, half).unwrap();
+    blob.write(&first, 0);
     let refused = store.partial(&Digest::sha256(b"b"), half);
     assert!(matches!(refused, Err(StoreError::NoSpace { .. })), "{refused:?}");
     drop(first);
-    store.partial(&Digest::sha256(b"b"), half).unwrap();
+    let _second = store.partial(&Digest::sha256(b"b"), half).unwrap();
     assert!(store.usage().used <= 1 << 20);
     assert_eq!(store.usage().partials, 1);
 }
@@ -339,15 +407,19 @@ proptest! {
                 Step::Flip(at) => {
                     drop(open_one);
                     let path = right.file(dir.path(), "");
-                    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-                    let mut byte = [0];
-                    file.read_exact_at(&mut byte, at).unwrap();
-                    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+                    // Without a chunk there is no file.
+                    if let Ok(file) = OpenOptions::new().read(true).write(true).open(path) {
+                        let mut byte = [0];
+                        file.read_exact_at(&mut byte, at).unwrap();
+                        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+                    }
                 }
                 Step::Tear(len) => {
                     drop(open_one);
                     let path = right.file(dir.path(), ".links");
-                    OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+                    if let Ok(file) = OpenOptions::new().write(true).open(path) {
+                        file.set_len(len).unwrap();
+                    }
                 }
                 Step::Restart => {
                     drop(open_one);

@@ -23,7 +23,7 @@ use swarm_support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use wherry_node::swarm::{
-    self, ADMISSION_TIME, BULK_HANDSHAKE_TIME, Client, MAX_HANDSHAKES_PER_ADDRESS, Reach, SwarmError,
+    self, ADMISSION_TIME, BULK_HANDSHAKE_TIME, Client, MAX_BULK_HANDSHAKES, MAX_HANDSHAKES, Reach, SwarmError,
 };
 use wherry_proto::{
     Ask, Certificate, Digest, Hello, NodeId, Ports, Question, Roles, SecretKey, Version, encode_frame,
@@ -360,40 +360,39 @@ async fn nobody_without_a_certificate_is_answered_on_the_bulk_plane() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_in_their_handshakes_are_few_from_one_address_and_take_no_members_place() {
+async fn silent_strangers_on_the_bulk_plane_make_way_for_whoever_comes() {
     let node = target().await;
     let bulk = node.swarm.addresses().bulk.unwrap();
+    let connect = async |from: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(from.parse().unwrap()).unwrap();
+        socket.connect(bulk).await.unwrap()
+    };
     let mut held = Vec::new();
-    for _ in 0..MAX_HANDSHAKES_PER_ADDRESS {
-        held.push(tokio::net::TcpStream::connect(bulk).await.unwrap());
+    for number in 0..MAX_BULK_HANDSHAKES {
+        held.push(connect(&format!("127.0.0.{}:0", 2 + number % 4)).await);
     }
-    // The first ones are heard out; the one that is too many is closed at once.
-    let mut late = tokio::net::TcpStream::connect(bulk).await.unwrap();
-    let ended = tokio::time::timeout(BULK_HANDSHAKE_TIME / 2, late.read(&mut [0; 1])).await;
-    assert!(matches!(ended.expect("it was left open"), Ok(0) | Err(_)));
-    // From another address there is room.
-    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
-    elsewhere.bind("127.0.0.9:0".parse().unwrap()).unwrap();
-    let socket = elsewhere.connect(bulk).await.unwrap();
+    let socket = connect("127.0.0.9:0").await;
+    // The oldest goes at once, and only that one.
+    let mut ended = async |number: usize| {
+        let read = tokio::time::timeout(BULK_HANDSHAKE_TIME / 3, held[number].read(&mut [0; 1])).await;
+        read.is_ok_and(|read| matches!(read, Ok(0) | Err(_)))
+    };
+    assert!(ended(0).await && !ended(1).await);
     let member = key(50);
     let mut stream = within(bulk_over(&member, socket, b"wherry-bulk/1")).await.unwrap();
     stream.write_all(&hello(certificate(&operator(), member.node()))).await.unwrap();
     within(stream.read_exact(&mut [0; 4])).await.unwrap();
-    // And once they are gone, from the same one.
-    drop(held);
-    let member = swarm_support::member(12, &[node.address(false)]).await;
-    meet(&member.client(), node.id()).await;
-    assert!(within(member.client().exchange(node.id())).await.unwrap().is_direct());
 }
 
-/// Connects from 127.0.0.5 again and again without ever saying a word, and tells each time that this was ended.
-async fn mute_stranger(to: std::net::SocketAddr, ended: tokio::sync::mpsc::Sender<()>) {
+/// Connects from an address again and again without ever saying a word, and tells each time that this was ended.
+async fn mute_stranger(from: String, to: std::net::SocketAddr, ended: tokio::sync::mpsc::Sender<()>) {
     let mut pace = tokio::time::interval(Duration::from_millis(250));
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         pace.tick().await;
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.5:0".parse().unwrap()).unwrap();
+        socket.bind(from.parse().unwrap()).unwrap();
         let mut stream = socket.connect(to).await.unwrap();
         let _ = stream.read_to_end(&mut Vec::new()).await;
         let _ = ended.try_send(());
@@ -401,22 +400,24 @@ async fn mute_stranger(to: std::net::SocketAddr, ended: tokio::sync::mpsc::Sende
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silent_strangers_at_one_address_keep_no_member_out_that_is_at_another() {
-    const STRANGERS: usize = 4 * MAX_HANDSHAKES_PER_ADDRESS;
+async fn silent_strangers_at_several_addresses_keep_no_member_out() {
+    const STRANGERS: usize = 3 * MAX_HANDSHAKES;
     let node = target().await;
     let port = node.address(false).split('/').nth(4).unwrap().parse::<u16>().unwrap();
     let (ended, mut ends) = tokio::sync::mpsc::channel(STRANGERS);
     let mut strangers = tokio::task::JoinSet::new();
-    for _ in 0..STRANGERS {
-        strangers.spawn(mute_stranger(([127, 0, 0, 1], port).into(), ended.clone()));
+    for number in 0..STRANGERS {
+        let from = format!("127.0.0.{}:0", 2 + number % 8);
+        strangers.spawn(mute_stranger(from, ([127, 0, 0, 1], port).into(), ended.clone()));
     }
-    // They have taken all that they can get once these were sent away.
-    for _ in MAX_HANDSHAKES_PER_ADDRESS..STRANGERS {
+    // They have taken all places once some had to make way.
+    for _ in MAX_HANDSHAKES..STRANGERS {
         within(ends.recv()).await.unwrap();
     }
     let member = member(12, &[node.address(false)]).await;
     meet(&member.client(), node.id()).await;
     meet(&node.client(), member.id()).await;
+    assert!(within(member.client().exchange(node.id())).await.unwrap().is_direct());
     strangers.shutdown().await;
 }
 
@@ -426,7 +427,7 @@ async fn a_banned_node_loses_its_connections_and_gets_no_new_ones() {
     let (a_id, b_id) = (a.id(), b.id());
     let digest = a.shelf.add(&noise(1000, 1));
     let exchange = within(b.client().exchange(a_id)).await.unwrap();
-    within(exchange.held(digest, 1000)).await.unwrap();
+    within(exchange.held(digest, 1000, None)).await.unwrap();
     a.client().ban(b_id, "it lied").await;
     part(&a.client(), b_id).await;
     part(&b.client(), a_id).await;

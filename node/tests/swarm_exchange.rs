@@ -4,6 +4,7 @@
 
 mod swarm_support;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,16 +14,14 @@ use futures::future::join_all;
 use futures::{FutureExt as _, StreamExt as _};
 use swarm_support::*;
 use tokio::sync::Notify;
-use wherry_node::swarm::{
-    ExchangeError, LinkClass, MAX_SITE_TAGS, MAX_WAITING, Offer, Reach, ReadAt, UPLOAD_SLOTS,
-};
+use wherry_node::swarm::{ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, Reach, ReadAt, UPLOAD_SLOTS};
 use wherry_proto::{
     Certificate, ChunkMap, Digest, MAX_TAG_PAGE, Refusal, Roles, SecretKey, TagMeaning, TagRecord, link,
 };
 
 /// Takes a whole blob, checking each chunk.
 async fn take(exchange: &wherry_node::swarm::Exchange, digest: Digest, size: u64) -> Vec<u8> {
-    let (claim, chain) = within(exchange.held(digest, size)).await.unwrap();
+    let (claim, chain) = within(exchange.held(digest, size, None)).await.unwrap();
     assert_eq!(claim.signer, exchange.node());
     let map = chain.map();
     let chunks = map.iter().map(|index| exchange.chunk(digest, map, index, |_| {}));
@@ -49,7 +48,7 @@ async fn two_members_meet_by_a_bootstrap_address_and_one_takes_a_blob() {
         assert_eq!(neighbour.since, NOW);
 
         let offers: Vec<Offer> = within(b.client().want(digest, Reach::Neighbours, PATIENCE).collect()).await;
-        assert_eq!(offers, [Offer { node: a.id(), size: bytes.len() as u64 }]);
+        assert_eq!(offers, [Offer { node: a.id(), size: bytes.len() as u64, arriving: false }]);
         let exchange = within(b.client().exchange(a.id())).await.unwrap();
         assert!(exchange.is_direct());
         assert!(take(&exchange, digest, bytes.len() as u64).await == bytes);
@@ -95,12 +94,12 @@ async fn what_is_not_held_or_has_another_length_or_no_such_chunk_is_said_so() {
     let exchange = within(b.client().exchange(a.id())).await.unwrap();
     let map = ChunkMap::new(100).unwrap();
     let other = Digest::sha256(b"something else");
-    assert_eq!(within(exchange.held(other, 100)).await, Err(ExchangeError::NotHeld(a.id())));
+    assert_eq!(within(exchange.held(other, 100, None)).await, Err(ExchangeError::NotHeld(a.id())));
     let chunk = within(exchange.chunk(other, map, map.first(), |_| {})).await;
     assert_eq!(chunk, Err(ExchangeError::NotHeld(a.id())));
     let refused = |reason| ExchangeError::Refused { node: a.id(), reason };
     let other_size = refused(Refusal::OtherSize { held: 100 });
-    assert_eq!(within(exchange.held(digest, 101)).await.unwrap_err(), other_size);
+    assert_eq!(within(exchange.held(digest, 101, None)).await.unwrap_err(), other_size);
     let larger = ChunkMap::new(101).unwrap();
     assert_eq!(within(exchange.chunk(digest, larger, larger.first(), |_| {})).await, Err(other_size));
     // The connection is none the worse for it.
@@ -137,7 +136,7 @@ async fn a_crowd_beyond_the_slots_is_told_busy_and_then_when_one_is_free() {
     let digest = a.shelf.add_reader(chain_of(&bytes), Arc::new(gated));
     let map = ChunkMap::new(bytes.len() as u64).unwrap();
 
-    let crowd = UPLOAD_SLOTS + MAX_WAITING + 2;
+    let crowd = UPLOAD_SLOTS + 2;
     let bootstrap = [a.address(false)];
     let takers: Vec<_> = join_all((0..crowd).map(|n| member(100 + n as u8, &bootstrap))).await;
     let mut exchanges = Vec::new();
@@ -259,7 +258,7 @@ async fn a_provider_is_found_through_a_third_node() {
             }
         }
     };
-    assert_eq!(within(want).await, Offer { node: holder.id(), size: 5_000 });
+    assert_eq!(within(want).await, Offer { node: holder.id(), size: 5_000, arriving: false });
     let exchange = within(seeker.client().exchange(holder.id())).await.unwrap();
     assert!(take(&exchange, digest, 5_000).await == bytes);
 }
@@ -311,19 +310,24 @@ async fn the_tags_that_the_site_knows_are_those_of_all_its_nodes_and_of_no_other
     a.shelf.list(repository, many.clone());
     c.shelf.list(repository, ["1.0000", "latest"].map(str::to_owned));
     elsewhere.shelf.list(repository, ["far".to_owned()]);
-    let known = within(b.client().tags("r.example", "a/b", PATIENCE)).await;
+    let known = within(b.client().tags("r.example", "a/b", BTreeSet::new(), PATIENCE)).await;
     let expected: Vec<String> = many.into_iter().chain(["latest".to_owned()]).collect();
     assert!(known.iter().eq(&expected), "{known:?}");
-    assert!(within(b.client().tags("r.example", "a", PATIENCE)).await.is_empty());
+    assert!(within(b.client().tags("r.example", "a", BTreeSet::new(), PATIENCE)).await.is_empty());
     // What sorts before the last page would never end, and is as good as nothing.
     c.shelf.list(repository, ["z", "y"].map(str::to_owned));
-    assert!(!within(b.client().tags("r.example", "a/b", PATIENCE)).await.contains("z"));
+    assert!(!within(b.client().tags("r.example", "a/b", BTreeSet::new(), PATIENCE)).await.contains("z"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_number_of_tags_that_a_node_takes_from_its_neighbours_is_bounded() {
+async fn the_number_of_tags_that_a_node_takes_from_its_neighbours_is_bounded_and_shared_among_them() {
     let (a, b) = pair().await;
+    let c = member(13, &[b.address(false)]).await;
+    meet(&b.client(), c.id()).await;
     a.shelf.list("r.example/a", (0..MAX_SITE_TAGS + 500).map(|number| format!("{number:06}")));
-    let known = within(b.client().tags("r.example", "a", PATIENCE)).await;
+    // What is in the order behind all that the other has comes late as well.
+    c.shelf.list("r.example/a", (0..2 * MAX_TAG_PAGE).map(|number| format!("late-{number:06}")));
+    let known = within(b.client().tags("r.example", "a", BTreeSet::new(), PATIENCE)).await;
     assert_eq!(known.len(), MAX_SITE_TAGS);
+    assert_eq!(known.iter().filter(|name| name.starts_with("late-")).count(), 2 * MAX_TAG_PAGE);
 }

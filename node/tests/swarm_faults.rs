@@ -4,6 +4,7 @@
 
 mod swarm_support;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -124,7 +125,7 @@ async fn a_neighbour_that_moved_while_it_was_connected_is_reached_where_it_is_no
     let digest = new.shelf.add(&noise(1000, 1));
     let exchange = within(a.client().exchange(new.id())).await.unwrap();
     assert!(exchange.is_direct());
-    within(exchange.held(digest, 1000)).await.unwrap();
+    within(exchange.held(digest, 1000, None)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +152,7 @@ async fn two_nodes_that_dial_each_other_at_once_become_neighbours() {
     meet(&b.client(), a.id()).await;
     let digest = a.shelf.add(&noise(1000, 1));
     let exchange = within(b.client().exchange(a.id())).await.unwrap();
-    within(exchange.held(digest, 1000)).await.unwrap();
+    within(exchange.held(digest, 1000, None)).await.unwrap();
 }
 
 fn free_port() -> u16 {
@@ -167,7 +168,7 @@ async fn names_are_looked_up_in_bootstrap_addresses() {
     let digest = a.shelf.add(&noise(1000, 1));
     let exchange = within(b.client().exchange(a.id())).await.unwrap();
     assert!(exchange.is_direct());
-    within(exchange.held(digest, 1000)).await.unwrap();
+    within(exchange.held(digest, 1000, None)).await.unwrap();
 }
 
 #[test]
@@ -183,7 +184,7 @@ fn nothing_of_a_swarm_is_left_when_it_has_ended() {
         let map = ChunkMap::new(bytes.len() as u64).unwrap();
         within(exchange.chunk(digest, map, map.first(), |_| {})).await.unwrap();
         b.client().announce(digest).await;
-        let under_way = tokio::spawn(async move { exchange.held(digest, 2_000_000).await });
+        let under_way = tokio::spawn(async move { exchange.held(digest, 2_000_000, None).await });
         a.end().await;
         b.end().await;
         let _ = within(under_way).await.unwrap();
@@ -214,7 +215,7 @@ async fn a_member_whose_certificate_runs_out_is_served_no_more() {
     meet(&b.client(), a.id()).await;
     let exchange = within(b.client().exchange(a.id())).await.unwrap();
     assert!(!exchange.is_direct());
-    assert!(within(exchange.held(digest, 1000)).await.is_err());
+    assert!(within(exchange.held(digest, 1000, None)).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,7 +238,7 @@ async fn a_bulk_connection_ends_when_the_certificate_of_either_side_does() {
         let digest = a.shelf.add(&noise(1000, 1));
         let exchange = within(b.client().exchange(a.id())).await.unwrap();
         assert!(exchange.is_direct());
-        within(exchange.held(digest, 1000)).await.unwrap();
+        within(exchange.held(digest, 1000, None)).await.unwrap();
         assert!(!exchange.is_closed(), "before its time");
         time.store(NOW + 1, Ordering::Relaxed);
         within(exchange.closed()).await;
@@ -268,14 +269,14 @@ async fn a_certificate_that_was_renewed_keeps_its_node_connected() {
     let digest = a.shelf.add(&noise(1000, 1));
     let exchange = within(old.client().exchange(a.id())).await.unwrap();
     assert!(exchange.is_direct());
-    within(exchange.held(digest, 1000)).await.unwrap();
+    within(exchange.held(digest, 1000, None)).await.unwrap();
     // The later end is near too, so that a looks again soon.
     let new = start(with(NOW + 2)).await;
     meet(&new.client(), a.id()).await;
     time.store(NOW + 1, Ordering::Relaxed);
     // Whoever looks whether the connection may go on asks for the time thrice, or less if it may not.
     let _ = within(looks.acquire_many(4)).await.unwrap();
-    within(exchange.held(digest, 1000)).await.unwrap();
+    within(exchange.held(digest, 1000, None)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,7 +288,10 @@ async fn the_first_question_of_a_node_waits_until_it_knows_its_neighbours() {
         // Asked before anybody can be connected.
         let b = member(20 + round, &[a.address(false)]).await;
         match round {
-            0 => assert_eq!(within(b.client().tags("r.example", "a", PATIENCE)).await.len(), 1),
+            0 => assert_eq!(
+                within(b.client().tags("r.example", "a", BTreeSet::new(), PATIENCE)).await.len(),
+                1
+            ),
             1 => {
                 let mut offers = std::pin::pin!(b.client().want(digest, Reach::Neighbours, PATIENCE));
                 assert_eq!(within(offers.next()).await.map(|offer| offer.node), Some(a.id()));

@@ -171,7 +171,8 @@ impl Lab {
         let origins = Arc::new(Origins::new(settings).unwrap());
         let metrics = Metrics::default();
         let stop = CancellationToken::new();
-        let transfers = Transfers::new(store.clone(), Arc::new(Nobody), origins, metrics.clone(), signer(), stop);
+        let transfers =
+            Transfers::new(store.clone(), Arc::new(Nobody), origins, metrics.clone(), signer(), stop);
         (transfers, metrics, store)
     }
 

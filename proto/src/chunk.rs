@@ -144,6 +144,11 @@ impl ChunkSet {
         Self { map, words: vec![0; (map.count as usize).div_ceil(64)], len: 0 }
     }
 
+    /// How the blob is cut that these are chunks of.
+    pub const fn map(&self) -> ChunkMap {
+        self.map
+    }
+
     /// How many chunks are in the set.
     pub const fn len(&self) -> u32 {
         self.len

@@ -182,13 +182,13 @@ impl StreamClaim {
         out
     }
 
-    /// How many bytes of states this claim covers beyond those that `before` has.
-    pub fn states_len(&self, before: &StatePrefix) -> Result<usize, ClaimError> {
+    /// How many bytes the states have that this claim covers beyond the first `before`.
+    pub fn states_len(&self, before: u32) -> Result<usize, ClaimError> {
         let most = ChunkMap::new(self.size)?.count() - 1;
         if self.known > most {
             return Err(ClaimError::TooMany { known: self.known, most });
         }
-        let further = self.known.checked_sub(before.known()).ok_or(ClaimError::OtherStates)?;
+        let further = self.known.checked_sub(before).ok_or(ClaimError::OtherStates)?;
         Ok(further as usize * self.digest.algorithm().output_len())
     }
 
@@ -204,7 +204,7 @@ impl StreamClaim {
         raw: &[u8],
     ) -> Result<StatePrefix, ClaimError> {
         self.signer.verify(&self.message(network), &self.signature)?;
-        let expected = self.states_len(before)?;
+        let expected = self.states_len(before.known())?;
         if raw.len() != expected {
             return Err(WrongChainLength { expected, found: raw.len() }.into());
         }

@@ -218,6 +218,9 @@ pub enum Refusal {
     /// The blob could not be read.
     #[error("the blob cannot be read there")]
     Unreadable,
+    /// The connection follows too many blobs already, or this one.
+    #[error("too many blobs are followed there already, or this one is")]
+    TooManyFollowed,
 }
 
 /// The longest state chain in bytes: that of the largest blob under SHA-512.

@@ -3,8 +3,9 @@
 //! Each panics where a promise is broken.
 
 use crate::{
-    Ask, Certificate, ChunkMap, Digest, Hello, Message, NodeId, PREFIX_LEN, Reply, Request, Response,
-    SecretKey, StateChain, TagRecord, decode_payload, encode_frame, encode_payload, payload_len,
+    Algorithm, Ask, Certificate, ChunkMap, Digest, Hello, Message, NodeId, PREFIX_LEN, Reply, Request,
+    Response, SecretKey, State, StateChain, StatePrefix, StreamClaim, TagRecord, decode_payload,
+    encode_frame, encode_payload, payload_len,
 };
 
 /// A message that was read is written and read again as itself.
@@ -27,6 +28,20 @@ pub fn messages(bytes: &[u8]) {
     goes_round::<Certificate>(bytes);
     goes_round::<TagRecord>(bytes);
     let _ = Hello::read(bytes);
+    match decode_payload(bytes) {
+        Ok(Response::Update { update, .. }) => {
+            // Nine chunks, the last of them short.
+            let Ok(map) = ChunkMap::new(270_000) else { return };
+            let chunks: Option<Vec<_>> = update.chunks(&map).map(Iterator::collect);
+            assert!(chunks.is_none_or(|chunks| chunks.is_sorted_by(|before, next| before < next)));
+        }
+        Ok(Response::States { claim, .. }) => {
+            let Ok(map) = ChunkMap::new(claim.size) else { return };
+            let none = StatePrefix::new(claim.digest.algorithm(), map);
+            assert!(claim.open(&SecretKey::from_seed([77; 32]).network(), &none, &[]).is_err());
+        }
+        _ => {}
+    }
 }
 
 fn frame_of<M: Message>(bytes: &[u8]) {
@@ -86,4 +101,31 @@ pub fn chain(bytes: &[u8]) {
         assert_eq!(chain.to_bytes(), states);
         assert_eq!(map.iter().map(|index| chain.link(index)).len(), map.count() as usize);
     }
+}
+
+/// Bytes as the states of a blob that is read in order, behind its length and the number of states that are known
+/// before: those that were signed open, and no others.
+pub fn states(bytes: &[u8]) {
+    let Some((size, rest)) = bytes.split_first_chunk::<8>() else { return };
+    let (Ok(map), Some((before, raw))) = (ChunkMap::new(u64::from_le_bytes(*size)), rest.split_first())
+    else {
+        return;
+    };
+    let mut whole = StatePrefix::new(Algorithm::Sha256, map);
+    for state in raw.chunks(Algorithm::Sha256.output_len()) {
+        let took = State::from_bytes(Algorithm::Sha256, state).is_some_and(|state| whole.push(state));
+        assert!(!took || whole.known() < map.count());
+    }
+    let key = SecretKey::from_seed([77; 32]);
+    let claim = StreamClaim::sign(&key, &key.network(), Digest::sha256(b"any"), 1, &whole);
+    let mut known = whole.clone();
+    known.truncate((*before).into());
+    assert_eq!(claim.open(&key.network(), &known, &whole.states_from(known.known())).as_ref(), Ok(&whole));
+    // The same bytes for a claim on something else, and other bytes for the same claim.
+    if let Ok(opened) = claim.open(&key.network(), &known, raw) {
+        assert_eq!(opened, whole);
+    }
+    let none = StatePrefix::new(Algorithm::Sha256, map);
+    let on_none = StreamClaim::sign(&key, &key.network(), Digest::sha256(b"any"), 1, &none);
+    assert_eq!(on_none.open(&key.network(), &none, raw).is_ok(), raw.is_empty());
 }

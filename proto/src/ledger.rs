@@ -72,6 +72,8 @@ pub struct Ledger {
     rivals: Vec<Rival>,
     // What a reading in order gave, this node's or a leader's: it counts while there is no chain at hand.
     stream: Arc<StatePrefix>,
+    // Counts up whenever the set of linked chunks may have changed.
+    revision: u64,
 }
 
 impl Ledger {
@@ -86,6 +88,7 @@ impl Ledger {
             proven: map.count(),
             rivals: Vec::new(),
             stream: Arc::new(StatePrefix::new(digest.algorithm(), map)),
+            revision: 0,
         }
     }
 
@@ -102,6 +105,11 @@ impl Ledger {
     /// The chunks that link to the chain at hand or, where there is none, to the stream; and those that are proven.
     pub const fn linked(&self) -> &ChunkSet {
         &self.linked
+    }
+
+    /// Counts up whenever [`Ledger::linked`] may have changed.
+    pub const fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Whether this and every later chunk are here and lead to the digest.
@@ -176,11 +184,6 @@ impl Ledger {
                 rival.signers.push(Signer { node: signer, is_source: true });
             } else {
                 return Claimed::Ignored;
-            }
-            // Nobody could serve it until now, perhaps, while another one is at hand that nobody can.
-            if self.rivals.first().is_some_and(Rival::is_orphan) {
-                self.rivals.sort_by_key(Rival::is_orphan);
-                self.relink();
             }
             return Claimed::Agrees;
         }
@@ -315,6 +318,7 @@ impl Ledger {
 
     /// What one more chunk changes while there is at most one chain.
     fn extend(&mut self, index: ChunkIndex) {
+        self.revision += 1;
         let (proven, known) = (self.proven, self.stream.known());
         if index.get() < self.front {
             self.relink();
@@ -336,6 +340,7 @@ impl Ledger {
 
     /// Works everything out anew.
     fn relink(&mut self) {
+        self.revision += 1;
         self.front = 0;
         self.proven = self.map.count();
         self.advance();

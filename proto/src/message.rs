@@ -15,7 +15,7 @@ use crate::{BlobName, Digest, TagRecord};
 ///
 /// 1: the first. 2: the tags of a repository can be asked for; tag records bear their signer's certificate.
 /// 3: blobs are followed while they arrive, for which stream claims cover all states before them; a node can be asked
-/// to lead; whoever asks for a chain says which it has.
+/// to lead, and to ask an origin what a reference means; whoever asks for a chain says which it has.
 pub const PROTOCOL_VERSION: u16 = 3;
 
 /// The longest name of a site, in bytes.
@@ -135,6 +135,8 @@ pub enum Question {
         /// The repository: `library/alpine`.
         repository: Text<MAX_REPOSITORY_LEN>,
     },
+    /// What an origin says that this reference means: the peer asks the origin if nobody did lately.
+    Resolve(Text<MAX_REFERENCE_LEN>),
 }
 
 impl Message for Ask {
@@ -159,7 +161,7 @@ pub enum Answer {
     Pong,
     /// To [`Question::Want`]: one for each digest, in the same order.
     Want(List<Holding, MAX_WANT>),
-    /// To [`Question::Tag`].
+    /// To [`Question::Tag`] and [`Question::Resolve`].
     Tag(Option<TagRecord>),
     /// To [`Question::Tags`].
     Tags(TagPage),

@@ -115,6 +115,7 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("ask-tags", frame(Ask { id: 3, question: tags_after(None) })),
         ("ask-tags-after", frame(Ask { id: 4, question: tags_after(Some("3.19")) })),
         ("ask-lead", frame(Ask { id: 6, question: lead_question() })),
+        ("ask-resolve", frame(Ask { id: 7, question: Question::Resolve("a:1".parse().unwrap()) })),
         ("reply-pong", frame(Reply { id: 1, answer: Answer::Pong })),
         ("reply-want", frame(Reply { id: 70_000, answer: holdings })),
         ("reply-tag-unknown", frame(Reply { id: 2, answer: Answer::Tag(None) })),
@@ -145,6 +146,7 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("response-other-size", frame(Response::Refused { id: 2, reason: other_size })),
         ("response-no-such-chunk", frame(Response::Refused { id: 2, reason: Refusal::NoSuchChunk })),
         ("response-unreadable", frame(Response::Refused { id: 2, reason: Refusal::Unreadable })),
+        ("response-too-many-followed", frame(Response::Refused { id: 2, reason: Refusal::TooManyFollowed })),
         ("response-free", frame(Response::Free)),
         ("response-update-held", frame(update(Role::Held, []))),
         (

@@ -126,6 +126,7 @@ fn response() -> impl Strategy<Value = Response> {
         any::<u64>().prop_map(|held| Refusal::OtherSize { held }),
         Just(Refusal::NoSuchChunk),
         Just(Refusal::Unreadable),
+        Just(Refusal::TooManyFollowed),
     ];
     let claim = digest().prop_map(|digest| {
         let size = ChunkMap::new(7).unwrap();
@@ -191,6 +192,7 @@ proptest! {
         hostile::frames(&bytes);
         hostile::tag_record(&bytes);
         hostile::chain(&bytes);
+        hostile::states(&bytes);
         hostile::digest(&bytes);
         hostile::certificate(&bytes);
     }
@@ -221,6 +223,16 @@ proptest! {
         if let Ok(damaged) = decode_payload::<Certificate>(&payload) {
             prop_assert!(damaged.check(&key().network(), &key().node(), 0, 0).is_err());
         }
+    }
+
+    #[test]
+    fn states_of_any_bytes_are_taken_without_harm(
+        size in 0..(1u64 << 20), before in any::<u8>(), raw in prop::collection::vec(any::<u8>(), 0..1500),
+    ) {
+        let mut bytes = size.to_le_bytes().to_vec();
+        bytes.push(before);
+        bytes.extend(raw);
+        hostile::states(&bytes);
     }
 
     #[test]

@@ -13,11 +13,8 @@ use crate::http::{Answer, Request, get};
 /// The media type of an OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// The media type of an OCI image index.
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
 /// The media type of the manifests that docker pushes.
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// The media type of the layers that the lab makes: noise compresses badly, so they are called plain tar.
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -147,10 +144,7 @@ fn blob_of(descriptor: &Value) -> Result<Blob> {
 }
 
 /// Pushes noise as one blob. Memory does not grow with its length.
-///
-/// # Errors
-/// When the registry does not take it.
-pub fn push_noise(registry: SocketAddr, repository: &str, seed: u64, size: u64) -> Result<Blob> {
+fn push_noise(registry: SocketAddr, repository: &str, seed: u64, size: u64) -> Result<Blob> {
     let mut hash = Sha256::new();
     std::io::copy(&mut Noise::new(seed, size), &mut HashWriter(&mut hash))?;
     let digest = Digest::from_bytes(Algorithm::Sha256, &hash.finalize()).context("32 bytes of SHA-256")?;
@@ -160,10 +154,7 @@ pub fn push_noise(registry: SocketAddr, repository: &str, seed: u64, size: u64) 
 }
 
 /// Pushes bytes as one blob.
-///
-/// # Errors
-/// When the registry does not take them.
-pub fn push_bytes(registry: SocketAddr, repository: &str, bytes: &[u8]) -> Result<Blob> {
+fn push_bytes(registry: SocketAddr, repository: &str, bytes: &[u8]) -> Result<Blob> {
     let blob = Blob { digest: Digest::sha256(bytes), size: bytes.len() as u64 };
     push(registry, repository, blob, &mut &*bytes)?;
     Ok(blob)
@@ -200,10 +191,7 @@ fn expect(answer: &Answer, status: u16) -> Result<()> {
 }
 
 /// Pushes a manifest under a tag and gives its digest.
-///
-/// # Errors
-/// When the registry does not take it.
-pub fn push_manifest(
+fn push_manifest(
     registry: SocketAddr,
     repository: &str,
     tag: &str,
@@ -237,10 +225,7 @@ pub fn push_image(
 }
 
 /// Pushes an image of layers that its repository has already.
-///
-/// # Errors
-/// When the registry does not take it.
-pub fn push_image_of(registry: SocketAddr, repository: &str, tag: &str, layers: &[Blob]) -> Result<Image> {
+fn push_image_of(registry: SocketAddr, repository: &str, tag: &str, layers: &[Blob]) -> Result<Image> {
     let ids: Vec<String> = layers.iter().map(|layer| layer.digest.to_string()).collect();
     let config = json!({
         "architecture": "amd64", "os": "linux", "config": {},

@@ -47,12 +47,13 @@ pub struct Request<'a> {
     path: &'a str,
     headers: Vec<(&'a str, String)>,
     body: Option<(u64, &'a mut dyn Read)>,
+    patience: Duration,
 }
 
 impl<'a> Request<'a> {
     /// A request without headers of its own.
     pub fn new(addr: SocketAddr, method: &'a str, path: &'a str) -> Self {
-        Self { addr, method, path, headers: Vec::new(), body: None }
+        Self { addr, method, path, headers: Vec::new(), body: None, patience: PATIENCE }
     }
 
     /// Adds a header.
@@ -64,6 +65,12 @@ impl<'a> Request<'a> {
     /// Sends a body of exactly this many bytes.
     pub fn body(mut self, length: u64, bytes: &'a mut dyn Read) -> Self {
         self.body = Some((length, bytes));
+        self
+    }
+
+    /// Leaves the server this long without a byte, where more or less than a minute is meant.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -79,8 +86,8 @@ impl<'a> Request<'a> {
     fn send(self) -> Result<Download> {
         let mut stream = TcpStream::connect(self.addr)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(self.patience))?;
+        stream.set_write_timeout(Some(self.patience))?;
         let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.path, self.addr);
         head += "Connection: close\r\n";
         for (name, value) in &self.headers {

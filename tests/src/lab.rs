@@ -4,13 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rustix::mount::{MountFlags, mount};
 use tempfile::TempDir;
+
+use crate::netns::{maker, runs};
 
 /// The environment variable that names the `wherry` binary under test.
 pub const WHERRY_BIN: &str = "WHERRY_BIN";
 
 /// The environment variable that, when set, keeps each test's folder for a look at it.
 pub const KEEP: &str = "WHERRY_LAB_KEEP";
+
+/// What the folders of labs in memory begin with; the id of the process that made them follows.
+const MEMORY_PREFIX: &str = "wherry-swarm-";
 
 /// A temporary folder. What runtimes mount inside it is unmounted before it is removed.
 ///
@@ -26,8 +32,29 @@ impl Lab {
     /// # Errors
     /// When the folder cannot be made.
     pub fn new() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("wherry-lab-").tempdir().context("a temporary folder")?;
+        Self::at("wherry-lab-", |_| Ok(()))
+    }
+
+    /// A lab in memory, for many nodes that would wait for a disk which in truth each has for itself. On disk after all
+    /// when the folder is to be kept. What a killed run left goes first.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or mounted.
+    pub fn in_memory() -> Result<Self> {
+        sweep();
+        Self::at(&format!("{MEMORY_PREFIX}{}-", std::process::id()), |path| {
+            if std::env::var_os(KEEP).is_some() {
+                return Ok(());
+            }
+            mount("tmpfs", path, "tmpfs", MountFlags::empty(), None)
+                .with_context(|| format!("mount {}", path.display()))
+        })
+    }
+
+    fn at(prefix: &str, mount: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir().context("a temporary folder")?;
         let path = dir.path().canonicalize()?;
+        mount(&path)?;
         fs::create_dir(path.join("logs"))?;
         let lab = Self { dir: Some(dir), path };
         if std::env::var_os(KEEP).is_some() {
@@ -74,6 +101,20 @@ impl Drop for Lab {
             self.dir.take().map(TempDir::keep);
         } else if let Some(Err(error)) = self.dir.take().map(TempDir::close) {
             eprintln!("{} could not be removed: {error}", self.path.display());
+        }
+    }
+}
+
+/// Removes the labs in memory of runs that ended without doing so.
+fn sweep() {
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        let left = |name: &str| maker(name, MEMORY_PREFIX).is_some_and(|pid| !runs(pid));
+        if entry.file_name().to_str().is_some_and(left) {
+            unmount_below(&entry.path());
+            if let Err(error) = fs::remove_dir_all(entry.path()) {
+                eprintln!("{} could not be removed: {error}", entry.path().display());
+            }
         }
     }
 }

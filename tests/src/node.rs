@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::lab::{Lab, wherry_bin};
+use crate::netns::{Space, placed};
 use crate::process::{Process, output, run, tool};
 use crate::wait::wait_for;
 
@@ -22,7 +23,7 @@ pub const STOP: Duration = Duration::from_secs(12);
 /// How long one command may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// How a node is started. Every address is on loopback with a free port.
+/// How a node is started. Every address is on loopback with a free port, unless it has a namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The origin of names that bear none, `HOST:PORT`. It is listed as insecure too.
@@ -33,6 +34,8 @@ pub struct Options {
     pub more: Vec<String>,
     /// More environment variables.
     pub environment: Vec<(String, String)>,
+    /// The network namespace to live in, on the addresses that a node has by default, and with mDNS.
+    pub space: Option<Space>,
 }
 
 impl Options {
@@ -148,9 +151,12 @@ impl Wherry {
     /// When it cannot be started.
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs", self.name);
-        let mut arguments: Vec<String> = vec!["up".into(), "--no-mdns".into()];
-        for service in ["--gateway", "--status", "--peers", "--bulk"] {
-            arguments.extend([service.into(), "127.0.0.1:0".into()]);
+        let mut arguments: Vec<String> = vec!["up".into()];
+        if self.options.space.is_none() {
+            arguments.push("--no-mdns".into());
+            for service in ["--gateway", "--status", "--peers", "--bulk"] {
+                arguments.extend([service.into(), "127.0.0.1:0".into()]);
+            }
         }
         if let Some(origin) = &self.options.origin {
             arguments.extend([
@@ -166,11 +172,12 @@ impl Wherry {
         arguments.extend(self.options.more.iter().cloned());
         let environment = self.options.environment.clone();
         let data = self.data.clone();
-        self.process =
-            Some(Process::start(&self.name, &self.logs, Signal::KILL, wherry_bin()?, |command| {
-                bare(command, &data);
-                command.args(arguments).arg("--data").arg(&data).env("RUST_BACKTRACE", "1").envs(environment);
-            })?);
+        let (program, before) = placed(self.options.space.as_ref(), wherry_bin()?);
+        self.process = Some(Process::start(&self.name, &self.logs, Signal::KILL, program, |command| {
+            bare(command, &data);
+            command.args(before).args(arguments).arg("--data").arg(&data);
+            command.env("RUST_BACKTRACE", "1").envs(environment);
+        })?);
         Ok(())
     }
 
@@ -221,6 +228,17 @@ impl Wherry {
     /// When it fails, with all that it said.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         run(self.command()?.args(arguments))
+    }
+
+    /// Starts a command of this node and leaves it running; `name` is that of its logs.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+        Process::start(name, &self.logs, Signal::KILL, wherry_bin()?, |command| {
+            bare(command, &self.data);
+            command.env("WHERRY_DATA", &self.data).args(arguments);
+        })
     }
 
     /// Runs a command with `--json` and gives what it printed.

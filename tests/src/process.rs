@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -246,6 +247,24 @@ pub fn run(command: &mut Command) -> Result<String> {
     if !output.status.success() {
         bail!("{}", describe(command, &output));
     }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command to its end with this for its standard input, and gives its standard output. For commands that print
+/// little before they have read all of it.
+///
+/// # Errors
+/// As [`run`].
+pub fn feed(command: &mut Command, input: &str) -> Result<String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("run {command:?}"))?;
+    // Dropped at once, which is the end of the input. A command that ends early says why in its own words.
+    let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().with_context(|| format!("run {command:?}"))?;
+    if !output.status.success() {
+        bail!("{}", describe(command, &output));
+    }
+    written.with_context(|| format!("feed {command:?}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use crate::access::{self, Access};
 use crate::lab::Lab;
+use crate::netns::{Space, placed};
 use crate::process::Process;
 
 /// How long docker-registry may take to listen; it takes about 50 ms.
@@ -36,6 +37,12 @@ pub struct Options {
     pub password: bool,
     /// Whether to leave the access log out, for benchmarks: with it docker-registry cannot use sendfile.
     pub no_access_log: bool,
+    /// Where it listens; on a free port of loopback if not given.
+    pub listen: Option<SocketAddr>,
+    /// The network namespace that it lives in, if not this one.
+    pub space: Option<Space>,
+    /// The registry that it is a pull-through cache of, `HOST:PORT`; asked over plain HTTP.
+    pub cache_of: Option<String>,
 }
 
 /// A running (or stopped) docker-registry.
@@ -50,7 +57,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts a registry on a free port of loopback.
+    /// Starts a registry.
     ///
     /// # Errors
     /// When it does not come up.
@@ -66,9 +73,9 @@ impl Registry {
             config: lab.path().join(format!("{name}.yml")),
             name: name.to_owned(),
             logs: lab.logs(),
-            options,
             storage,
-            addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            addr: options.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+            options,
             process: None,
         };
         registry.restart()?;
@@ -108,11 +115,11 @@ impl Registry {
         self.stop()?;
         fs::write(&self.config, self.config_text())?;
         let before = self.log().map_or(0, |log| log.len());
-        let mut process =
-            Process::start(&self.name, &self.logs, Signal::KILL, "docker-registry", |command| {
-                // Its log goes to standard error and the access log to standard output.
-                command.arg("serve").arg(&self.config).env("OTEL_TRACES_EXPORTER", "none");
-            })?;
+        let (program, first) = placed(self.options.space.as_ref(), "docker-registry".into());
+        let mut process = Process::start(&self.name, &self.logs, Signal::KILL, program, |command| {
+            // Its log goes to standard error and the access log to standard output.
+            command.args(first).arg("serve").arg(&self.config).env("OTEL_TRACES_EXPORTER", "none");
+        })?;
         let errors = self.logs.join(format!("{}.err", self.name));
         self.addr = process.wait_for_output("that it listens", START, |_| {
             let log = fs::read_to_string(&errors).ok()?;
@@ -154,12 +161,16 @@ impl Registry {
         } else {
             String::new()
         };
+        let cache = match &self.options.cache_of {
+            Some(origin) => format!("proxy:\n  remoteurl: http://{origin}\n"),
+            None => String::new(),
+        };
         format!(
             "version: 0.1\n\
              log:\n  level: info\n  accesslog:\n    disabled: {no_log}\n\
              storage:\n  cache:\n    blobdescriptor: inmemory\n  filesystem:\n    rootdirectory: {storage}\n  \
              maintenance:\n    readonly:\n      enabled: {readonly}\n\
-             http:\n  addr: {addr}\n{auth}",
+             http:\n  addr: {addr}\n{auth}{cache}",
             no_log = self.options.no_access_log,
             storage = self.storage.display(),
             readonly = self.options.shared_storage.is_some(),

@@ -56,8 +56,6 @@ pub struct Asked {
     pub path: String,
     /// The Range header.
     pub range: Option<String>,
-    /// The Authorization header.
-    pub authorization: Option<String>,
 }
 
 #[derive(Default)]
@@ -279,8 +277,8 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> Result<Option<(Asked, Hea
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
     }
-    let find = |name: &str| headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
-    let asked = Asked { method, path, range: find("range"), authorization: find("authorization") };
+    let range = headers.iter().find(|(name, _)| name == "range").map(|(_, value)| value.clone());
+    let asked = Asked { method, path, range };
     Ok(Some((asked, headers)))
 }
 

@@ -153,3 +153,25 @@ fn a_node_of_another_network_gets_nothing() -> Result<()> {
     assert!(get(stranger.gateway()?, &path)?.status >= 400);
     Ok(())
 }
+
+#[test]
+fn of_two_nodes_of_different_networks_each_says_which_its_own_is_and_what_can_be_done() -> Result<()> {
+    let lab = Lab::new()?;
+    let host = Wherry::start(&lab, "host", Options::default())?;
+    let known = host.addresses()?.clone();
+    let options = Options { bootstrap: known.peers, ..Options::default() };
+    let guest = Wherry::start(&lab, "guest", options)?;
+    let network = |node: &Wherry| -> Result<String> {
+        Ok(node.json(&["status"])?["network"].as_str().context("network")?.to_owned())
+    };
+    let (its, guests, guest_id) = (network(&host)?, network(&guest)?, &guest.addresses()?.peer_id);
+    let admit = format!("wherry network admit {guest_id}");
+    let says = |node: &Wherry, parts: &[&str]| {
+        wait_until(&format!("{parts:?} is logged"), SOON, || {
+            Ok(node.log()?.lines().any(|line| parts.iter().all(|part| line.contains(part))))
+        })
+    };
+    // Strangers are told nothing, so the guest can only say what it may be.
+    says(&host, &["not admitted", &its, &guests, &admit, "network join"])?;
+    says(&guest, &["not admitted", &known.peer_id, &guests, &admit, "network join"])
+}

@@ -11,7 +11,7 @@ use reqwest::Response;
 use wherry_proto::Digest;
 
 use super::http::{Target, causes};
-use super::retry::Retry;
+use super::retry::{Failure, Retry};
 use super::{OriginError, Origins};
 use crate::name::{Host, Repository};
 
@@ -55,6 +55,39 @@ impl std::fmt::Debug for BlobStream {
 }
 
 impl Origins {
+    /// The length of a blob in bytes, without the blob where the registry tells it so, as all that can be pushed to do;
+    /// `None` if it does not tell at all.
+    pub async fn blob_length(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, OriginError> {
+        let what = format!("blob {digest} of {repository}");
+        let target = Target { host, repository, what: &what };
+        let mut retry = Retry::new(&self.http.settings);
+        loop {
+            let headed =
+                self.http.attempt(target, &Method::HEAD, &format!("blobs/{digest}"), &HeaderMap::new()).await;
+            let failure = match headed {
+                Ok(response) => {
+                    let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+                    match length.and_then(|length| length.parse().ok()) {
+                        Some(length) => return Ok(Some(length)),
+                        None => break,
+                    }
+                }
+                // Some know no HEAD here, or send it on to a server that was told of a GET.
+                Err(Failure::Final(OriginError::BadAnswer { .. } | OriginError::Unauthorized { .. })) => {
+                    break;
+                }
+                Err(failure) => failure,
+            };
+            retry.after(failure).await?;
+        }
+        Ok(self.blob(host, repository, digest, 0).await?.total())
+    }
+
     /// Fetches a blob from byte `from` on.
     ///
     /// Attempts are repeated until the origin begins to answer; after that an interruption is the stream's

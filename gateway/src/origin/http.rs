@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::{Client, Response, redirect};
-use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::{InvalidMessage, RootCertStore};
 use url::Url;
 
 use super::auth::{Sessions, current};
@@ -239,8 +239,17 @@ impl Http {
         });
         let client = self.proxied.as_ref().filter(|_| !near).unwrap_or(&self.direct);
         let limit = self.settings.header_timeout;
+        let server = server_of(request.url());
         match tokio::time::timeout(limit, client.execute(request)).await {
             Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if is_no_tls(&error) => {
+                let why = format!(
+                    "{server} seems to speak plain HTTP and not HTTPS; if that is meant, start the node with \
+                     --insecure {server} or put insecure = [\"{server}\"] into its configuration"
+                );
+                // It will not learn to speak HTTPS while it is waited for.
+                Err(Failure::Final(target.unreachable(why)))
+            }
             Ok(Err(error)) => Err(Failure::Passing(target.unreachable(causes(&error)), None)),
             Err(_) => {
                 let why = format!("no answer came within {} s", limit.as_secs_f32());
@@ -367,6 +376,29 @@ fn is_same_server(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme()
         && a.host_str() == b.host_str()
         && a.port_or_known_default() == b.port_or_known_default()
+}
+
+/// Host and port of a URL, without the port where it is the scheme's own.
+fn server_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether a request over HTTPS failed because what came back is no TLS at all.
+fn is_no_tls(error: &reqwest::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) = error.downcast_ref()
+        {
+            return true;
+        }
+        // An I/O error does not name what it holds as its source, only what that has as one.
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 /// The name of a host's API server.

@@ -29,6 +29,8 @@ pub use error::OriginError;
 pub use manifest::ManifestHead;
 pub use settings::{OriginSettings, SettingsError};
 
+use crate::name::{Host, Repository};
+
 /// The most of an error's body that is read, in bytes.
 pub const MAX_ERROR_BODY: usize = 1 << 20;
 
@@ -49,5 +51,21 @@ impl Origins {
     /// read when a registry asks for them, so a later `docker login` counts.
     pub fn new(settings: OriginSettings) -> Result<Self, SettingsError> {
         Ok(Self { http: std::sync::Arc::new(http::Http::new(settings)?) })
+    }
+
+    /// Whether the settings name this host, be it for its credentials, its token server, or as one that speaks plain
+    /// HTTP.
+    pub fn is_configured(&self, host: &Host) -> bool {
+        let settings = &self.http.settings;
+        settings.insecure.contains(host)
+            || settings.credentials.explicit.iter().any(|(known, _)| known == host)
+            || settings.trusted_realms.iter().any(|(registry, _)| registry == host)
+    }
+
+    /// Whether this node's own credentials would be used for a repository if its registry asked for some. Where a file
+    /// or helper cannot be read now, it may hold some.
+    pub async fn has_credentials(&self, host: &Host, repository: &Repository) -> bool {
+        let found = self.http.settings.credentials.find(host, repository).await;
+        found.credential.is_some() || !found.problems.is_empty()
     }
 }

@@ -80,7 +80,11 @@ impl<C: Content> Gateway<C> {
             Err(refusal) => Err(refusal),
         };
         let mut reply = reply.unwrap_or_else(|refusal| {
-            tracing::debug!(kind = ?refusal.kind, message = refusal.message, "refused");
+            // The access log has the status alone, and clients show their users no more of a server's error.
+            match refusal.kind.status().is_server_error() {
+                true => tracing::info!(kind = ?refusal.kind, message = refusal.message, "refused"),
+                false => tracing::debug!(kind = ?refusal.kind, message = refusal.message, "refused"),
+            }
             Reply::refused(&refusal)
         });
         reply.headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
@@ -102,12 +106,17 @@ impl<C: Content> Gateway<C> {
     }
 
     async fn route(&self, route: Route, asked: &Asked<'_>) -> Result<Reply, Refusal> {
-        match route {
+        let place = route.place().cloned();
+        let reply = match route {
             Route::Base => Ok(Reply::json(StatusCode::OK, Bytes::from_static(b"{}"))),
             Route::Manifest(place, reference) => self.manifest(place, reference, asked).await,
             Route::Blob(place, digest) => self.blob(place, digest, asked).await,
             Route::Tags(place, page) => self.tags(place, page, asked).await,
-        }
+        };
+        reply.map_err(|refusal| match place {
+            Some(place) => place.advise(refusal),
+            None => refusal,
+        })
     }
 
     async fn manifest(
@@ -275,13 +284,8 @@ impl Asked<'_> {
 
 impl Route {
     fn namespace(&self) -> Option<HeaderValue> {
-        match self {
-            Self::Manifest(place, _) | Self::Blob(place, _) | Self::Tags(place, _) if place.by_namespace => {
-                let host = place.origin.as_ref()?;
-                HeaderValue::from_str(host.as_str()).ok()
-            }
-            _ => None,
-        }
+        let place = self.place().filter(|place| place.by_namespace)?;
+        HeaderValue::from_str(place.origin.as_ref()?.as_str()).ok()
     }
 }
 

@@ -21,3 +21,4 @@ pub use listen::{Drained, ServerOptions, serve};
 pub use log::{Answered, Watcher};
 pub use range::{Span, parse_range};
 pub use refusal::{Refusal, RefusalKind};
+pub(crate) use route::Route;

@@ -11,7 +11,7 @@ pub(super) const MAX_TAGS_PAGE: usize = 1000;
 
 /// What a well-formed request asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Route {
+pub(crate) enum Route {
     /// `/v2/`: does this speak the protocol?
     Base,
     /// A manifest.
@@ -23,21 +23,21 @@ pub(super) enum Route {
 }
 
 /// The repository of a request and how its origin was named.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) origin: Option<Host>,
-    pub(super) repository: Repository,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) origin: Option<Host>,
+    pub(crate) repository: Repository,
     /// The origin came as `?ns=`, which is to be confirmed in the answer.
-    pub(super) by_namespace: bool,
+    pub(crate) by_namespace: bool,
 }
 
 /// Which part of a listing is asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Page {
+pub(crate) struct Page {
     /// At most so many.
-    pub(super) n: Option<usize>,
+    pub(crate) n: Option<usize>,
     /// Only what sorts behind this.
-    pub(super) last: Option<String>,
+    pub(crate) last: Option<String>,
 }
 
 /// The end of a path under `/v2/`, which tells the endpoints apart.
@@ -50,7 +50,7 @@ enum Endpoint<'a> {
 }
 
 impl Route {
-    pub(super) fn parse(method: &Method, uri: &Uri) -> Result<Self, Refusal> {
+    pub(crate) fn parse(method: &Method, uri: &Uri) -> Result<Self, Refusal> {
         let path = percent_decode(uri.path())
             .ok_or_else(|| Refusal::new(RefusalKind::NoEndpoint, "the path is not percent-encoded UTF-8"))?;
         let reading = method == Method::GET || method == Method::HEAD;
@@ -90,6 +90,14 @@ impl Route {
             Endpoint::Referrers | Endpoint::Push(_) => Err(no_endpoint()),
         }
     }
+
+    /// The repository that is meant, if one is.
+    pub(super) fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Base => None,
+            Self::Manifest(place, _) | Self::Blob(place, _) | Self::Tags(place, _) => Some(place),
+        }
+    }
 }
 
 impl Place {
@@ -109,6 +117,33 @@ impl Place {
             repository = repository.with_library();
         }
         Ok(Self { origin, repository, by_namespace })
+    }
+
+    /// Adds what helps a client that means a registry with a port: clients take no ':' in the middle of a name, so
+    /// they can name it neither in the path nor without a host.
+    pub(super) fn advise(&self, refusal: Refusal) -> Refusal {
+        let advice = match (&self.origin, refusal.kind) {
+            (
+                None,
+                RefusalKind::ManifestUnknown
+                | RefusalKind::NameUnknown
+                | RefusalKind::Denied
+                | RefusalKind::Unauthorized,
+            ) => "the name has no registry in it, so the node's default origin was asked: \
+                  'wherry up --default-origin HOST:PORT' sets which that is"
+                .to_owned(),
+            (Some(host), RefusalKind::Unavailable)
+                if !self.by_namespace && host.port().is_none() && !host.is_docker_io() =>
+            {
+                format!(
+                    "if that registry has a port, which no name can hold there, start the node with \
+                     'wherry up --default-origin {host}:PORT' and ask for {} alone",
+                    self.repository
+                )
+            }
+            _ => return refusal,
+        };
+        Refusal { message: format!("{}; {advice}", refusal.message), ..refusal }
     }
 }
 
@@ -282,9 +317,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_request_line_panics(path in "/v2/[a-z./:%0-9A-F_-]{0,60}", query in "[a-z=&%0-9.]{0,20}") {
-            if let Ok(uri) = format!("{path}?{query}").parse::<Uri>() {
-                let _ = Route::parse(&Method::GET, &uri);
-            }
+            crate::hostile::targets(format!("{path}?{query}").as_bytes());
         }
     }
 }

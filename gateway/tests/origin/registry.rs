@@ -215,6 +215,10 @@ async fn a_host_that_is_not_listed_is_never_spoken_to_in_the_clear() {
     let origins = Origins::new(settings(&[])).unwrap();
     let error = origins.manifest(&registry.host, &repository(), &tag("v1")).await.unwrap_err();
     assert!(matches!(error, OriginError::Unreachable { .. }), "{error}");
+    // And whoever meant it to be is told how.
+    let said = error.to_string();
+    assert!(said.contains(&format!("{} seems to speak plain HTTP", registry.host)), "{said}");
+    assert!(said.contains(&format!("--insecure {} or", registry.host)), "{said}");
 }
 
 #[tokio::test]

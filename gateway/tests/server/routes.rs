@@ -219,7 +219,7 @@ async fn every_refusal_has_the_specifications_shape() {
     ] {
         let refusal = Refusal::new(kind, "what to \"do\" about it\n");
         let server = start(Shelf { refusal: Some(refusal), ..Shelf::default() }).await;
-        for target in ["/v2/test/manifests/v1", "/v2/test/tags/list"] {
+        for target in ["/v2/test/manifests/v1?ns=quay.io", "/v2/test/tags/list?ns=quay.io"] {
             let answer = ask(server.address, "GET", target, &[]).await;
             assert_eq!((answer.status, answer.code().as_str()), (status, code));
             assert_eq!(answer.json()["errors"][0]["message"], "what to \"do\" about it\n");
@@ -232,6 +232,31 @@ async fn every_refusal_has_the_specifications_shape() {
     let server = start(Shelf { refusal: Some(refusal), ..Shelf::default() }).await;
     let answer = ask(server.address, "GET", "/v2/test/manifests/v1", &[]).await;
     assert_eq!(answer.header("retry-after"), Some("90"));
+}
+
+#[tokio::test]
+async fn who_may_have_meant_a_registry_with_a_port_is_told_how_to_name_it() {
+    let ask_refused = async |kind, target: &str| {
+        let refusal = Some(Refusal::new(kind, "no"));
+        let server = start(Shelf { refusal, ..Shelf::default() }).await;
+        let answer = ask(server.address, "GET", target, &[]).await;
+        answer.json()["errors"][0]["message"].as_str().unwrap().to_owned()
+    };
+    let unknown = ask_refused(RefusalKind::ManifestUnknown, "/v2/team/app/manifests/v1").await;
+    assert!(
+        unknown.contains("default origin was asked") && unknown.contains("--default-origin"),
+        "{unknown}"
+    );
+    let silent = ask_refused(RefusalKind::Unavailable, "/v2/localhost/team/app/manifests/v1").await;
+    assert!(silent.contains("--default-origin localhost:PORT' and ask for team/app alone"), "{silent}");
+    for (kind, target) in [
+        (RefusalKind::Unavailable, "/v2/team/app/manifests/v1"),
+        (RefusalKind::Unavailable, "/v2/team/app/manifests/v1?ns=localhost"),
+        (RefusalKind::Unavailable, "/v2/localhost:5000/team/app/manifests/v1"),
+        (RefusalKind::ManifestUnknown, "/v2/localhost/team/app/manifests/v1"),
+    ] {
+        assert_eq!(ask_refused(kind, target).await, "no", "{target}");
+    }
 }
 
 #[tokio::test]

@@ -62,6 +62,7 @@ fn image(
         return Err(ImportError::Json { entry: entry.config.clone(), why });
     }
     let mut blobs = vec![config];
+    let mut size = config_blob.size();
     let mut layers = Vec::new();
     for (path, diff_id) in entry.layers.iter().zip(&diff_ids) {
         let digest = intake.layer(path).ok_or_else(|| missing(path))?;
@@ -70,6 +71,7 @@ fn image(
         layers.push(descriptor(media_type, &blob));
         if !blobs.contains(&digest) {
             blobs.push(digest);
+            size += blob.size();
         }
     }
     let manifest = MadeManifest {
@@ -81,7 +83,7 @@ fn image(
     let bytes = serde_json::to_vec(&manifest).map_err(|error| json("manifest.json", &error))?;
     let digest = intake.add(&bytes)?;
     blobs.insert(0, digest);
-    Ok(ImportedImage { names, digest, media_type: DOCKER_MANIFEST.to_owned(), blobs })
+    Ok(ImportedImage { names, digest, media_type: DOCKER_MANIFEST.to_owned(), blobs, size })
 }
 
 fn descriptor(media_type: String, blob: &StoredBlob) -> Descriptor {

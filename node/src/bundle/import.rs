@@ -56,6 +56,8 @@ pub struct ImportedImage {
     pub media_type: String,
     /// Everything that it is made of and that is in the store, the manifest itself first.
     pub blobs: Vec<Digest>,
+    /// Bytes of its configurations and layers, of all platforms that are here, each counted once.
+    pub size: u64,
 }
 
 /// Takes an archive into the store.

@@ -25,8 +25,8 @@ const MAX_NAME_LEN: usize = 512;
 struct Walk {
     by: String,
     seen: HashSet<Digest>,
-    /// In the order in which they were found.
-    blobs: Vec<Digest>,
+    /// In the order in which they were found, each with the bytes that it has as a configuration or layer.
+    blobs: Vec<(Digest, u64)>,
     configs: HashSet<Digest>,
     manifests: usize,
     platforms: usize,
@@ -78,7 +78,9 @@ fn image(
         let what = "the manifest of at least one platform".to_owned();
         return Err(ImportError::Missing { what, by: descriptor.digest.to_string() });
     }
-    let image = ImportedImage { names, digest: descriptor.digest, media_type, blobs: walk.blobs };
+    let size = walk.blobs.iter().map(|(_, bytes)| bytes).sum();
+    let blobs = walk.blobs.into_iter().map(|(digest, _)| digest).collect();
+    let image = ImportedImage { names, digest: descriptor.digest, media_type, blobs, size };
     Ok((image, walk.configs))
 }
 
@@ -97,7 +99,7 @@ fn visit(
         return Err(ImportError::TooMany { what: "manifests", limit: MAX_MANIFESTS });
     }
     let digest = descriptor.digest;
-    need(intake, walk, descriptor)?;
+    need(intake, walk, descriptor, 0)?;
     let bytes = intake.document(&digest)?;
     let manifest = Manifest::parse(&bytes, &descriptor.media_type)
         .map_err(|why| ImportError::Json { entry: digest.to_string(), why })?;
@@ -114,7 +116,7 @@ fn visit(
                 match visit(intake, walk, &child, depth + 1) {
                     // The store may have the manifest of a platform whose layers it never needed.
                     Err(ImportError::Missing { .. }) if !intake.brought(&child.digest) => {
-                        for digest in walk.blobs.drain(blobs..) {
+                        for (digest, _) in walk.blobs.drain(blobs..) {
                             walk.seen.remove(&digest);
                         }
                         walk.platforms = platforms;
@@ -127,10 +129,10 @@ fn visit(
         Manifest::Image { config, layers, .. } => {
             walk.platforms += 1;
             walk.configs.insert(config.digest);
-            need(intake, walk, &config)?;
+            need(intake, walk, &config, config.size)?;
             for layer in &layers {
                 if !(layer.is_foreign() && intake.blob(&layer.digest).is_none()) {
-                    need(intake, walk, layer)?;
+                    need(intake, walk, layer, layer.size)?;
                 }
             }
         }
@@ -139,8 +141,13 @@ fn visit(
     Ok(media_type)
 }
 
-/// Checks that a blob is there, with the length that is said of it.
-fn need(intake: &mut Intake<'_>, walk: &mut Walk, descriptor: &Descriptor) -> Result<(), ImportError> {
+/// Checks that a blob is there, with the length that is said of it. `counts` are the bytes that it adds to the image's.
+fn need(
+    intake: &mut Intake<'_>,
+    walk: &mut Walk,
+    descriptor: &Descriptor,
+    counts: u64,
+) -> Result<(), ImportError> {
     let digest = descriptor.digest;
     let Some(blob) = intake.blob(&digest) else {
         return Err(ImportError::Missing { what: digest.to_string(), by: walk.by.clone() });
@@ -149,7 +156,7 @@ fn need(intake: &mut Intake<'_>, walk: &mut Walk, descriptor: &Descriptor) -> Re
         return Err(wrong_length(&digest, blob.size(), descriptor.size, &walk.by));
     }
     if walk.seen.insert(digest) {
-        walk.blobs.push(digest);
+        walk.blobs.push((digest, counts));
     }
     Ok(())
 }

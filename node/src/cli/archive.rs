@@ -6,22 +6,23 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use serde_json::json;
 use tempfile::NamedTempFile;
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{ExportArgs, ImportArgs};
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, note, print, print_json};
 use super::progress::reporter;
+use super::stop::Stop;
 use crate::bundle::{PackError, pack_directory};
 use crate::config::units::show_size;
 use crate::control::api::ImportSummary;
 use crate::control::{ClientError, Step};
 
 pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failure> {
-    let client = args.node.client(environment)?;
+    let client = args.node.client(environment);
     let from = args.from.as_path();
     let summary = if from == Path::new("-") {
         send(&client, standard(io::stdin().as_fd())?, environment).await?
@@ -80,8 +81,13 @@ async fn send(
 }
 
 pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Result<(), Failure> {
-    let client = args.node.client(environment)?;
+    let client = args.node.client(environment);
     if args.output == Path::new("-") {
+        if args.node.json {
+            return Err(Failure::Usage(
+                "the archive and JSON cannot both go to standard output: use -o FILE".to_owned(),
+            ));
+        }
         if environment.stdout_is_terminal {
             return Err(Failure::Usage(
                 "an archive is nothing for a terminal: use -o FILE, or a pipe".to_owned(),
@@ -97,14 +103,16 @@ pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Resu
     // Beside its place, so that it appears there whole or not at all.
     let partial = NamedTempFile::with_prefix_in(".wherry-export-", folder).map_err(unwritable)?;
     let mut file = tokio::fs::File::from_std(partial.reopen().map_err(unwritable)?);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut stop = Stop::new()?;
     let bytes = tokio::select! {
         bytes = client.export(&args.reference, &mut file) => match bytes {
             Err(ClientError::Local(error)) => return Err(unwritable(error)),
             bytes => bytes?,
         },
-        _ = terminate.recv() => return Err(Failure::new("interrupted; nothing was written")),
-        _ = interrupt.recv() => return Err(Failure::new("interrupted; nothing was written")),
+        status = stop.asked() => {
+            let message = "nothing was written".to_owned();
+            return Err(Failure::Interrupted { status, message, hint: None });
+        }
     };
     file.flush().await.map_err(unwritable)?;
     // Temporary files are for their owner alone; an archive has the permissions of any new file.
@@ -112,6 +120,13 @@ pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Resu
     rustix::fs::fchmod(partial.as_file(), mode).map_err(|errno| unwritable(errno.into()))?;
     partial.as_file().sync_all().map_err(unwritable)?;
     partial.persist(&args.output).map_err(|error| unwritable(error.error))?;
+    if args.node.json {
+        return print_json(&json!({
+            "reference": args.reference,
+            "output": args.output.display().to_string(),
+            "bytes": bytes,
+        }));
+    }
     note(&format!("{} written to {}", show_size(bytes), args.output.display()));
     Ok(())
 }

@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use wherry_gateway::Platform;
+use wherry_gateway::{NameError, Platform, Reference};
 
 use super::environment::Environment;
 use super::failure::Failure;
-use crate::config::{Flag, KEYS, Key, Sources, control_socket};
+use crate::config::{Flag, KEYS, Key, Sources, control_sockets};
 use crate::control::Client;
 use crate::identity::DEFAULT_DAYS;
 use crate::images::parse_platform;
@@ -23,7 +23,8 @@ use crate::images::parse_platform;
         wherry up                              a node with its gateway, ready for docker, podman and containerd\n  \
         wherry pull docker.io/library/alpine   bring an image to this node\n  \
         wherry demo                            see a site of four nodes share an image, in a minute, on this machine\n\n\
-        Exit status: 0 done, 1 what was asked for failed, 2 the command line or the configuration is wrong."
+        Exit status: 0 done, 1 what was asked for failed, 2 the command line or the configuration is wrong, 130 or 143 \
+        it was interrupted by Ctrl-C or SIGTERM."
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -57,8 +58,14 @@ pub(super) enum Command {
         wherry pull registry.local:5000/edge/agent:1.4\n  \
         wherry pull ghcr.io/example/app@sha256:…\n  \
         wherry pull --platform linux/arm64 alpine   for another machine than this one\n\n\
-        Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.")]
+        Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.\n\n\
+        Ctrl-C leaves the pull to the node, which goes on with it: 'wherry cancel' stops it.")]
     Pull(ImageArgs),
+    /// Stop fetching an image; what has arrived of it is kept for the next pull
+    #[command(after_help = "Example:\n  wherry cancel docker.io/library/debian:13\n\n\
+        Blobs that a client of the gateway reads at this moment, or that another image which is being pulled has too, \
+        go on.")]
+    Cancel(CancelArgs),
     /// List the images of this node
     Images(NodeArgs),
     /// Show what an image is made of: layers, what made each, and which other images here share them
@@ -211,29 +218,41 @@ pub(super) struct NodeArgs {
 
 impl NodeArgs {
     /// A client of the node that is meant.
-    pub(super) fn client(&self, environment: &Environment) -> Result<Client, Failure> {
+    pub(super) fn client(&self, environment: &Environment) -> Client {
         let flags: Vec<_> = [("data", &self.data), ("control", &self.control)]
             .into_iter()
             .filter_map(|(key, value)| Some((key, vec![value.clone()?])))
             .collect();
-        let sources = environment.lenient_sources(&flags);
-        let socket = control_socket(&sources).ok_or_else(|| {
-            Failure::Usage(
-                "no HOME to look for a node in: say where it is with --data or --control".to_owned(),
-            )
-        })?;
-        Ok(Client::new(socket))
+        Client::first_of(control_sockets(&environment.lenient_sources(&flags)))
+    }
+
+    /// How another command about this image reaches the same node.
+    pub(super) fn command(&self, name: &str, reference: &str) -> String {
+        let flags = [("--data", &self.data), ("--control", &self.control)];
+        let flags =
+            flags.into_iter().filter_map(|(flag, value)| Some(format!(" {flag} {}", value.as_ref()?)));
+        format!("wherry {name}{} {reference}", flags.collect::<String>())
     }
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ImageArgs {
-    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
-    #[arg(value_name = "REF")]
+    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; without a registry it is one of the node's
+    /// default origin
+    #[arg(value_name = "REF", value_parser = reference)]
     pub(super) reference: String,
     /// Of an image for several platforms, the one for this, such as linux/arm64 or linux/arm/v7 [default: the node's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
     pub(super) platform: Option<Platform>,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CancelArgs {
+    /// The image, as it was pulled: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(super) reference: String,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }
@@ -249,8 +268,9 @@ pub(super) struct ImportArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
-    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
-    #[arg(value_name = "REF")]
+    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; without a registry it is one of the node's
+    /// default origin
+    #[arg(value_name = "REF", value_parser = reference)]
     pub(super) reference: String,
     /// Where to write it; - is standard output
     #[arg(short, long, value_name = "FILE|-", default_value = "-")]
@@ -319,6 +339,11 @@ pub(super) enum NetworkCommand {
     },
     /// Show this node's peer id, its network, and until when it is admitted
     Show,
+}
+
+/// A text that can be a reference, as it was given: which registry is meant without one, only the node knows.
+fn reference(text: &str) -> Result<String, NameError> {
+    text.parse::<Reference>().map(|_| text.to_owned())
 }
 
 fn days() -> clap::builder::RangedI64ValueParser<u32> {

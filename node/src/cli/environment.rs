@@ -5,7 +5,11 @@ use std::io::{self, IsTerminal as _, Read as _};
 use std::path::Path;
 
 use super::failure::Failure;
-use crate::config::{ConfigFile, DEFAULT_FILE, MAX_FILE, Sources, Surroundings};
+use super::output::{harmless, note};
+use crate::config::{
+    ConfigFile, DEFAULT_FILE, FILE_VARIABLE, MAX_FILE, PREFIX, Problem, Sources, Surroundings,
+    unknown_variables,
+};
 
 /// The surroundings of a command.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +28,7 @@ impl Environment {
     pub(super) fn of_process() -> Self {
         let variables = std::env::vars_os()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-            .filter(|(name, _)| name.starts_with("WHERRY_"))
+            .filter(|(name, _)| name.starts_with(PREFIX))
             .collect();
         let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(Into::into);
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -37,6 +41,18 @@ impl Environment {
             },
             stdout_is_terminal: io::stdout().is_terminal(),
             stderr_is_terminal: io::stderr().is_terminal() && !dumb,
+        }
+    }
+
+    /// Variables that look like settings and are none.
+    pub(super) fn unknown_variables(&self) -> Vec<Problem> {
+        unknown_variables(&self.variables)
+    }
+
+    /// Says on standard error which these are.
+    pub(super) fn warn_of_unknown_variables(&self) {
+        for problem in self.unknown_variables() {
+            note(&format!("warning: {}", harmless(&problem.to_string())));
         }
     }
 
@@ -67,7 +83,7 @@ impl Environment {
 
     /// The configuration file: the one that is named has to exist, the default one may.
     fn file(&self, named: Option<&str>) -> Result<Option<ConfigFile>, Failure> {
-        let variable = self.variables.iter().find(|(name, _)| name == "WHERRY_CONFIG");
+        let variable = self.variables.iter().find(|(name, _)| name == FILE_VARIABLE);
         let named = named.or(variable.map(|(_, path)| path.as_str()).filter(|path| !path.is_empty()));
         let path = named.unwrap_or(DEFAULT_FILE);
         match read(Path::new(path)) {

@@ -15,6 +15,15 @@ pub(super) enum Failure {
     ClosedPipe,
     /// The command line or the configuration is wrong.
     Usage(String),
+    /// Ctrl-C or SIGTERM.
+    Interrupted {
+        /// The exit status that says which.
+        status: u8,
+        /// What is so now.
+        message: String,
+        /// What can be done about it.
+        hint: Option<String>,
+    },
     /// What was asked for failed.
     Failed {
         /// What failed and why.
@@ -38,13 +47,18 @@ impl Failure {
         let (code, text) = match self {
             Self::ClosedPipe => return ExitCode::SUCCESS,
             Self::Usage(message) => (2, format!("error: {message}\n")),
-            Self::Failed { message, hint: None } => (1, format!("error: {message}\n")),
-            Self::Failed { message, hint: Some(hint) } => (1, format!("error: {message}\n hint: {hint}\n")),
+            Self::Interrupted { status, message, hint } => (status, told("interrupted", &message, hint)),
+            Self::Failed { message, hint } => (1, told("error", &message, hint)),
         };
         // Nobody is left to tell when standard error is closed.
         let _ = io::stderr().write_all(text.as_bytes());
         ExitCode::from(code)
     }
+}
+
+fn told(kind: &str, message: &str, hint: Option<String>) -> String {
+    let hint = hint.map_or_else(String::new, |hint| format!(" hint: {hint}\n"));
+    format!("{kind}: {message}\n{hint}")
 }
 
 impl From<io::Error> for Failure {

@@ -6,7 +6,7 @@ use super::failure::Failure;
 use super::output::{harmless, print, print_json};
 use crate::config::units::show_size;
 use crate::control::api::InspectRequest;
-use crate::images::inspect::ImageDetails;
+use crate::images::inspect::{ImageDetails, LayerState};
 
 /// How much of an instruction is shown, in characters; `--json` has all of it.
 const MAX_SHOWN: usize = 200;
@@ -14,7 +14,7 @@ const MAX_SHOWN: usize = 200;
 pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(), Failure> {
     let platform = args.platform.as_ref().map(ToString::to_string);
     let request = InspectRequest { reference: args.reference.clone(), platform };
-    let details = args.node.client(environment)?.inspect(&request).await?;
+    let details = args.node.client(environment).inspect(&request).await?;
     if args.node.json { print_json(&details) } else { print(&page(&details)) }
 }
 
@@ -36,6 +36,9 @@ pub(super) fn page(image: &ImageDetails) -> String {
     };
     let layers = if image.layers.len() == 1 { "layer" } else { "layers" };
     line("size", &format!("{} in {} {layers}{shared}", show_size(image.size), image.layers.len()));
+    if image.layers.iter().any(|layer| layer.state != LayerState::Here) {
+        line("here", &format!("{} of it; pull the image to bring the rest", show_size(image.here)));
+    }
     let run = &image.run;
     line("entrypoint", &words(&run.entrypoint));
     line("command", &words(&run.cmd));
@@ -55,11 +58,16 @@ pub(super) fn page(image: &ImageDetails) -> String {
     for (number, layer) in image.layers.iter().enumerate() {
         let kind = layer.blob.media_type.rsplit('.').next().unwrap_or_default();
         out += &format!(
-            "{:>4}  {}  {:>10}  {}\n",
+            "{:>4}  {}  {:>10}  {}  {}\n",
             number + 1,
             layer.blob.digest,
             show_size(layer.blob.size),
-            harmless(kind)
+            harmless(kind),
+            match layer.state {
+                LayerState::Here => "here".to_owned(),
+                LayerState::Partly => format!("partly here, {}", show_size(layer.here)),
+                LayerState::Missing => "missing".to_owned(),
+            }
         );
         if let Some(instruction) = &layer.instruction {
             out += &format!("      {}\n", shortened(instruction));

@@ -13,7 +13,7 @@ use crate::control::api::{ImageSummary, NodeStatus, PeerInfo};
 use crate::status::State;
 
 pub(super) async fn images(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
-    let mut images = args.client(environment)?.images().await?;
+    let mut images = args.client(environment).images().await?;
     images.sort_by(|a, b| a.reference.cmp(&b.reference));
     if args.json {
         return print_json(&images);
@@ -47,7 +47,7 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
 }
 
 pub(super) async fn peers(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
-    let mut peers = args.client(environment)?.peers().await?;
+    let mut peers = args.client(environment).peers().await?;
     peers.sort_by(|a, b| (&a.site, a.peer_id).cmp(&(&b.site, b.peer_id)));
     if args.json {
         return print_json(&peers);
@@ -77,7 +77,7 @@ pub(super) fn peers_table(peers: &[PeerInfo]) -> String {
 }
 
 pub(super) async fn status(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
-    let status = args.client(environment)?.status().await?;
+    let status = args.client(environment).status().await?;
     if args.json { print_json(&status) } else { print(&status_page(&status)) }
 }
 
@@ -95,6 +95,9 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
     line("gateway", status.addresses.gateway.to_string());
     line("status", format!("http://{}", status.addresses.status));
     line("peers", format!("{}, {} connected", status.addresses.peers, status.peers));
+    for address in for_others(&status.addresses.bootstrap) {
+        line("bootstrap", address.to_owned());
+    }
     line("bulk", status.addresses.bulk.to_string());
     line("control", status.addresses.control.display().to_string());
     let store = &status.store;
@@ -155,4 +158,15 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
         out += &format!("\n{table}");
     }
     out
+}
+
+/// What another machine may be given as `--bootstrap`: over TCP, and only on loopback where there is nothing else.
+fn for_others(multiaddrs: &[String]) -> Vec<&str> {
+    let over_tcp: Vec<&str> =
+        multiaddrs.iter().map(String::as_str).filter(|it| it.contains("/tcp/")).collect();
+    let stays_here = |address: &&str| {
+        ["/ip4/127.", "/ip6/::1/", "/ip6/fe80:"].iter().any(|start| address.starts_with(start))
+    };
+    let dialable: Vec<&str> = over_tcp.iter().copied().filter(|address| !stays_here(address)).collect();
+    if dialable.is_empty() { over_tcp } else { dialable }
 }

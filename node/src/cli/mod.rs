@@ -2,10 +2,11 @@
 //!
 //! All commands but `up`, `config`, `network`, `demo` and `completions` talk to a running node over its control
 //! socket. Results go to standard output, everything else to standard error. Exit status: 0 done, 1 what was asked for
-//! failed, 2 the command line or the configuration is wrong.
+//! failed, 2 the command line or the configuration is wrong, 130 or 143 interrupted by Ctrl-C or SIGTERM.
 
 mod archive;
 mod args;
+mod cancel;
 mod config;
 mod demo;
 mod environment;
@@ -16,6 +17,7 @@ mod network;
 mod output;
 mod progress;
 mod pull;
+mod stop;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -49,6 +51,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
+    // A node tells its log, which may have to be JSON.
+    if !matches!(command, Command::Up(_)) {
+        environment.warn_of_unknown_variables();
+    }
     match command {
         Command::Up(args) => up::run(&args, environment),
         Command::Config(args) => config::run(&args, environment),
@@ -56,6 +62,7 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Completions { shell } => output::completions(shell),
         Command::Demo(args) => demo::run(&args, environment),
         Command::Pull(args) => talk(pull::run(&args, environment)),
+        Command::Cancel(args) => talk(cancel::run(&args, environment)),
         Command::Import(args) => talk(archive::import(&args, environment)),
         Command::Export(args) => talk(archive::export(&args, environment)),
         Command::Inspect(args) => talk(inspect::run(&args, environment)),

@@ -68,12 +68,15 @@ impl Reporter for Bars {
             PullEvent::Resolved { reference, digest, .. } => {
                 self.line(&format!("{} is {}", harmless(reference), digest));
             }
-            PullEvent::LayerStarted { digest, size, present: true } => {
+            PullEvent::LayerStarted { digest, size, present: true, .. } => {
                 self.line(&format!("{} {:>10} here already", digest.short(), show_size(*size)));
             }
-            PullEvent::LayerStarted { digest, size, present: false } => {
+            PullEvent::LayerStarted { digest, size, present: false, here } => {
+                if *here > 0 {
+                    self.line(&partly(digest, *here, *size));
+                }
                 if self.bars.len() < MAX_BARS {
-                    let bar = self.all.add(ProgressBar::new(*size).with_style(Self::style(RUNNING)));
+                    let bar = self.all.add(begun(*size, *here).with_style(Self::style(RUNNING)));
                     bar.set_prefix(digest.short());
                     bar.set_message(parts(0, 0, *size));
                     bar.enable_steady_tick(Duration::from_millis(250));
@@ -82,7 +85,8 @@ impl Reporter for Bars {
             }
             PullEvent::Progress { digest, bytes, from_peers, from_origin } => {
                 if let Some(bar) = self.bars.get(digest) {
-                    bar.set_position(*bytes);
+                    // What was here may not be known to link yet.
+                    bar.set_position(bar.position().max(*bytes));
                     bar.set_message(parts(*from_peers, *from_origin, bar.length().unwrap_or(0)));
                 }
             }
@@ -133,12 +137,15 @@ pub(super) struct PullLines {
     blobs: HashMap<Digest, Blob>,
     total: u64,
     said: Instant,
-    /// When bytes began to arrive, and how many were there then.
-    began: Option<(Instant, u64)>,
+    /// When bytes began to arrive.
+    began: Option<Instant>,
 }
 
 struct Blob {
     size: u64,
+    /// How many bytes were here before.
+    before: u64,
+    /// How many are here now.
     bytes: u64,
     started: Instant,
 }
@@ -155,23 +162,29 @@ impl PullLines {
                 self.total = *bytes;
                 Some(format!("{} is {digest}: {blobs} blobs, {}", harmless(reference), show_size(*bytes)))
             }
-            PullEvent::LayerStarted { digest, size, present } => {
-                let bytes = if *present { *size } else { 0 };
-                self.blobs.insert(*digest, Blob { size: *size, bytes, started: now });
-                present.then(|| format!("{} here already, {}", digest.short(), show_size(*size)))
+            PullEvent::LayerStarted { digest, size, present, here } => {
+                let before = if *present { *size } else { (*here).min(*size) };
+                let blob = Blob { size: *size, before, bytes: before, started: now };
+                self.blobs.insert(*digest, blob);
+                match (*present, *here) {
+                    (true, _) => Some(format!("{} here already, {}", digest.short(), show_size(*size))),
+                    (false, 0) => None,
+                    (false, here) => Some(partly(digest, here, *size)),
+                }
             }
             PullEvent::Progress { digest, bytes, .. } => {
                 if let Some(blob) = self.blobs.get_mut(digest) {
-                    blob.bytes = (*bytes).min(blob.size);
+                    // What was here may not be known to link yet.
+                    blob.bytes = (*bytes).clamp(blob.before, blob.size);
                 }
-                let here = self.here();
-                let (began, first) = *self.began.get_or_insert((now, here));
+                let began = *self.began.get_or_insert(now);
                 if now.duration_since(self.said) < EVERY {
                     return None;
                 }
                 self.said = now;
-                let rate =
-                    (here - first.min(here)) as f64 / now.duration_since(began).as_secs_f64().max(0.001);
+                let here: u64 = self.blobs.values().map(|blob| blob.bytes).sum();
+                let arrived: u64 = self.blobs.values().map(|blob| blob.bytes - blob.before).sum();
+                let rate = arrived as f64 / now.duration_since(began).as_secs_f64().max(0.001);
                 let mut line = format!("{} of {}", show_size(here), show_size(self.total));
                 if rate >= 1.0 {
                     let left = self.total.saturating_sub(here) as f64 / rate;
@@ -185,17 +198,26 @@ impl PullLines {
                 Some(format!(
                     "{} done, {} in {} ({})",
                     digest.short(),
-                    show_size(blob.size),
+                    show_size(blob.size - blob.before),
                     show_seconds(now.duration_since(blob.started).as_secs_f64()),
                     sources(*from_peers, *from_origin)
                 ))
             }
         }
     }
+}
 
-    fn here(&self) -> u64 {
-        self.blobs.values().map(|blob| blob.bytes).sum()
-    }
+/// A bar for a blob of which some was here before: it counts neither for the rate nor for the time left.
+pub(super) fn begun(size: u64, here: u64) -> ProgressBar {
+    let bar = ProgressBar::new(size).with_position(here);
+    bar.tick();
+    bar.reset_eta();
+    bar
+}
+
+/// That some of a blob was here before.
+fn partly(digest: &Digest, here: u64, size: u64) -> String {
+    format!("{} {} of {} here already", digest.short(), show_size(here), show_size(size))
 }
 
 fn imported(event: &ImportEvent) -> String {

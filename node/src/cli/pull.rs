@@ -5,17 +5,30 @@ use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, note, print, print_json};
 use super::progress::{reporter, sources};
+use super::stop::Stop;
 use crate::config::units::{show_seconds, show_size};
 use crate::control::Step;
 use crate::control::api::PullRequest;
 
 pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(), Failure> {
-    let client = args.node.client(environment)?;
+    let client = args.node.client(environment);
     let platform = args.platform.as_ref().map(ToString::to_string);
-    let mut lines = client.pull(&PullRequest { reference: args.reference.clone(), platform }).await?;
+    let request = PullRequest { reference: args.reference.clone(), platform };
+    let mut stop = Stop::new()?;
+    let mut lines = tokio::select! {
+        lines = client.pull(&request) => lines?,
+        status = stop.asked() => return Err(left(args, status, "may have begun to fetch")),
+    };
     let mut reporter = reporter(environment);
     let outcome = loop {
-        match lines.next().await {
+        let step = tokio::select! {
+            step = lines.next() => step,
+            status = stop.asked() => {
+                reporter.finish();
+                return Err(left(args, status, "goes on fetching"));
+            }
+        };
+        match step {
             Ok(Step::Event(event)) => reporter.pull(&event),
             Ok(Step::Done(summary)) => break Ok(summary),
             Err(error) => break Err(error),
@@ -36,5 +49,18 @@ pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(
         print_json(&summary)
     } else {
         print(&format!("{} {}\n", harmless(&summary.reference), summary.digest))
+    }
+}
+
+/// What the node does without this command.
+fn left(args: &ImageArgs, status: u8, does: &str) -> Failure {
+    let (node, reference) = (&args.node, &args.reference);
+    Failure::Interrupted {
+        status,
+        message: format!("the node {does} {reference}"),
+        hint: Some(format!(
+            "stop it with '{}', which keeps what has arrived; pull again to see how it goes",
+            node.command("cancel", reference)
+        )),
     }
 }

@@ -12,7 +12,7 @@ use super::table::{Align, Table};
 use super::*;
 use crate::config::{KEYS, Surroundings, load};
 use crate::control::api::{ImageSummary, PullEvent};
-use crate::images::inspect::{BlobDetails, ImageDetails, LayerDetails, RunDetails, Step};
+use crate::images::inspect::{BlobDetails, ImageDetails, LayerDetails, LayerState, RunDetails, Step};
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
     Args::try_parse_from(line.split_whitespace()).map(|args| args.command)
@@ -79,9 +79,11 @@ fn a_configuration_file_that_is_named_has_to_exist() {
 fn client_commands_find_the_socket_of_the_node_that_is_meant() {
     let socket = |line: &str, variables| {
         let Command::Images(args) = parse(line).unwrap() else { panic!("not images") };
-        args.client(&environment(variables)).unwrap().socket().display().to_string()
+        let sockets = args.client(&environment(variables)).sockets().to_vec();
+        sockets.iter().map(|socket| socket.display().to_string()).collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(socket("wherry images", &[]), "/home/ada/.local/share/wherry/control.sock");
+    let both = "/home/ada/.local/share/wherry/control.sock /run/wherry/control.sock";
+    assert_eq!(socket("wherry images", &[]), both);
     assert_eq!(socket("wherry images --data /d", &[("WHERRY_CONTROL", "/c")]), "/d/control.sock");
     assert_eq!(socket("wherry images --control /c --data /d", &[]), "/c");
     assert_eq!(socket("wherry images", &[("WHERRY_DATA", "/d")]), "/d/control.sock");
@@ -160,7 +162,7 @@ fn inspect_shows_layers_with_what_made_them_and_who_shares_them() {
         size: 1 << 20,
         media_type: media_type.to_owned(),
     };
-    let image = ImageDetails {
+    let mut image = ImageDetails {
         reference: "r.example/app:1".to_owned(),
         digest: digest(),
         media_type: "application/m".to_owned(),
@@ -169,7 +171,10 @@ fn inspect_shows_layers_with_what_made_them_and_who_shares_them() {
         created: None,
         size: 1 << 20,
         shared_size: 1 << 20,
+        here: 1 << 20,
         layers: vec![LayerDetails {
+            state: LayerState::Here,
+            here: 1 << 20,
             blob: blob(b"1", "application/vnd.oci.image.layer.v1.tar+gzip"),
             instruction: Some("RUN make\u{1b}[2J".to_owned()),
             shared_with: vec!["r.example/app:2".to_owned()],
@@ -182,12 +187,22 @@ fn inspect_shows_layers_with_what_made_them_and_who_shares_them() {
     for part in [
         "size        1.00 MiB in 1 layer, of which 1.00 MiB are shared with other images here\n",
         "command     [\"sh\",\"-c x\"]\n",
-        "    1.00 MiB  tar+gzip\n      RUN make\u{fffd}[2J\n      shared with r.example/app:2\n",
+        "    1.00 MiB  tar+gzip  here\n      RUN make\u{fffd}[2J\n      shared with r.example/app:2\n",
         "\nsteps that made no layer\n      CMD [\"sh\"]\n",
     ] {
         assert!(page.contains(part), "{part}\n{page}");
     }
-    assert!(!page.contains("entrypoint") && !page.contains("created"), "{page}");
+    assert!(
+        !page.contains("entrypoint") && !page.contains("created") && !page.contains("the rest"),
+        "{page}"
+    );
+
+    (image.here, image.layers[0].here, image.layers[0].state) = (1 << 19, 1 << 19, LayerState::Partly);
+    let page = inspect::page(&image);
+    assert!(page.contains("here        512 KiB of it; pull the image to bring the rest\n"), "{page}");
+    assert!(page.contains("  tar+gzip  partly here, 512 KiB\n"), "{page}");
+    image.layers[0].state = LayerState::Missing;
+    assert!(inspect::page(&image).contains("  tar+gzip  missing\n"));
 }
 
 #[test]
@@ -199,9 +214,9 @@ fn plain_progress_tells_rate_and_time_left_now_and_then() {
     let resolved =
         PullEvent::Resolved { reference: "r/a:1".to_owned(), digest: digest(), blobs: 2, bytes: 200 << 20 };
     assert_eq!(lines.line(&resolved, at(0)).unwrap(), format!("r/a:1 is {}: 2 blobs, 200 MiB", digest()));
-    let here = PullEvent::LayerStarted { digest: other, size: 100 << 20, present: true };
+    let here = PullEvent::LayerStarted { digest: other, size: 100 << 20, present: true, here: 100 << 20 };
     assert_eq!(lines.line(&here, at(0)).unwrap(), format!("{} here already, 100 MiB", other.short()));
-    let started = PullEvent::LayerStarted { digest: digest(), size: 100 << 20, present: false };
+    let started = PullEvent::LayerStarted { digest: digest(), size: 100 << 20, present: false, here: 0 };
     assert_eq!(lines.line(&started, at(0)), None);
     let progress = |mib: u64| PullEvent::Progress {
         digest: digest(),
@@ -224,6 +239,36 @@ fn plain_progress_tells_rate_and_time_left_now_and_then() {
     // An event about a blob that was never started is no reason to fail.
     let unknown = PullEvent::LayerDone { digest: Digest::sha256(b"x"), from_peers: 0, from_origin: 0 };
     assert_eq!(lines.line(&unknown, at(11)), None);
+}
+
+#[test]
+fn what_was_here_before_counts_for_what_is_here_but_not_for_rate_and_time_left() {
+    let begun = Instant::now();
+    let at = |seconds: u64| begun + Duration::from_secs(seconds);
+    let mut lines = PullLines::new(begun);
+    let resolved =
+        PullEvent::Resolved { reference: "r/a:1".to_owned(), digest: digest(), blobs: 1, bytes: 100 << 20 };
+    lines.line(&resolved, at(0));
+    let started =
+        PullEvent::LayerStarted { digest: digest(), size: 100 << 20, present: false, here: 60 << 20 };
+    let partly = format!("{} 60.0 MiB of 100 MiB here already", digest().short());
+    assert_eq!(lines.line(&started, at(0)).unwrap(), partly);
+    let progress = |bytes: u64, came: u64| PullEvent::Progress {
+        digest: digest(),
+        bytes: bytes << 20,
+        from_peers: 0,
+        from_origin: came << 20,
+    };
+    // Until its turn has come the node does not know what of it links.
+    assert_eq!(lines.line(&progress(0, 0), at(0)), None);
+    assert_eq!(lines.line(&progress(70, 10), at(5)).unwrap(), "70.0 MiB of 100 MiB, 2.00 MiB/s, 15.0 s left");
+    let done = PullEvent::LayerDone { digest: digest(), from_peers: 0, from_origin: 40 << 20 };
+    assert_eq!(
+        lines.line(&done, at(20)).unwrap(),
+        format!("{} done, 40.0 MiB in 20.0 s (0 B from peers, 40.0 MiB from the origin)", digest().short())
+    );
+    let bar = progress::begun(100 << 20, 60 << 20);
+    assert_eq!((bar.position(), bar.per_sec()), (60 << 20, 0.0));
 }
 
 #[test]

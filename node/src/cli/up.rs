@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -14,6 +13,7 @@ use super::environment::Environment;
 use super::failure::Failure;
 use super::network::now;
 use super::output::{note, print};
+use super::stop::Stop;
 use crate::config::units::show_date;
 use crate::config::{Config, LogFormat, load};
 use crate::identity::{self, Membership};
@@ -27,8 +27,13 @@ const END: Duration = Duration::from_secs(9);
 const THREADS: Duration = Duration::from_millis(900);
 
 pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<(), Failure> {
-    let mut config = load(&settings.sources(environment)?)?.config;
+    let sources = settings.sources(environment)?;
+    let loaded = load(&sources).inspect_err(|_| environment.warn_of_unknown_variables())?;
+    let mut config = loaded.config;
     log_to_stderr(&config, environment);
+    for problem in environment.unknown_variables() {
+        tracing::warn!("{problem}");
+    }
     let membership = identity::load_or_create(&config.data, now())?;
     for address in &membership.bootstrap {
         if !config.bootstrap.contains(address) {
@@ -55,13 +60,13 @@ async fn serve(config: Config, membership: Membership) -> Result<(), Failure> {
     let running = tokio::select! {
         running = node::start(setup) => running?,
         // Nothing serves yet, so nothing has to be finished.
-        () = stop.asked() => return Ok(()),
+        _ = stop.asked() => return Ok(()),
     };
     tell(&running.addresses);
     let mut ended = running.ended;
     tokio::select! {
         outcome = ended.as_mut() => return Ok(outcome?),
-        () = stop.asked() => {}
+        _ = stop.asked() => {}
     }
     tracing::info!("stopping: clients may finish what they are reading; once more to end at once");
     shutdown.cancel();
@@ -70,30 +75,10 @@ async fn serve(config: Config, membership: Membership) -> Result<(), Failure> {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Err(Failure::new(format!("the node did not end within {} s and was cut off", END.as_secs()))),
         },
-        () = stop.asked() => {
+        status = stop.asked() => {
             note("ended at once");
             // The store is made for this: what a kill leaves behind is what it finds at the next start.
-            std::process::exit(130)
-        }
-    }
-}
-
-/// SIGTERM and Ctrl-C.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Waits for the next one.
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            std::process::exit(status.into())
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use wherry_gateway::Host;
 use wherry_proto::{MAX_SITE_LEN, NodeId};
 
+use super::source::PREFIX;
 use super::units::{parse_duration, parse_size, show_duration, show_exact_size};
 use super::{Config, LogFormat};
 
@@ -54,7 +55,7 @@ pub(super) enum Shown {
 impl Key {
     /// Its environment variable, such as `WHERRY_TAG_TTL`.
     pub fn variable(&self) -> String {
-        format!("WHERRY_{}", self.name.to_ascii_uppercase())
+        format!("{PREFIX}{}", self.name.to_ascii_uppercase())
     }
 
     /// Its flag without the dashes, such as `tag-ttl` or `no-mdns`.
@@ -172,7 +173,7 @@ pub static KEYS: [Key; 18] = [
         "default_origin",
         "HOST",
         ORIGIN,
-        "Registry that is meant when a request names none",
+        "Registry that is meant when a name has none, in commands as at the gateway",
         (
             |config, values| {
                 config.default_origin = origin(one(values)?)?;

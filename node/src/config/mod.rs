@@ -1,7 +1,8 @@
 //! One typed configuration: embedded defaults, then a file, then `WHERRY_…` variables, then flags.
 //!
 //! All sources come in as values, so nothing here reads the process environment or the disk. Every bad value is
-//! reported, not just the first, each with where it stands, what was found and what is expected.
+//! reported, not just the first, each with where it stands, what was found and what is expected. A variable that is no
+//! setting may be anybody's: [`unknown_variables`] names it, and nothing fails for it.
 //!
 //! [`KEYS`] is the one table of keys: from it come the names of variables and flags, the help of `wherry up`, and
 //! what `wherry config` prints.
@@ -19,8 +20,10 @@ use std::time::Duration;
 
 pub(crate) use key::is_multiaddr;
 pub use key::{Flag, KEYS, Key};
-pub use resolve::{ConfigError, Expected, Loaded, Problem, control_socket, data_folder, load};
-pub use source::{ConfigFile, DEFAULT_FILE, MAX_FILE, Source, Sources, Surroundings};
+pub use resolve::{
+    ConfigError, Expected, Loaded, Problem, control_sockets, data_folder, load, unknown_variables,
+};
+pub use source::{ConfigFile, DEFAULT_FILE, FILE_VARIABLE, MAX_FILE, PREFIX, Source, Sources, Surroundings};
 
 /// Everything that can be set about a node. [`load`] makes one, and [`Config::new`] gives the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::Config;
 use super::key::{KEYS, Key};
-use super::source::{Entry, Said, Source, Sources, Surroundings, spellings, takes_value};
+use super::source::{Entry, PREFIX, Said, Source, Sources, Surroundings, is_unknown, spellings, takes_value};
 
 /// How much of a bad value is repeated in a message, in characters.
 const MAX_QUOTED: usize = 80;
+
+/// What is found where a name is that nothing has.
+const NO_SETTING: &str = "no setting";
 
 /// A configuration, and where each of its values was set.
 #[derive(Clone, Debug)]
@@ -167,6 +170,22 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     if problems.is_empty() { Ok(Loaded { config, sources: set }) } else { Err(ConfigError { problems }) }
 }
 
+/// The variables that look like settings and are none, each with the setting that may have been meant. They count for
+/// nothing.
+pub fn unknown_variables(variables: &[(String, String)]) -> Vec<Problem> {
+    let unknown = variables.iter().filter(|(name, value)| is_unknown(name, value));
+    let problem = |(name, _): &(String, String)| {
+        let source = Source::Variable(name.clone());
+        Problem {
+            key: name.clone(),
+            found: NO_SETTING.to_owned(),
+            expected: Expected::Key(closest(name, &spellings(&source))),
+            source,
+        }
+    };
+    unknown.map(problem).collect()
+}
+
 /// Which data folder is meant, by the same rules as [`load`] but blind to all other keys: a mistake in the node's
 /// configuration is for the node to report.
 ///
@@ -175,13 +194,24 @@ pub fn data_folder(sources: &Sources) -> Option<PathBuf> {
     strongest(sources, "data").map(|(path, _)| path).or_else(|| default_data(&sources.surroundings))
 }
 
-/// Which control socket a client command means, by the rules of [`data_folder`].
-pub fn control_socket(sources: &Sources) -> Option<PathBuf> {
-    let data = strongest(sources, "data").map(|(_, source)| source);
-    match strongest(sources, "control") {
-        Some((path, source)) if !follows(Some(&source), data.as_ref()) => Some(path),
-        _ => Some(socket_in(&data_folder(sources)?, &sources.surroundings)),
+/// Where a client command looks for a node's control socket, in this order: only where something says that it is, by the
+/// rules of [`data_folder`]; else where this user's own node has it, and then where the system's has.
+pub fn control_sockets(sources: &Sources) -> Vec<PathBuf> {
+    let data = strongest(sources, "data");
+    if let Some((path, source)) = strongest(sources, "control")
+        && !follows(Some(&source), data.as_ref().map(|(_, source)| source))
+    {
+        return vec![path];
     }
+    let own = data.as_ref().map(|(path, _)| path.clone()).or_else(|| default_data(&sources.surroundings));
+    let mut sockets: Vec<PathBuf> =
+        own.iter().map(|folder| socket_in(folder, &sources.surroundings)).collect();
+    let is_the_systems = |folder: &PathBuf| folder == Path::new(SYSTEM_DATA);
+    if data.is_none() || own.as_ref().is_some_and(is_the_systems) {
+        sockets.push(SYSTEM_CONTROL.into());
+    }
+    sockets.dedup();
+    sockets
 }
 
 fn strongest(sources: &Sources, key: &str) -> Option<(PathBuf, Source)> {
@@ -285,10 +315,10 @@ fn unknown(entry: &Entry) -> Problem {
         ),
         _ => {
             let written = match &entry.source {
-                Source::Variable(name) | Source::Flag(name) => name,
+                Source::Flag(name) => name,
                 _ => &entry.key,
             };
-            ("no setting".to_owned(), Expected::Key(closest(written, &spellings(&entry.source))))
+            (NO_SETTING.to_owned(), Expected::Key(closest(written, &spellings(&entry.source))))
         }
     };
     Problem { key: entry.key.clone(), source: entry.source.clone(), found, expected }
@@ -321,7 +351,11 @@ fn clashes(config: &Config, set: &BTreeMap<&'static str, Source>, problems: &mut
 
 /// The name that is nearest to what was written, if one is near at all.
 fn closest(written: &str, names: &[String]) -> Option<String> {
-    let plain = |text: &str| text.to_lowercase().replace('-', "_");
+    // What all names have in common says nothing about how near they are.
+    let plain = |text: &str| {
+        let own = text.strip_prefix(PREFIX).or_else(|| text.strip_prefix("--")).unwrap_or(text);
+        own.to_lowercase().replace('-', "_")
+    };
     let written = plain(written);
     let near = names.iter().map(|name| (distance(&written, &plain(name)), name)).min()?;
     let most = (written.chars().count() / 3).max(1);

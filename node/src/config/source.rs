@@ -10,6 +10,12 @@ use super::key::{Flag, KEYS, Key};
 /// The file that is read when none is named, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/wherry/wherry.toml";
 
+/// The variable that names another file.
+pub const FILE_VARIABLE: &str = "WHERRY_CONFIG";
+
+/// What the names of all variables begin with.
+pub const PREFIX: &str = "WHERRY_";
+
 /// The longest configuration file that is read, in bytes.
 pub const MAX_FILE: u64 = 1 << 20;
 
@@ -101,21 +107,21 @@ impl Sources {
             file.entries(&mut entries);
         }
         for (name, value) in &self.variables {
-            let Some(key) = name.strip_prefix("WHERRY_") else { continue };
+            let Some(key) = key_of(name) else { continue };
             // An empty variable is how a shell or a unit file says "not set".
-            if value.is_empty() || name == "WHERRY_CONFIG" || is_service_link(key, value) {
+            if value.is_empty() {
                 continue;
             }
-            let key = key.to_ascii_lowercase();
-            let values = match Key::find(&key) {
-                Some(known) if known.many => value
+            let values = match key.many {
+                true => value
                     .split(',')
                     .map(|part| part.trim().to_owned())
                     .filter(|part| !part.is_empty())
                     .collect(),
-                _ => vec![value.clone()],
+                false => vec![value.clone()],
             };
-            entries.push(Entry { key, source: Source::Variable(name.clone()), said: Said::Values(values) });
+            let (key, source) = (key.name.to_owned(), Source::Variable(name.clone()));
+            entries.push(Entry { key, source, said: Said::Values(values) });
         }
         for (name, values) in &self.flags {
             let flag = Key::find(name).map_or_else(|| (*name).to_owned(), Key::long);
@@ -126,8 +132,19 @@ impl Sources {
     }
 }
 
+/// The key that a variable sets.
+fn key_of(variable: &str) -> Option<&'static Key> {
+    Key::find(&variable.strip_prefix(PREFIX)?.to_ascii_lowercase())
+}
+
+/// Whether a variable looks like a setting and is none.
+pub(super) fn is_unknown(name: &str, value: &str) -> bool {
+    let Some(rest) = name.strip_prefix(PREFIX) else { return false };
+    !value.is_empty() && name != FILE_VARIABLE && key_of(name).is_none() && !is_service_link(rest, value)
+}
+
 /// Whether this is one of the variables that Kubernetes and Docker invent in every container for a service that
-/// happens to be called wherry-something. Nobody set them, so they must not stop the node.
+/// happens to be called wherry-something. Nobody set them, so nobody is to be told of them.
 fn is_service_link(name: &str, value: &str) -> bool {
     let port_of = |name: &str| name == "PORT" || name.ends_with("_PORT") || name.contains("_PORT_");
     name == "SERVICE_HOST"
@@ -187,13 +204,12 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
 
 /// All names that a setting could have been meant to have in a source of this kind.
 pub(super) fn spellings(source: &Source) -> Vec<String> {
-    KEYS.iter()
-        .map(|key| match source {
-            Source::Variable(_) => key.variable(),
-            Source::Flag(_) => format!("--{}", key.long()),
-            _ => key.name.to_owned(),
-        })
-        .collect()
+    let keys = KEYS.iter().map(|key| match source {
+        Source::Variable(_) => key.variable(),
+        Source::Flag(_) => format!("--{}", key.long()),
+        _ => key.name.to_owned(),
+    });
+    keys.chain(matches!(source, Source::Variable(_)).then(|| FILE_VARIABLE.to_owned())).collect()
 }
 
 /// Whether a flag of this key takes a value of its own.

@@ -62,8 +62,7 @@ fn lists_are_arrays_commas_or_repeated_flags() {
 fn every_bad_value_of_every_source_is_reported_at_once_and_where_it_stands() {
     let file =
         "# settings\ngateway = 5050\nmdns = \"perhaps\"\ndisk_bugdet = \"20GiB\"\n\n[log]\nlevel = 1\n";
-    let variables =
-        [("WHERRY_TAG_TTL", "5"), ("WHERRY_INSECURE", "ok.example,http://x"), ("WHERRY_GATWAY", "x")];
+    let variables = [("WHERRY_TAG_TTL", "5"), ("WHERRY_INSECURE", "ok.example,http://x")];
     let flags: [(&'static str, &[&str]); 2] = [("disk_budget", &["lots"]), ("gateway", &["127.0.0.1:5050"])];
     let found = problems(&sources(file, &variables, &flags));
     let expected = [
@@ -73,7 +72,6 @@ fn every_bad_value_of_every_source_is_reported_at_once_and_where_it_stands() {
         ("wherry.toml:6: log is a table; expected a level", ""),
         ("WHERRY_TAG_TTL is \"5\"; expected a time with its unit", ""),
         ("WHERRY_INSECURE is \"http://x\"; expected", "without scheme"),
-        ("WHERRY_GATWAY is no setting; did you mean WHERRY_GATEWAY?", ""),
         ("--disk-budget is \"lots\"; expected a size", "20GiB"),
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
@@ -81,7 +79,7 @@ fn every_bad_value_of_every_source_is_reported_at_once_and_where_it_stands() {
         assert!(found.starts_with(start) && found.contains(part), "{found}");
     }
     let all = load(&sources(file, &variables, &flags)).unwrap_err().to_string();
-    assert!(all.starts_with("the configuration is wrong in 8 places:\n  wherry.toml:2"), "{all}");
+    assert!(all.starts_with("the configuration is wrong in 7 places:\n  wherry.toml:2"), "{all}");
 }
 
 #[test]
@@ -100,7 +98,7 @@ fn a_single_value_is_no_array() {
 }
 
 #[test]
-fn what_kubernetes_puts_into_every_container_stops_no_node() {
+fn what_kubernetes_puts_into_every_container_is_nobodys_mistake() {
     let links = [
         ("WHERRY_SERVICE_HOST", "10.0.0.1"),
         ("WHERRY_SERVICE_PORT", "5050"),
@@ -111,8 +109,33 @@ fn what_kubernetes_puts_into_every_container_stops_no_node() {
         ("WHERRY_GATEWAY_PORT", "tcp://10.0.0.1:5050"),
         ("WHERRY_GATEWAY_PORT_5050_TCP", "tcp://10.0.0.1:5050"),
     ];
-    good(&sources("", &links, &[]));
-    assert_eq!(problems(&sources("", &[("WHERRY_PORT", "5050")], &[])).len(), 1);
+    assert_eq!(unknown(&links), [""; 0]);
+    assert_eq!(unknown(&[("WHERRY_PORT", "5050")]).len(), 1);
+}
+
+fn unknown(variables: &[(&str, &str)]) -> Vec<String> {
+    let sources = sources("", variables, &[]);
+    good(&sources);
+    unknown_variables(&sources.variables).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_variable_that_is_no_setting_stops_nothing_and_is_told_of_with_the_nearest_that_is_one() {
+    let variables = [
+        ("WHERRY_GATWAY", "x"),
+        ("WHERRY_CONFG", "x"),
+        ("WHERRY_BIN", "/bin/wherry"),
+        ("WHERRY_CONFIG", "w.toml"),
+        ("WHERRY_UNSET", ""),
+        ("WHERRY_SITE", "harbour"),
+        ("PATH", "/bin"),
+    ];
+    let expected = [
+        "WHERRY_GATWAY is no setting; did you mean WHERRY_GATEWAY?",
+        "WHERRY_CONFG is no setting; did you mean WHERRY_CONFIG?",
+        "WHERRY_BIN is no setting; 'wherry config' lists those that exist",
+    ];
+    assert_eq!(unknown(&variables), expected);
 }
 
 #[test]
@@ -200,10 +223,24 @@ fn node_and_client_commands_agree_on_the_control_socket() {
     for (file, variables, flags, expected) in cases {
         let sources = sources(file, variables, flags);
         assert_eq!(good(&sources).config.control, Path::new(expected), "{file} {variables:?} {flags:?}");
-        assert_eq!(control_socket(&sources).as_deref(), Some(Path::new(expected)));
+        assert_eq!(control_sockets(&sources), [Path::new(expected)]);
     }
     let broken = sources("gateway = 1\ndata = \"/f\"", &[("WHERRY_NONSENSE", "1")], &[]);
-    assert_eq!(control_socket(&broken).as_deref(), Some(Path::new("/f/control.sock")));
+    assert_eq!(control_sockets(&broken), [Path::new("/f/control.sock")]);
+}
+
+#[test]
+fn where_nothing_says_which_node_is_meant_the_users_own_comes_before_the_systems() {
+    let mut sources = sources("site = \"harbour\"", &[], &[]);
+    let (own, system) = ("/home/ada/.local/share/wherry/control.sock", "/run/wherry/control.sock");
+    assert_eq!(control_sockets(&sources), [Path::new(own), Path::new(system)]);
+    sources.surroundings.root = true;
+    assert_eq!(control_sockets(&sources), [Path::new(system)]);
+    sources.surroundings = Surroundings::default();
+    assert_eq!(control_sockets(&sources), [Path::new(system)]);
+    // The node of that folder is root's or that of a user of its own.
+    sources.flags.push(("data", vec!["/var/lib/wherry".to_owned()]));
+    assert_eq!(control_sockets(&sources), [Path::new("/var/lib/wherry/control.sock"), Path::new(system)]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! | Request | Answer |
 //! |---|---|
 //! | `POST /v1/pull` with a [`PullRequest`] | lines: [`PullEvent`]s, then `done` with a [`PullSummary`] or `failed` |
+//! | `POST /v1/cancel` with a [`CancelRequest`] | [`CancelSummary`] |
 //! | `POST /v1/import` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
 //! | `GET /v1/export?reference=R` | an archive, then the trailer [`OUTCOME`] |
 //! | `GET /v1/images` | a list of [`ImageSummary`] |
@@ -40,11 +41,55 @@ pub const COMPLETE: &str = "complete";
 /// Asks for an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullRequest {
-    /// The image, as people write it: `alpine`, `docker.io/library/alpine:3`, `host:5000/a/b@sha256:…`.
+    /// The image, as people write it: `alpine`, `docker.io/library/alpine:3`, `host:5000/a/b@sha256:…`. Without a
+    /// registry it is one of the node's default origin.
     pub reference: String,
     /// Of an index, the image for this platform, as `OS/ARCH[/VARIANT]`; if none is named, for the node's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+}
+
+/// Asks that an image be fetched no further.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// The image, as in [`PullRequest::reference`].
+    pub reference: String,
+}
+
+/// What became of an image that was to be fetched no further.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelSummary {
+    /// The whole reference.
+    pub reference: String,
+    /// How many pulls of it were stopped, those whose clients had left included.
+    pub pulls: usize,
+    /// Its blobs that were on their way.
+    pub blobs: Vec<CancelledBlob>,
+}
+
+/// A blob that was on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelledBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Bytes of it that are here, and stay.
+    pub bytes: u64,
+    /// What became of it.
+    pub state: CancelState,
+}
+
+/// What became of a blob that was on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CancelState {
+    /// It comes no further; the next pull goes on where it stopped.
+    Stopped,
+    /// It goes on: a client of the gateway reads it at this moment.
+    Read,
+    /// It goes on: another image has it too, and is being pulled.
+    Pulled,
 }
 
 /// Asks what an image that is here is made of.
@@ -81,6 +126,8 @@ pub enum PullEvent {
         size: u64,
         /// Whether it is here already, so that nothing has to be carried. No further event names it.
         present: bool,
+        /// Bytes of it that were here before this pull: from an earlier one that did not end, or for somebody else.
+        here: u64,
     },
     /// More of a blob is here.
     Progress {
@@ -88,18 +135,18 @@ pub enum PullEvent {
         digest: Digest,
         /// Bytes of it that are here and linked.
         bytes: u64,
-        /// Bytes that came from peers so far.
+        /// Bytes that came from peers since the pull began.
         from_peers: u64,
-        /// Bytes that came from the origin so far.
+        /// Bytes that came from the origin since the pull began.
         from_origin: u64,
     },
     /// A blob is whole and verified.
     LayerDone {
         /// The blob.
         digest: Digest,
-        /// Bytes of it that came from peers.
+        /// Bytes of it that came from peers since the pull began.
         from_peers: u64,
-        /// Bytes of it that came from the origin.
+        /// Bytes of it that came from the origin since the pull began.
         from_origin: u64,
     },
 }
@@ -117,7 +164,7 @@ pub struct PullSummary {
     pub from_peers: u64,
     /// Bytes that came from the origin.
     pub from_origin: u64,
-    /// Bytes that were here before.
+    /// Bytes that were here before, those of blobs that were not whole included.
     pub present: u64,
 }
 
@@ -150,7 +197,7 @@ pub struct ImportedImage {
     pub reference: Option<String>,
     /// Its manifest.
     pub digest: Digest,
-    /// Bytes of its layers.
+    /// Bytes of its configurations and layers, of all platforms that are here, each counted once.
     pub size: u64,
 }
 
@@ -209,6 +256,8 @@ pub enum ErrorCode {
     Unavailable,
     /// The disk or its budget is full.
     NoSpace,
+    /// Somebody had it stopped.
+    Cancelled,
     /// The node is about to end.
     Stopping,
     /// The node itself failed.
@@ -235,6 +284,7 @@ impl ErrorCode {
             Self::BadRequest => 400,
             Self::Denied => 403,
             Self::NotFound => 404,
+            Self::Cancelled => 409,
             Self::Internal => 500,
             Self::Unavailable => 502,
             Self::Stopping => 503,

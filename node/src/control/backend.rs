@@ -6,8 +6,8 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::api::{
-    ApiError, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PullEvent,
-    PullRequest, PullSummary,
+    ApiError, CancelRequest, CancelSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
+    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
 };
 use super::archive::Archive;
 use crate::status::Report;
@@ -17,12 +17,17 @@ use crate::status::Report;
 /// A future is dropped when its client goes away and when the node stops, so what has to go on must run in a task of
 /// its own.
 pub trait Backend: Report {
-    /// Brings a whole image here. A [`PullEvent::LayerStarted`] comes before all others of its blob.
+    /// Brings a whole image here, and goes on with it when the client leaves. A [`PullEvent::LayerStarted`] comes before
+    /// all others of its blob.
     fn pull(
         &self,
         request: PullRequest,
         events: Events<PullEvent>,
     ) -> impl Future<Output = Result<PullSummary, ApiError>> + Send;
+
+    /// Stops all pulls of an image, and all else that brings its blobs here but what somebody else needs. What has
+    /// arrived stays.
+    fn cancel(&self, request: CancelRequest) -> impl Future<Output = Result<CancelSummary, ApiError>> + Send;
 
     /// All images that are here whole, in any order.
     fn images(&self) -> impl Future<Output = Result<Vec<ImageSummary>, ApiError>> + Send;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HOST, TE};
@@ -18,25 +18,33 @@ use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{
-    ApiError, COMPLETE, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line,
-    MAX_ANSWER, MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PullEvent, PullRequest, PullSummary,
+    ApiError, COMPLETE, CancelRequest, CancelSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
+    InspectRequest, Line, MAX_ANSWER, MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PullEvent, PullRequest,
+    PullSummary,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    sockets: Vec<PathBuf>,
 }
 
 /// Why a node did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No node answers.
-    #[error("no node is running here: nothing answers at {}", .0.display())]
-    NoNode(PathBuf),
-    /// The socket belongs to another user.
-    #[error("the node's control socket {} belongs to another user", .0.display())]
-    NotAllowed(PathBuf),
+    /// No node answers at any of these sockets.
+    #[error("no node is running here: nothing answers at {}", places(.0))]
+    NoNode(Vec<PathBuf>),
+    /// A socket may not be used.
+    #[error(
+        "a node may be running here, but its control socket {} belongs to another user{}", places(.sockets), silent(.others)
+    )]
+    NotAllowed {
+        /// The sockets that may not be used.
+        sockets: Vec<PathBuf>,
+        /// Other sockets that were tried, and at which nothing answers.
+        others: Vec<PathBuf>,
+    },
     /// The connection failed.
     #[error("the node at {} cannot be reached: {source}", socket.display())]
     Connect {
@@ -59,6 +67,14 @@ pub enum ClientError {
     Local(io::Error),
 }
 
+fn places(sockets: &[PathBuf]) -> String {
+    sockets.iter().map(|socket| socket.display().to_string()).collect::<Vec<_>>().join(" or ")
+}
+
+fn silent(others: &[PathBuf]) -> String {
+    if others.is_empty() { String::new() } else { format!("; nothing answers at {}", places(others)) }
+}
+
 impl ClientError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<&str> {
@@ -66,7 +82,9 @@ impl ClientError {
             Self::NoNode(_) => {
                 Some("start one with 'wherry up', or say where it is with --data DIR or --control PATH")
             }
-            Self::NotAllowed(_) => Some("run this as the user that runs the node, for instance with sudo"),
+            Self::NotAllowed { .. } => Some(
+                "run this as the user that runs the node, for instance with sudo, or start a node of your own",
+            ),
             Self::Lost(_) => Some("see the node's log, and try again: what has arrived is kept"),
             Self::Nonsense(_) => Some("node and command line may have different versions: restart the node"),
             Self::Refused(error) => error.hint.as_deref(),
@@ -95,18 +113,32 @@ pub struct Progress<E, D> {
 impl Client {
     /// A client of the node behind this socket.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self::first_of(vec![socket.into()])
     }
 
-    /// The socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// A client of the node behind the first of these sockets at which one answers.
+    pub const fn first_of(sockets: Vec<PathBuf>) -> Self {
+        Self { sockets }
+    }
+
+    /// The sockets, in the order in which they are tried.
+    pub fn sockets(&self) -> &[PathBuf] {
+        &self.sockets
     }
 
     /// Brings an image to the node.
     pub async fn pull(&self, request: &PullRequest) -> Result<Progress<PullEvent, PullSummary>, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Nonsense(error.to_string()))?;
         self.lines("/v1/pull", "application/json", body.into()).await
+    }
+
+    /// Has the node fetch an image no further.
+    pub async fn cancel(&self, request: &CancelRequest) -> Result<CancelSummary, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::Nonsense(error.to_string()))?;
+        let request = Request::builder().method(Method::POST).uri("/v1/cancel");
+        let request = request.header(CONTENT_TYPE, "application/json");
+        let (answer, _connection) = self.send(request, body.into()).await?;
+        parsed(answer).await
     }
 
     /// Gives the node an archive.
@@ -175,7 +207,7 @@ impl Client {
 
     async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let (body, _connection) = self.get(path).await?;
-        serde_json::from_slice(&whole(body).await?).map_err(|error| ClientError::Nonsense(error.to_string()))
+        parsed(body).await
     }
 
     async fn lines<E, D>(
@@ -202,7 +234,7 @@ impl Client {
             .header(HOST, "wherry")
             .body(body)
             .map_err(|error| ClientError::Nonsense(error.to_string()))?;
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
+        let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
             // What went wrong is seen where the answer is read.
@@ -221,13 +253,24 @@ impl Client {
             .map_or_else(|_| ClientError::Nonsense(format!("status {status}")), ClientError::Refused))
     }
 
-    fn unreachable(&self, source: io::Error) -> ClientError {
-        let socket = self.socket.clone();
-        match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoNode(socket),
-            io::ErrorKind::PermissionDenied => ClientError::NotAllowed(socket),
-            _ => ClientError::Connect { socket, source },
+    /// Connects to the first socket at which a node answers. One that may not be used is passed over like one at which
+    /// nothing answers, and is what is told of if no other does.
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let (mut silent, mut refused) = (Vec::new(), Vec::new());
+        for socket in &self.sockets {
+            match UnixStream::connect(socket).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => silent.push(socket.clone()),
+                    io::ErrorKind::PermissionDenied => refused.push(socket.clone()),
+                    _ => return Err(ClientError::Connect { socket: socket.clone(), source: error }),
+                },
+            }
         }
+        Err(match refused.is_empty() {
+            true => ClientError::NoNode(silent),
+            false => ClientError::NotAllowed { sockets: refused, others: silent },
+        })
     }
 }
 
@@ -259,6 +302,10 @@ impl<E: DeserializeOwned, D: DeserializeOwned> Progress<E, D> {
             Err(error) => Err(ClientError::Nonsense(error.to_string())),
         }
     }
+}
+
+async fn parsed<T: DeserializeOwned>(body: Incoming) -> Result<T, ClientError> {
+    serde_json::from_slice(&whole(body).await?).map_err(|error| ClientError::Nonsense(error.to_string()))
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, ClientError> {

@@ -21,7 +21,8 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{
-    ApiError, COMPLETE, EVENT_QUEUE, ErrorCode, InspectRequest, MAX_REQUEST, OUTCOME, PullRequest,
+    ApiError, COMPLETE, CancelRequest, EVENT_QUEUE, ErrorCode, InspectRequest, MAX_REQUEST, OUTCOME,
+    PullRequest,
 };
 use super::archive::Archive;
 use super::backend::{Backend, Events};
@@ -56,6 +57,7 @@ impl<B> Clone for Control<B> {
 pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: CancellationToken) {
     let router = Router::new()
         .route("/v1/pull", post(pull::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
+        .route("/v1/cancel", post(cancel::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/import", post(import::<B>))
         .route("/v1/export", get(export::<B>))
         .route("/v1/images", get(images::<B>))
@@ -105,6 +107,14 @@ async fn pull<B: Backend>(
     let backend = control.backend;
     let work = async move { backend.pull(request, Events::new(sender)).await };
     Ok(ndjson(lines::body(work, events, None, control.shutdown)))
+}
+
+async fn cancel<B: Backend>(
+    State(control): State<Control<B>>,
+    request: Result<Json<CancelRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(request) = request.map_err(bad)?;
+    Ok(json(control.backend.cancel(request).await))
 }
 
 async fn import<B: Backend>(State(control): State<Control<B>>, body: Body) -> Response {

@@ -94,6 +94,13 @@ impl Backend for Harbour {
         }
     }
 
+    async fn cancel(&self, request: CancelRequest) -> Result<CancelSummary, ApiError> {
+        match request.reference.as_str() {
+            "missing" => Err(ApiError::new(ErrorCode::NotFound, "nothing of missing is on its way")),
+            reference => Ok(CancelSummary { reference: reference.to_owned(), pulls: 1, blobs: Vec::new() }),
+        }
+    }
+
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
         Ok(Vec::new())
     }
@@ -174,7 +181,7 @@ fn refused(error: ClientError) -> ApiError {
 }
 
 async fn raw(running: &Running, request: &str) -> Vec<u8> {
-    let mut stream = UnixStream::connect(running.client.socket()).await.unwrap();
+    let mut stream = UnixStream::connect(&running.client.sockets()[0]).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
@@ -209,6 +216,16 @@ async fn a_failure_arrives_with_its_code_message_and_hint() {
 }
 
 #[tokio::test]
+async fn what_is_cancelled_is_told_and_so_is_what_is_not_there() {
+    let running = start();
+    let cancel = async |reference: &str| {
+        running.client.cancel(&CancelRequest { reference: reference.to_owned() }).await
+    };
+    assert_eq!(cancel("a/b:1").await.unwrap().reference, "a/b:1");
+    assert_eq!(refused(cancel("missing").await.unwrap_err()).code, ErrorCode::NotFound);
+}
+
+#[tokio::test]
 async fn the_work_for_a_client_that_leaves_is_dropped() {
     let mut running = start();
     let mut lines = pull(&running, "endless").await;
@@ -225,7 +242,7 @@ async fn a_stopping_node_says_so_to_those_who_wait_and_frees_its_socket() {
     running.shutdown.cancel();
     assert_eq!(refused(lines.next().await.unwrap_err()).code, ErrorCode::Stopping);
     tokio::time::timeout(PATIENCE, running.server).await.unwrap().unwrap();
-    assert!(!running.client.socket().exists());
+    assert!(!running.client.sockets()[0].exists());
     assert_eq!(std::fs::read_dir(running.folder.path()).unwrap().count(), 0);
 }
 
@@ -340,6 +357,18 @@ async fn without_a_node_the_client_says_how_to_start_one() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let error = Client::new(&path).status().await.unwrap_err();
     assert!(matches!(error, ClientError::NoNode(_)), "{error}");
+}
+
+#[tokio::test]
+async fn the_first_socket_at_which_a_node_answers_is_used_and_if_none_does_all_are_named() {
+    let running = start();
+    let (none, dead) = (running.folder.path().join("none.sock"), running.folder.path().join("dead.sock"));
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    let there = running.client.sockets()[0].clone();
+    let client = Client::first_of(vec![none.clone(), dead.clone(), there]);
+    assert_eq!(client.status().await.unwrap().site, "harbour");
+    let error = Client::first_of(vec![none.clone(), dead.clone()]).status().await.unwrap_err().to_string();
+    assert!(error.contains(&format!("{} or {}", none.display(), dead.display())), "{error}");
 }
 
 #[tokio::test]

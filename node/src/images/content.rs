@@ -1,7 +1,8 @@
 //! What the gateway's server asks for.
 
+use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,19 +33,57 @@ pub struct BlobHandle {
     route: Route,
     transfers: Transfers,
     origins: Origins,
-    unproven: Option<Unproven>,
+    unproven: Option<Arc<Unproven>>,
 }
 
-/// Where it is to be remembered, when a blob is whole, that it belongs to a repository.
-#[derive(Clone)]
-pub(super) struct Unproven(pub(super) Records);
+/// How many blobs on their way are waited for, to remember what they belong to; of what is beyond, the site or the origin
+/// is asked once more when it is wanted again.
+const MAX_UNPROVEN: usize = 1024;
+
+/// The blobs of which it is to be remembered, once they are whole, that they belong to a repository.
+pub(super) struct Unproven {
+    records: Records,
+    waiting: Mutex<HashSet<(Route, Digest)>>,
+}
 
 impl Unproven {
-    async fn remember(self, route: Route, blob: StoredBlob) {
+    pub(super) fn new(records: Records) -> Self {
+        Self { records, waiting: Mutex::default() }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashSet<(Route, Digest)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers it at once, or when the blob has arrived; however many ask, one task waits for that.
+    async fn once_whole(self: &Arc<Self>, route: &Route, fetched: &Fetched) {
+        let transfer = match fetched {
+            Fetched::Stored(blob) => return self.remember(route, blob).await,
+            Fetched::Arriving(transfer) => transfer.clone(),
+        };
+        let key = (route.clone(), transfer.digest());
+        {
+            let mut waiting = self.waiting();
+            if waiting.len() >= MAX_UNPROVEN || !waiting.insert(key.clone()) {
+                return;
+            }
+        }
+        let unproven = self.clone();
+        // In a task of its own, which ends with the transfer: that outlives the client that asked for it.
+        tokio::spawn(async move {
+            if let Ok(blob) = transfer.wait().await {
+                unproven.remember(&key.0, &blob).await;
+            }
+            unproven.waiting().remove(&key);
+        });
+    }
+
+    async fn remember(&self, route: &Route, blob: &StoredBlob) {
         // What the blob is, only a manifest that names it can say: a neighbour's word would be passed on as this node's.
         let (digest, grant) = (blob.digest(), Grant::of(blob.size(), ""));
+        let (records, route) = (self.records.clone(), route.clone());
         let written =
-            blocking(move || Ok(self.0.add_grant(&route.host, &route.repository, &digest, &grant)?));
+            blocking(move || Ok(records.add_grant(&route.host, &route.repository, &digest, &grant)?));
         if let Err(error) = written.await {
             warn!(%digest, %error, "what the blob belongs to is not remembered");
         }
@@ -58,7 +97,7 @@ impl BlobHandle {
         route: Route,
         transfers: Transfers,
         origins: Origins,
-        unproven: Option<Unproven>,
+        unproven: Option<Arc<Unproven>>,
     ) -> Self {
         Self { size, digest, route, transfers, origins, unproven }
     }
@@ -67,18 +106,8 @@ impl BlobHandle {
     pub async fn fetch(&self) -> Result<Fetched, ImageError> {
         let fetched = self.transfers.fetch(self.digest, self.size, Some(self.route.clone())).await;
         let fetched = fetched.map_err(|source| self.failed(source))?;
-        if let Some(unproven) = self.unproven.clone() {
-            let (route, fetched) = (self.route.clone(), fetched.clone());
-            // In a task of its own, which ends with the transfer: that outlives the client that asked for it.
-            tokio::spawn(async move {
-                let blob = match fetched {
-                    Fetched::Stored(blob) => Ok(blob),
-                    Fetched::Arriving(transfer) => transfer.wait().await,
-                };
-                if let Ok(blob) = blob {
-                    unproven.remember(route, blob).await;
-                }
-            });
+        if let Some(unproven) = &self.unproven {
+            unproven.once_whole(&self.route, &fetched).await;
         }
         Ok(fetched)
     }
@@ -188,10 +217,12 @@ impl Content for Images {
         let target = TagOrDigest::Tag(wherry_gateway::Tag::latest());
         let reference = Reference::new(self.origin_of(&ask), ask.repository, target);
         let (host, repository) = (reference.host().clone(), reference.repository().clone());
-        let mut tags = self.0.parts.site.tags(&host, &repository).await;
-        let records = self.records().clone();
-        let own = blocking(move || Ok(records.tags(&host, &repository, None, MAX_TAGS)?)).await;
-        tags.extend(own.map_err(|error| error.into_refusal(false))?);
+        let own = {
+            let (records, host, repository) = (self.records().clone(), host.clone(), repository.clone());
+            blocking(move || Ok(records.tags(&host, &repository, None, MAX_TAGS)?)).await
+        };
+        let own = own.map_err(|error| error.into_refusal(false))?;
+        let tags = self.0.parts.site.tags(&host, &repository, own.into_iter().collect()).await;
         if tags.is_empty() {
             return Err(Refusal::new(
                 RefusalKind::NameUnknown,
@@ -202,6 +233,6 @@ impl Content for Images {
                 ),
             ));
         }
-        Ok(tags.into_iter().take(MAX_TAGS).collect())
+        Ok(tags.into_iter().collect())
     }
 }

@@ -117,7 +117,10 @@ fn transfer_refusal(error: &TransferError, message: String) -> Refusal {
         TransferError::Store(error) if error.is_no_space() => RefusalKind::NoSpace,
         TransferError::Store(_) => RefusalKind::Internal,
         TransferError::OriginWrong { .. } | TransferError::TooLarge(_) => RefusalKind::BadOrigin,
-        TransferError::NoSource { .. } | TransferError::Full | TransferError::Stopped => {
+        TransferError::NoSource { .. }
+        | TransferError::Full
+        | TransferError::Stopped
+        | TransferError::Cancelled => {
             return Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER);
         }
     };

@@ -44,6 +44,8 @@ pub struct ImageDetails {
     pub size: u64,
     /// Bytes of those layers that other images here have too.
     pub shared_size: u64,
+    /// Bytes of layers that are here, each counted once.
+    pub here: u64,
     /// The layers, the base first.
     pub layers: Vec<LayerDetails>,
     /// All steps that made the image, also those that made no layer.
@@ -71,10 +73,26 @@ pub struct LayerDetails {
     /// The blob.
     #[serde(flatten)]
     pub blob: BlobDetails,
+    /// Whether it is here.
+    pub state: LayerState,
+    /// Bytes of it that are here.
+    pub here: u64,
     /// The instruction that made it, if the history tells.
     pub instruction: Option<String>,
     /// References of other images here that have it too.
     pub shared_with: Vec<String>,
+}
+
+/// Whether a layer is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerState {
+    /// All of it, verified.
+    Here,
+    /// Some of it.
+    Partly,
+    /// Nothing of it.
+    Missing,
 }
 
 /// A step that made the image.
@@ -169,7 +187,8 @@ struct History {
 }
 
 /// Describes an image from its manifest and the bytes of its configuration, which must have been checked against their
-/// digests already. An entry of `others` with the same reference is passed over.
+/// digests already. An entry of `others` with the same reference is passed over. `here` tells of a layer how much of it
+/// is here.
 ///
 /// # Errors
 /// When the configuration is not what it should be, or the manifest is that of an index.
@@ -178,6 +197,7 @@ pub fn inspect(
     manifest: &Manifest,
     config: &[u8],
     others: &[OtherImage],
+    here: impl Fn(&Descriptor) -> (LayerState, u64),
 ) -> Result<ImageDetails, InspectError> {
     let image = manifest.image().ok_or(InspectError::Index)?;
     let config: Config = serde_json::from_slice(config).map_err(InspectError::Config)?;
@@ -207,7 +227,7 @@ pub fn inspect(
             }
         }
     }
-    let (mut size, mut shared_size) = (0u64, 0u64);
+    let (mut size, mut shared_size, mut all_here) = (0u64, 0u64, 0u64);
     let mut counted = std::collections::HashSet::new();
     let layers = image
         .layers
@@ -215,13 +235,15 @@ pub fn inspect(
         .zip(instructions)
         .map(|(layer, instruction)| {
             let shared_with = holders.get(&layer.digest).cloned().unwrap_or_default();
+            let (state, here) = here(layer);
             if counted.insert(layer.digest) {
                 size = size.saturating_add(layer.size);
+                all_here = all_here.saturating_add(here);
                 if !shared_with.is_empty() {
                     shared_size = shared_size.saturating_add(layer.size);
                 }
             }
-            LayerDetails { blob: layer.into(), instruction, shared_with }
+            LayerDetails { blob: layer.into(), state, here, instruction, shared_with }
         })
         .collect();
     let platform = [config.os, config.architecture, config.variant];
@@ -239,6 +261,7 @@ pub fn inspect(
         created: config.created,
         size,
         shared_size,
+        here: all_here,
         layers,
         history: steps,
         history_fits,
@@ -393,7 +416,8 @@ mod tests {
     }
 
     fn details(manifest: &[u8], config: &str, others: &[OtherImage]) -> ImageDetails {
-        inspect("docker.io/library/edge:1", &parsed(manifest), config.as_bytes(), others).unwrap()
+        let here = |layer: &Descriptor| (LayerState::Here, layer.size);
+        inspect("docker.io/library/edge:1", &parsed(manifest), config.as_bytes(), others, here).unwrap()
     }
 
     fn buildah(others: &[OtherImage]) -> ImageDetails {
@@ -509,6 +533,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_here_of_a_layer_is_told_and_counts_once_for_the_image() {
+        let manifest = manifest(&[b"one", b"three", b"one"]);
+        let here = |layer: &Descriptor| match layer.size {
+            3 => (LayerState::Here, 3),
+            _ => (LayerState::Partly, 2),
+        };
+        let image = inspect("x", &parsed(manifest.as_bytes()), b"{}", &[], here).unwrap();
+        let states: Vec<_> = image.layers.iter().map(|layer| (layer.state, layer.here)).collect();
+        let one = (LayerState::Here, 3);
+        assert_eq!((states, image.here, image.size), (vec![one, (LayerState::Partly, 2), one], 5, 8));
+    }
+
+    #[test]
     fn a_history_that_does_not_fit_blames_no_layer_on_the_wrong_instruction() {
         let two = manifest(&[b"1", b"2"]);
         for history in [
@@ -538,7 +575,8 @@ mod tests {
     #[test]
     fn what_is_no_image_says_so() {
         let inspect = |manifest: &str, config: &str| {
-            inspect("x", &parsed(manifest.as_bytes()), config.as_bytes(), &[]).unwrap_err()
+            let here = |_: &Descriptor| (LayerState::Missing, 0);
+            inspect("x", &parsed(manifest.as_bytes()), config.as_bytes(), &[], here).unwrap_err()
         };
         assert!(matches!(inspect(r#"{"manifests":[]}"#, "{}"), InspectError::Index));
         assert!(matches!(inspect(&manifest(&[]), "not json"), InspectError::Config(_)));

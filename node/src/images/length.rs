@@ -1,4 +1,4 @@
-//! How long a blob is of which this node has seen no manifest yet.
+//! How long a blob is of which this node has seen no manifest yet, or a manifest.
 //!
 //! A length is needed before anything can be stored, and whoever names a false one would have the store make room for
 //! bytes that do not exist. So no length is believed because a neighbour says it: the blob's last chunk proves it,
@@ -30,7 +30,7 @@ impl Images {
     /// The length of a blob of which neighbours say that it belongs to the repository: what a peer proves, or what
     /// the origin says if that comes first.
     pub(super) async fn length(&self, route: &Route, digest: Digest) -> Result<u64, ImageError> {
-        let proof = pin!(timeout(PEERS_PATIENCE, self.proven_length(digest)));
+        let proof = pin!(timeout(PEERS_PATIENCE, self.proven_length(digest, u64::MAX)));
         let origin = pin!(async {
             if let Some(origin) = self.is_down(&route.host) {
                 return Err(unknown(route, digest, origin));
@@ -55,12 +55,12 @@ impl Images {
 
     /// The blob's length as the origin says.
     pub(super) async fn origins_length(&self, route: &Route, digest: Digest) -> Result<u64, ImageError> {
-        let asked = self.0.parts.origins.blob(&route.host, &route.repository, &digest, 0).await;
-        let opened = asked.map_err(|origin| {
+        let asked = self.0.parts.origins.blob_length(&route.host, &route.repository, &digest).await;
+        let told = asked.map_err(|origin| {
             self.note_down(&route.host, &origin);
             unknown(route, digest, origin)
         })?;
-        opened.total().ok_or_else(|| {
+        told.ok_or_else(|| {
             let origin = OriginError::BadAnswer {
                 host: route.host.to_string(),
                 what: format!("blob {digest}"),
@@ -70,11 +70,11 @@ impl Images {
         })
     }
 
-    /// The first length that a peer proves; `None` when none of them can.
-    async fn proven_length(&self, digest: Digest) -> Option<u64> {
+    /// The first length, of at most `most` bytes, that a peer proves; `None` when none of them can.
+    pub(super) async fn proven_length(&self, digest: Digest, most: u64) -> Option<u64> {
         let offers = self.0.parts.peers.search(digest).filter_map(|found| {
             ready(match found {
-                Found::Node { node, size, held: true, .. } => Some((node, size)),
+                Found::Node { node, size, held: true, .. } if size <= most => Some((node, size)),
                 Found::Node { .. } | Found::SiteAsked | Found::NetworkAsked => None,
             })
         });
@@ -97,7 +97,9 @@ impl Images {
             match peers.chunk(node, digest, map, map.last()).await {
                 Ok(bytes) => break bytes,
                 Err(PeerError::Busy) => peers.ready(node).await,
-                Err(why @ (PeerError::Failed(_) | PeerError::Elsewhere)) => return Err(why.to_string()),
+                Err(why @ (PeerError::Failed(_) | PeerError::Elsewhere | PeerError::NotHere)) => {
+                    return Err(why.to_string());
+                }
             }
         };
         let linked = blocking(move || Ok(link(&map, map.last(), from, &bytes))).await;

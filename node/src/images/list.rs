@@ -35,15 +35,20 @@ impl LocalImage {
 }
 
 impl Images {
-    /// Every image that has a name here and whose manifests are here, at most [`MAX_IMAGES`](super::MAX_IMAGES).
-    pub async fn local_images(&self) -> Result<Vec<LocalImage>, ImageError> {
+    /// What `tell` says of every image that has a name here and whose manifests are here, at most
+    /// [`MAX_IMAGES`](super::MAX_IMAGES). The manifests of one image at a time are in memory.
+    pub async fn local_images<T: Send + 'static>(
+        &self,
+        mut tell: impl FnMut(LocalImage) -> Option<T> + Send + 'static,
+    ) -> Result<Vec<T>, ImageError> {
         let images = self.clone();
         blocking(move || {
             let mut found = Vec::new();
-            for (reference, entry) in images.records().all_tags()? {
+            for tag in images.records().all_tags() {
+                let (reference, entry) = tag?;
                 let here = images.local(&reference, &Meaning::of(&entry), None);
                 match here {
-                    Ok(image) => found.extend(image),
+                    Ok(image) => found.extend(image.and_then(&mut tell)),
                     // One that is damaged, or was never an image, hides none of the others.
                     Err(error) => debug!(%reference, %error, "an image is left out"),
                 }
@@ -60,8 +65,8 @@ impl Images {
         match *count {
             Some((when, count)) if when.elapsed() < COUNT_FOR => count,
             _ => {
-                let images = self.local_images().await.unwrap_or_default();
-                let whole = images.iter().filter(|image| image.whole).count();
+                let whole =
+                    self.local_images(|image| image.whole.then_some(())).await.unwrap_or_default().len();
                 *count = Some((Instant::now(), whole));
                 whole
             }

@@ -8,6 +8,7 @@ mod error;
 pub mod inspect;
 mod length;
 mod list;
+mod others;
 mod platform;
 mod pull;
 mod records;
@@ -19,9 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt as _, StreamExt as _};
 use tracing::debug;
 use wherry_gateway::manifest::{MAX_MANIFEST, ManifestError, media_type};
 use wherry_gateway::origin::{OriginError, Origins};
@@ -33,7 +33,7 @@ use crate::flights::Flights;
 use crate::status::Metrics;
 use crate::store::Store;
 use crate::swarm::Clock;
-use crate::transfer::{Fetched, Peers, Route, Transfers};
+use crate::transfer::{Fetched, Peers, Route, TransferError, Transfers};
 
 pub use content::BlobHandle;
 use content::Unproven;
@@ -52,9 +52,6 @@ const PEERS_PATIENCE: Duration = Duration::from_secs(4);
 /// The longest image configuration that is read, in bytes.
 pub const MAX_CONFIG: u64 = 4 << 20;
 
-/// How many different things neighbours may say of one digest before the rest is passed over.
-const MAX_WORDS: usize = 4;
-
 /// How many origins are remembered as out of reach.
 const MAX_DOWN: usize = 256;
 
@@ -64,8 +61,21 @@ pub trait Site: Send + Sync + 'static {
     /// signed by a member that may resolve. Waits for a short time that is the implementor's.
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>>;
 
-    /// The tags of a repository that neighbours know. Waits for a short time that is the implementor's.
-    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>>;
+    /// Whether another node of the site is to ask the origin about a reference for all: the highest in rank does.
+    fn has_resolver(&self, reference: &Reference) -> bool;
+
+    /// What that node finds, or, with `anybody`, the first of the others that finds it. Waits for a time that is the
+    /// implementor's. `None` if nobody can say.
+    fn resolve(&self, reference: &Reference, anybody: bool) -> BoxFuture<'_, Option<TagRecord>>;
+
+    /// The tags of a repository that are `known` and those that neighbours know, at most [`MAX_TAGS`]; what is known
+    /// makes way for none of theirs. Waits for a short time that is the implementor's.
+    fn tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        known: BTreeSet<String>,
+    ) -> BoxFuture<'_, BTreeSet<String>>;
 }
 
 /// What this room is made of.
@@ -101,9 +111,10 @@ pub struct Images(Arc<Inner>);
 struct Inner {
     parts: ImagesParts,
     records: Records,
+    unproven: Arc<Unproven>,
     down: Mutex<HashMap<Host, (Instant, OriginError)>>,
     // Those who ask for the same name at once share one answer, be it a failure.
-    resolving: Flights<String, Result<Resolved, ImageError>>,
+    resolving: Flights<(String, bool), Result<Resolved, ImageError>>,
     // Under one lock while it is counted, so that many who ask cause one count.
     count: tokio::sync::Mutex<Option<(Instant, usize)>>,
 }
@@ -125,6 +136,7 @@ impl Images {
         let records = Records::open(&parts.store)?;
         Ok(Self(Arc::new(Inner {
             parts,
+            unproven: Arc::new(Unproven::new(records.clone())),
             records,
             down: Mutex::default(),
             resolving: Flights::default(),
@@ -144,12 +156,34 @@ impl Images {
 
     /// The manifest that a reference names, from wherever it can be had.
     pub async fn manifest(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        let resolving = self.0.resolving.join(reference.to_string(), || {
+        if self.0.parts.site.has_resolver(reference) {
+            return self.resolved(reference, false).await;
+        }
+        let error = match self.resolved(reference, true).await {
+            Ok(resolved) => return Ok(resolved),
+            Err(error) => error,
+        };
+        // Others may reach what this node does not.
+        let found = match reference.target() {
+            TagOrDigest::Digest(_) => self
+                .manifest_by_another(reference, true)
+                .await?
+                .map(|manifest| Resolved { manifest, source: Source::Peer, age: None }),
+            TagOrDigest::Tag(_) => self.tag_by_anybody(reference).await?,
+        };
+        found.ok_or(error)
+    }
+
+    /// `for_all`: this node asks the origin, and no other node of the site to do so.
+    async fn resolved(&self, reference: &Reference, for_all: bool) -> Result<Resolved, ImageError> {
+        let resolving = self.0.resolving.join((reference.to_string(), for_all), || {
             let (images, reference) = (self.clone(), reference.clone());
             async move {
                 match reference.target() {
-                    TagOrDigest::Digest(digest) => images.manifest_by_digest(&reference, *digest).await,
-                    TagOrDigest::Tag(_) => images.manifest_by_tag(&reference).await,
+                    TagOrDigest::Digest(digest) => {
+                        images.manifest_by_digest(&reference, *digest, for_all).await
+                    }
+                    TagOrDigest::Tag(_) => images.manifest_by_tag(&reference, for_all).await,
                 }
             }
             .boxed()
@@ -161,6 +195,7 @@ impl Images {
         &self,
         reference: &Reference,
         digest: Digest,
+        for_all: bool,
     ) -> Result<Resolved, ImageError> {
         let resolved = |manifest, source| Resolved { manifest, source, age: None };
         let own = self.0.records.grant(reference.host(), reference.repository(), &digest)?;
@@ -173,47 +208,57 @@ impl Images {
                 return Ok(resolved(manifest, Source::Store));
             }
             // It was here once and has been evicted.
-            if let Some(manifest) = self.manifest_from_peers(digest, grant.size, &grant.media_type).await? {
+            if let Some(manifest) = self.manifest_from_peers(digest, &grant.media_type).await? {
                 self.learn(reference, &manifest).await?;
                 return Ok(resolved(manifest, Source::Peer));
             }
         }
-        // What is here needs no true length, only somebody to say that it belongs there.
-        let words = self.words(reference).await;
-        if !words.is_empty()
-            && let Some(manifest) = self.believed_manifest(digest, "").await?
-        {
-            self.learn(reference, &manifest).await?;
-            return Ok(resolved(manifest, Source::Store));
-        }
-        let new = words.into_iter().filter(|word| own.as_ref().is_none_or(|own| own.size != word.size));
-        let tries = new.map(|word| async move {
-            self.manifest_from_peers(digest, word.size, &word.media_type).await.transpose()
-        });
-        // Side by side, so that one who lies about the length holds up nobody.
-        let mut tries: FuturesUnordered<_> = tries.collect();
-        while let Some(tried) = tries.next().await {
-            if let Some(manifest) = tried.transpose()? {
+        // What else neighbours say of it matters not: its bytes tell.
+        if own.is_none() && self.is_vouched_for(reference).await {
+            if let Some(manifest) = self.believed_manifest(digest, "").await? {
+                self.learn(reference, &manifest).await?;
+                return Ok(resolved(manifest, Source::Store));
+            }
+            if let Some(manifest) = self.manifest_from_peers(digest, "").await? {
                 self.learn(reference, &manifest).await?;
                 return Ok(resolved(manifest, Source::Peer));
             }
         }
-        let manifest = self.manifest_from_origin(reference).await?;
-        Ok(resolved(manifest, Source::Origin))
+        if !for_all && let Some(manifest) = self.manifest_by_another(reference, false).await? {
+            return Ok(resolved(manifest, Source::Peer));
+        }
+        match self.manifest_from_origin(reference).await {
+            Ok(manifest) => Ok(resolved(manifest, Source::Origin)),
+            // Others may reach what this node does not.
+            Err(error) if for_all => Err(error),
+            Err(error) => match self.manifest_by_another(reference, true).await? {
+                Some(manifest) => Ok(resolved(manifest, Source::Peer)),
+                None => Err(error),
+            },
+        }
     }
 
-    /// What neighbours say of a digest, in a repository, that may be true of a manifest or blob: each length once, at
-    /// most [`MAX_WORDS`].
-    async fn words(&self, reference: &Reference) -> Vec<Grant> {
-        let mut words: Vec<Grant> = Vec::new();
-        for record in self.0.parts.site.records(reference).await {
-            let other = words.iter().all(|word| word.size != record.size);
-            let right = reference.target().digest() == Some(&record.digest);
-            if right && other && words.len() < MAX_WORDS {
-                words.push(Grant::of(record.size, record.media_type.as_str()));
-            }
+    /// The manifest of a digest that another node of the site has from the origin.
+    async fn manifest_by_another(
+        &self,
+        reference: &Reference,
+        anybody: bool,
+    ) -> Result<Option<Manifest>, ImageError> {
+        let Some(record) = self.0.parts.site.resolve(reference, anybody).await else { return Ok(None) };
+        if reference.target().digest() != Some(&record.digest) {
+            return Ok(None);
         }
-        words
+        let found = self.manifest_from_peers(record.digest, &record.media_type).await?;
+        if let Some(manifest) = &found {
+            self.learn(reference, manifest).await?;
+        }
+        Ok(found)
+    }
+
+    /// Whether a neighbour says that a digest belongs to the repository.
+    async fn is_vouched_for(&self, reference: &Reference) -> bool {
+        let records = self.0.parts.site.records(reference).await;
+        records.iter().any(|record| reference.target().digest() == Some(&record.digest))
     }
 
     /// Remembers that a manifest, and all that it names, belongs to the repository that it was asked for in.
@@ -278,31 +323,28 @@ impl Images {
         read.map(Some).map_err(|source| ImageError::NotAManifest { digest, source })
     }
 
-    /// A manifest that peers hold; `None` if none of them can give it.
+    /// A manifest that peers hold; `None` if none of them can give it. Nothing is reserved for it before one of them has
+    /// proved how long it is.
     async fn manifest_from_peers(
         &self,
         digest: Digest,
-        size: u64,
         media_type: &str,
     ) -> Result<Option<Manifest>, ImageError> {
-        if size > MAX_MANIFEST as u64 {
-            return Ok(None);
-        }
-        let fetched = match self.0.parts.transfers.fetch(digest, size, None).await {
-            Ok(Fetched::Arriving(transfer)) => {
-                match tokio::time::timeout(PEERS_PATIENCE, transfer.wait()).await {
-                    Ok(outcome) => outcome.map(|_| ()),
-                    Err(_) => return Ok(None),
-                }
+        let fetch = async {
+            let Some(size) = self.proven_length(digest, MAX_MANIFEST as u64).await else { return Ok(false) };
+            if let Fetched::Arriving(transfer) = self.0.parts.transfers.fetch(digest, size, None).await? {
+                transfer.wait().await?;
             }
-            Ok(Fetched::Stored(_)) => Ok(()),
-            Err(error) => Err(error),
+            Ok::<_, TransferError>(true)
         };
-        if let Err(error) = fetched {
-            debug!(blob = %digest.short(), %error, "peers do not give the manifest");
-            return Ok(None);
+        match tokio::time::timeout(PEERS_PATIENCE, fetch).await {
+            Ok(Ok(true)) => self.believed_manifest(digest, media_type).await,
+            Ok(Ok(false)) | Err(_) => Ok(None),
+            Ok(Err(error)) => {
+                debug!(blob = %digest.short(), %error, "peers do not give the manifest");
+                Ok(None)
+            }
         }
-        self.believed_manifest(digest, media_type).await
     }
 
     /// A manifest that the store holds, if it is what a neighbour says.
@@ -336,7 +378,7 @@ impl Images {
             return Ok(self.handle(route, digest, here.unwrap_or(grant.size), None));
         }
         let reference = Reference::new(host.clone(), repository.clone(), TagOrDigest::Digest(digest));
-        let is_known = !self.words(&reference).await.is_empty();
+        let is_known = self.is_vouched_for(&reference).await;
         let size = match here {
             Some(size) if is_known => size,
             None if is_known => self.length(&route, digest).await?,
@@ -346,12 +388,12 @@ impl Images {
                 here.unwrap_or(size)
             }
         };
-        Ok(self.handle(route, digest, size, Some(Unproven(self.0.records.clone()))))
+        Ok(self.handle(route, digest, size, Some(self.0.unproven.clone())))
     }
 
     /// `unproven`: if it is not known to this node yet that the blob belongs there. It is remembered once the blob has
     /// been verified, since until then it may be nothing at all.
-    fn handle(&self, route: Route, digest: Digest, size: u64, unproven: Option<Unproven>) -> BlobHandle {
+    fn handle(&self, route: Route, digest: Digest, size: u64, unproven: Option<Arc<Unproven>>) -> BlobHandle {
         let parts = &self.0.parts;
         BlobHandle::new(size, digest, route, parts.transfers.clone(), parts.origins.clone(), unproven)
     }

@@ -1,5 +1,6 @@
 //! All of an image, into the store.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
@@ -22,9 +23,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 pub trait PullEvents: Send + Sync {
     /// The reference means this manifest.
     fn resolved(&self, manifest: &Manifest);
-    /// A blob is to be had; `here` if it is in the store already.
-    fn started(&self, blob: &Descriptor, here: bool);
-    /// Some of a blob has arrived.
+    /// A blob is to be had; `whole` if it is in the store already, and else `here` bytes of it are.
+    fn started(&self, blob: &Descriptor, whole: bool, here: u64);
+    /// Some of a blob has arrived. What others had brought of it before this pull is in `linked` alone.
     fn progress(&self, blob: &Digest, progress: Progress);
     /// All of a blob is here and verified; `here` if it was before.
     fn done(&self, blob: &Digest, here: bool, progress: Progress);
@@ -128,22 +129,34 @@ impl Images {
         events: &dyn PullEvents,
     ) -> Result<Progress, ImageError> {
         let handle = self.blob(reference.host(), reference.repository(), blob.digest).await?;
+        // Looked at before it is asked for, so that none of what comes for this pull counts as having been here.
+        let running = self.0.parts.transfers.get(blob.digest, blob.size);
+        let brought = running.map(|transfer| (transfer.progress(), transfer));
         match &handle.fetch().await? {
             Fetched::Stored(_) => {
-                events.started(blob, true);
+                events.started(blob, true, blob.size);
                 let here = Progress { linked: blob.size, ..Progress::default() };
                 events.done(&blob.digest, true, here);
                 Ok(here)
             }
             Fetched::Arriving(transfer) => {
-                events.started(blob, false);
-                let arrived = watch(transfer, |progress| events.progress(&blob.digest, progress)).await;
+                let brought = brought.filter(|(_, running)| Arc::ptr_eq(running, transfer));
+                let before = brought.map(|(progress, _)| progress).unwrap_or_default();
+                let since = |progress: Progress| Progress {
+                    from_peers: progress.from_peers - before.from_peers,
+                    from_origin: progress.from_origin - before.from_origin,
+                    ..progress
+                };
+                events.started(blob, false, before.linked.max(transfer.before()));
+                let arrived =
+                    watch(transfer, |progress| events.progress(&blob.digest, since(progress))).await;
                 arrived.map_err(|source| ImageError::Transfer {
                     what: format!("blob {} of {reference}", blob.digest),
                     source,
                 })?;
-                events.done(&blob.digest, false, transfer.progress());
-                Ok(transfer.progress())
+                let progress = since(transfer.progress());
+                events.done(&blob.digest, false, progress);
+                Ok(progress)
             }
         }
     }

@@ -12,6 +12,12 @@ pub const MAX_TAGS: usize = 10_000;
 /// The most images that are listed.
 pub const MAX_IMAGES: usize = 10_000;
 
+/// The version of [`TagEntry`]'s layout, and so of the [`TagRecord`] within: it goes up with every change of either.
+const TAG_VERSION: u8 = 2;
+
+/// The version of [`Grant`]'s layout: it goes up with every change.
+const GRANT_VERSION: u8 = 2;
+
 /// What this node knows of a tag.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct TagEntry {
@@ -24,13 +30,15 @@ pub struct TagEntry {
 }
 
 impl TagEntry {
-    /// What is known once this has been heard, given what was known before; `None` if that stays.
-    fn after(self, known: Option<Self>) -> Option<Self> {
+    /// What is known once this has been heard, given what was known before; `None` if that stays. What is said to have
+    /// been confirmed after `latest` was confirmed nobody knows when.
+    fn after(self, known: Option<Self>, latest: u64) -> Option<Self> {
         match known {
             Some(known) if known.record.supersedes(&self.record) => None,
             // That an origin confirmed another meaning says nothing of this one.
             Some(known) if known.record.digest == self.record.digest => {
-                Some(Self { confirmed: self.confirmed.max(known.confirmed), since: known.since, ..self })
+                let times = [self.confirmed, known.confirmed].into_iter().filter(|time| *time <= latest);
+                Some(Self { confirmed: times.max().unwrap_or(0), since: known.since, ..self })
             }
             _ => Some(self),
         }
@@ -68,7 +76,7 @@ fn grant_key(host: &Host, repository: &Repository, digest: &Digest) -> String {
 impl Records {
     /// The tables in a store's index.
     pub fn open(store: &Store) -> Result<Self, StoreError> {
-        Ok(Self { tags: store.table("tags")?, grants: store.table("grants")? })
+        Ok(Self { tags: store.table("tags", TAG_VERSION)?, grants: store.table("grants", GRANT_VERSION)? })
     }
 
     /// What is known of a reference that names a tag.
@@ -77,16 +85,18 @@ impl Records {
     }
 
     /// Changes what is known of a tag in one step: `change` sees what that is and says what has been heard, which is
-    /// remembered unless what is known is newer. Returns what is known afterwards.
+    /// remembered unless what is known is newer. No origin can have confirmed anything after `latest`, in seconds since
+    /// the Unix epoch. Returns what is known afterwards.
     pub fn change_tag(
         &self,
         reference: &Reference,
+        latest: u64,
         mut change: impl FnMut(Option<&TagEntry>) -> Option<TagEntry>,
     ) -> Result<Option<TagEntry>, StoreError> {
         let mut now = None;
         self.tags.update(reference.to_string().as_bytes(), |known: Option<TagEntry>| {
             let heard = change(known.as_ref());
-            let changed = heard.and_then(|heard| heard.after(known.clone()));
+            let changed = heard.and_then(|heard| heard.after(known.clone(), latest));
             now = changed.clone().or(known);
             changed
         })?;
@@ -108,11 +118,23 @@ impl Records {
         Ok(found.iter().filter_map(|(key, _)| name(key)).collect())
     }
 
-    /// Every tag that is known, at most [`MAX_IMAGES`].
-    pub fn all_tags(&self) -> Result<Vec<(Reference, TagEntry)>, StoreError> {
-        let found = self.tags.scan_prefix(b"", MAX_IMAGES)?;
+    /// Every tag that is known, at most [`MAX_IMAGES`], each read when it is its turn.
+    pub fn all_tags(&self) -> impl Iterator<Item = Result<(Reference, TagEntry), StoreError>> + '_ {
         let read = |key: Vec<u8>| String::from_utf8(key).ok()?.parse().ok();
-        Ok(found.into_iter().filter_map(|(key, entry)| Some((read(key)?, entry))).collect())
+        let tags = self.tags.iter().filter_map(move |item| match item {
+            Ok((key, entry)) => Some(Ok((read(key)?, entry))),
+            Err(error) => Some(Err(error)),
+        });
+        tags.take(MAX_IMAGES)
+    }
+
+    /// Whether anything is known of a repository: a tag, or something that belongs to it.
+    pub fn knows(&self, host: &Host, repository: &Repository) -> Result<bool, StoreError> {
+        if !self.tags(host, repository, None, 1)?.is_empty() {
+            return Ok(true);
+        }
+        let prefix = format!("{host}/{repository}@");
+        Ok(!self.grants.scan_after(prefix.as_bytes(), None, 1)?.is_empty())
     }
 
     /// That this belongs to that repository, if it is known to.
@@ -158,5 +180,42 @@ impl Records {
         // Last: it says that the others are there.
         let own = Grant { unfolded: true, ..Grant::of(manifest.size(), manifest.media_type()) };
         self.add_grant(host, repository, manifest.digest(), &own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use wherry_proto::{Certificate, Roles, SecretKey, TagMeaning};
+
+    use super::*;
+    use crate::store::encode;
+
+    #[test]
+    fn a_layout_does_not_change_without_a_new_version() {
+        let key = SecretKey::from_seed([2; 32]);
+        let meaning = TagMeaning {
+            reference: "r.example/a:1".parse().unwrap(),
+            digest: Digest::sha256(b"manifest"),
+            media_type: "text/plain".parse().unwrap(),
+            size: 8,
+            sequence: 300,
+            time: 1_700_000_000,
+        };
+        let certificate =
+            Certificate::sign(&SecretKey::from_seed([1; 32]), key.node(), Roles::RESOLVER, 7, 9);
+        let record = TagRecord::sign(&key, &certificate, meaning);
+        let tag = encode(TAG_VERSION, &TagEntry { record, confirmed: 5, since: 6 }).unwrap();
+        let grant = encode(GRANT_VERSION, &Grant { unfolded: true, ..Grant::of(8, "text/plain") }).unwrap();
+        let written = [tag, grant].map(|bytes| (bytes[0], bytes.len(), Digest::sha256(&bytes).hex()));
+        let as_before = [
+            (2, 321, "f2024f8ae236f9336708a412bc2cee8ce76b99346e1e8879772cb8c89bd4ed32".to_owned()),
+            (2, 28, "d48192f04f2091e54a9d3a8b244321f8fcffc31f3d3c6c9dcb31b734a3fe121d".to_owned()),
+        ];
+        assert_eq!(
+            written, as_before,
+            "raise the version of what has changed, and only then write this anew"
+        );
     }
 }

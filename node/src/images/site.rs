@@ -6,10 +6,11 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use wherry_gateway::{Host, Reference, Repository};
-use wherry_proto::TagRecord;
+use wherry_proto::{Digest, NodeId, TagRecord};
 
 use super::Site;
-use crate::swarm::Client;
+use crate::swarm::{Client, LinkClass};
+use crate::transfer::planner::rank;
 
 /// How long neighbours are waited for. Those that answer later are missed, which costs a question to the origin.
 const PATIENCE: Duration = Duration::from_millis(750);
@@ -18,14 +19,51 @@ const PATIENCE: Duration = Duration::from_millis(750);
 /// missing from the list; many tags come in several answers.
 const LIST_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How many nodes are asked by one that cannot reach an origin itself.
+const MAX_RESOLVERS: usize = 4;
+
+/// The nodes of the site that are before this one in the rank for a reference, or all others: highest first.
+fn resolvers(client: &Client, reference: &Reference, all: bool) -> impl Iterator<Item = NodeId> + use<> {
+    let name = Digest::sha256(reference.to_string().as_bytes());
+    let own = rank(&name, &client.me());
+    let near = client.neighbours().into_iter().filter(|neighbour| neighbour.class == LinkClass::Lan);
+    let mut ranked: Vec<_> = near.map(|neighbour| (rank(&name, &neighbour.node), neighbour.node)).collect();
+    ranked.sort_unstable_by(|one, two| two.cmp(one));
+    ranked.into_iter().filter(move |(rank, _)| all || *rank > own).map(|(_, node)| node)
+}
+
 impl Site for Client {
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>> {
         let reference = reference.to_string();
         async move { self.tag(&reference, PATIENCE).await }.boxed()
     }
 
-    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>> {
+    fn has_resolver(&self, reference: &Reference) -> bool {
+        resolvers(self, reference, false).next().is_some()
+    }
+
+    fn resolve(&self, reference: &Reference, anybody: bool) -> BoxFuture<'_, Option<TagRecord>> {
+        let most = if anybody { MAX_RESOLVERS } else { 1 };
+        let nodes: Vec<NodeId> = resolvers(self, reference, anybody).take(most).collect();
+        let reference = reference.to_string();
+        async move {
+            for node in nodes {
+                if let Some(record) = self.resolve(node, &reference).await {
+                    return Some(record);
+                }
+            }
+            None
+        }
+        .boxed()
+    }
+
+    fn tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        known: BTreeSet<String>,
+    ) -> BoxFuture<'_, BTreeSet<String>> {
         let (host, repository) = (host.to_string(), repository.to_string());
-        async move { self.tags(&host, &repository, LIST_PATIENCE).await }.boxed()
+        async move { self.tags(&host, &repository, known, LIST_PATIENCE).await }.boxed()
     }
 }

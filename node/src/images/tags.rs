@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 use wherry_gateway::origin::OriginError;
 use wherry_gateway::server::Source;
-use wherry_gateway::{Manifest, Reference};
+use wherry_gateway::{Host, Manifest, Reference};
 use wherry_proto::{TagMeaning, TagRecord};
 
 use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, blocking};
 
-/// How far another node's clock may be ahead before its times count for nothing, in seconds.
+/// How far ahead of this node's clock a time may lie at which an origin confirmed a tag, in seconds. One beyond this comes
+/// from a wrong clock and says nothing of the answer's age, which then is unknown, as if it had not been confirmed.
 const CLOCK_SKEW: u64 = 30;
 
 /// How far ahead of this node's clock a record's sequence may lie, in seconds. Honest sequences are at most a few
@@ -24,66 +26,164 @@ const CLOCK_SKEW: u64 = 30;
 /// resolves next signs a number that is higher than all that were kept.
 const MAX_AHEAD: u64 = 24 * 60 * 60;
 
-/// How long an origin is waited for when the site knows an older answer: clients give up after 10 s.
+/// How long all that is done about a tag may take when the site knows an answer that can serve instead: clients give up
+/// after 10 s.
+const ANSWER_TIME: Duration = Duration::from_secs(8);
+
+/// How much of that may go by with asking; the rest is for peers to give the manifest that is known.
+const ASKING_TIME: Duration = Duration::from_secs(6);
+
+/// The same for whoever asks the origin for all of its site: it has answered before the others, who wait for
+/// [`RESOLVE_TIME`](crate::swarm::RESOLVE_TIME), turn away.
+const ASKING_TIME_FOR_ALL: Duration = Duration::from_secs(3);
+
+/// How long an origin is waited for when the site knows an older answer, and nobody was asked before.
 const PATIENCE_WITH_ANSWER: Duration = Duration::from_secs(4);
+
+/// The same once the node that asks for all of its site did not come by a new answer: mostly this one will not either.
+const PATIENCE_AFTER_ANOTHER: Duration = Duration::from_secs(2);
 
 /// How long an origin is waited for when it is the only hope.
 const PATIENCE: Duration = Duration::from_secs(25);
 
+fn silent(host: &Host, what: String, waited: Duration) -> OriginError {
+    let why = format!("it gave no answer within {:.1} s", waited.as_secs_f32());
+    OriginError::Unreachable { host: host.to_string(), what, why }
+}
+
+/// What is known of a tag before the origin is asked.
+struct Heard {
+    known: Option<TagEntry>,
+    source: Source,
+    // The best of those that lie too far ahead of the clock.
+    ahead: Option<TagRecord>,
+}
+
+impl Heard {
+    const fn has_answer(&self) -> bool {
+        self.known.is_some() || self.ahead.is_some()
+    }
+
+    /// What comes of this until then, or however late where there is nothing to serve instead. `None` if it is late.
+    async fn unless_late<T>(&self, until: Instant, work: impl Future<Output = T>) -> Option<T> {
+        if self.has_answer() { timeout_at(until, work).await.ok() } else { Some(work.await) }
+    }
+}
+
 impl Images {
-    pub(super) async fn manifest_by_tag(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        let mut known = self.0.records.tag(reference)?;
-        if let Some(entry) = &known
-            && self.is_fresh(entry.confirmed)
-            && let Some(resolved) = self.known_manifest(reference, entry, Source::Store).await?
-        {
+    /// What a tag means as the first of the other nodes says that reaches the origin.
+    pub(super) async fn tag_by_anybody(&self, reference: &Reference) -> Result<Option<Resolved>, ImageError> {
+        let Some(record) = self.0.parts.site.resolve(reference, true).await else { return Ok(None) };
+        let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
+        self.hear(reference, record, &mut heard)?;
+        self.fresh(reference, &heard, Instant::now() + ANSWER_TIME).await
+    }
+
+    /// `for_all`: as in [`Images::resolve_for`].
+    pub(super) async fn manifest_by_tag(
+        &self,
+        reference: &Reference,
+        for_all: bool,
+    ) -> Result<Resolved, ImageError> {
+        let began = Instant::now();
+        let until = began + if for_all { ASKING_TIME_FOR_ALL } else { ASKING_TIME };
+        let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
+        if let Some(resolved) = self.fresh(reference, &heard, until).await? {
             return Ok(resolved);
         }
-        let mut source = Source::Store;
-        let mut ahead: Option<TagRecord> = None;
         for record in self.0.parts.site.records(reference).await {
-            let newer = known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
-            if newer && self.is_ahead(&record) {
-                if ahead.as_ref().is_none_or(|other| record.supersedes(other)) {
-                    ahead = Some(record);
-                }
-                continue;
-            }
-            let confirmed = record.time;
-            let same = known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
-            if newer || (same && self.is_fresh(confirmed)) {
-                let heard = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
-                known = self.0.records.change_tag(reference, |_| Some(heard.clone()))?;
-                source = Source::Peer;
-            }
+            self.hear(reference, record, &mut heard)?;
         }
-        if let Some(entry) = &known
-            && source == Source::Peer
-            && self.is_fresh(entry.confirmed)
-            && let Some(resolved) = self.known_manifest(reference, entry, source).await?
+        if heard.source == Source::Peer
+            && let Some(resolved) = self.fresh(reference, &heard, until).await?
         {
             return Ok(resolved);
         }
-        let has_answer = known.is_some() || ahead.is_some();
-        let mut error = match self.ask_origin(reference, known.as_ref(), has_answer).await {
-            Ok(resolved) => return Ok(resolved),
-            Err(error) => error,
+        let mut patience = PATIENCE_WITH_ANSWER;
+        // While the origin counts as out of reach here, the one before in rank was of no use a moment ago.
+        let in_vain = heard.has_answer() && self.is_down(reference.host()).is_some();
+        if !for_all && !in_vain {
+            patience = PATIENCE_AFTER_ANOTHER;
+            let resolving = self.0.parts.site.resolve(reference, false);
+            if let Some(Some(record)) = heard.unless_late(until, resolving).await {
+                self.hear(reference, record, &mut heard)?;
+                if let Some(resolved) = self.fresh(reference, &heard, until).await? {
+                    return Ok(resolved);
+                }
+            }
+        }
+        let patience = match heard.has_answer() {
+            true => patience.min(until.saturating_duration_since(Instant::now())),
+            false => PATIENCE,
         };
-        if let Some(record) = ahead {
+        let asking = self.ask_origin(reference, heard.known.as_ref(), heard.has_answer(), patience);
+        let mut error = match heard.unless_late(until, asking).await {
+            Some(Ok(resolved)) => return Ok(resolved),
+            Some(Err(error)) => error,
+            None => {
+                let what = reference.target().to_string();
+                let origin = silent(reference.host(), what, began.elapsed());
+                ImageError::Unknown { what: reference.to_string(), origin: Box::new(origin) }
+            }
+        };
+        // Others may reach what this node does not. Where an answer is known, there is no time for it.
+        if !for_all
+            && !heard.has_answer()
+            && let Some(record) = self.0.parts.site.resolve(reference, true).await
+        {
+            self.hear(reference, record, &mut heard)?;
+        }
+        let until = (began + ANSWER_TIME).max(Instant::now() + (ANSWER_TIME - ASKING_TIME));
+        if let Some(record) = heard.ahead {
             warn!(
                 %reference, signer = %record.signer(), sequence = record.sequence,
                 "a tag record lies more than a day ahead of this node's clock: one of the two clocks is wrong. \
                  It serves while the origin does not answer, and is not kept"
             );
-            let entry = TagEntry { record, confirmed: 0, since: 0 };
-            error = match self.known_instead(reference, &entry, Source::Peer, error).await {
+            let entry = TagEntry { confirmed: self.credible(record.time), record, since: 0 };
+            error = match self.known_instead(reference, &entry, Source::Peer, error, until).await {
                 Ok(resolved) => return Ok(resolved),
                 Err(error) => error,
             };
         }
-        match known {
-            Some(entry) => self.known_instead(reference, &entry, source, error).await,
+        match heard.known {
+            Some(entry) => self.known_instead(reference, &entry, heard.source, error, until).await,
             None => Err(error),
+        }
+    }
+
+    /// Takes in what a node of the site says of a tag.
+    fn hear(&self, reference: &Reference, record: TagRecord, heard: &mut Heard) -> Result<(), ImageError> {
+        let newer = heard.known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
+        if newer && self.is_ahead(&record) {
+            if heard.ahead.as_ref().is_none_or(|other| record.supersedes(other)) {
+                heard.ahead = Some(record);
+            }
+            return Ok(());
+        }
+        let confirmed = self.credible(record.time);
+        let same = heard.known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
+        if newer || (same && self.is_fresh(confirmed)) {
+            let entry = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
+            heard.known = self.0.records.change_tag(reference, self.latest(), |_| Some(entry.clone()))?;
+            heard.source = Source::Peer;
+        }
+        Ok(())
+    }
+
+    /// The manifest of what is known of a tag, if an origin said so lately and it can be had until then.
+    async fn fresh(
+        &self,
+        reference: &Reference,
+        heard: &Heard,
+        until: Instant,
+    ) -> Result<Option<Resolved>, ImageError> {
+        match &heard.known {
+            Some(entry) if self.is_fresh(entry.confirmed) => {
+                let given = timeout_at(until, self.known_manifest(reference, entry, heard.source)).await;
+                given.unwrap_or(Ok(None))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -98,8 +198,10 @@ impl Images {
         entry: &TagEntry,
         source: Source,
         error: ImageError,
+        until: Instant,
     ) -> Result<Resolved, ImageError> {
-        match self.known_manifest(reference, entry, source).await? {
+        let given = timeout_at(until, self.known_manifest(reference, entry, source)).await;
+        match given.unwrap_or(Ok(None))? {
             Some(resolved) => {
                 info!(%reference, age = ?resolved.age, %error, "the origin does not answer: the site's newest answer serves");
                 Ok(resolved)
@@ -119,15 +221,13 @@ impl Images {
         let media_type = record.media_type.as_str();
         let (manifest, source) = match self.believed_manifest(record.digest, media_type).await? {
             Some(manifest) => (manifest, source),
-            None => match self.manifest_from_peers(record.digest, record.size, media_type).await? {
+            None => match self.manifest_from_peers(record.digest, media_type).await? {
                 Some(manifest) => (manifest, Source::Peer),
                 None => return Ok(None),
             },
         };
         self.learn(reference, &manifest).await?;
-        let confirmed = entry.confirmed.max(record.time);
-        let age = (self.0.parts.clock)().saturating_sub(confirmed);
-        Ok(Some(Resolved { manifest, source, age: (confirmed > 0).then(|| Duration::from_secs(age)) }))
+        Ok(Some(Resolved { manifest, source, age: self.age(entry.confirmed) }))
     }
 
     async fn ask_origin(
@@ -135,20 +235,16 @@ impl Images {
         reference: &Reference,
         known: Option<&TagEntry>,
         has_answer: bool,
+        patience: Duration,
     ) -> Result<Resolved, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
-        let patience = if has_answer { PATIENCE_WITH_ANSWER } else { PATIENCE };
         let head = match self.is_down(host).filter(|_| has_answer) {
             Some(error) => Err(error),
             None => {
                 let asked = self.0.parts.origins.head(host, repository, reference.target());
-                let head = tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
-                    Err(OriginError::Unreachable {
-                        host: host.to_string(),
-                        what: reference.target().to_string(),
-                        why: format!("it gave no answer within {} s", patience.as_secs()),
-                    })
-                });
+                let head = timeout(patience, asked).await;
+                let head =
+                    head.unwrap_or_else(|_| Err(silent(host, reference.target().to_string(), patience)));
                 // Only what was really answered counts, or asking often would keep an origin down.
                 head.inspect_err(|origin| self.note_down(host, origin))
             }
@@ -170,7 +266,7 @@ impl Images {
             && entry.record.digest == head.digest
         {
             let record = &entry.record;
-            let found = self.manifest_from_peers(record.digest, record.size, &record.media_type).await?;
+            let found = self.manifest_from_peers(record.digest, &record.media_type).await?;
             at_hand = found.map(|manifest| (manifest, Source::Peer));
         }
         let (manifest, source) = match at_hand {
@@ -194,7 +290,7 @@ impl Images {
         let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
         let now = (self.0.parts.clock)();
         blocking(move || {
-            images.0.records.change_tag(&reference, |known| {
+            images.0.records.change_tag(&reference, images.latest(), |known| {
                 let record = images.sign(&reference, &manifest, known.map(|entry| &entry.record), confirmed);
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
@@ -270,7 +366,22 @@ impl Images {
     }
 
     fn is_fresh(&self, confirmed: u64) -> bool {
-        let now = (self.0.parts.clock)();
-        confirmed <= now + CLOCK_SKEW && now.saturating_sub(confirmed) < self.0.parts.tag_ttl.as_secs()
+        self.age(confirmed).is_some_and(|age| age < self.0.parts.tag_ttl)
+    }
+
+    /// How long ago an origin confirmed what it confirmed then; `None` if none did, or not at that time.
+    fn age(&self, confirmed: u64) -> Option<Duration> {
+        let age = (self.0.parts.clock)().saturating_sub(confirmed);
+        (self.credible(confirmed) > 0).then(|| Duration::from_secs(age))
+    }
+
+    /// When an origin confirmed something, as far as that can be; else 0, as if none had.
+    fn credible(&self, confirmed: u64) -> u64 {
+        if confirmed <= self.latest() { confirmed } else { 0 }
+    }
+
+    /// After this time nothing can have been confirmed, in seconds since the Unix epoch.
+    fn latest(&self) -> u64 {
+        (self.0.parts.clock)().saturating_add(CLOCK_SKEW)
     }
 }

@@ -1,28 +1,30 @@
 //! What the control socket and the status pages ask of a node.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
 use wherry_gateway::server::RefusalKind;
 use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
-use wherry_proto::Digest;
+use wherry_proto::{ChunkMap, Digest};
 
+use super::pulls::Job;
 use super::{Node, now};
 use crate::bundle::{self, ExportImage};
 use crate::control::api::{
-    ApiError, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage,
-    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
+    ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, ErrorCode, ImageDetails,
+    ImageSummary, ImportEvent, ImportSummary, ImportedImage, InspectRequest, PeerInfo, PullEvent,
+    PullRequest, PullSummary,
 };
 use crate::control::{Archive, Backend, Events};
-use crate::images::inspect::{self, OtherImage};
+use crate::images::inspect::{self, LayerState, OtherImage};
 use crate::images::{ImageError, LocalImage, MAX_CONFIG, PullEvents, parse_platform};
-use crate::status::{MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
-use crate::store::StoreError;
-use crate::transfer::Progress;
+use crate::status::{Addresses, MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
+use crate::store::{Store, StoreError};
+use crate::transfer::{Progress, Transfers};
 
 impl Report for Node {
     async fn status(&self) -> NodeStatus {
@@ -36,7 +38,7 @@ impl Report for Node {
             network: self.network,
             site: self.site.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            addresses: self.addresses.clone(),
+            addresses: Addresses { bootstrap: (self.listening)(), ..self.addresses.clone() },
             store: StoreStatus {
                 blobs: usage.blobs as u64,
                 partial_blobs: usage.partials as u64,
@@ -65,13 +67,6 @@ impl Report for Node {
             errors: self.metrics.errors(),
         }
     }
-}
-
-fn parse(reference: &str) -> Result<Reference, ApiError> {
-    reference.parse().map_err(|error: wherry_gateway::NameError| {
-        ApiError::new(ErrorCode::BadRequest, error.to_string())
-            .hint("write it as REGISTRY/REPOSITORY:TAG or @DIGEST, such as debian:12 or quay.io/org/app:1.0")
-    })
 }
 
 fn platform(text: Option<&str>) -> Result<Option<Platform>, ApiError> {
@@ -109,35 +104,34 @@ fn not_here(reference: &Reference) -> ApiError {
         .hint(format!("bring it here with 'wherry pull {reference}'; 'wherry images' lists what is here"))
 }
 
-fn stopping<E>(_: E) -> ApiError {
+pub(super) fn stopping<E>(_: E) -> ApiError {
     ApiError::new(ErrorCode::Stopping, "the node is shutting down")
 }
 
 /// Tells the client of a pull how it goes.
 struct Teller {
-    reference: String,
+    job: Arc<Job>,
     events: Events<PullEvent>,
-    present: Mutex<u64>,
+    present: AtomicU64,
 }
 
 impl PullEvents for Teller {
     fn resolved(&self, manifest: &Manifest) {
         let blobs: Vec<&Descriptor> =
             manifest.image().map(|image| image.blobs().collect()).unwrap_or_default();
+        self.job.resolved(blobs.iter().map(|blob| blob.digest).collect());
         self.events.tell_if_free(PullEvent::Resolved {
-            reference: self.reference.clone(),
+            reference: self.job.reference().to_string(),
             digest: *manifest.digest(),
             blobs: blobs.len(),
             bytes: blobs.iter().map(|blob| blob.size).sum(),
         });
     }
 
-    fn started(&self, blob: &Descriptor, here: bool) {
-        if here && let Ok(mut present) = self.present.lock() {
-            *present += blob.size;
-        }
+    fn started(&self, blob: &Descriptor, whole: bool, here: u64) {
+        self.present.fetch_add(here, Ordering::Relaxed);
         let (digest, size) = (blob.digest, blob.size);
-        self.events.tell_if_free(PullEvent::LayerStarted { digest, size, present: here });
+        self.events.tell_if_free(PullEvent::LayerStarted { digest, size, present: whole, here });
     }
 
     fn progress(&self, blob: &Digest, progress: Progress) {
@@ -156,7 +150,7 @@ impl PullEvents for Teller {
 
 /// Tells the client of an import which blobs come.
 struct ImportTeller {
-    store: crate::store::Store,
+    store: Store,
     events: Events<ImportEvent>,
 }
 
@@ -174,35 +168,79 @@ impl bundle::Progress for ImportTeller {
 
 impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
-        let reference = parse(&request.reference)?;
+        let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
-        let begun = Instant::now();
-        let teller = Teller { reference: reference.to_string(), events, present: Mutex::default() };
-        let pulled = self.images.pull(&reference, platform.as_ref(), &teller).await.map_err(image_error)?;
-        Ok(PullSummary {
-            reference: reference.to_string(),
-            digest: pulled.digest,
-            seconds: begun.elapsed().as_secs_f64(),
-            from_peers: pulled.from_peers,
-            from_origin: pulled.from_origin,
-            present: teller.present.lock().map_or(0, |present| *present),
-        })
+        let job = self.pulls.begin(reference, platform)?;
+        let (images, pull) = (self.images.clone(), job.clone());
+        let work = async move {
+            let begun = Instant::now();
+            let teller = Teller { job: pull.clone(), events, present: AtomicU64::new(0) };
+            let (reference, platform) = (pull.reference(), pull.platform());
+            let pulled = images.pull(reference, platform, &teller).await.map_err(image_error)?;
+            Ok(PullSummary {
+                reference: reference.to_string(),
+                digest: pulled.digest,
+                seconds: begun.elapsed().as_secs_f64(),
+                from_peers: pulled.from_peers,
+                from_origin: pulled.from_origin,
+                present: teller.present.load(Ordering::Relaxed),
+            })
+        };
+        self.pulls.run(job, work).await
+    }
+
+    async fn cancel(&self, request: CancelRequest) -> Result<CancelSummary, ApiError> {
+        let reference = self.parse(&request.reference)?;
+        let pulls = self.pulls.stop(&reference).await;
+        let mut blobs: HashSet<Digest> = pulls.iter().flat_map(|pull| pull.blobs()).copied().collect();
+        // What a runtime wanted goes on without any pull.
+        let local = self.images.local_image(&reference, None).await.map_err(image_error)?;
+        if let Some(image) = local.as_ref().and_then(|local| local.image.image()) {
+            blobs.extend(image.blobs().map(|blob| blob.digest));
+        }
+        let wanted = self.pulls.wanted();
+        let on_their_way = self.transfers.running().into_iter().filter(|it| blobs.contains(&it.digest()));
+        let asked: Vec<_> = on_their_way
+            .map(|transfer| {
+                let state = match wanted.contains(&transfer.digest()) {
+                    true => CancelState::Pulled,
+                    false if transfer.cancel() > 0 => CancelState::Read,
+                    false => CancelState::Stopped,
+                };
+                (transfer, state)
+            })
+            .collect();
+        let mut cancelled = Vec::new();
+        for (transfer, state) in asked {
+            // One that was about to be whole is.
+            if state == CancelState::Stopped && transfer.wait().await.is_ok() {
+                continue;
+            }
+            let (digest, size) = (transfer.digest(), transfer.size());
+            let bytes = transfer.progress().linked.max(transfer.before());
+            cancelled.push(CancelledBlob { digest, size, bytes, state });
+        }
+        if pulls.is_empty() && cancelled.is_empty() {
+            let message = format!("nothing of {reference} is on its way");
+            return Err(ApiError::new(ErrorCode::NotFound, message).hint("'wherry status' shows what is"));
+        }
+        Ok(CancelSummary { reference: reference.to_string(), pulls: pulls.len(), blobs: cancelled })
     }
 
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
-        let images = self.images.local_images().await.map_err(image_error)?;
-        let summary = |image: &LocalImage| ImageSummary {
+        let summary = |image: LocalImage| ImageSummary {
             reference: image.reference.to_string(),
             digest: *image.top.digest(),
             size: image.size(),
             layers: image.image.image().map_or(0, |image| image.layers.len()),
             added: image.since,
         };
-        Ok(images.iter().filter(|image| image.whole).map(summary).collect())
+        let whole = self.images.local_images(move |image| image.whole.then(|| summary(image)));
+        whole.await.map_err(image_error)
     }
 
     async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
-        let reference = parse(&request.reference)?;
+        let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
         let local = self.images.local_image(&reference, platform.as_ref()).await.map_err(image_error)?;
         let local = local.ok_or_else(|| match &platform {
@@ -212,19 +250,20 @@ impl Backend for Node {
             }
             None => not_here(&reference),
         })?;
-        let others: Vec<OtherImage> =
-            self.images.local_images().await.map_err(image_error)?.iter().map(other).collect();
+        let others = self.images.local_images(|image| Some(other(image))).await.map_err(image_error)?;
         let config = local.image.image().map(|image| image.config.digest);
         let blob = config.and_then(|digest| self.store.get(&digest)).ok_or_else(|| not_here(&reference))?;
-        let config = tokio::task::spawn_blocking(move || blob.read(MAX_CONFIG)).await.map_err(stopping)?;
-        let config = config.map_err(|error| {
-            ApiError::new(
-                ErrorCode::Internal,
-                format!("the configuration of {reference} cannot be read: {error}"),
-            )
-        })?;
-        inspect::inspect(&reference.to_string(), &local.image, &config, &others)
-            .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
+        let (store, transfers) = (self.store.clone(), self.transfers.clone());
+        let describe = move || {
+            let config = blob.read(MAX_CONFIG).map_err(|error| {
+                let message = format!("the configuration of {reference} cannot be read: {error}");
+                ApiError::new(ErrorCode::Internal, message)
+            })?;
+            let here = |layer: &Descriptor| here(&store, &transfers, layer);
+            inspect::inspect(&reference.to_string(), &local.image, &config, &others, here)
+                .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
+        };
+        tokio::task::spawn_blocking(describe).await.map_err(stopping)?
     }
 
     async fn import(&self, archive: Archive, events: Events<ImportEvent>) -> Result<ImportSummary, ApiError> {
@@ -246,9 +285,9 @@ impl Backend for Node {
                     format!("the manifest {} has left the store", image.digest),
                 )
             })?;
-            let size = manifest.image().map_or(0, |image| image.blobs().map(|blob| blob.size).sum());
+            let size = image.size;
             let mut named = false;
-            for reference in image.names.iter().filter_map(|name| name.parse::<Reference>().ok()) {
+            for reference in image.names.iter().filter_map(|name| self.parse(name).ok()) {
                 self.images.set_tag(&reference, &manifest).await.map_err(image_error)?;
                 self.pin(&reference, &image.blobs).await?;
                 named = true;
@@ -266,7 +305,7 @@ impl Backend for Node {
     }
 
     async fn export(&self, reference: &str, out: DuplexStream) -> Result<(), ApiError> {
-        let reference = parse(reference)?;
+        let reference = self.parse(reference)?;
         let local = self.images.local_image(&reference, None).await.map_err(image_error)?;
         let local = local.filter(|image| image.whole).ok_or_else(|| not_here(&reference))?;
         let names = if reference.target().tag().is_some() { vec![reference.to_string()] } else { Vec::new() };
@@ -289,12 +328,39 @@ impl Backend for Node {
     }
 }
 
-fn other(image: &LocalImage) -> OtherImage {
+/// How much of a blob is here. Reads the disk.
+fn here(store: &Store, transfers: &Transfers, blob: &Descriptor) -> (LayerState, u64) {
+    if store.holds(&blob.digest) {
+        return (LayerState::Here, blob.size);
+    }
+    let arriving = transfers.get(blob.digest, blob.size);
+    let bytes = match (arriving, ChunkMap::new(blob.size)) {
+        (Some(transfer), _) => Some(transfer.progress().linked.max(transfer.before())),
+        (None, Ok(map)) => store.partial_bytes(&blob.digest, map),
+        (None, Err(_)) => None,
+    };
+    match bytes {
+        Some(bytes) if bytes > 0 => (LayerState::Partly, bytes),
+        _ => (LayerState::Missing, 0),
+    }
+}
+
+fn other(image: LocalImage) -> OtherImage {
     let layers = image.image.image().map(|image| image.layers.iter().map(|layer| layer.digest).collect());
     OtherImage { reference: image.reference.to_string(), layers: layers.unwrap_or_default() }
 }
 
 impl Node {
+    /// What people call an image: a name without a registry means the default origin, as it does at the gateway, so that
+    /// one name means one image.
+    fn parse(&self, reference: &str) -> Result<Reference, ApiError> {
+        Reference::parse_at(reference, self.images.default_origin()).map_err(|error| {
+            ApiError::new(ErrorCode::BadRequest, error.to_string()).hint(
+                "write it as REGISTRY/REPOSITORY:TAG or @DIGEST, such as debian:12 or quay.io/org/app:1.0",
+            )
+        })
+    }
+
     /// Imported images stay: nothing could bring them back once they were evicted. What the reference named before an
     /// import may go.
     async fn pin(&self, reference: &Reference, blobs: &[Digest]) -> Result<(), ApiError> {

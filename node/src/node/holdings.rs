@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use tokio::runtime::Handle;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::time::timeout;
 use wherry_gateway::{Host, Repository};
 use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord};
 
@@ -14,6 +17,11 @@ use crate::store::{Store, StoredBlob};
 use crate::swarm::{Arriving, Holdings, ReadAt};
 use crate::transfer::{Fetched, Route, TransferError, Transfers};
 
+/// How long a transfer may take to know whether this node leads, may lead or follows somebody who does, before others are
+/// told that it cannot: a search of the site comes before. Shorter than [`LEAD_TIME`](crate::swarm::LEAD_TIME) by what
+/// asking the origin takes.
+const PROMISE_TIME: Duration = Duration::from_secs(2);
+
 /// The shelf that other nodes are served from.
 pub(super) struct Shelf {
     pub(super) store: Store,
@@ -21,7 +29,6 @@ pub(super) struct Shelf {
     // Transfers run, and names are known, once the swarm runs, which is asked about both itself.
     pub(super) transfers: OnceLock<Transfers>,
     pub(super) images: OnceLock<Images>,
-    pub(super) runtime: Handle,
 }
 
 struct Counted {
@@ -47,6 +54,41 @@ impl ReadAt for Counted {
     }
 }
 
+impl Shelf {
+    /// Fetches a blob for a node that cannot, as far as [`Images::may_read_for_others`] allows. A blob that is on its way
+    /// here already is promised only by one that it can come to: two nodes without a route that each wait for the other
+    /// would wait for ever.
+    async fn lead_from(
+        &self,
+        BlobName { digest, size }: BlobName,
+        route: Route,
+    ) -> Result<Lead, LeadRefusal> {
+        let (Some(transfers), Some(images)) = (self.transfers.get(), self.images.get()) else {
+            return Err(LeadRefusal::NoRoute);
+        };
+        if self.store.get(&digest).is_some_and(|held| held.size() == size) {
+            return Ok(Lead::Have);
+        }
+        let transfer = match transfers.get(digest, size) {
+            Some(transfer) => transfer,
+            None => {
+                images.may_read_for_others(&route, digest, size).await?;
+                match transfers.fetch(digest, size, Some(route)).await {
+                    Ok(Fetched::Stored(_)) => return Ok(Lead::Have),
+                    Ok(Fetched::Arriving(transfer)) => transfer,
+                    Err(TransferError::Store(_)) => return Err(LeadRefusal::NoSpace),
+                    Err(_) => return Err(LeadRefusal::NoRoute),
+                }
+            }
+        };
+        // It says so itself once it runs, which it may have to wait for.
+        match timeout(PROMISE_TIME, transfer.promises()).await {
+            Ok(()) => Ok(Lead::Leading),
+            Err(_) => Err(LeadRefusal::NoRoute),
+        }
+    }
+}
+
 impl Holdings for Shelf {
     fn held(&self, digest: &Digest) -> Option<u64> {
         self.store.get(digest).map(|blob| blob.size())
@@ -69,27 +111,34 @@ impl Holdings for Shelf {
     }
 
     fn arriving(&self, blob: &BlobName) -> Option<Arc<dyn Arriving>> {
-        Some(self.transfers.get()?.arriving(blob)?)
+        Some(self.transfers.get()?.get(blob.digest, blob.size)?)
     }
 
     fn arriving_size(&self, digest: &Digest) -> Option<u64> {
         self.transfers.get()?.arriving_size(digest)
     }
 
-    fn lead(&self, asker: NodeId, blob: BlobName, origin: &str, repository: &str) -> Lead {
-        let (Some(transfers), Ok(host), Ok(repository)) =
-            (self.transfers.get(), origin.parse::<Host>(), repository.parse::<Repository>())
-        else {
-            return Lead::Refuse(LeadRefusal::NoRoute);
-        };
-        let route = Route { host, repository };
-        tracing::debug!(peer = asker.short(), blob = %blob.digest.short(), %route, "asked to lead");
-        match self.runtime.block_on(transfers.fetch(blob.digest, blob.size, Some(route))) {
-            Ok(Fetched::Stored(_)) => Lead::Have,
-            Ok(Fetched::Arriving(_)) => Lead::Leading,
-            Err(TransferError::Store(_)) => Lead::Refuse(LeadRefusal::NoSpace),
-            Err(_) => Lead::Refuse(LeadRefusal::NoRoute),
+    fn lead<'a>(
+        &'a self,
+        asker: NodeId,
+        blob: BlobName,
+        origin: &'a str,
+        repository: &'a str,
+    ) -> BoxFuture<'a, Lead> {
+        async move {
+            let (Ok(host), Ok(repository)) = (origin.parse::<Host>(), repository.parse::<Repository>()) else {
+                return Lead::Refuse(LeadRefusal::NoRoute);
+            };
+            let route = Route { host, repository };
+            let lead = self.lead_from(blob, route.clone()).await.unwrap_or_else(Lead::Refuse);
+            tracing::debug!(peer = asker.short(), blob = %blob.digest.short(), %route, ?lead, "asked to lead");
+            lead
         }
+        .boxed()
+    }
+
+    fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<TagRecord>> {
+        async move { self.images.get()?.resolve_for(&reference.parse().ok()?).await }.boxed()
     }
 
     fn tag(&self, reference: &str) -> Option<TagRecord> {

@@ -2,6 +2,7 @@
 
 mod backend;
 mod holdings;
+mod pulls;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -12,7 +13,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -30,6 +30,8 @@ use crate::store::{Store, StoreError, StoreSettings};
 use crate::swarm::{self, Client, Swarm, SwarmError, SwarmSettings};
 use crate::transfer::{Signer, Transfers};
 use holdings::Shelf;
+pub use pulls::MAX_PULLS;
+use pulls::Pulls;
 use upkeep::Upkeep;
 
 /// Everything that a node starts with.
@@ -102,12 +104,14 @@ pub struct Node {
     store: Store,
     images: Images,
     transfers: Transfers,
+    pulls: Arc<Pulls>,
     swarm: Client,
     metrics: Metrics,
     key: SecretKey,
     network: NetworkId,
     site: String,
     addresses: Addresses,
+    listening: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     started: Instant,
     stopping: AtomicBool,
 }
@@ -147,7 +151,6 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         metrics: metrics.clone(),
         transfers: OnceLock::new(),
         images: OnceLock::new(),
-        runtime: Handle::current(),
     });
     let (key, certificate) = (membership.key.clone(), membership.certificate.clone());
     let network = certificate.network;
@@ -185,11 +188,13 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     .map_err(NodeError::Images)?;
     let _ = shelf.images.set(images.clone());
 
-    let bootstrap = swarm.addresses().peers;
+    let listening = swarm.listening();
+    let bootstrap = listening();
     let addresses = Addresses {
         gateway: listeners.gateway.local_addr().map_err(|_| NodeError::Stopped)?,
         status: listeners.status.local_addr().map_err(|_| NodeError::Stopped)?,
-        peers: peer_address(&bootstrap).unwrap_or(config.peers),
+        // As it was asked to: 0.0.0.0 is every address of the machine, and no single one of them.
+        peers: SocketAddr::new(config.peers.ip(), peer_port(&bootstrap).unwrap_or(config.peers.port())),
         bulk,
         control: listeners.control.path().to_owned(),
         bootstrap,
@@ -198,12 +203,14 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         store: store.clone(),
         images: images.clone(),
         transfers: transfers.clone(),
+        pulls: Arc::default(),
         swarm: client.clone(),
         metrics: metrics.clone(),
         key,
         network,
         site: config.site,
         addresses: addresses.clone(),
+        listening: Box::new(listening),
         started: Instant::now(),
         stopping: AtomicBool::new(false),
     });
@@ -262,6 +269,7 @@ async fn end(
         warn!(connections = drained.cut, "clients were cut off because they did not finish in time");
     }
     let _ = serving.control.await;
+    node.pulls.close().await;
     transfers.close().await;
     stops.talking.cancel();
     let _ = serving.pages.await;
@@ -323,15 +331,10 @@ fn swarm_settings(
     }
 }
 
-/// The TCP address in the first multiaddress that has one.
-fn peer_address(multiaddrs: &[String]) -> Option<SocketAddr> {
+/// The TCP port in the first multiaddress that has one.
+fn peer_port(multiaddrs: &[String]) -> Option<u16> {
     multiaddrs.iter().find_map(|text| {
-        let mut parts = text.split('/').skip(1);
-        match (parts.next()?, parts.next()?, parts.next()?, parts.next()?) {
-            ("ip4" | "ip6", host, "tcp", port) => {
-                Some(SocketAddr::new(host.parse().ok()?, port.parse().ok()?))
-            }
-            _ => None,
-        }
+        let mut parts = text.split('/').skip_while(|part| *part != "tcp");
+        parts.nth(1)?.parse().ok()
     })
 }

@@ -12,9 +12,12 @@ use crate::swarm::{Client, Notice};
 /// Under which key of the index the addresses of other nodes are remembered.
 const REMEMBERED: &[u8] = b"neighbours";
 
+/// The version of what is kept there: it goes up with every change of its layout.
+const VERSION: u8 = 1;
+
 /// The addresses that the last run remembered.
 pub(super) fn remembered(store: &Store) -> Result<Vec<String>, StoreError> {
-    Ok(store.table::<Vec<String>>("peers")?.get(REMEMBERED)?.unwrap_or_default())
+    Ok(store.table::<Vec<String>>("peers", VERSION)?.get(REMEMBERED)?.unwrap_or_default())
 }
 
 pub(super) struct Upkeep {
@@ -53,8 +56,18 @@ async fn announce(store: &Store, swarm: &Client) {
         swarm.announce(digest).await;
         // It may have left since the list was made, and been withdrawn before it was announced.
         if !store.holds(&digest) {
-            swarm.withdraw(digest).await;
+            take_back(store, swarm, digest).await;
         }
+    }
+}
+
+/// Withdraws a blob that has been seen to have left.
+async fn take_back(store: &Store, swarm: &Client, digest: Digest) {
+    swarm.withdraw(digest).await;
+    // It may have come back since it was looked at, and been announced before it was withdrawn. What comes back later than
+    // this look is announced later than the withdrawal.
+    if store.holds(&digest) {
+        swarm.announce(digest).await;
     }
 }
 
@@ -62,13 +75,7 @@ async fn announce(store: &Store, swarm: &Client) {
 async fn withdraw(store: &Store, swarm: &Client, mut gone: Receiver<Digest>) {
     loop {
         match gone.recv().await {
-            Ok(digest) => {
-                swarm.withdraw(digest).await;
-                // It may have come back since, and been announced before it was withdrawn.
-                if store.holds(&digest) {
-                    swarm.announce(digest).await;
-                }
-            }
+            Ok(digest) => take_back(store, swarm, digest).await,
             Err(RecvError::Lagged(missed)) => {
                 info!(
                     missed,
@@ -76,7 +83,7 @@ async fn withdraw(store: &Store, swarm: &Client, mut gone: Receiver<Digest>) {
                 );
                 for digest in swarm.announced().await {
                     if !store.holds(&digest) {
-                        swarm.withdraw(digest).await;
+                        take_back(store, swarm, digest).await;
                     }
                 }
             }
@@ -91,7 +98,8 @@ async fn remember(store: &Store, swarm: &Client, mut notices: Receiver<Notice>) 
         match notices.recv().await {
             Ok(Notice::Connected(_)) | Err(RecvError::Lagged(_)) => {
                 let (store, addresses) = (store.clone(), swarm.remember());
-                let write = move || store.table("peers").and_then(|table| table.put(REMEMBERED, &addresses));
+                let write =
+                    move || store.table("peers", VERSION).and_then(|table| table.put(REMEMBERED, &addresses));
                 if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
                     warn!(%error, "the addresses of neighbours are not remembered");
                 }
@@ -113,10 +121,10 @@ mod tests {
     use crate::node::holdings::Shelf;
     use crate::status::Metrics;
     use crate::store::StoreSettings;
-    use crate::swarm::{self, SwarmSettings};
+    use crate::swarm::{self, Swarm, SwarmSettings};
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_left_is_announced_no_more_however_much_left_at_once() {
+    /// A store, and a swarm of one node.
+    async fn alone(stop: &CancellationToken) -> (tempfile::TempDir, Store, Swarm) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
         let shelf = Shelf {
@@ -124,7 +132,6 @@ mod tests {
             metrics: Metrics::default(),
             transfers: OnceLock::new(),
             images: OnceLock::new(),
-            runtime: tokio::runtime::Handle::current(),
         };
         let key = SecretKey::from_seed([1; 32]);
         let settings = SwarmSettings {
@@ -139,8 +146,31 @@ mod tests {
             remembered: Vec::new(),
             clock: Arc::new(|| 0),
         };
-        let stop = CancellationToken::new();
         let swarm = swarm::start(settings, Arc::new(shelf), stop.clone()).await.unwrap();
+        (dir, store, swarm)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_comes_back_while_it_is_withdrawn_stays_announced() {
+        let stop = CancellationToken::new();
+        let (_dir, store, swarm) = alone(&stop).await;
+        let client = swarm.client();
+        // It was gone when it was looked at, and has been fetched again and announced since.
+        let back = store.put(&Digest::sha256(b"back"), b"back").unwrap().digest();
+        client.announce(back).await;
+        take_back(&store, &client, back).await;
+        assert_eq!(client.announced().await, [back]);
+        store.remove(&back).unwrap();
+        take_back(&store, &client, back).await;
+        assert_eq!(client.announced().await, []);
+        stop.cancel();
+        swarm.join().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_left_is_announced_no_more_however_much_left_at_once() {
+        let stop = CancellationToken::new();
+        let (_dir, store, swarm) = alone(&stop).await;
         let client = swarm.client();
         let upkeep = Upkeep::new(store.clone(), client.clone());
 

@@ -64,7 +64,7 @@ pub struct Addresses {
     pub gateway: SocketAddr,
     /// `/healthz`, `/status`, `/metrics`.
     pub status: SocketAddr,
-    /// Other nodes, over TCP.
+    /// Where it listens for other nodes, over TCP; an unspecified address means all of the machine's.
     pub peers: SocketAddr,
     /// The bulk plane.
     pub bulk: SocketAddr,

@@ -107,10 +107,8 @@ pub enum StoreError {
         /// The bound.
         limit: usize,
     },
-    /// A record in the index cannot be read.
-    #[error(
-        "a record of {table} in the index cannot be read ({why}): it was written by another version of wherry, or is damaged"
-    )]
+    /// A record cannot be put into bytes.
+    #[error("a record of {table} cannot be written to the index: {why}")]
     Record {
         /// The table.
         table: String,

@@ -12,6 +12,9 @@ use super::{StoreError, codec};
 /// Bytes that sled may cache. Blobs and pins are in memory anyway, and tables are small.
 const CACHE: u64 = 4 << 20;
 
+/// The version of the layouts of blobs and pins. It goes up when either changes; what has another one is not read.
+const VERSION: u8 = 1;
+
 /// What is recorded of a held blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub(super) struct BlobRecord {
@@ -76,7 +79,7 @@ impl Index {
         let mut found = Vec::new();
         for item in &self.blobs {
             let (key, value) = item.map_err(self.failed("read"))?;
-            match (codec::decode(&key), codec::decode(&value)) {
+            match (codec::decode(VERSION, &key), codec::decode(VERSION, &value)) {
                 (Ok(digest), Ok(record)) => found.push((digest, record)),
                 (Err(why), _) | (_, Err(why)) => {
                     tracing::warn!(%why, "a record of the blob index cannot be read and is dropped");
@@ -105,7 +108,7 @@ impl Index {
         let mut found = Vec::new();
         for item in &self.pins {
             let (_, value) = item.map_err(self.failed("read"))?;
-            match codec::decode::<(String, Digest)>(&value) {
+            match codec::decode::<(String, Digest)>(VERSION, &value) {
                 Ok(pin) => found.push(pin),
                 Err(why) => tracing::warn!(%why, "a pin cannot be read and does not hold"),
             }
@@ -133,7 +136,7 @@ impl Index {
         let mut found = Vec::new();
         for item in self.pins.scan_prefix(prefix) {
             let (_, value) = item.map_err(self.failed("read"))?;
-            if let Ok((_, digest)) = codec::decode::<(String, Digest)>(&value) {
+            if let Ok((_, digest)) = codec::decode::<(String, Digest)>(VERSION, &value) {
                 found.push(digest);
             }
         }
@@ -167,5 +170,26 @@ fn failed(dir: PathBuf, what: &'static str, error: &sled::Error) -> StoreError {
 }
 
 fn encode<V: Encode>(table: &str, value: &V) -> Result<Vec<u8>, StoreError> {
-    codec::encode(value).map_err(|why| StoreError::Record { table: table.to_owned(), why })
+    codec::encode(VERSION, value).map_err(|why| StoreError::Record { table: table.to_owned(), why })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use super::*;
+
+    #[test]
+    fn a_layout_does_not_change_without_a_new_version() {
+        let digest = Digest::sha256(b"blob");
+        let blob = encode("blobs", &BlobRecord { size: 1, used: 2, chain: Some([3; 32]) }).unwrap();
+        let records = [blob, encode("blobs", &digest).unwrap(), encode("pins", &("name", digest)).unwrap()];
+        let written = records.map(|bytes| (bytes[0], bytes.len(), Digest::sha256(&bytes).hex()));
+        let as_before = [
+            (1, 50, "2bcd8c2b290152b00fb76d459741b8f10b20775162d91e1d9bbdf0ef97426bf6".to_owned()),
+            (1, 34, "8f6fe952e2069e26dfcab6ced7ad110b9326b2b757231fb37f2b179bdbe226e0".to_owned()),
+            (1, 46, "4428db40fdd856899abdc5124ec8c9e37e2e881878eb331dafe6dddd1db54b8f".to_owned()),
+        ];
+        assert_eq!(written, as_before, "raise the version, and only then write this anew");
+    }
 }

@@ -73,6 +73,11 @@ impl LinkTable {
         Some(Link { from: State::from_bytes(self.algorithm, from)?, to })
     }
 
+    /// Whether no chunk has a link.
+    pub(super) fn is_empty(&self) -> bool {
+        self.map.iter().all(|index| self.record(index)[0] == EMPTY)
+    }
+
     pub(super) fn links(&self) -> Vec<Option<Link>> {
         self.map.iter().map(|index| self.get(index)).collect()
     }

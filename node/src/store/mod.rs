@@ -56,6 +56,8 @@ use tokio::sync::broadcast;
 use wherry_proto::{Algorithm, ChunkMap, Digest, StateChain};
 
 pub use blob::StoredBlob;
+#[cfg(test)]
+pub(crate) use codec::encode;
 pub use error::{MAX_NAME_LEN, StoreError};
 pub use partial::{MAX_PARTIALS, Partial};
 pub use staged::Staged;
@@ -213,6 +215,13 @@ impl Store {
         Partial::open(self.clone(), *digest, map)
     }
 
+    /// How many bytes of a partial blob are here, going by what was recorded of it; `None` if there is none. Reads the
+    /// records, and hashes nothing.
+    pub fn partial_bytes(&self, digest: &Digest, map: ChunkMap) -> Option<u64> {
+        let is_known = lock(&self.shared.state).partials.contains_key(&(*digest, map.size()));
+        is_known.then(|| partial::recorded_bytes(&self.shared, digest, map).unwrap_or(0))
+    }
+
     /// Removes a blob; says whether it was there. Pinned blobs stay, as an error; readers that have it open
     /// read on.
     pub fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
@@ -293,10 +302,11 @@ impl Store {
         self.shared.gone.subscribe()
     }
 
-    /// A table of the index, for another room: `name` is its own.
-    pub fn table<V: Encode + Decode<()>>(&self, name: &str) -> Result<Table<V>, StoreError> {
+    /// A table of the index, for another room: `name` is its own. `version` stands before each record and goes up
+    /// with every change of what a record looks like: one of another version is never read as one of this.
+    pub fn table<V: Encode + Decode<()>>(&self, name: &str, version: u8) -> Result<Table<V>, StoreError> {
         check_name(name)?;
-        Table::open(self, name)
+        Table::open(self, name, version)
     }
 
     /// Waits until everything that entered the store before is durable.

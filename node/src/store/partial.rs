@@ -26,7 +26,8 @@ const RELINK_THREADS: usize = 4;
 ///
 /// Dropped, it stays on the disk and can be opened again: the chunks whose links were recorded are then read
 /// and hashed anew, and what does not link is dropped. A kill loses no chunk whose [`Partial::write`] returned;
-/// a power cut loses those that the operating system had not yet written out, a few seconds' worth.
+/// a power cut loses those that the operating system had not yet written out, a few seconds' worth. Nothing stays of
+/// one without a chunk, nor of one whose blob came into the store another way.
 pub struct Partial {
     store: Store,
     key: PartialKey,
@@ -57,8 +58,11 @@ impl Partial {
         let claim = Claim { shared: &shared, key, promised, kept: false };
         let data_path = shared.layout.partial(&digest, map.size());
         let links_path = shared.layout.links(&digest, map.size());
-        let data = open_file(&data_path)?;
-        let links_file = open_file(&links_path)?;
+        let (data, links_file) = {
+            // Files of that name that were left may be on their way out.
+            let _files = lock(&shared.files);
+            (open_file(&data_path)?, open_file(&links_path)?)
+        };
         let wrong = |error| shared.io_error("prepare", &data_path, map.size(), error);
         if data.metadata().map_err(wrong)?.len() != map.size() {
             data.set_len(map.size()).map_err(wrong)?;
@@ -215,12 +219,24 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if lock(&self.table).closed {
-            return;
-        }
-        if let Some(entry) = lock(&self.store.shared.state).partials.get_mut(&self.key) {
-            entry.open = false;
-            entry.closed = SystemTime::now();
+        let (shared, key) = (&self.store.shared, &self.key);
+        let is_empty = {
+            let table = lock(&self.table);
+            if table.closed {
+                return;
+            }
+            table.links.is_empty()
+        };
+        let is_of_use = {
+            let mut state = lock(&shared.state);
+            if let Some(entry) = state.partials.get_mut(key) {
+                entry.open = false;
+                entry.closed = SystemTime::now();
+            }
+            !is_empty && !state.blobs.contains_key(&key.0)
+        };
+        if !is_of_use {
+            shared.drop_partials(&lock(&shared.files), |partial| partial == key);
         }
     }
 }
@@ -335,6 +351,14 @@ fn open_file(path: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(path)
         .map_err(|error| StoreError::io("open", path, error))
+}
+
+/// Bytes of the chunks of a partial blob that have a record; none of them is hashed.
+pub(super) fn recorded_bytes(shared: &Shared, digest: &Digest, map: ChunkMap) -> io::Result<u64> {
+    let file = File::open(shared.layout.links(digest, map.size()))?;
+    let table = recorded(&file, *digest, map)?;
+    let here = map.iter().filter(|index| table.get(*index).is_some());
+    Ok(here.map(|index| u64::from(map.len(index))).sum())
 }
 
 fn recorded(file: &File, digest: Digest, map: ChunkMap) -> io::Result<LinkTable> {

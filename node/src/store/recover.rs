@@ -176,7 +176,8 @@ fn drop_chains(layout: &Layout, state: &State) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Finds the partial blobs that were left; links that belong to none are removed. What others put there is left alone.
+/// Finds the partial blobs that were left; those without a chunk, those whose blob is held, and links that belong to none
+/// are removed. What others put there is left alone.
 fn find_partials(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
     let dir = shared.layout.partials();
     let mut lone_links = Vec::new();
@@ -187,7 +188,11 @@ fn find_partials(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
             .and_then(|(digest, size, links)| Some((digest, ChunkMap::new(size).ok()?, links, data?)));
         match found {
             Some((digest, map, true, _)) => lone_links.push(((digest, map.size()), path)),
-            Some((digest, map, false, data)) if !state.blobs.contains_key(&digest) => {
+            Some((digest, map, false, data))
+                if !state.blobs.contains_key(&digest)
+                    && fs::metadata(shared.layout.links(&digest, map.size()))
+                        .is_ok_and(|it| it.len() > 0) =>
+            {
                 let closed = data.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 let charge = partial_charge(digest.algorithm(), map);
                 state.partials.insert((digest, map.size()), PartialEntry { open: false, charge, closed });

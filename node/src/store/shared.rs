@@ -244,12 +244,30 @@ impl Shared {
         for (victim, frees) in &victims {
             match victim {
                 Victim::Partial(key) => drop(state.partials.remove(key)),
-                Victim::Blob(digest) => drop(state.blobs.remove(digest)),
+                Victim::Blob(digest) => {
+                    state.blobs.remove(digest);
+                    self.tell_gone(digest);
+                }
             }
             state.used = state.used.saturating_sub(*frees);
         }
         state.used = state.used.saturating_add(charge);
         Some(victims.into_iter().map(|(victim, _)| victim).collect())
+    }
+
+    /// Removes partial blobs that nobody has open.
+    pub(super) fn drop_partials(&self, _files: &MutexGuard<'_, ()>, which: impl Fn(&PartialKey) -> bool) {
+        let mut state = lock(&self.state);
+        let dropped: Vec<_> = state.partials.extract_if(|key, entry| !entry.open && which(key)).collect();
+        let charges: u64 = dropped.iter().map(|(_, entry)| entry.charge).sum();
+        state.used = state.used.saturating_sub(charges);
+        drop(state);
+        for (key, _) in dropped {
+            // Found at the next start.
+            if let Err(error) = self.remove_files(&Victim::Partial(key)) {
+                tracing::warn!(%error, "a partial blob of no use could not be removed");
+            }
+        }
     }
 
     /// Removes the files and the record of what is in no map any more. `files` must be locked.
@@ -269,10 +287,14 @@ impl Shared {
         }
     }
 
-    /// Drops the record of a blob that has left, and tells whoever listens.
-    fn forget(&self, digest: &Digest) -> Result<(), StoreError> {
+    /// Tells whoever listens that a blob has left: as soon as it can be had no more, whatever becomes of its files.
+    fn tell_gone(&self, digest: &Digest) {
         // That nobody listens is no error.
         let _ = self.gone.send(*digest);
+    }
+
+    /// Drops the record of a blob that has left.
+    fn forget(&self, digest: &Digest) -> Result<(), StoreError> {
         self.index.apply(&[(*digest, None)])?;
         self.queue.touch();
         Ok(())
@@ -283,6 +305,7 @@ impl Shared {
         let mut state = lock(&self.state);
         let charge = entry_charge(digest, state.blobs.remove(digest)?.size);
         state.used = state.used.saturating_sub(charge);
+        self.tell_gone(digest);
         Some(charge)
     }
 
@@ -339,6 +362,8 @@ impl Shared {
             state.used = state.used.saturating_sub(charge).saturating_add(own);
             state.blobs.insert(digest, Arc::clone(&entry));
         }
+        // Whatever else was begun of it, perhaps with a false length, is of no use any more.
+        self.drop_partials(&files, |(partial, _)| *partial == digest);
         drop(files);
         self.queue.submit(digest);
         Ok((StoredBlob::new(digest, entry, self), true))

@@ -125,6 +125,27 @@ impl Doorkeeper {
         Ok(certificate.check(&self.network, node, self.now(), self.min_epoch)?)
     }
 
+    /// What can be done about a node that is of another network than it should be.
+    fn advice(&self, node: &NodeId, point: &ConnectedPoint, why: &AdmissionError) -> Option<String> {
+        match why {
+            AdmissionError::Certificate(CertificateError::OtherNetwork { .. }) => Some(format!(
+                "if it is to belong to this network: 'wherry network admit {node}' on the operator's machine, then \
+                 'wherry network join LINE' on that node"
+            )),
+            // A node tells strangers nothing, not even why it refuses them.
+            AdmissionError::Ended(_) if point.is_dialer() => {
+                let me = self.certificate.node;
+                Some(format!(
+                    "it may be of another network than this node, which is of {}. If this node is to belong to its \
+                     network: 'wherry network admit {me}' on that network's operator's machine, then 'wherry network \
+                     join LINE' here; its own log says why it refuses",
+                    self.network
+                ))
+            }
+            _ => None,
+        }
+    }
+
     /// What an admitted peer said, while it is connected.
     pub(super) fn guest(&self, node: &NodeId) -> Option<Hello> {
         self.guests().get(node).map(|guest| guest.hello.clone())
@@ -219,12 +240,8 @@ where
             Ok((peer, StreamMuxerBox::new(Admitted { muxer, early, _stay: stay })))
         }
         Err(why) => {
-            tracing::info!(
-                peer = node_of(&peer).map_or_else(|| peer.to_string(), |node| node.short()),
-                address = %point.get_remote_address(),
-                %why,
-                "not admitted"
-            );
+            let advice = node_of(&peer).and_then(|node| doorkeeper.advice(&node, &point, &why));
+            tracing::info!(%peer, address = %point.get_remote_address(), %why, advice, "not admitted");
             // Whoever waits for an answer shall see at once that there is none.
             let _ = timeout(Duration::from_secs(1), muxer.close()).await;
             Err(why)

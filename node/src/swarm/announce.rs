@@ -88,7 +88,8 @@ impl Announcements {
     /// An announcement is done.
     pub(super) fn done(&mut self, digest: &Digest, success: bool, now: Instant) {
         self.under_way = self.under_way.saturating_sub(1);
-        if self.due.contains_key(digest) {
+        // It may have been withdrawn meanwhile and be planned anew.
+        if let Some(None) = self.due.get(digest) {
             self.plan(*digest, now + if success { RENEWAL_TIME } else { RETRY_TIME });
         }
     }
@@ -136,6 +137,24 @@ mod tests {
         assert_eq!(plan.next(now + RENEWAL_TIME), Ok(digest));
         plan.remove(&digest);
         plan.done(&digest, true, now);
+        assert_eq!(plan.next(now + 2 * RENEWAL_TIME), Err(None));
+    }
+
+    #[test]
+    fn what_was_withdrawn_and_comes_back_while_it_is_announced_is_announced_again_and_withdrawn_for_good() {
+        let mut now = Instant::now();
+        let mut plan = Announcements::default();
+        let [digest] = digests(1).collect::<Vec<_>>()[..] else { unreachable!() };
+        plan.add(digest, now);
+        assert_eq!(plan.next(now), Ok(digest));
+        plan.remove(&digest);
+        plan.add(digest, now);
+        // That was the first one, which told others before it was withdrawn.
+        plan.done(&digest, true, now);
+        now += PACE;
+        assert_eq!(plan.next(now), Ok(digest));
+        plan.done(&digest, true, now);
+        plan.remove(&digest);
         assert_eq!(plan.next(now + 2 * RENEWAL_TIME), Err(None));
     }
 

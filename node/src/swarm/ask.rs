@@ -2,20 +2,23 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{AsyncRead, AsyncWrite};
+use futures::stream;
+use futures::{AsyncRead, AsyncWrite, StreamExt as _};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use wherry_proto::{
-    Answer, Ask, Digest, Holding, Lead, LeadRefusal, List, MAX_TAG_PAGE, Question, Reply, TagPage,
+    Answer, Ask, Digest, Holding, Lead, LeadRefusal, List, MAX_TAG_PAGE, NodeId, Question, Reply, TagPage,
 };
 
 use super::codec::{WireError, read_within, write_within};
 use super::holdings::Holdings;
+use super::leading::{LEAD_TIME, RESOLVE_TIME};
 
 /// How many questions to one neighbour may be under way; further ones go unanswered.
 pub const MAX_ASKED: usize = 256;
@@ -89,39 +92,126 @@ where
     why
 }
 
-/// Answers a neighbour's questions, one after the other, until the stream ends. Says why it did.
-pub(super) async fn answer<S>(stream: S, holdings: Arc<dyn Holdings>) -> WireError
+/// How many questions of one neighbour are being answered at a time; the next is read when one of them is.
+const MAX_ANSWERING: usize = 32;
+
+/// How many questions this node asks an origin about at a time, for all neighbours together. One more is refused at
+/// once: whoever asks has others to ask, or asks the origin itself.
+const MAX_ERRANDS: usize = 32;
+
+/// How many of them may be one neighbour's. Fewer than [`MAX_ANSWERING`], so that those who wait for an origin hold up no
+/// other question, and fewer than all, so that nobody takes the place of everybody.
+const MAX_ERRANDS_FOR_ONE: usize = 16;
+
+/// The questions of all neighbours that wait for an origin.
+pub(super) struct Errands(Semaphore);
+
+impl Default for Errands {
+    fn default() -> Self {
+        Self(Semaphore::new(MAX_ERRANDS))
+    }
+}
+
+/// Answers a neighbour's questions until the stream ends. Says why it did.
+pub(super) async fn answer<S>(
+    stream: S,
+    asker: NodeId,
+    holdings: Arc<dyn Holdings>,
+    errands: Arc<Errands>,
+) -> WireError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut stream = stream.compat();
-    loop {
-        let ask = match read_within::<Ask>(&mut stream, ASKER_IDLE).await {
-            Ok(ask) => ask,
-            Err(why) => return why,
-        };
-        let answer = match ask.question {
-            Question::Ping => Answer::Pong,
-            question => {
-                let holdings = Arc::clone(&holdings);
-                let look_up = move || look_up(&*holdings, &question);
-                match tokio::task::spawn_blocking(look_up).await {
-                    Ok(answer) => answer,
-                    Err(error) => return WireError::Io(io::Error::other(error)),
+    let (mut reader, mut writer) = tokio::io::split(stream.compat());
+    let (asked, questions) = mpsc::channel::<Ask>(1);
+    let read = async move {
+        loop {
+            match read_within::<Ask>(&mut reader, ASKER_IDLE).await {
+                Ok(ask) => {
+                    if asked.send(ask).await.is_err() {
+                        return WireError::Io(io::ErrorKind::BrokenPipe.into());
+                    }
                 }
+                Err(why) => return why,
             }
-        };
-        if let Err(why) = write_within(&mut stream, &Reply { id: ask.id, answer }, REPLY_TIME).await {
-            return why;
         }
+    };
+    let questions =
+        stream::unfold(questions, |mut questions| async { Some((questions.recv().await?, questions)) });
+    let own_errands = Semaphore::new(MAX_ERRANDS_FOR_ONE);
+    let answers = questions.map(|Ask { id, question }| {
+        let (holdings, own_errands, errands) = (Arc::clone(&holdings), &own_errands, &errands.0);
+        async move {
+            let answer = match question {
+                Question::Ping => Ok(Answer::Pong),
+                Question::Resolve(_) | Question::Lead { .. } => {
+                    let room = own_errands.try_acquire().and_then(|own| Ok((own, errands.try_acquire()?)));
+                    match room {
+                        Ok(_room) => Ok(run_errand(&*holdings, asker, &question).await),
+                        Err(_) => Ok(decline(&question)),
+                    }
+                }
+                _ => tokio::task::spawn_blocking(move || look_up(&*holdings, &question)).await,
+            };
+            answer.map(|answer| Reply { id, answer })
+        }
+    });
+    let mut answers = pin!(answers.buffer_unordered(MAX_ANSWERING));
+    let write = async {
+        while let Some(reply) = answers.next().await {
+            let written = match reply {
+                Ok(reply) => write_within(&mut writer, &reply, REPLY_TIME).await,
+                Err(error) => Err(WireError::Io(io::Error::other(error))),
+            };
+            if let Err(why) = written {
+                return why;
+            }
+        }
+        WireError::Io(io::ErrorKind::BrokenPipe.into())
+    };
+    let (mut read, mut write) = (pin!(read), pin!(write));
+    tokio::select! {
+        // What was asked before the end is answered.
+        why = &mut read => {
+            write.await;
+            why
+        }
+        why = &mut write => why,
+    }
+}
+
+/// Answers a question that an origin has to be asked about, within the time that the asker waits.
+async fn run_errand(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answer {
+    let answered = match question {
+        Question::Resolve(reference) => {
+            timeout(RESOLVE_TIME, holdings.resolve(reference)).await.map(Answer::Tag)
+        }
+        Question::Lead { blob, origin, repository } => {
+            let lead = holdings.lead(asker, *blob, origin, repository);
+            timeout(LEAD_TIME, lead).await.map(Answer::Lead)
+        }
+        _ => return decline(question),
+    };
+    answered.unwrap_or_else(|_| decline(question))
+}
+
+/// The answer of a node that asks no origin now.
+fn decline(question: &Question) -> Answer {
+    match question {
+        Question::Lead { .. } => Answer::Lead(Lead::Refuse(LeadRefusal::Budget)),
+        _ => Answer::Tag(None),
     }
 }
 
 fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
-    let held = |digest: &Digest| holdings.held(digest).map_or(Holding::No, |size| Holding::Held { size });
+    let holding = |digest: &Digest| {
+        let held = holdings.held(digest).map(|size| Holding::Held { size });
+        let arriving = || holdings.arriving_size(digest).map(|size| Holding::Arriving { size });
+        held.or_else(arriving).unwrap_or(Holding::No)
+    };
     match question {
         Question::Ping => Answer::Pong,
-        Question::Want(digests) => Answer::Want(List::first_of(digests.iter().map(held))),
+        Question::Want(digests) => Answer::Want(List::first_of(digests.iter().map(holding))),
         Question::Tag(reference) => Answer::Tag(holdings.tag(reference)),
         Question::Tags { origin, repository, after } => {
             // One more than fits tells whether there are more.
@@ -130,6 +220,147 @@ fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
             let names = found.into_iter().filter_map(|name| name.try_into().ok());
             Answer::Tags(TagPage { names: List::first_of(names), more })
         }
-        Question::Lead { .. } => Answer::Lead(Lead::Refuse(LeadRefusal::NoRoute)),
+        Question::Resolve(_) | Question::Lead { .. } => decline(question),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
+    use tokio_util::compat::TokioAsyncReadCompatExt as _;
+    use wherry_proto::{MAX_WANT, SecretKey, StateChain, TagRecord, encode_frame};
+
+    use super::super::holdings::ReadAt;
+    use super::*;
+
+    /// Holds nothing, and counts how many ask at a time.
+    #[derive(Default)]
+    struct Counting {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Holdings for Counting {
+        fn held(&self, _: &Digest) -> Option<u64> {
+            self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::yield_now();
+            self.now.fetch_sub(1, Ordering::SeqCst);
+            None
+        }
+
+        fn chain(&self, _: &Digest) -> Option<StateChain> {
+            None
+        }
+
+        fn open(&self, _: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>> {
+            Ok(None)
+        }
+
+        fn tag(&self, _: &str) -> Option<TagRecord> {
+            None
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_flood_of_questions_is_answered_few_at_a_time_and_no_faster_than_the_answers_are_read() {
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        let counting = Arc::new(Counting::default());
+        let asker = SecretKey::from_seed([2; 32]).node();
+        tokio::spawn(answer(ours.compat(), asker, counting.clone(), Arc::default()));
+        let question = |id| {
+            let digests = List::first_of((0..MAX_WANT).map(|n| Digest::sha256(&[n as u8])));
+            encode_frame(&Ask { id, question: Question::Want(digests) }).unwrap()
+        };
+        let flood = async {
+            for id in 0.. {
+                theirs.write_all(&question(id)).await.unwrap();
+            }
+        };
+        assert!(timeout(Duration::from_secs(2), flood).await.is_err(), "taken without end");
+        assert!(counting.most.load(Ordering::SeqCst) <= MAX_ANSWERING);
+        let mut answered = HashSet::new();
+        for _ in 0..100 {
+            let reply = read_within::<Reply>(&mut theirs, REPLY_TIME).await.unwrap();
+            assert!(answered.insert(reply.id));
+        }
+    }
+
+    /// Its origin never answers.
+    struct Unanswered;
+
+    impl Holdings for Unanswered {
+        fn held(&self, _: &Digest) -> Option<u64> {
+            None
+        }
+
+        fn chain(&self, _: &Digest) -> Option<StateChain> {
+            None
+        }
+
+        fn open(&self, _: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>> {
+            Ok(None)
+        }
+
+        fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<TagRecord>> {
+            pending().boxed()
+        }
+
+        fn tag(&self, _: &str) -> Option<TagRecord> {
+            None
+        }
+    }
+
+    /// The ids of the answers to so many questions for an origin and one that needs none, in the order in which they come
+    /// at once.
+    async fn asks_for_the_origin(errands: &Arc<Errands>, many: u32) -> (Vec<u32>, impl Sized) {
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        let asker = SecretKey::from_seed([2; 32]).node();
+        tokio::spawn(answer(ours.compat(), asker, Arc::new(Unanswered), Arc::clone(errands)));
+        let resolve = Question::Resolve("r.example/a:1".parse().unwrap());
+        for id in 0..many {
+            let ask = Ask { id, question: resolve.clone() };
+            theirs.write_all(&encode_frame(&ask).unwrap()).await.unwrap();
+        }
+        let other = Ask { id: many, question: Question::Tag("r.example/a:1".parse().unwrap()) };
+        theirs.write_all(&encode_frame(&other).unwrap()).await.unwrap();
+        let mut answered = Vec::new();
+        while answered.last() != Some(&many) {
+            answered.push(read_within::<Reply>(&mut theirs, Duration::from_secs(2)).await.unwrap().id);
+        }
+        (answered, theirs)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn questions_that_wait_for_an_origin_hold_up_no_other_and_beyond_their_bounds_are_declined_at_once()
+    {
+        let errands = Arc::<Errands>::default();
+        let own = MAX_ERRANDS_FOR_ONE as u32;
+        let (answered, _first) = asks_for_the_origin(&errands, own + 2).await;
+        assert_eq!(answered, [own, own + 1, own + 2]);
+        let (answered, _second) = asks_for_the_origin(&errands, own).await;
+        assert_eq!(answered, [own]);
+        // All of them together.
+        let (answered, _third) = asks_for_the_origin(&errands, 1).await;
+        assert_eq!(answered, [0, 1]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_origin_is_waited_for_no_longer_than_the_asker_waits() {
+        let errands = Arc::<Errands>::default();
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        let asker = SecretKey::from_seed([2; 32]).node();
+        tokio::spawn(answer(ours.compat(), asker, Arc::new(Unanswered), Arc::clone(&errands)));
+        let ask = Ask { id: 0, question: Question::Resolve("r.example/a:1".parse().unwrap()) };
+        theirs.write_all(&encode_frame(&ask).unwrap()).await.unwrap();
+        let began = tokio::time::Instant::now();
+        let reply = read_within::<Reply>(&mut theirs, RESOLVE_TIME * 2).await.unwrap();
+        assert_eq!((reply.id, reply.answer), (0, Answer::Tag(None)));
+        assert!(began.elapsed() <= RESOLVE_TIME + Duration::from_secs(1));
+        assert_eq!(errands.0.available_permits(), MAX_ERRANDS);
     }
 }

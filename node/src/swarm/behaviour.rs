@@ -11,10 +11,10 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol, mdns};
 use tokio::sync::mpsc;
 use wherry_proto::NetworkId;
 
-use super::gate;
 use super::records::Providers;
 use super::settings::SwarmError;
 use super::streams::{self, Arrived};
+use super::transport::MAX_HANDSHAKES;
 
 /// How long a provider record lives on the nodes that keep it.
 pub const RECORD_TIME: Duration = Duration::from_secs(30 * 60);
@@ -23,10 +23,12 @@ pub const RECORD_TIME: Duration = Duration::from_secs(30 * 60);
 pub const MAX_CONNECTIONS: u32 = 512;
 const MAX_INBOUND: u32 = 384;
 
-/// How many connections may be in their handshakes, in each direction; of inbound ones from one address, the gate
-/// lets in fewer, so that no single address takes all these places. A stranger's may hold a QUIC connection's
-/// window each, or one yamux stream's.
-const MAX_PENDING: u32 = 32;
+/// How many connections that this node makes may be in their handshakes.
+const MAX_DIALS: u32 = 32;
+
+/// How many that others make may. The gate cuts those beyond [`MAX_HANDSHAKES`]; the ones that it has cut are still among
+/// these for a moment.
+const MAX_PENDING: u32 = 2 * MAX_HANDSHAKES as u32;
 
 /// How many connections one peer may have: two nodes that dial each other at once make two, over each of two
 /// transports.
@@ -47,8 +49,6 @@ const MAX_KAD_PACKET: usize = 16 << 10;
 #[derive(NetworkBehaviour)]
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
 pub(super) struct Behaviour {
-    // First, so that what it refuses takes none of the places that all share.
-    pub(super) gate: gate::Behaviour,
     pub(super) limits: connection_limits::Behaviour,
     pub(super) kad: kad::Behaviour<Providers>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
@@ -66,7 +66,7 @@ impl Behaviour {
             .with_max_established_incoming(Some(MAX_INBOUND))
             .with_max_established_per_peer(Some(MAX_PER_PEER))
             .with_max_pending_incoming(Some(MAX_PENDING))
-            .with_max_pending_outgoing(Some(MAX_PENDING));
+            .with_max_pending_outgoing(Some(MAX_DIALS));
         let mdns = if mdns {
             Some(mdns::tokio::Behaviour::new(mdns::Config::default(), me).map_err(SwarmError::Mdns)?)
         } else {
@@ -74,7 +74,6 @@ impl Behaviour {
         };
         let (streams, arrivals) = streams::Behaviour::new();
         let behaviour = Self {
-            gate: gate::Behaviour::default(),
             limits: connection_limits::Behaviour::new(limits),
             kad: kademlia(me, network),
             mdns: Toggle::from(mdns),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -26,7 +27,7 @@ use super::tls::{self, Tls};
 /// How many bulk connections of admitted peers there may be at a time.
 pub const MAX_BULK_CONNECTIONS: usize = 256;
 
-/// How many more may be in their handshakes, whoever they are.
+/// How many more may be in their handshakes; the gate chooses who makes way beyond that.
 pub const MAX_BULK_HANDSHAKES: usize = 64;
 
 /// How many of the admitted ones one peer may have.
@@ -38,6 +39,10 @@ pub const BULK_HANDSHAKE_TIME: Duration = Duration::from_secs(3);
 /// How much is read from the socket at once: a few TLS records, one system call, where rustls alone would make
 /// four for each. More of it gained nothing when measured, nor did a larger limit for writing than rustls has.
 const READ_BUFFER: usize = 64 << 10;
+
+/// How many bytes may wait in a socket to be sent. The kernel would take a few MiB, whole queues of chunks: an upload
+/// slot would be free again before its chunk is on the wire, and all that follows, be it one word, would come late.
+const MAX_UNSENT: u32 = 64 << 10;
 
 /// A TLS stream whose socket is read in large pieces.
 pub(super) type ClientStream = tokio_rustls::client::TlsStream<BufReader<TcpStream>>;
@@ -78,6 +83,7 @@ pub enum BulkError {
 
 fn tune(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
+    SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT)?;
     // A peer that lost its power is noticed although nothing is asked of it.
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, Duration::from_secs(30))?;
@@ -191,25 +197,21 @@ pub(super) struct Server {
 /// Accepts bulk connections until the server is stopped.
 pub(super) async fn listen(server: Server, listener: TcpListener) {
     let places = Arc::new(Semaphore::new(MAX_BULK_CONNECTIONS));
-    let (handshakes, gate) = (Arc::new(Semaphore::new(MAX_BULK_HANDSHAKES)), Arc::<Gate>::default());
+    let (handshakes, gate) = (Arc::new(Semaphore::new(MAX_BULK_HANDSHAKES)), Gate::new(MAX_BULK_HANDSHAKES));
     loop {
-        // Beyond the bound, connections wait in the listener's own backlog.
-        let accept = async {
-            let turn = Arc::clone(&handshakes).acquire_owned().await.ok()?;
-            Some((listener.accept().await, turn))
-        };
-        let Some(Some((accepted, turn))) = server.stop.run_until_cancelled(accept).await else { return };
+        let Some(accepted) = server.stop.run_until_cancelled(listener.accept()).await else { return };
         match accepted {
             Ok((socket, address)) => {
-                let Some(handshake) = gate.enter(address.ip()) else {
-                    tracing::debug!(%address, "too many bulk connections from there are in their handshakes");
-                    continue;
-                };
+                let handshake = gate.enter(address.ip());
+                // Whoever makes way has gone in a moment.
+                let turn = server.stop.run_until_cancelled(Arc::clone(&handshakes).acquire_owned());
+                let Some(Ok(turn)) = turn.await else { return };
                 let (server, places) = (server.clone(), Arc::clone(&places));
                 let (stop, tasks) = (server.stop.clone(), server.tasks.clone());
                 let serve = Box::pin(async move {
-                    let Some(guest) = admit(&server, socket, address).await else { return };
-                    drop((turn, handshake));
+                    let admitted = handshake.hold(admit(&server, socket, address)).await;
+                    let Some(guest) = admitted.flatten() else { return };
+                    drop(turn);
                     let Ok(_place) = places.try_acquire_owned() else {
                         return tracing::info!(%address, "too many bulk connections: one is refused");
                     };
@@ -272,7 +274,7 @@ async fn connection(server: Server, guest: Guest, address: SocketAddr) {
     let Some(entered) = server.inbound.enter(peer, MAX_BULK_PER_PEER, &server.stop) else {
         return tracing::info!(peer = peer.short(), %address, "too many bulk connections of one peer");
     };
-    let serve = exchange::serve(Arc::clone(&server.uploader), peer, stream);
+    let serve = Box::pin(exchange::serve(Arc::clone(&server.uploader), peer, stream));
     tokio::select! {
         // First, since a ban that came during the greeting did not find this connection among those that it ended.
         biased;
@@ -280,5 +282,42 @@ async fn connection(server: Server, guest: Guest, address: SocketAddr) {
             tracing::info!(peer = peer.short(), %address, %why, "a bulk connection is ended");
         }
         _ = entered.token.run_until_cancelled(serve) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_takes_little_more_than_what_is_on_its_way() {
+        // What the taker's own buffer takes is beside the point.
+        const TAKER: usize = 256 << 10;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        SockRef::from(&listener).set_recv_buffer_size(TAKER).unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (giver, accepted) = futures::future::join(connect, listener.accept()).await;
+        let (giver, mut taker) = (giver.unwrap(), accepted.unwrap().0);
+        tune(&giver).unwrap();
+        // The giver's buffers have grown by what was taken before, as they do.
+        let much = vec![0; 64 << 20];
+        let give = async {
+            let mut sent = 0;
+            while sent < much.len() {
+                giver.writable().await.unwrap();
+                sent += giver.try_write(&much[sent..]).unwrap_or(0);
+            }
+        };
+        let mut taken = vec![0; much.len()];
+        let ((), read) = futures::future::join(give, taker.read_exact(&mut taken)).await;
+        read.unwrap();
+        // From now on nothing is taken.
+        let mut swallowed = 0;
+        while timeout(Duration::from_millis(400), giver.writable()).await.is_ok() {
+            swallowed += giver.try_write(&much[..64 << 10]).unwrap_or(0);
+        }
+        assert!(swallowed < 4 * TAKER, "{swallowed} bytes");
     }
 }

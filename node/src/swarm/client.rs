@@ -20,7 +20,9 @@ use super::bans::Ban;
 use super::bulk::{self, BulkError, Inbound};
 use super::exchange::{self, Buffers, Exchange, Patience};
 use super::identity::peer_of;
+use super::leading::RESOLVE_TIME;
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours, Notice};
+use super::shares::Shares;
 use super::streams::{OpenError, Protocol};
 use super::tls::Tls;
 
@@ -43,7 +45,7 @@ pub const DIRECT_RETRY: Duration = Duration::from_secs(60);
 /// How many peers are remembered for the next run.
 pub const MAX_REMEMBERED: usize = 64;
 
-/// How many tags of one repository are taken from the neighbours together.
+/// How many tags of one repository are known together, here and at the neighbours.
 pub const MAX_SITE_TAGS: usize = 10_000;
 
 /// How far to look for a blob.
@@ -55,13 +57,15 @@ pub enum Reach {
     Everybody,
 }
 
-/// That a peer holds a blob.
+/// That a peer has a blob, or will have it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Offer {
     /// The peer.
     pub node: NodeId,
     /// The blob's length in bytes, as the peer says.
     pub size: u64,
+    /// Whether it is still on its way to the peer, so that it can be followed there.
+    pub arriving: bool,
 }
 
 /// Why there is no exchange with a peer.
@@ -118,6 +122,21 @@ struct LaneState {
     direct_failed: Option<(Instant, String)>,
 }
 
+/// A record of a reference that a neighbour gave, if it is about that and holds.
+fn believed(door: &Door, node: NodeId, reference: &str, answer: Option<Answer>) -> Option<TagRecord> {
+    let Some(Answer::Tag(Some(record))) = answer else { return None };
+    let keeper = &door.keeper;
+    if record.reference.as_str() != reference {
+        tracing::info!(peer = node.short(), reference, "a tag record about something else is passed over");
+        return None;
+    }
+    if let Err(why) = record.check(&keeper.network, keeper.now(), keeper.min_epoch) {
+        tracing::info!(peer = node.short(), reference, %why, "a tag record is passed over");
+        return None;
+    }
+    Some(record)
+}
+
 impl Client {
     /// This node.
     pub fn me(&self) -> NodeId {
@@ -132,6 +151,11 @@ impl Client {
     /// The members that are connected.
     pub fn neighbours(&self) -> Vec<Neighbour> {
         self.0.neighbours.all().into_iter().map(|entry| entry.neighbour).collect()
+    }
+
+    /// How cheaply a member is reached; `None` if it is not connected.
+    pub fn class(&self, node: &NodeId) -> Option<LinkClass> {
+        self.0.neighbours.get(node).map(|entry| entry.neighbour.class)
     }
 
     /// From now on, who comes and goes. A slow listener misses the oldest notices.
@@ -162,7 +186,7 @@ impl Client {
         }
     }
 
-    async fn ask(&self, entry: &Entry, question: Question) -> Option<Answer> {
+    pub(super) async fn ask(&self, entry: &Entry, question: Question) -> Option<Answer> {
         let (reply, answer) = oneshot::channel();
         entry.asks.send(Asking { question, reply }).await.ok()?;
         answer.await.ok()
@@ -171,15 +195,19 @@ impl Client {
     async fn offer(self, entry: Entry, digest: Digest) -> Option<Offer> {
         let question = Question::Want(List::first_of([digest]));
         match timeout(WANT_TIME, self.ask(&entry, question)).await {
-            Ok(Some(Answer::Want(holdings))) => match holdings.first() {
-                Some(Holding::Held { size }) => Some(Offer { node: entry.neighbour.node, size: *size }),
-                _ => None,
-            },
+            Ok(Some(Answer::Want(holdings))) => {
+                let (size, arriving) = match *holdings.first()? {
+                    Holding::Held { size } => (size, false),
+                    Holding::Arriving { size } => (size, true),
+                    Holding::No => return None,
+                };
+                Some(Offer { node: entry.neighbour.node, size, arriving })
+            }
             _ => None,
         }
     }
 
-    /// Who holds a blob: all neighbours are asked at once and then, if asked for, whom Kademlia names. Offers
+    /// Who has a blob, or will have it: all neighbours are asked at once and then, if asked for, whom Kademlia names. Offers
     /// come as the answers do, one from each peer, until all have answered or the deadline is over. Nothing
     /// goes on when the stream is dropped. The deadline counts from when the node is [settled](Client::settled).
     pub fn want(
@@ -257,29 +285,35 @@ impl Client {
             .collect();
         let mut records = Vec::new();
         while let Ok(Some((node, answer))) = timeout_at(end, answers.next()).await {
-            let Some(Answer::Tag(Some(record))) = answer else { continue };
-            if record.reference.as_str() != reference {
-                tracing::info!(
-                    peer = node.short(),
-                    reference,
-                    "a tag record about something else is passed over"
-                );
-            } else if let Err(why) =
-                record.check(&door.keeper.network, door.keeper.now(), door.keeper.min_epoch)
+            if let Some(record) = believed(door, node, reference, answer)
+                && !records.contains(&record)
             {
-                tracing::info!(peer = node.short(), reference, %why, "a tag record is passed over");
-            } else if !records.contains(&record) {
                 records.push(record);
             }
         }
         records
     }
 
-    /// The tags of an origin's repository that the neighbours of this site know, at most [`MAX_SITE_TAGS`]: what has
-    /// come when all have told theirs or the deadline is over. That a tag is named is a member's word and no more;
-    /// [`Client::tag`] tells what it means. The deadline counts as there. The names are valid for nothing but to be shown or asked for.
-    pub async fn tags(&self, origin: &str, repository: &str, deadline: Duration) -> BTreeSet<String> {
-        let mut known = BTreeSet::new();
+    /// What an origin says that a reference means, by way of a neighbour that asks it; see [`Client::tag`]. `None` if
+    /// it does not know, or does not answer within [`RESOLVE_TIME`].
+    pub async fn resolve(&self, node: NodeId, reference: &str) -> Option<TagRecord> {
+        let (door, question) = (self.0.door.as_ref()?, Question::Resolve(reference.parse().ok()?));
+        let entry = self.0.neighbours.get(&node)?;
+        let answer = timeout(RESOLVE_TIME, self.ask(&entry, question)).await.ok()?;
+        believed(door, node, reference, answer)
+    }
+
+    /// The tags of an origin's repository that are `known` and, with them, those that the neighbours of this site know,
+    /// at most [`MAX_SITE_TAGS`], of which each neighbour has its share: what has come when all have told theirs or the
+    /// deadline is over. That a tag is named is a member's word and no more; [`Client::tag`] tells what it means. The
+    /// deadline counts as there. The names are valid for nothing but to be shown or asked for.
+    pub async fn tags(
+        &self,
+        origin: &str,
+        repository: &str,
+        known: BTreeSet<String>,
+        deadline: Duration,
+    ) -> BTreeSet<String> {
         let (Ok(origin), Ok(repository)) = (origin.parse(), repository.parse()) else { return known };
         let question = |after| Question::Tags {
             origin: Text::clone(&origin),
@@ -288,28 +322,28 @@ impl Client {
         };
         self.settled().await;
         let end = Instant::now() + deadline;
-        let near =
-            self.0.neighbours.all().into_iter().filter(|entry| entry.neighbour.class == LinkClass::Lan);
-        let mut pages: FuturesUnordered<_> = near.map(|entry| self.tag_page(entry, question(None))).collect();
+        let all = self.0.neighbours.all().into_iter();
+        let near: Vec<_> = all.filter(|entry| entry.neighbour.class == LinkClass::Lan).collect();
+        // There are at most MAX_CONNECTIONS neighbours.
+        let mut shares = Shares::new(MAX_SITE_TAGS, near.len() as u16, known);
+        let first = (0..).zip(near).map(|(number, entry)| self.tag_page(number, entry, question(None)));
+        let mut pages: FuturesUnordered<_> = first.collect();
         while let Ok(Some(answered)) = timeout_at(end, pages.next()).await {
-            let Some((entry, page)) = answered else { continue };
-            let last = page.names.last().cloned();
-            for name in page.names.into_vec() {
-                if known.len() >= MAX_SITE_TAGS {
-                    return known;
-                }
-                known.insert(name.to_string());
-            }
-            if page.more && last.is_some() {
-                pages.push(self.tag_page(entry, question(last)));
+            let Some((number, entry, page)) = answered else { continue };
+            let of_use = page.names.iter().all(|name| shares.add(number, name));
+            if page.more
+                && of_use
+                && let Some(last) = page.names.last()
+            {
+                pages.push(self.tag_page(number, entry, question(Some(last.clone()))));
             }
         }
-        known
+        shares.into_names()
     }
 
     /// One neighbour's answer, if it is one: names that are in order and behind what was told before, so that
     /// whoever is asked page by page comes to an end.
-    async fn tag_page(&self, entry: Entry, question: Question) -> Option<(Entry, TagPage)> {
+    async fn tag_page(&self, number: u16, entry: Entry, question: Question) -> Option<(u16, Entry, TagPage)> {
         let Question::Tags { after, .. } = question.clone() else { return None };
         let Answer::Tags(page) = self.ask(&entry, question).await? else { return None };
         let names = after.iter().chain(page.names.iter());
@@ -320,7 +354,7 @@ impl Client {
             );
             return None;
         }
-        Some((entry, page))
+        Some((number, entry, page))
     }
 
     /// Tells the network from now on that this node holds a blob. Waits only while very many are told at once.

@@ -1,130 +1,86 @@
-//! How many strangers may stand at the door, all together and from one address.
+//! How many strangers may stand at the door: few, and none of them keeps others out.
 
-use std::collections::HashMap;
-use std::convert::Infallible;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
-use libp2p::core::Endpoint;
-use libp2p::core::transport::PortUse;
-use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, ListenFailure, NetworkBehaviour, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm, dummy,
-};
-use libp2p::{Multiaddr, PeerId};
+use tokio_util::sync::CancellationToken;
 
-use super::identity::Host;
+/// The places for connections whose peers are not admitted yet.
+///
+/// Whoever comes gets one. If all are taken, one handshake is cut to make room: the oldest of those from the address of
+/// which there are the most. So one who takes many places loses its own, from however many addresses, as long as others
+/// come from others still; and who would keep everybody out has to bring more connections than there are places in
+/// the time that one honest handshake takes, for as long as that is to last.
+pub(super) struct Gate {
+    places: usize,
+    taken: Mutex<Taken>,
+}
 
-/// How many connections from one address may be in their handshakes: several nodes may share one, but nobody is to
-/// keep all others out.
-pub const MAX_HANDSHAKES_PER_ADDRESS: usize = 16;
-
-/// Counts the connections whose peers are not admitted yet, by where they come from.
 #[derive(Default)]
-pub(super) struct Gate(Mutex<HashMap<IpAddr, usize>>);
+struct Taken {
+    entered: u64,
+    // By number, and so the oldest first.
+    handshakes: BTreeMap<u64, (IpAddr, CancellationToken)>,
+}
 
 impl Gate {
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn new(places: usize) -> Arc<Self> {
+        Arc::new(Self { places, taken: Mutex::default() })
     }
 
-    /// Counts one more from this address; `None` if there are too many of it.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Handshake> {
-        let from = origin(address);
-        let mut counts = self.lock();
-        let count = counts.entry(from).or_default();
-        if *count >= MAX_HANDSHAKES_PER_ADDRESS {
-            return None;
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for a connection from this address.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Handshake {
+        let (from, cut) = (origin(address), CancellationToken::new());
+        let mut taken = self.taken();
+        if taken.handshakes.len() >= self.places
+            && let Some(number) = taken.victim(from)
+            && let Some((from, cut)) = taken.handshakes.remove(&number)
+        {
+            tracing::debug!(%from, "a handshake makes way for a newer one");
+            cut.cancel();
         }
-        *count += 1;
-        Some(Handshake { gate: Arc::clone(self), from })
+        taken.entered += 1;
+        let number = taken.entered;
+        taken.handshakes.insert(number, (from, cut.clone()));
+        Handshake { gate: Arc::clone(self), number, cut }
     }
 }
 
-/// One counted handshake.
+impl Taken {
+    /// Who makes way for one that comes from there, and is counted already.
+    fn victim(&self, newcomer: IpAddr) -> Option<u64> {
+        let mut counts = HashMap::from([(newcomer, 1)]);
+        for (from, _) in self.handshakes.values() {
+            *counts.entry(*from).or_default() += 1;
+        }
+        // Of equals, `max_by_key` takes the last one.
+        let oldest_last = self.handshakes.iter().rev();
+        oldest_last.max_by_key(|(_, (from, _))| counts.get(from)).map(|(number, _)| *number)
+    }
+}
+
+/// One place.
 pub(super) struct Handshake {
     gate: Arc<Gate>,
-    from: IpAddr,
+    number: u64,
+    cut: CancellationToken,
+}
+
+impl Handshake {
+    /// Keeps the place until the work is done; `None` if it had to make way before.
+    pub(super) async fn hold<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        self.cut.run_until_cancelled(work).await
+    }
 }
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        let mut counts = self.gate.lock();
-        if let Some(count) = counts.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.from);
-            }
-        }
-    }
-}
-
-/// Keeps the gate for libp2p's inbound connections, of all transports together.
-#[derive(Default)]
-pub(super) struct Behaviour {
-    gate: Arc<Gate>,
-    handshakes: HashMap<ConnectionId, Handshake>,
-}
-
-/// Why a connection is refused before its handshake.
-#[derive(Debug, thiserror::Error)]
-#[error("{MAX_HANDSHAKES_PER_ADDRESS} connections from {0} are in their handshakes already")]
-struct Crowded(IpAddr);
-
-impl NetworkBehaviour for Behaviour {
-    type ConnectionHandler = dummy::ConnectionHandler;
-    type ToSwarm = Infallible;
-
-    fn handle_pending_inbound_connection(
-        &mut self,
-        connection: ConnectionId,
-        _: &Multiaddr,
-        remote: &Multiaddr,
-    ) -> Result<(), ConnectionDenied> {
-        // All transports tell the IP address of a connection that comes in.
-        if let Some(Host::Ip(address)) = Host::of(remote) {
-            let handshake =
-                self.gate.enter(address).ok_or_else(|| ConnectionDenied::new(Crowded(address)))?;
-            self.handshakes.insert(connection, handshake);
-        }
-        Ok(())
-    }
-
-    fn handle_established_inbound_connection(
-        &mut self,
-        connection: ConnectionId,
-        _: PeerId,
-        _: &Multiaddr,
-        _: &Multiaddr,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.handshakes.remove(&connection);
-        Ok(dummy::ConnectionHandler)
-    }
-
-    fn handle_established_outbound_connection(
-        &mut self,
-        _: ConnectionId,
-        _: PeerId,
-        _: &Multiaddr,
-        _: Endpoint,
-        _: PortUse,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(dummy::ConnectionHandler)
-    }
-
-    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        if let FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) = event {
-            self.handshakes.remove(&connection_id);
-        }
-    }
-
-    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
-        match event {}
-    }
-
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        Poll::Pending
+        self.gate.taken().handshakes.remove(&self.number);
     }
 }
 
@@ -138,63 +94,66 @@ fn origin(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use libp2p::swarm::ListenError;
-
     use super::*;
 
-    #[test]
-    fn one_address_cannot_take_the_places_of_others() {
-        let gate = Arc::new(Gate::default());
-        let one = "192.0.2.1".parse().unwrap();
-        let mut held: Vec<_> = (0..2 * MAX_HANDSHAKES_PER_ADDRESS).filter_map(|_| gate.enter(one)).collect();
-        assert_eq!(held.len(), MAX_HANDSHAKES_PER_ADDRESS);
-        assert!(gate.enter("::ffff:192.0.2.1".parse().unwrap()).is_none());
-        assert!(gate.enter("192.0.2.2".parse().unwrap()).is_some());
-        held.pop();
-        assert!(gate.enter(one).is_some());
-        drop(held);
-        assert!(gate.lock().is_empty());
+    fn enter(gate: &Arc<Gate>, address: &str) -> Handshake {
+        gate.enter(address.parse().unwrap())
+    }
+
+    fn kept(handshakes: &[Handshake]) -> Vec<usize> {
+        let kept = handshakes.iter().enumerate().filter(|(_, handshake)| !handshake.cut.is_cancelled());
+        kept.map(|(number, _)| number).collect()
     }
 
     #[test]
-    fn a_machine_with_many_ipv6_addresses_counts_once() {
-        let gate = Arc::new(Gate::default());
-        let addresses =
-            (0..2 * MAX_HANDSHAKES_PER_ADDRESS).map(|n| format!("2001:db8:1:2::{n:x}").parse().unwrap());
-        let held: Vec<_> = addresses.filter_map(|address| gate.enter(address)).collect();
-        assert_eq!(held.len(), MAX_HANDSHAKES_PER_ADDRESS);
-        assert!(gate.enter("2001:db8:1:3::1".parse().unwrap()).is_some());
+    fn many_from_a_few_addresses_make_way_for_one_and_never_the_other_way_round() {
+        let gate = Gate::new(8);
+        let honest = enter(&gate, "192.0.2.9");
+        let strangers: Vec<_> =
+            (0..100).map(|number| enter(&gate, &format!("192.0.2.{}", number % 3))).collect();
+        assert!(!honest.cut.is_cancelled());
+        assert_eq!(kept(&strangers), [93, 94, 95, 96, 97, 98, 99]);
+        let late = enter(&gate, "192.0.2.10");
+        assert!(!late.cut.is_cancelled() && !honest.cut.is_cancelled());
+        assert_eq!(kept(&strangers).len(), 6);
+        drop((honest, late));
+        assert_eq!(gate.taken().handshakes.len(), 6);
+        // There is room now, so nobody makes way.
+        let room = [enter(&gate, "192.0.2.1"), enter(&gate, "192.0.2.1")];
+        assert_eq!((kept(&strangers).len(), kept(&room).len()), (6, 2));
+        drop((strangers, room));
+        assert!(gate.taken().handshakes.is_empty());
     }
 
     #[test]
-    fn a_libp2p_connection_counts_until_it_is_made_or_has_failed() {
-        let mut behaviour = Behaviour::default();
-        let here: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
-        let (tcp, quic, elsewhere): (Multiaddr, Multiaddr, Multiaddr) = (
-            "/ip4/192.0.2.1/tcp/1".parse().unwrap(),
-            "/ip4/192.0.2.1/udp/1/quic-v1".parse().unwrap(),
-            "/ip4/192.0.2.2/tcp/1".parse().unwrap(),
-        );
-        let id = ConnectionId::new_unchecked;
-        let enter = |behaviour: &mut Behaviour, number, remote| {
-            behaviour.handle_pending_inbound_connection(id(number), &here, remote).is_ok()
-        };
-        for number in 0..MAX_HANDSHAKES_PER_ADDRESS {
-            let remote = if number % 2 == 0 { &tcp } else { &quic };
-            assert!(enter(&mut behaviour, number, remote));
-        }
-        assert!(!enter(&mut behaviour, 100, &tcp) && !enter(&mut behaviour, 101, &quic));
-        assert!(enter(&mut behaviour, 102, &elsewhere));
-        let peer = PeerId::random();
-        assert!(behaviour.handle_established_inbound_connection(id(0), peer, &here, &tcp).is_ok());
-        assert!(enter(&mut behaviour, 103, &quic) && !enter(&mut behaviour, 104, &quic));
-        behaviour.on_swarm_event(FromSwarm::ListenFailure(ListenFailure {
-            local_addr: &here,
-            send_back_addr: &quic,
-            error: &ListenError::Aborted,
-            connection_id: id(1),
-            peer_id: None,
-        }));
-        assert!(enter(&mut behaviour, 105, &tcp) && !enter(&mut behaviour, 106, &tcp));
+    fn of_as_many_from_each_address_the_oldest_makes_way() {
+        let gate = Gate::new(4);
+        let all: Vec<_> = (0..6).map(|number| enter(&gate, &format!("192.0.2.{number}"))).collect();
+        assert_eq!(kept(&all), [2, 3, 4, 5]);
+        // Whoever has a place already makes way for itself.
+        let again = enter(&gate, "192.0.2.4");
+        assert_eq!(kept(&all), [2, 3, 5]);
+        assert!(!again.cut.is_cancelled());
+    }
+
+    #[test]
+    fn a_machine_with_many_addresses_counts_once() {
+        let gate = Gate::new(8);
+        let honest = enter(&gate, "2001:db8:1:3::1");
+        let one: Vec<_> = (0..100).map(|number| enter(&gate, &format!("2001:db8:1:2::{number:x}"))).collect();
+        assert_eq!((honest.cut.is_cancelled(), kept(&one).len()), (false, 7));
+        let same = [enter(&gate, "192.0.2.1"), enter(&gate, "::ffff:192.0.2.1")];
+        assert_eq!((kept(&one).len(), kept(&same).len()), (5, 2));
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_makes_way_ends_at_once_and_one_that_is_done_frees_its_place() {
+        let gate = Gate::new(1);
+        let cut = enter(&gate, "192.0.2.1");
+        let next = enter(&gate, "192.0.2.2");
+        assert_eq!(cut.hold(std::future::pending::<()>()).await, None);
+        assert_eq!(gate.taken().handshakes.len(), 1);
+        assert_eq!(next.hold(async { 7 }).await, Some(7));
+        assert!(gate.taken().handshakes.is_empty());
     }
 }

@@ -1,15 +1,19 @@
 //! What the swarm asks of the store.
 
 use std::fs::File;
+use std::future::ready;
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use rustix::io::{ReadWriteFlags, preadv2};
 use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord};
 
 use super::arriving::Arriving;
 
-/// What this node can give. Every call may block: the swarm makes them off the network threads.
+/// What this node can give. Every call may block, and the swarm makes them off the network threads; those that return a
+/// future have to wait for an origin and must not block, neither before they return it nor in it.
 ///
 /// The answers are promises: a blob that is said to be held is one whose every byte was verified.
 pub trait Holdings: Send + Sync + 'static {
@@ -39,9 +43,22 @@ pub trait Holdings: Send + Sync + 'static {
     }
 
     /// Fetches a blob from an origin's repository on behalf of a member that cannot, if this node may and can; says
-    /// whether it does before it is done. Whoever leads for nobody has no route.
-    fn lead(&self, _asker: NodeId, _blob: BlobName, _origin: &str, _repository: &str) -> Lead {
-        Lead::Refuse(LeadRefusal::NoRoute)
+    /// whether it does before it is done. Whoever leads for nobody has no route. The future is dropped when the asker's
+    /// time, [`LEAD_TIME`](super::LEAD_TIME), is over.
+    fn lead<'a>(
+        &'a self,
+        _asker: NodeId,
+        _blob: BlobName,
+        _origin: &'a str,
+        _repository: &'a str,
+    ) -> BoxFuture<'a, Lead> {
+        ready(Lead::Refuse(LeadRefusal::NoRoute)).boxed()
+    }
+
+    /// What an origin says that a reference means: asked now, unless it was lately. Whoever asks no origin knows
+    /// nothing. The future is dropped when the asker's time, [`RESOLVE_TIME`](super::RESOLVE_TIME), is over.
+    fn resolve<'a>(&'a self, _reference: &'a str) -> BoxFuture<'a, Option<TagRecord>> {
+        ready(None).boxed()
     }
 
     /// What a reference means here, as signed by whoever resolved it.

@@ -10,7 +10,6 @@ mod actor;
 mod admission;
 mod announce;
 mod arriving;
-pub use arriving::Arriving;
 mod ask;
 mod bans;
 mod behaviour;
@@ -22,10 +21,12 @@ mod exchange;
 mod gate;
 mod holdings;
 mod identity;
+mod leading;
 mod muxer;
 mod neighbours;
 mod records;
 mod settings;
+mod shares;
 mod start;
 mod streams;
 mod tls;
@@ -33,6 +34,7 @@ mod transport;
 
 pub use admission::{ADMISSION_TIME, AdmissionError};
 pub use announce::{MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
+pub use arriving::Arriving;
 pub use ask::{MAX_ASKED, PING_TIME, REPLY_TIME};
 pub use bans::{BAN_TIME, Ban, MAX_BANS};
 pub use behaviour::{MAX_CONNECTIONS, RECORD_TIME};
@@ -45,13 +47,13 @@ pub use client::{
 };
 pub use discovery::{LONELY_WAIT, LONGEST_WAIT};
 pub use exchange::{
-    Exchange, ExchangeError, IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, REQUEST_LIMIT, SILENCE, SLOT_WAIT,
-    SLOTS_PER_PEER, UPLOAD_SLOTS,
+    Exchange, ExchangeError, Follow, IDLE_TIME, MAX_FOLLOWED, MAX_IN_FLIGHT, REQUEST_LIMIT, SILENCE,
+    SLOTS_PER_PEER, UPDATE_TIME, UPLOAD_SLOTS,
 };
-pub use gate::MAX_HANDSHAKES_PER_ADDRESS;
 pub use holdings::{Holdings, ReadAt};
+pub use leading::{LEAD_TIME, RESOLVE_TIME, StatesError};
 pub use neighbours::{LinkClass, Neighbour, Notice};
 pub use settings::{Clock, MAX_ADDRESSES, SwarmError, SwarmSettings};
 pub use start::{Addresses, Swarm, start};
 pub use streams::OpenError;
-pub use transport::CONNECT_TIME;
+pub use transport::{CONNECT_TIME, MAX_HANDSHAKES};

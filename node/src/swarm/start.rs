@@ -19,7 +19,7 @@ use wherry_proto::NodeId;
 use super::actor::{Actor, Command, MAX_COMMANDS};
 use super::admission::Doorkeeper;
 use super::announce::Announcements;
-use super::ask;
+use super::ask::{self, Errands};
 use super::behaviour::Behaviour;
 use super::bulk::{self, Inbound};
 use super::client::{Client, Door, Inner, SETTLE_TIME};
@@ -67,9 +67,16 @@ impl Swarm {
 
     /// Where it listens now.
     pub fn addresses(&self) -> Addresses {
-        let listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
-        let peers = listening.iter().map(|address| format!("{address}/p2p/{}", self.peer)).collect();
-        Addresses { peers, bulk: self.bulk }
+        Addresses { peers: self.listening()(), bulk: self.bulk }
+    }
+
+    /// Tells at any time by which multiaddrs others may join, as [`Addresses::peers`] does: interfaces come and go.
+    pub fn listening(&self) -> impl Fn() -> Vec<String> + Send + Sync + 'static {
+        let (listening, peer) = (Arc::clone(&self.listening), self.peer);
+        move || {
+            let listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
+            listening.iter().map(|address| format!("{address}/p2p/{peer}")).collect()
+        }
     }
 
     /// Returns when the swarm has been told to end.
@@ -176,6 +183,7 @@ async fn start_settling_by(
         asks: Arc::default(),
         exchanges: Arc::clone(&inner.inbound),
         holdings,
+        errands: Arc::default(),
         uploader,
         stop: inner.stop.clone(),
         tasks: inner.tasks.clone(),
@@ -251,6 +259,7 @@ struct Takers {
     asks: Arc<Inbound>,
     exchanges: Arc<Inbound>,
     holdings: Arc<dyn Holdings>,
+    errands: Arc<Errands>,
     uploader: Arc<Uploader>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -282,10 +291,11 @@ impl Takers {
             None => return,
         }
         let (holdings, uploader) = (Arc::clone(&self.holdings), Arc::clone(&self.uploader));
+        let errands = Arc::clone(&self.errands);
         self.tasks.spawn(async move {
             let serve = async {
                 match protocol {
-                    Protocol::Ask => ask::answer(stream, holdings).await.to_string(),
+                    Protocol::Ask => ask::answer(stream, node, holdings, errands).await.to_string(),
                     Protocol::Exchange => exchange::serve(uploader, node, stream.compat()).await,
                 }
             };
@@ -302,6 +312,7 @@ fn log_end(node: NodeId, protocol: Protocol, why: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::io;
     use std::net::TcpListener as StdListener;
 
@@ -371,10 +382,10 @@ mod tests {
         assert!(!node.client.0.settled.is_cancelled(), "it waited for its dial to fail");
         // What waits until a node is settled goes on then.
         let client = node.client();
-        let tags = client.tags("r.example", "a", PATIENCE);
+        let tags = client.tags("r.example", "a", BTreeSet::new(), PATIENCE);
         assert!(tokio::time::timeout(PATIENCE, tags).await.unwrap().is_empty());
         // And not before.
         let client = late.client();
-        assert!(client.tags("r.example", "a", PATIENCE).now_or_never().is_none());
+        assert!(client.tags("r.example", "a", BTreeSet::new(), PATIENCE).now_or_never().is_none());
     }
 }

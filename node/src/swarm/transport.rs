@@ -1,10 +1,12 @@
 //! How libp2p connections are made: TCP with TLS and yamux, QUIC, names by DNS, and admission on all of them.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{
     Boxed, DialOpts, ListenerId, PortUse, Transport, TransportError, TransportEvent,
@@ -15,11 +17,17 @@ use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId, dns, quic, tcp, tls};
 
 use super::admission::{Doorkeeper, admit};
+use super::gate::Gate;
+use super::identity::Host;
 use super::muxer::{self, MAX_OPENED};
 use super::settings::SwarmError;
 
 /// How long it may take to make a connection, admission included.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// How many connections that others make may be in their handshakes, of all transports together. A stranger's may hold a
+/// QUIC connection's window, or one yamux stream's.
+pub const MAX_HANDSHAKES: usize = 32;
 
 /// How often QUIC shows that an idle connection lives: a few bytes a second.
 const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -60,10 +68,10 @@ pub(super) fn build(
     // Asked of nothing first, since a failure would take the transport with it.
     if let Err(error) = dns::tokio::Transport::system(()) {
         tracing::warn!(%error, "no DNS configuration: addresses by name will not be found");
-        return Ok(TransportTimeout::new(either, CONNECT_TIME).boxed());
+        return Ok(Gated::new(TransportTimeout::new(either, CONNECT_TIME).boxed()).boxed());
     }
     let named = dns::tokio::Transport::system(either).map_err(SwarmError::Dns)?;
-    Ok(TransportTimeout::new(named, CONNECT_TIME).boxed())
+    Ok(Gated::new(TransportTimeout::new(named, CONNECT_TIME).boxed()).boxed())
 }
 
 /// A TCP transport that never dials from its listening port.
@@ -96,5 +104,60 @@ impl<T: Transport + Unpin> Transport for NewPort<T> {
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
         Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+type Connections = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// A transport whose inbound connections pass the gate, until their peers are admitted.
+struct Gated {
+    connections: Connections,
+    gate: Arc<Gate>,
+}
+
+/// Why a connection ended in its handshake.
+#[derive(Debug, thiserror::Error)]
+#[error("it made way for another: {MAX_HANDSHAKES} connections are in their handshakes")]
+struct MadeWay;
+
+impl Gated {
+    fn new(connections: Connections) -> Self {
+        Self { connections, gate: Gate::new(MAX_HANDSHAKES) }
+    }
+}
+
+impl Transport for Gated {
+    type Output = <Connections as Transport>::Output;
+    type Error = <Connections as Transport>::Error;
+    type ListenerUpgrade = <Connections as Transport>::ListenerUpgrade;
+    type Dial = <Connections as Transport>::Dial;
+
+    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<Self::Error>> {
+        self.connections.listen_on(id, addr)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.connections.remove_listener(id)
+    }
+
+    fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<Self::Error>> {
+        self.connections.dial(addr, opts)
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        let mut event = std::task::ready!(Pin::new(&mut self.connections).poll(cx));
+        // All transports tell the IP address of a connection that comes in.
+        if let TransportEvent::Incoming { upgrade, send_back_addr, .. } = &mut event
+            && let Some(Host::Ip(address)) = Host::of(send_back_addr)
+        {
+            let handshake = self.gate.enter(address);
+            let work = std::mem::replace(upgrade, std::future::pending().boxed());
+            let made_way = || Err(io::Error::new(io::ErrorKind::ConnectionAborted, MadeWay));
+            *upgrade = async move { handshake.hold(work).await.unwrap_or_else(made_way) }.boxed();
+        }
+        Poll::Ready(event)
     }
 }

@@ -62,8 +62,9 @@ impl Arriving for Transfer {
             let signed = stance.signed?;
             let known = signed.prefix.known();
             let is_it = signed.claim.attempt == attempt.number && signed.claim.signer == attempt.signer;
-            return (is_it && from <= known)
-                .then(|| (signed.claim.clone(), signed.certificate.clone(), signed.prefix.states_from(from)));
+            return (is_it && from <= known).then(|| {
+                (signed.claim.clone(), signed.certificate.clone(), signed.prefix.states_from(from))
+            });
         }
         let own = match stance.role {
             Role::Leading { attempt, .. } => Some(attempt),

@@ -16,8 +16,9 @@ mod sources;
 mod view;
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info_span};
 use wherry_gateway::server::Break;
-use wherry_proto::{BlobName, ChunkMap, Digest, StreamClaim, TooLarge};
+use wherry_proto::{ChunkMap, Digest, Role, StreamClaim, TooLarge};
 
 pub use following::Signer;
 pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
@@ -91,6 +92,9 @@ pub enum TransferError {
     /// The node is shutting down. What has arrived is kept for the next start.
     #[error("the node is shutting down; what has arrived is kept")]
     Stopped,
+    /// Somebody had it stopped. What has arrived is kept.
+    #[error("it was stopped by 'wherry cancel'; what has arrived is kept")]
+    Cancelled,
 }
 
 fn no_source_text(origins: &[String], failure: &Failure) -> String {
@@ -180,6 +184,11 @@ pub struct Transfer {
     signer: Signer,
     // What was signed last of this node's own reading.
     last_claim: Mutex<Option<StreamClaim>>,
+    // How many read from it at this moment.
+    reading: AtomicUsize,
+    // Bytes of it that lay in the store when it began.
+    before: u64,
+    stop: CancellationToken,
 }
 
 impl Transfers {
@@ -247,9 +256,9 @@ impl Transfers {
         opening.await.map_err(|_| TransferError::Stopped)?
     }
 
-    /// A blob that is on its way.
-    pub fn arriving(&self, blob: &BlobName) -> Option<Arc<Transfer>> {
-        self.0.lock().get(&(blob.digest, blob.size)).cloned()
+    /// The transfer of this blob, if it is on its way.
+    pub fn get(&self, digest: Digest, size: u64) -> Option<Arc<Transfer>> {
+        self.0.lock().get(&(digest, size)).cloned()
     }
 
     /// The length of a blob that is on its way, as far as it is known by whoever asked for it.
@@ -311,6 +320,8 @@ async fn open(
     if let Some(route) = route {
         let _ = events.try_send(Happening::Route(route));
     }
+    let here = map.iter().zip(partial.links()).filter(|(_, link)| link.is_some());
+    let before = here.map(|(index, _)| u64::from(map.len(index))).sum();
     let transfer = Arc::new(Transfer {
         digest,
         map,
@@ -321,6 +332,9 @@ async fn open(
         metrics: parts.metrics.clone(),
         signer: parts.signer.clone(),
         last_claim: Mutex::default(),
+        reading: AtomicUsize::new(0),
+        before,
+        stop: parts.stop.child_token(),
     });
     parts.lock().insert(key, transfer.clone());
     let span = info_span!("transfer", blob = %digest.short(), bytes = map.size());
@@ -337,15 +351,19 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
     };
     let turn = tokio::select! {
         turn = turn => turn,
-        () = parts.stop.cancelled() => None,
+        () = transfer.stop.cancelled() => None,
     };
     let ended = match turn {
         Some(_) => {
-            let partial = transfer.partial.clone();
-            let driver = Driver::new(parts.clone(), transfer.view.clone(), partial, transfer.events.clone());
-            driver.run(happenings).await
+            let (view, partial) = (transfer.view.clone(), transfer.partial.clone());
+            let (events, stop) = (transfer.events.clone(), transfer.stop.child_token());
+            Driver::new(parts.clone(), view, partial, events, stop).run(happenings).await
         }
         None => Err(TransferError::Stopped),
+    };
+    let ended = match ended {
+        Err(TransferError::Stopped) if !parts.stop.is_cancelled() => Err(TransferError::Cancelled),
+        ended => ended,
     };
     let outcome = match ended {
         Ok(()) => {
@@ -390,6 +408,48 @@ impl Transfer {
         self.view.progress()
     }
 
+    /// Bytes of it that lay here when it began, from an earlier attempt.
+    pub fn before(&self) -> u64 {
+        self.before
+    }
+
+    /// Waits until this node leads, may lead or follows somebody who does: from then on it is of use to others who have no
+    /// route to an origin. Does not return while neither is so.
+    pub async fn promises(&self) {
+        let mut changes = self.view.watch();
+        loop {
+            changes.borrow_and_update();
+            match self.view.outcome() {
+                Some(Ok(_)) => return,
+                Some(Err(_)) => return pending().await,
+                None => {}
+            }
+            match self.view.stance().role {
+                Role::Leading { .. } | Role::Held => return,
+                Role::Following { stream, may_lead, .. } if stream.is_some() || may_lead => return,
+                Role::Following { .. } | Role::Gone => {}
+            }
+            if changes.changed().await.is_err() {
+                return pending().await;
+            }
+        }
+    }
+
+    /// Ends it unless somebody reads from it, and returns how many do. What has arrived stays in the store as a partial
+    /// blob. Whoever begins to read at this very moment is sent away to come back later.
+    pub fn cancel(&self) -> usize {
+        let reading = self.reading.load(Ordering::SeqCst);
+        if reading == 0 {
+            self.stop.cancel();
+        }
+        reading
+    }
+
+    fn begin_to_read(self: &Arc<Self>) -> InUse {
+        self.reading.fetch_add(1, Ordering::SeqCst);
+        InUse(self.clone())
+    }
+
     /// Waits until something has changed; returns at once with the outcome when there is one.
     pub async fn wait(&self) -> Result<StoredBlob, TransferError> {
         let mut changes = self.view.watch();
@@ -406,8 +466,13 @@ impl Transfer {
 
     /// Waits until the byte at `offset` can be read, and says so with `true`; with `false` if `is_far` finds it too
     /// far behind `front`, the number of bytes at the start that are here, while the blob comes in order only.
-    pub async fn first_byte(&self, offset: u64, is_far: impl Fn(u64) -> bool) -> Result<bool, TransferError> {
+    pub async fn first_byte(
+        self: &Arc<Self>,
+        offset: u64,
+        is_far: impl Fn(u64) -> bool,
+    ) -> Result<bool, TransferError> {
         let Some(index) = self.map.at(offset) else { return Ok(true) };
+        let _in_use = self.begin_to_read();
         let mut changes = self.view.watch();
         loop {
             changes.borrow_and_update();
@@ -433,5 +498,14 @@ impl Transfer {
 
     fn next_reader(&self) -> u64 {
         self.readers.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// That somebody reads from a transfer, for as long as this lives.
+struct InUse(Arc<Transfer>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.reading.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -8,12 +8,13 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use wherry_proto::{
-    Attempt, BlobName, ChunkIndex, ChunkMap, ClaimError, Digest, Lead, NodeId, SignedStates, StateChain, StatePrefix, Update,
+    Attempt, BlobName, ChunkIndex, ChunkMap, ClaimError, Digest, Lead, NodeId, SignedStates, StateChain,
+    StatePrefix, Update,
 };
 
 use super::planner::NoStates;
 use super::{Found, PeerError, Peers, Route};
-use crate::swarm::{Client, ExchangeError, LinkClass, Offer, Reach};
+use crate::swarm::{Client, ExchangeError, LinkClass, Offer, Reach, StatesError};
 
 /// How long neighbours may take to say whether they hold a blob before an origin is asked.
 const SITE_PATIENCE: Duration = Duration::from_millis(750);
@@ -27,8 +28,7 @@ impl Peers for Client {
     }
 
     fn class(&self, node: &NodeId) -> Option<LinkClass> {
-        let _ = node;
-        None
+        Client::class(self, node)
     }
 
     fn site(&self) -> Vec<NodeId> {
@@ -37,9 +37,15 @@ impl Peers for Client {
     }
 
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
-        let found = |Offer { node, size }| Found::Node { node, class: LinkClass::Lan, size, held: true };
-        let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).map(found);
-        let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).map(found);
+        let (near, far) = (self.clone(), self.clone());
+        let found = |client: Client| {
+            move |Offer { node, size, arriving }| {
+                let class = client.class(&node);
+                std::future::ready(class.map(|class| Found::Node { node, class, size, held: !arriving }))
+            }
+        };
+        let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).filter_map(found(near));
+        let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).filter_map(found(far));
         let asked = |found| stream::once(std::future::ready(found));
         near.chain(asked(Found::SiteAsked)).chain(far).chain(asked(Found::NetworkAsked)).boxed()
     }
@@ -50,8 +56,17 @@ impl Peers for Client {
         digest: Digest,
         map: ChunkMap,
     ) -> BoxStream<'static, Result<Update, String>> {
-        let _ = (node, digest, map);
-        stream::empty().boxed()
+        let client = self.clone();
+        let updates = async move {
+            let failed = |why: String| stream::once(std::future::ready(Err(why))).boxed();
+            let exchange = match client.exchange(node).await {
+                Ok(exchange) => exchange,
+                Err(error) => return failed(error.to_string()),
+            };
+            let ended = stream::once(async { Err("it tells no more of the blob".to_owned()) });
+            exchange.follow(digest, map).map(Ok).chain(ended).boxed()
+        };
+        stream::once(updates).flatten().boxed()
     }
 
     fn chain(
@@ -59,11 +74,11 @@ impl Peers for Client {
         node: NodeId,
         digest: Digest,
         size: u64,
-        _known: Option<Arc<StateChain>>,
+        known: Option<Arc<StateChain>>,
     ) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
         async move {
             let exchange = self.exchange(node).await.map_err(|error| error.to_string())?;
-            let held = exchange.held(digest, size).await;
+            let held = exchange.held(digest, size, known.as_deref()).await;
             let (_, chain) = held.map_err(|error| error.to_string())?;
             Ok(Arc::new(chain))
         }
@@ -78,16 +93,22 @@ impl Peers for Client {
         before: Arc<StatePrefix>,
     ) -> BoxFuture<'_, Result<SignedStates, NoStates>> {
         async move {
-            let _ = (node, digest, attempt, before);
-            Err(NoStates::None)
+            let map = before.map();
+            Client::states(self, node, digest, map, attempt, &before).await.map_err(|error| match error {
+                StatesError::Exchange(ExchangeError::NotHere(_)) => NoStates::None,
+                StatesError::Exchange(ExchangeError::Claim { reason: ClaimError::OtherStates, .. }) => {
+                    NoStates::Others
+                }
+                other => NoStates::Failed(other.to_string()),
+            })
         }
         .boxed()
     }
 
     fn lead(&self, node: NodeId, digest: Digest, size: u64, route: Route) -> BoxFuture<'_, Option<Lead>> {
         async move {
-            let _ = (node, digest, size, route);
-            None
+            let blob = BlobName { digest, size };
+            Client::lead(self, node, blob, &route.host.to_string(), route.repository.as_str()).await
         }
         .boxed()
     }
@@ -104,6 +125,8 @@ impl Peers for Client {
             let exchange = self.exchange(node).await.map_err(|error| failed(&error))?;
             exchange.chunk(digest, map, index, |_| {}).await.map_err(|error| match error {
                 ExchangeError::Busy(_) => PeerError::Busy,
+                ExchangeError::Elsewhere(_) => PeerError::Elsewhere,
+                ExchangeError::NotHere(_) => PeerError::NotHere,
                 other => failed(&other),
             })
         }

@@ -13,7 +13,7 @@ use wherry_proto::{ChunkIndex, End, Link};
 
 use super::planner::Event;
 use super::run::Happening;
-use super::{Transfer, TransferError};
+use super::{InUse, Transfer, TransferError};
 
 /// How long a reader waits for the next chunk before its client is sent away to come back later. Registry clients
 /// lose patience with a silent body after one to five minutes.
@@ -24,6 +24,7 @@ const PIECE: u64 = 64 << 10;
 
 struct Reader {
     transfer: Arc<Transfer>,
+    _in_use: InUse,
     id: u64,
     at: u64,
     end: u64,
@@ -44,6 +45,7 @@ impl Drop for Reader {
 /// The bytes of a range, as they arrive.
 pub(super) fn read(transfer: Arc<Transfer>, range: Range<u64>) -> impl Stream<Item = Result<Bytes, Break>> {
     let reader = Reader {
+        _in_use: transfer.begin_to_read(),
         id: transfer.next_reader(),
         at: range.start,
         end: range.end,

@@ -1,6 +1,6 @@
 //! The task that drives one transfer: it carries out what the planner asks for and tells it what happened.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -74,6 +74,8 @@ pub(super) struct Driver {
     writing: Writing,
     events: mpsc::Sender<Happening>,
     reading: u64,
+    // Of the ledger, when the view was last told what is linked.
+    revision: u64,
     reading_stop: CancellationToken,
     // Ends what is under way with one peer: the following, and requests that are taken back.
     following: HashMap<NodeId, CancellationToken>,
@@ -89,15 +91,16 @@ impl Driver {
         view: Arc<View>,
         partial: Arc<Partial>,
         events: mpsc::Sender<Happening>,
+        stop: CancellationToken,
     ) -> Self {
         let map = partial.map();
         let here: Vec<(ChunkIndex, Link)> =
             map.iter().zip(partial.links()).filter_map(|(index, link)| Some((index, link?))).collect();
-        // Milliseconds: no two readings of one blob begin in the same one, be there a restart between them.
-        let first_attempt = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        // By the clock, and by lot, since a machine without a battery may begin with the same time again.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let first_attempt = now << 20 | u64::from(rand::random::<u32>() >> 12);
         let planner = Planner::new(parts.peers.me(), partial.digest(), map, &here, first_attempt);
         view.relinked(planner.ledger().linked());
-        let stop = parts.stop.child_token();
         let reading_stop = stop.child_token();
         Self {
             parts,
@@ -109,6 +112,7 @@ impl Driver {
             writing: Writing::default(),
             events,
             reading: 0,
+            revision: 0,
             reading_stop,
             following: HashMap::new(),
             fetching: HashMap::new(),
@@ -168,7 +172,10 @@ impl Driver {
     fn happened(&mut self, happening: Happening) -> Result<bool, TransferError> {
         let event = match happening {
             Happening::Event(event) => {
-                if let Event::Busy(node, index) | Event::Elsewhere(node, index) = &event {
+                if let Event::Busy(node, index)
+                | Event::Elsewhere(node, index)
+                | Event::NotHere(node, index) = &event
+                {
                     self.fetching.remove(&(*node, *index));
                 }
                 event
@@ -209,32 +216,10 @@ impl Driver {
                 None => return Ok(false),
             },
         };
-        let steady = matches!(
-            event,
-            Event::Arrived(..)
-                | Event::Reading(..)
-                | Event::Busy(..)
-                | Event::Elsewhere(..)
-                | Event::Ready(_)
-                | Event::Updated(..)
-                | Event::Met(..)
-                | Event::Tick
-        );
         let effects = self.planner.apply(event);
-        let moved = effects.iter().any(|effect| {
-            matches!(
-                effect,
-                Effect::Ban(..)
-                    | Effect::Drop(..)
-                    | Effect::OriginWrong(_)
-                    | Effect::StreamVoid(_)
-                    | Effect::ReadOrigin(..)
-                    | Effect::StopOrigin
-            )
-        });
         self.view.sources.store(self.planner.sources(), Ordering::Relaxed);
-        // One chunk may connect others that came before it, so the whole set counts.
-        if moved || !steady {
+        let revision = self.planner.ledger().revision();
+        if std::mem::replace(&mut self.revision, revision) != revision {
             self.view.relinked(self.planner.ledger().linked());
         }
         self.view.stands(Stance {
@@ -260,7 +245,7 @@ impl Driver {
             Effect::AskChain(node) => self.ask_chain(node),
             Effect::AskStates(node, attempt, before) => self.ask_states(node, attempt, before),
             Effect::Lead => debug!(blob = %digest.short(), "leading: this node reads for its site"),
-            Effect::AskLead(known) => self.ask_lead(&known),
+            Effect::AskLead(but) => self.ask_lead(but),
             Effect::Cancel(node, index) => {
                 if let Some(request) = self.fetching.remove(&(node, index)) {
                     request.cancel();
@@ -396,14 +381,13 @@ impl Driver {
         });
     }
 
-    /// Asks members of the site, one after the other, to fetch the blob for this node.
-    fn ask_lead(&self, known: &[NodeId]) {
+    /// Asks members of the site but these, one after the other, to fetch the blob for this node.
+    fn ask_lead(&self, but: BTreeSet<NodeId>) {
         let (digest, size) = (self.digest(), self.map().size());
         let (parts, events, routes) = (self.parts.clone(), self.events.clone(), self.routes.all());
-        let known = known.to_vec();
         self.spawn(async move {
             let mut members = parts.peers.site();
-            members.retain(|member| !known.contains(member));
+            members.retain(|node| !but.contains(node));
             members.sort_by_key(|node| std::cmp::Reverse(rank(&digest, node)));
             members.truncate(MAX_ASKED_TO_LEAD);
             for node in members {
@@ -412,7 +396,7 @@ impl Driver {
                     debug!(blob = %digest.short(), peer = %node, ?answer, "asked a member to lead");
                     let found = match answer {
                         Some(Lead::Have) => Event::Offered(node, LinkClass::Lan),
-                        Some(Lead::Leading) => Event::Met(node, LinkClass::Lan),
+                        Some(Lead::Leading) => Event::Promised(node),
                         Some(Lead::Refuse(_)) | None => continue,
                     };
                     let _ = events.send(Happening::Event(found)).await;
@@ -452,6 +436,7 @@ impl Driver {
                         Happening::Event(Event::Ready(node))
                     }
                     Err(PeerError::Elsewhere) => Happening::Event(Event::Elsewhere(node, index)),
+                    Err(PeerError::NotHere) => Happening::Event(Event::NotHere(node, index)),
                     Err(PeerError::Failed(why)) => Happening::Event(Event::PeerFailed(node, why)),
                 };
                 let _ = events.send(event).await;

@@ -40,9 +40,12 @@ pub enum PeerError {
     /// It has no slot free; it may be asked again soon.
     #[error("it has no slot free")]
     Busy,
-    /// It has given this chunk to another follower, or does not have it yet.
+    /// It has given this chunk to another follower.
     #[error("it gives this chunk to others")]
     Elsewhere,
+    /// It does not have this chunk, or no longer.
+    #[error("it does not have this chunk")]
+    NotHere,
     /// It cannot or will not serve, or is silent.
     #[error("{0}")]
     Failed(String),

@@ -62,8 +62,7 @@ impl View {
             stream: Arc::new(StatePrefix::new(algorithm, map)),
             signed: None,
         };
-        let seen =
-            Seen { linked: ChunkSet::empty(map), stance, voids: 0, in_order: false, outcome: None };
+        let seen = Seen { linked: ChunkSet::empty(map), stance, voids: 0, in_order: false, outcome: None };
         Self {
             map,
             seen: Mutex::new(seen),

@@ -14,8 +14,9 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wherry_gateway::origin::{OriginSettings, Origins};
+use wherry_gateway::origin::{Credential, OriginSettings, Origins};
 use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
@@ -23,7 +24,7 @@ use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
 use wherry_node::images::{Images, ImagesParts, Site};
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
-use wherry_node::swarm::LinkClass;
+use wherry_node::swarm::{LinkClass, RESOLVE_TIME};
 use wherry_node::transfer::{Found, PeerError, Peers, Signer, Transfers};
 use wherry_proto::{
     Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain,
@@ -33,6 +34,8 @@ use wherry_proto::{
 pub const NOW: u64 = 1_700_000_000;
 pub const DAY: u64 = 86_400;
 pub const TAG_TTL: Duration = Duration::from_secs(60);
+/// A repository whose blobs the origin gives to nobody who only asks for them.
+pub const FORBIDDEN: &str = "forbidden";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -117,17 +120,37 @@ impl Image {
     }
 }
 
+/// What comes of asking the node that is to ask the origin for all.
+#[derive(Clone)]
+pub enum Resolver {
+    /// It says this, after so long.
+    Says(Box<TagRecord>, Duration),
+    /// It says nothing.
+    Silent,
+}
+
 /// What neighbours say.
 #[derive(Default)]
-pub struct Said(Mutex<Vec<TagRecord>>);
+pub struct Said {
+    records: Mutex<Vec<TagRecord>>,
+    resolver: Mutex<Option<Resolver>>,
+    /// How often the resolver was asked, and how often any other node.
+    pub resolving: AtomicUsize,
+    pub asking_anybody: AtomicUsize,
+}
 
 impl Said {
     pub fn says(&self, record: TagRecord) {
-        self.0.lock().unwrap().push(record);
+        self.records.lock().unwrap().push(record);
+    }
+
+    /// From now on another node is to ask the origin.
+    pub fn has(&self, resolver: Resolver) {
+        *self.resolver.lock().unwrap() = Some(resolver);
     }
 
     pub fn falls_silent(&self) {
-        self.0.lock().unwrap().clear();
+        self.records.lock().unwrap().clear();
     }
 }
 
@@ -135,31 +158,68 @@ impl Site for Said {
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>> {
         let reference = reference.to_string();
         async move {
-            let said = self.0.lock().unwrap();
+            let said = self.records.lock().unwrap();
             said.iter().filter(|record| record.reference.as_str() == reference).cloned().collect()
         }
         .boxed()
     }
 
-    fn tags(&self, host: &Host, repository: &Repository) -> BoxFuture<'_, BTreeSet<String>> {
+    fn has_resolver(&self, _: &Reference) -> bool {
+        self.resolver.lock().unwrap().is_some()
+    }
+
+    fn resolve(&self, _: &Reference, anybody: bool) -> BoxFuture<'_, Option<TagRecord>> {
+        let count = if anybody { &self.asking_anybody } else { &self.resolving };
+        count.fetch_add(1, Ordering::Relaxed);
+        let resolver = self.resolver.lock().unwrap().clone();
+        async move {
+            match resolver? {
+                Resolver::Says(record, after) => {
+                    tokio::time::sleep(after).await;
+                    Some(*record)
+                }
+                Resolver::Silent => {
+                    tokio::time::sleep(RESOLVE_TIME).await;
+                    None
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        known: BTreeSet<String>,
+    ) -> BoxFuture<'_, BTreeSet<String>> {
         let prefix = format!("{host}/{repository}:");
         async move {
-            let said = self.0.lock().unwrap();
+            let said = self.records.lock().unwrap();
             let tag = |record: &TagRecord| record.reference.strip_prefix(&prefix).map(str::to_owned);
-            said.iter().filter_map(tag).collect()
+            known.into_iter().chain(said.iter().filter_map(tag)).collect()
         }
         .boxed()
     }
 }
 
 /// What nodes say that they hold: a digest, and bytes that may be others than the digest's.
-#[derive(Default)]
-pub struct Holders(Mutex<Vec<(Digest, Bytes)>>);
+pub struct Holders {
+    held: Mutex<Vec<(Digest, Bytes)>>,
+    /// Whether they give more than each blob's last chunk.
+    pub giving: watch::Sender<bool>,
+}
+
+impl Default for Holders {
+    fn default() -> Self {
+        Self { held: Mutex::default(), giving: watch::Sender::new(true) }
+    }
+}
 
 impl Holders {
     /// One more node holds this, as it says.
     pub fn hold(&self, digest: Digest, bytes: &Bytes) {
-        self.0.lock().unwrap().push((digest, bytes.clone()));
+        self.held.lock().unwrap().push((digest, bytes.clone()));
     }
 
     fn node(number: usize) -> NodeId {
@@ -167,7 +227,7 @@ impl Holders {
     }
 
     fn of(&self, node: NodeId, digest: Digest, size: u64) -> Option<Bytes> {
-        let held = self.0.lock().unwrap();
+        let held = self.held.lock().unwrap();
         let mut numbered = held.iter().enumerate();
         let (_, (_, bytes)) = numbered.find(|(number, (held, bytes))| {
             (Self::node(*number), *held, bytes.len() as u64) == (node, digest, size)
@@ -182,7 +242,7 @@ impl Peers for Holders {
     }
 
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
-        let held = self.0.lock().unwrap().clone();
+        let held = self.held.lock().unwrap().clone();
         let offers = held.into_iter().enumerate().filter(move |(_, (held, _))| *held == digest);
         let found = offers.map(|(number, (_, bytes))| Found::Node {
             node: Self::node(number),
@@ -222,6 +282,9 @@ impl Peers for Holders {
         async move {
             let bytes = self.of(node, digest, map.size());
             let bytes = bytes.ok_or_else(|| PeerError::Failed("it does not hold it".to_owned()))?;
+            if index != map.last() {
+                let _ = self.giving.subscribe().wait_for(|giving| *giving).await;
+            }
             let from = map.offset(index) as usize;
             Ok(bytes.slice(from..from + map.len(index) as usize))
         }
@@ -303,6 +366,9 @@ impl Content for Shared {
     }
 
     async fn blob(&self, ask: Ask, digest: Digest, _: Want) -> Result<Reading, Refusal> {
+        if ask.repository.to_string() == FORBIDDEN {
+            return Err(Refusal::new(RefusalKind::Denied, "not for everybody"));
+        }
         let found = self.0.blobs.lock().unwrap().get(&(ask.repository.to_string(), digest)).cloned();
         found.map(Reading).ok_or_else(|| Refusal::new(RefusalKind::BlobUnknown, "no such blob"))
     }
@@ -325,8 +391,6 @@ pub struct Node {
     pub store: Store,
     pub site: Arc<Said>,
     pub peers: Arc<Holders>,
-    pub metrics: Metrics,
-    pub transfers: Transfers,
     _dir: TempDir,
 }
 
@@ -401,16 +465,27 @@ impl Lab {
         self.node_with(None)
     }
 
+    /// A node that has credentials for the origin.
+    pub fn node_with_credentials(&self) -> Node {
+        let password = Credential::Password { username: "user".to_owned(), password: "password".to_owned() };
+        self.node_of(None, vec![(self.host.clone(), password)])
+    }
+
     /// A node whose store may take so many bytes.
     pub fn node_with(&self, budget: Option<u64>) -> Node {
+        self.node_of(budget, Vec::new())
+    }
+
+    fn node_of(&self, budget: Option<u64>, credentials: Vec<(Host, Credential)>) -> Node {
         let dir = TempDir::new().unwrap();
         let store = Store::open(dir.path(), StoreSettings { budget }).unwrap();
         let mut settings = OriginSettings::default();
         settings.insecure.push(self.host.clone());
         settings.attempts = 1;
+        settings.credentials.explicit = credentials;
         let origins = Origins::new(settings).unwrap();
-        let (metrics, peers, site) =
-            (Metrics::default(), Arc::new(Holders::default()), Arc::new(Said::default()));
+        let metrics = Metrics::default();
+        let (peers, site) = (Arc::new(Holders::default()), Arc::new(Said::default()));
         let key = own_key();
         let transfers = Transfers::new(
             store.clone(),
@@ -422,11 +497,11 @@ impl Lab {
         );
         let images = Images::new(ImagesParts {
             store: store.clone(),
-            transfers: transfers.clone(),
+            transfers,
             peers: peers.clone(),
             site: site.clone(),
             origins,
-            metrics: metrics.clone(),
+            metrics,
             certificate: certificate(key.node()),
             key,
             default_origin: self.host.clone(),
@@ -437,7 +512,7 @@ impl Lab {
             }),
         })
         .unwrap();
-        Node { images, store, site, peers, metrics, transfers, _dir: dir }
+        Node { images, store, site, peers, _dir: dir }
     }
 }
 

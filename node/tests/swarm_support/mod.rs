@@ -4,15 +4,21 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::future::ready;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wherry_node::swarm::{self, Client, Holdings, Notice, ReadAt, Swarm, SwarmSettings};
+use wherry_node::swarm::{self, Arriving, Client, Holdings, Notice, ReadAt, Swarm, SwarmSettings};
 use wherry_proto::{
-    Algorithm, Certificate, ChainBuilder, ChunkMap, Digest, NodeId, Roles, SecretKey, StateChain, TagRecord,
+    Algorithm, Attempt, BlobName, Certificate, ChainBuilder, ChunkIndex, ChunkMap, ChunkSet, Digest, Lead,
+    LeadRefusal, NodeId, Role, Roles, SecretKey, SignedStates, StateChain, StatePrefix, StreamClaim,
+    TagRecord,
 };
 
 /// What a test waits at most for something that it expects.
@@ -66,6 +72,9 @@ pub struct Shelf {
     blobs: Mutex<HashMap<Digest, Blob>>,
     tags: Mutex<HashMap<String, TagRecord>>,
     names: Mutex<HashMap<String, Vec<String>>>,
+    arriving: Mutex<HashMap<BlobName, Arc<Incoming>>>,
+    /// Who asked this node to lead, and where.
+    pub asked_to_lead: Mutex<Vec<(NodeId, BlobName, String)>>,
 }
 
 impl Shelf {
@@ -83,6 +92,26 @@ impl Shelf {
         let digest = chain.digest();
         self.blobs.lock().unwrap().insert(digest, (chain, reader));
         digest
+    }
+
+    /// Puts a blob on its way, of which nothing is here yet.
+    pub fn expect(&self, bytes: &[u8], role: Role) -> Arc<Incoming> {
+        let incoming = Arc::new(Incoming::new(bytes, role));
+        self.arriving.lock().unwrap().insert(incoming.name(), incoming.clone());
+        incoming
+    }
+
+    /// It has arrived: first it is held, then it arrives no more.
+    pub fn finish(&self, incoming: &Incoming) {
+        self.add(&incoming.bytes);
+        self.arriving.lock().unwrap().remove(&incoming.name());
+        incoming.turn(Role::Held);
+    }
+
+    /// It will not arrive.
+    pub fn give_up(&self, incoming: &Incoming) {
+        self.arriving.lock().unwrap().remove(&incoming.name());
+        incoming.turn(Role::Gone);
     }
 
     pub fn tag(&self, record: TagRecord) {
@@ -108,6 +137,32 @@ impl Holdings for Shelf {
         Ok(self.blobs.lock().unwrap().get(digest).map(|(_, file)| Arc::clone(file)))
     }
 
+    fn arriving_size(&self, digest: &Digest) -> Option<u64> {
+        self.arriving.lock().unwrap().keys().find(|blob| blob.digest == *digest).map(|blob| blob.size)
+    }
+
+    fn arriving(&self, blob: &BlobName) -> Option<Arc<dyn Arriving>> {
+        Some(self.arriving.lock().unwrap().get(blob)?.clone())
+    }
+
+    fn lead<'a>(
+        &'a self,
+        asker: NodeId,
+        blob: BlobName,
+        origin: &'a str,
+        repository: &'a str,
+    ) -> BoxFuture<'a, Lead> {
+        self.asked_to_lead.lock().unwrap().push((asker, blob, format!("{origin}/{repository}")));
+        let lead = if self.held(&blob.digest).is_some() {
+            Lead::Have
+        } else if self.arriving_size(&blob.digest).is_some() {
+            Lead::Leading
+        } else {
+            Lead::Refuse(LeadRefusal::NoCredentials)
+        };
+        ready(lead).boxed()
+    }
+
     fn tag(&self, reference: &str) -> Option<TagRecord> {
         self.tags.lock().unwrap().get(reference).cloned()
     }
@@ -121,6 +176,114 @@ impl Holdings for Shelf {
             .take(most)
             .cloned()
             .collect()
+    }
+}
+
+/// A blob on its way, of which as much is here as a test says.
+pub struct Incoming {
+    bytes: Vec<u8>,
+    chain: StateChain,
+    here: Mutex<ChunkSet>,
+    role: Mutex<Role>,
+    changes: watch::Sender<u64>,
+    signed: Mutex<Option<SignedStates>>,
+    followers: Mutex<Vec<NodeId>>,
+}
+
+impl Incoming {
+    fn new(bytes: &[u8], role: Role) -> Self {
+        let chain = chain_of(bytes);
+        Self {
+            bytes: bytes.to_vec(),
+            here: ChunkSet::empty(chain.map()).into(),
+            chain,
+            role: role.into(),
+            changes: watch::Sender::new(0),
+            signed: None.into(),
+            followers: Mutex::default(),
+        }
+    }
+
+    pub fn name(&self) -> BlobName {
+        BlobName { digest: self.chain.digest(), size: self.chain.map().size() }
+    }
+
+    pub fn chain(&self) -> &StateChain {
+        &self.chain
+    }
+
+    pub fn chunk(&self, index: ChunkIndex) -> &[u8] {
+        let offset = self.chain.map().offset(index) as usize;
+        &self.bytes[offset..offset + self.chain.map().len(index) as usize]
+    }
+
+    /// These chunks are linked.
+    pub fn link(&self, numbers: impl IntoIterator<Item = u32>) {
+        for number in numbers {
+            self.here.lock().unwrap().insert(self.chain.map().index(number).unwrap());
+        }
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    pub fn turn(&self, role: Role) {
+        *self.role.lock().unwrap() = role;
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// The states that are known, true or not.
+    pub fn prefix(&self, known: u32) -> StatePrefix {
+        let map = self.chain.map();
+        let mut prefix = StatePrefix::new(Algorithm::Sha256, map);
+        for index in map.iter().skip(1).take(known as usize) {
+            prefix.push(self.chain.from(index));
+        }
+        prefix
+    }
+
+    /// Gives these out as what a leader has signed.
+    pub fn pass_on(&self, signed: SignedStates) {
+        *self.signed.lock().unwrap() = Some(signed);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    pub fn followers(&self) -> Vec<NodeId> {
+        self.followers.lock().unwrap().clone()
+    }
+}
+
+impl ReadAt for Incoming {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        let offset = offset as usize;
+        buf.copy_from_slice(&self.bytes[offset..offset + buf.len()]);
+        Ok(())
+    }
+}
+
+impl Arriving for Incoming {
+    fn has(&self, index: ChunkIndex) -> bool {
+        self.here.lock().unwrap().contains(index)
+    }
+
+    fn here(&self) -> ChunkSet {
+        self.here.lock().unwrap().clone()
+    }
+
+    fn role(&self) -> Role {
+        *self.role.lock().unwrap()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn states(&self, attempt: &Attempt, from: u32) -> Option<(StreamClaim, Certificate, Vec<u8>)> {
+        let signed = self.signed.lock().unwrap().clone()?;
+        let known = signed.claim.stream() == *attempt && from <= signed.claim.known;
+        known.then(|| (signed.claim, signed.certificate, signed.prefix.states_from(from)))
+    }
+
+    fn followed(&self, by: NodeId) {
+        self.followers.lock().unwrap().push(by);
     }
 }
 

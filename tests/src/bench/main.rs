@@ -12,6 +12,7 @@ mod peer;
 mod plain;
 mod serve;
 mod sim;
+mod swarm;
 mod table;
 mod transport;
 
@@ -21,8 +22,9 @@ use wherry_tests::lab::wherry_bin;
 use table::{Goal, Table};
 
 const HELP: &str = "Usage: wherry-bench [NAME]…
+       wherry-bench swarm [SCENARIO]… [OPTION]…
 
-Benchmarks, all of them if none is named:
+Benchmarks, all of the first ones if none is named:
   limits    what wherry is measured against, without wherry: plain TCP, docker-registry
   peer      1 GiB from one warm peer into the store, beside plain TCP + SHA-256 + write
   transport CPU a GiB from a peer's page cache into memory, beside a libp2p stream with Noise
@@ -34,6 +36,9 @@ Benchmarks, all of them if none is named:
   size      the binary
   sim       the swarm in a simulation: what S1, S1b, S2, S5 and S6 should come to, and 10 to 1,000 nodes
   sim-large the same for 10,000 nodes, for half an hour
+
+Only when named, with scenarios and options of its own (wherry-bench swarm --help):
+  swarm     many nodes in network namespaces, against the bound that their links leave
 
 The environment variable WHERRY_BIN names the binary; measure a release build.";
 
@@ -51,6 +56,15 @@ fn main() -> Result<()> {
         ["--help" | "-h"] => {
             println!("{HELP}");
             return Ok(());
+        }
+        ["swarm", "--help" | "-h"] => {
+            println!("{}", swarm::HELP);
+            return Ok(());
+        }
+        ["swarm", ref rest @ ..] => {
+            let mut table = Table::new();
+            swarm::run(rest, &mut table)?;
+            return finish(&table);
         }
         _ => {}
     }
@@ -80,6 +94,10 @@ fn main() -> Result<()> {
             _ => bail!("there is no benchmark '{name}'\n\n{HELP}"),
         }
     }
+    finish(&table)
+}
+
+fn finish(table: &Table) -> Result<()> {
     println!("{table}");
     if table.missed() {
         bail!("a goal was missed");

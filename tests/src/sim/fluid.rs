@@ -143,14 +143,14 @@ impl<T> Fluid<T> {
         while !used.is_empty() {
             let share_of = |port: &Port| port.left.max(0.0) / f64::from(port.open);
             let least = used.iter().map(|id| share_of(&self.ports[*id])).fold(f64::INFINITY, f64::min);
-            for id in &used {
-                let port = &self.ports[*id];
+            for id in used.clone() {
+                let port = &self.ports[id];
                 if port.open == 0 || share_of(port) > least * (1.0 + 1e-9) {
                     continue;
                 }
-                let flows = std::mem::take(&mut self.ports[*id].flows);
-                for flow in &flows {
-                    let Some(flow) = &mut self.flows[*flow as usize] else { continue };
+                let flows = std::mem::take(&mut self.ports[id].flows);
+                for id in &flows {
+                    let Some(flow) = &mut self.flows[*id as usize] else { continue };
                     if flow.rate >= 0.0 {
                         continue;
                     }
@@ -160,7 +160,7 @@ impl<T> Fluid<T> {
                         self.ports[*port].open -= 1;
                     }
                 }
-                self.ports[*id].flows = flows;
+                self.ports[id].flows = flows;
             }
             used.retain(|id| self.ports[*id].open > 0);
         }

@@ -2,7 +2,7 @@
 //!
 //! Simulated are links (shared max-min fair), round trips, upload slots, the messages of the exchange and their delays,
 //! the origin behind each site's uplink, deaths, partial views, and nodes that lie. Not simulated are TCP's slow start
-//! and loss, the processor, and bytes: see [`blob`].
+//! and loss, the processor, and bytes: see `blob.rs`.
 
 mod blob;
 mod clock;

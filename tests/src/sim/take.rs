@@ -1,5 +1,6 @@
 //! The taking side: carries out what planners ask for and tells them what happened, as the node's driver does.
 
+use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
@@ -47,35 +48,13 @@ impl World {
             Event::OriginEnded(_) => transfer.asked.retain(|_, source| *source != Source::Origin),
             _ => {}
         }
-        let steady = matches!(
-            event,
-            Event::Arrived(..)
-                | Event::Reading(..)
-                | Event::Busy(..)
-                | Event::Elsewhere(..)
-                | Event::Ready(_)
-                | Event::Updated(..)
-                | Event::Met(..)
-                | Event::Tick
-        );
         if trace {
             eprintln!("{:.4} {node}/{blob} <- {}", now as f64 / 1e9, brief(&event));
         }
         let measures = matches!(event, Event::Tick);
         let effects = transfer.planner.apply(event);
-        let moved = effects.iter().any(|effect| {
-            matches!(
-                effect,
-                Effect::Ban(..)
-                    | Effect::Drop(..)
-                    | Effect::OriginWrong(_)
-                    | Effect::StreamVoid(_)
-                    | Effect::ReadOrigin(..)
-                    | Effect::StopOrigin
-            )
-        });
         let mut is_new = false;
-        if (moved || !steady) && transfer.linked != *transfer.planner.ledger().linked() {
+        if transfer.linked != *transfer.planner.ledger().linked() {
             transfer.linked.clone_from(transfer.planner.ledger().linked());
             is_new = true;
         }
@@ -122,7 +101,7 @@ impl World {
                 self.pull(node, blob, peer, Part::States(attempt, before))
             }
             Effect::Lead => self.report.leads += 1,
-            Effect::AskLead(known) => self.ask_lead(node, blob, &known),
+            Effect::AskLead(but) => self.ask_lead(node, blob, &but),
             Effect::Cancel(peer, index) => {
                 self.report.hedged += 1;
                 self.cancel(node, blob, peer, Some(index));
@@ -184,16 +163,15 @@ impl World {
             return;
         }
         self.report.honest_dropped += 1;
-        let misleads = |manner| matches!(manner, Manner::Inventor { .. } | Manner::FalseHolder { .. });
-        let poisoned = self.setup.nodes.iter().any(|node| misleads(node.manner));
+        let poisoned = self.setup.nodes.iter().any(|node| matches!(node.manner, Manner::Inventor { .. }));
         match reason {
-            // It may have had it in good faith from a leader that made it up, or this node goes by a false claim.
+            // It may have had it in good faith from a leader that made it up.
             DropReason::WrongChunk(_) if poisoned => {}
             DropReason::WrongChunk(_) => {
                 self.report.wrong(format!("{node} drops {number}, which is honest: {reason}"));
             }
             DropReason::Failed(why) => {
-                let closed = why == CLOSED || why == GONE || poisoned;
+                let closed = why == CLOSED || why == GONE;
                 if !closed {
                     self.report.wrong(format!("{node} drops {number}, which is honest: {why}"));
                 }
@@ -239,21 +217,16 @@ impl World {
         let is_it = |fetching: &Fetching| {
             fetching.peer == number && index.is_none_or(|index| fetching.index == index)
         };
-        let requests: Vec<RequestId> = transfer
-            .fetching
-            .iter()
-            .filter(|(_, fetching)| is_it(fetching))
-            .map(|(request, _)| *request)
-            .collect();
-        for request in &requests {
-            if let Some(fetching) = transfer.fetching.remove(request)
+        let next =
+            transfer.fetching.iter().find(|(_, fetching)| is_it(fetching)).map(|(request, _)| *request);
+        if let Some(request) = next {
+            if let Some(fetching) = transfer.fetching.remove(&request)
                 && transfer.asked.get(&fetching.index) == Some(&Source::Peer(peer))
             {
                 transfer.asked.remove(&fetching.index);
             }
-        }
-        for request in requests {
             self.send(node, number, Message::Cancel(request));
+            self.cancel(node, blob, peer, index);
         }
     }
 
@@ -265,7 +238,7 @@ impl World {
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
         let run = transfer.run;
         let twice = transfer.asked.insert(index, Source::Peer(peer));
-        let again = transfer.planner.ledger().linked().contains(index);
+        let again = transfer.linked.contains(index);
         transfer.fetching.insert(request, Fetching { peer: number, life, index, since: now, starts });
         let open = transfer.fetching.len();
         if let Some(other) = twice {
@@ -412,10 +385,12 @@ impl World {
                     return;
                 }
                 let run = transfer.run;
-                if let Entry::Vacant(free) = transfer.busy.entry(from) {
-                    free.insert(token);
-                    let pause = Happening::Pause { node: to, blob, run, peer: from, token };
-                    self.clock.after(nanos(BUSY_PAUSE), pause);
+                if let Entry::Vacant(vacant) = transfer.busy.entry(from) {
+                    vacant.insert(token);
+                    self.clock.after(
+                        nanos(BUSY_PAUSE),
+                        Happening::Pause { node: to, blob, run, peer: from, token },
+                    );
                 }
                 self.apply(to, blob, Event::Busy(id, index));
             }
@@ -510,11 +485,11 @@ impl World {
 
     // --- asking others to lead ---
 
-    fn ask_lead(&mut self, node: usize, blob: BlobNo, known: &[NodeId]) {
+    fn ask_lead(&mut self, node: usize, blob: BlobNo, but: &BTreeSet<NodeId>) {
         let digest = self.blobs[blob].digest();
         let mut members: Vec<usize> =
             self.nodes[node].neighbours.iter().copied().filter(|other| self.nodes[*other].alive).collect();
-        members.retain(|member| !known.contains(&self.nodes[*member].id));
+        members.retain(|member| !but.contains(&self.nodes[*member].id));
         members.sort_by_key(|member| std::cmp::Reverse(rank(&digest, &self.nodes[*member].id)));
         members.truncate(MAX_ASKED_TO_LEAD);
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
@@ -551,7 +526,7 @@ impl World {
         transfer.to_lead = None;
         let event = match led {
             Led::Have => Event::Offered(id, LinkClass::Lan),
-            _ => Event::Met(id, LinkClass::Lan),
+            _ => Event::Promised(id),
         };
         self.apply(node, blob, event);
     }

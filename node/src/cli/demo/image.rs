@@ -102,12 +102,12 @@ fn put(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> io::
 
 #[cfg(test)]
 mod tests {
-    use wherry_gateway::Manifest;
+    use wherry_gateway::{Descriptor, Manifest};
 
     use std::collections::HashMap;
 
     use super::*;
-    use crate::images::inspect::inspect;
+    use crate::images::inspect::{LayerState, inspect};
 
     #[test]
     fn the_layers_hold_the_binary_and_everything_has_the_digest_that_it_is_named_by() {
@@ -133,7 +133,8 @@ mod tests {
         let parsed: serde_json::Value = serde_json::from_slice(manifest).unwrap();
         let blob = |descriptor: &serde_json::Value| &blobs[descriptor["digest"].as_str().unwrap()];
         let read = Manifest::parse(manifest.clone().into(), None).unwrap();
-        let details = inspect("x", &read, blob(&parsed["config"]), &[]).unwrap();
+        let here = |layer: &Descriptor| (LayerState::Here, layer.size);
+        let details = inspect("x", &read, blob(&parsed["config"]), &[], here).unwrap();
         assert!(details.history_fits);
         let mut whole = Vec::new();
         for layer in parsed["layers"].as_array().unwrap() {

@@ -13,13 +13,13 @@ mod stage;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use super::args::DemoArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{note, print, print_json};
+use super::stop::Stop;
 use report::{Report, Row};
 use stage::Stage;
 
@@ -32,15 +32,17 @@ const TOGETHER: usize = 3;
 pub(super) fn run(args: &DemoArgs, environment: &Environment) -> Result<(), Failure> {
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut stop = Stop::new()?;
         let mut stage = Stage::new()?;
         let outcome = tokio::select! {
             outcome = timeout(LIMIT, play(&mut stage)) => outcome.unwrap_or_else(|_| {
                 Err(anyhow::anyhow!("it is not through after {} s", LIMIT.as_secs()))
             }),
-            _ = terminate.recv() => Err(anyhow::anyhow!("interrupted")),
-            _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
+            status = stop.asked() => {
+                stage.clear().await?;
+                let message = "the demo is over, and nothing is left of it".to_owned();
+                return Err(Failure::Interrupted { status, message, hint: None });
+            }
         };
         let told = match &outcome {
             Ok(report) => tell(report, args, environment),
@@ -51,10 +53,7 @@ pub(super) fn run(args: &DemoArgs, environment: &Environment) -> Result<(), Fail
         };
         if args.keep && told.is_ok() {
             note(&stage.tour());
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            stop.asked().await;
         }
         // Whatever happened, nothing is left.
         stage.clear().await?;

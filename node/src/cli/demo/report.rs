@@ -7,6 +7,9 @@ use super::image::Image;
 use crate::cli::table::{Align, Table};
 use crate::config::units::{show_seconds, show_size};
 
+/// From how many copies on more than one is told to have left the cloud: a few chunks that were fetched twice are none.
+const MORE_THAN_ONE: f64 = 1.2;
+
 /// How a node got the image.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Row {
@@ -75,7 +78,21 @@ impl Report {
             true => paint("everything is as promised", "32", colours),
             false => paint("not everything is as promised", "31", colours),
         };
-        format!("{head}{table}\n{verdict} ({} in all)\n", show_seconds(self.seconds))
+        format!("{head}{table}\n{}{verdict} ({} in all)\n", self.copies(), show_seconds(self.seconds))
+    }
+
+    /// How often the image came from the cloud, if that was more than once, and why.
+    fn copies(&self) -> String {
+        let copies =
+            self.nodes.iter().map(|row| row.from_cloud).sum::<u64>() as f64 / self.bytes.max(1) as f64;
+        if copies < MORE_THAN_ONE {
+            return String::new();
+        }
+        let (first, last) = (self.with_cloud, self.with_cloud + 1);
+        format!(
+            "the image left the cloud {copies:.1} times: {first} nodes asked for it at the same moment, when no node of \
+             the site\nhad it yet. Whoever asks later, as node {last} did, takes none of it from the cloud.\n\n"
+        )
     }
 }
 
@@ -140,6 +157,17 @@ mod tests {
         assert!(table.contains("everything is as promised (9.00 s in all)"), "{table}");
         assert!(table.contains("\n2     up     1.25 s           600 B       400 B  "), "{table}");
         assert!(table.contains("\n4     gone   1.25 s             0 B      1000 B  "), "{table}");
+        assert!(table.contains("\nthe image left the cloud 1.6 times: 3 nodes asked"), "{table}");
+    }
+
+    #[test]
+    fn nothing_is_explained_when_one_copy_left_the_cloud() {
+        let table = report(|rows| {
+            rows[0].from_cloud = 400;
+            rows[1].from_cloud = 610;
+        })
+        .table(false);
+        assert!(!table.contains("left the cloud"), "{table}");
     }
 
     #[test]

@@ -3,70 +3,90 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bytes::{BufMut as _, Bytes};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use wherry_proto::{
-    BlobName, ChunkIndex, ChunkMap, Digest, HeldClaim, MAX_CHAIN_LEN, MAX_CHUNK_LEN, NetworkId, NodeId,
-    PREFIX_LEN, Request, Response, StateChain, decode_payload, encode_frame,
+    Attempt, BlobName, Certificate, ChunkIndex, ChunkMap, ClaimError, Digest, HeldClaim, NetworkId, NodeId,
+    Request, SignedStates, StateChain, StatePrefix, StreamClaim, encode_frame,
 };
 
-use super::buffers::{Buffer, Buffers};
-use super::{ExchangeError, MAX_IN_FLIGHT, Patience};
-use crate::swarm::codec::{WireError, read_after_prefix};
+use super::buffers::Buffers;
+use super::follow::{Follow, Inbox};
+use super::taker::Taker;
+use super::{ExchangeError, MAX_FOLLOWED, MAX_IN_FLIGHT, Patience};
 
-/// How many written requests wait for the connection: each in flight may have been cancelled too.
-const OUTGOING: usize = 2 * MAX_IN_FLIGHT;
+/// How many written requests wait for the connection: each in flight, and each blob that is followed, may have been
+/// cancelled too.
+const OUTGOING: usize = 2 * (MAX_IN_FLIGHT + MAX_FOLLOWED);
 
 /// A connection to one peer, by which chains and chunks are taken. Clones share it.
 #[derive(Clone)]
 pub struct Exchange(Arc<Shared>);
 
-struct Shared {
-    node: NodeId,
+pub(super) struct Shared {
+    pub(super) node: NodeId,
     network: NetworkId,
     direct: bool,
-    patience: Patience,
+    pub(super) patience: Patience,
     outgoing: mpsc::Sender<Vec<u8>>,
     pending: Mutex<Pending>,
-    asked: Notify,
+    // That what is owed or followed has changed.
+    pub(super) asked: Notify,
     in_flight: Semaphore,
     // Whether the peer has said that it is busy, and not yet that a slot is free.
-    busy: watch::Sender<bool>,
+    pub(super) busy: watch::Sender<bool>,
     closed: CancellationToken,
     why: OnceLock<ExchangeError>,
 }
 
-struct Pending {
+pub(super) struct Pending {
     next_id: u32,
-    waiting: HashMap<u32, Waiting>,
-    // When the last response ended or, if that is later, the first request since then was made.
-    quiet_since: Instant,
+    pub(super) waiting: HashMap<u32, Waiting>,
+    pub(super) followed: HashMap<u32, Arc<Inbox>>,
+    // When the last response ended or, if that is later, the first request since then was made or the last blob was
+    // followed no more.
+    pub(super) quiet_since: Instant,
     // Responses that may still come although nobody waits for them.
-    cancelled: u64,
+    pub(super) cancelled: u64,
+    // Whether a blob was ever followed no more: updates on it may still come.
+    unfollowed: bool,
 }
 
 impl Pending {
-    fn owed_since(&self) -> Option<Instant> {
-        (!self.waiting.is_empty()).then_some(self.quiet_since)
+    fn take_id(&mut self) -> u32 {
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(1);
+        id
+    }
+
+    /// When the connection ends unless something comes before, and whether a response is owed until then. Who follows
+    /// is owed nothing and not idle.
+    pub(super) fn deadline(&self, patience: &Patience) -> Option<(Instant, bool)> {
+        if !self.waiting.is_empty() {
+            return Some((self.quiet_since + patience.silence, true));
+        }
+        self.followed.is_empty().then(|| (self.quiet_since + patience.idle, false))
     }
 }
 
-struct Waiting {
-    part: Part,
-    answer: oneshot::Sender<Result<Taken, ExchangeError>>,
+pub(super) struct Waiting {
+    pub(super) part: Part,
+    pub(super) answer: oneshot::Sender<Result<Taken, ExchangeError>>,
 }
 
-enum Part {
+pub(super) enum Part {
     Chunk { len: u32, progress: Box<dyn FnMut(usize) + Send> },
-    Chain { blob: BlobName, len: u32 },
+    Chain { blob: BlobName, len: u32, known: Option<Digest> },
+    States { blob: BlobName, attempt: Attempt, from: u32 },
 }
 
-enum Taken {
+pub(super) enum Taken {
     Chunk(Bytes),
     Chain(Box<HeldClaim>, Vec<u8>),
+    States(Box<(StreamClaim, Certificate)>, Vec<u8>),
 }
 
 /// Starts an exchange on a stream whose peer is known and admitted. The future does its work; it ends when
@@ -90,8 +110,10 @@ pub(in crate::swarm) fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static
         pending: Mutex::new(Pending {
             next_id: 0,
             waiting: HashMap::new(),
+            followed: HashMap::new(),
             quiet_since: Instant::now(),
             cancelled: 0,
+            unfollowed: false,
         }),
         asked: Notify::new(),
         in_flight: Semaphore::new(MAX_IN_FLIGHT),
@@ -152,26 +174,86 @@ impl Exchange {
         let request = |id| Request::Chunk { id, blob, index: index.get() };
         match self.0.ask(part, request).await? {
             Taken::Chunk(bytes) => Ok(bytes),
-            Taken::Chain(..) => Err(self.0.protocol("a chain came for a chunk")),
+            _ => Err(self.0.protocol("something else came for a chunk")),
         }
     }
 
-    /// Takes the peer's claim that it holds a blob of `size` bytes, with the chain that it claims.
+    /// Takes the peer's claim that it holds a blob of `size` bytes, with the chain that it claims; the states do not
+    /// travel if they are those of `known`.
     ///
     /// The signature is the peer's and covers the states; whether the chain is right only its chunks can tell.
-    pub async fn held(&self, digest: Digest, size: u64) -> Result<(HeldClaim, StateChain), ExchangeError> {
+    pub async fn held(
+        &self,
+        digest: Digest,
+        size: u64,
+        known: Option<&StateChain>,
+    ) -> Result<(HeldClaim, StateChain), ExchangeError> {
         let map = ChunkMap::new(size)?;
         let blob = BlobName { digest, size };
         // At most MAX_CHAIN_LEN, since the map is within its bounds.
         let len = (map.count() - 1) * digest.algorithm().output_len() as u32;
-        let request = |id| Request::Chain { id, blob, known: None };
-        let Taken::Chain(claim, states) = self.0.ask(Part::Chain { blob, len }, request).await? else {
-            return Err(self.0.protocol("a chunk came for a chain"));
+        let known_states = known.map(StateChain::to_bytes);
+        let known = known_states.as_deref().map(Digest::sha256);
+        let request = |id| Request::Chain { id, blob, known };
+        let Taken::Chain(claim, states) = self.0.ask(Part::Chain { blob, len, known }, request).await? else {
+            return Err(self.0.protocol("something else came for a chain"));
         };
-        let chain = claim
-            .open(&self.0.network, &states)
-            .map_err(|reason| ExchangeError::Claim { node: self.0.node, reason })?;
+        // None came: they are those that are known, or there are none.
+        let states = match known_states {
+            Some(known) if states.is_empty() => known,
+            _ => states,
+        };
+        let chain = claim.open(&self.0.network, &states).map_err(|reason| self.0.false_claim(reason))?;
         Ok((*claim, chain))
+    }
+
+    /// Takes what the leader of a reading has signed, as far as the peer knows it, with the states behind those of
+    /// `before`. Fails with [`ExchangeError::NotHere`] if the peer knows nothing of the reading, or less than this.
+    ///
+    /// The signature is the leader's and covers all states; that the leader belongs is not checked here, nor whether the
+    /// states are right. After [`ClaimError::OtherStates`] all states, from the
+    /// first on, tell whether the peer lied or the leader has contradicted itself.
+    pub async fn states(
+        &self,
+        digest: Digest,
+        map: ChunkMap,
+        attempt: Attempt,
+        before: &StatePrefix,
+    ) -> Result<SignedStates, ExchangeError> {
+        let blob = BlobName { digest, size: map.size() };
+        let from = before.known();
+        let request = |id| Request::States { id, blob, attempt, from };
+        let Taken::States(signed, raw) = self.0.ask(Part::States { blob, attempt, from }, request).await?
+        else {
+            return Err(self.0.protocol("something else came for states"));
+        };
+        let (claim, certificate) = *signed;
+        let opened = claim.open(&self.0.network, before, &raw);
+        let prefix = opened.map_err(|reason| self.0.false_claim(reason))?;
+        Ok(SignedStates { claim, certificate, prefix })
+    }
+
+    /// Follows a blob: the peer tells what it has to do with it, and which chunks are newly there. At most
+    /// [`MAX_FOLLOWED`] at a time; a further one ends at once, as all do with the connection. The exchange does not end
+    /// for being idle meanwhile.
+    pub fn follow(&self, digest: Digest, map: ChunkMap) -> Follow {
+        let (inbox, blob) = (Inbox::new(map), BlobName { digest, size: map.size() });
+        let (id, begins) = {
+            let mut pending = self.0.pending();
+            let begins = pending.followed.len() < MAX_FOLLOWED && !self.is_closed();
+            let id = pending.take_id();
+            if begins {
+                pending.followed.insert(id, Arc::clone(&inbox));
+            }
+            (id, begins)
+        };
+        self.0.asked.notify_one();
+        // There is room for a request for each blob, and for what ends it; a peer that takes none is as good as gone.
+        let frame = encode_frame(&Request::Follow { id, blob });
+        if !begins || !frame.is_ok_and(|frame| self.0.outgoing.try_send(frame).is_ok()) {
+            inbox.end();
+        }
+        Follow::new(Arc::clone(&self.0), id, inbox)
     }
 
     /// Returns once the peer has a free slot, as far as it has said: at once if it was not busy when it answered
@@ -197,16 +279,20 @@ impl std::fmt::Debug for Exchange {
 }
 
 impl Shared {
-    fn pending(&self) -> MutexGuard<'_, Pending> {
+    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn gone(&self, reason: &str) -> ExchangeError {
+    pub(super) fn gone(&self, reason: &str) -> ExchangeError {
         ExchangeError::Closed { node: self.node, reason: reason.into() }
     }
 
-    fn protocol(&self, reason: &str) -> ExchangeError {
+    pub(super) fn protocol(&self, reason: &str) -> ExchangeError {
         ExchangeError::Protocol { node: self.node, reason: reason.into() }
+    }
+
+    fn false_claim(&self, reason: ClaimError) -> ExchangeError {
+        ExchangeError::Claim { node: self.node, reason }
     }
 
     fn why(&self) -> ExchangeError {
@@ -217,9 +303,57 @@ impl Shared {
         let _ = self.why.set(why);
         self.closed.cancel();
         self.in_flight.close();
-        let waiting = std::mem::take(&mut self.pending().waiting);
+        let (waiting, followed) = {
+            let mut pending = self.pending();
+            (std::mem::take(&mut pending.waiting), std::mem::take(&mut pending.followed))
+        };
         for (_, request) in waiting {
             let _ = request.answer.send(Err(self.why()));
+        }
+        followed.values().for_each(|inbox| inbox.end());
+    }
+
+    /// Nobody follows under this number any more.
+    pub(super) fn unfollow(&self, id: u32) {
+        let mut pending = self.pending();
+        if pending.followed.remove(&id).is_none() {
+            return;
+        }
+        pending.unfollowed = true;
+        if pending.followed.is_empty() && pending.waiting.is_empty() {
+            pending.quiet_since = Instant::now();
+        }
+        drop(pending);
+        self.asked.notify_one();
+        self.cancel(id);
+    }
+
+    /// An update came under this number, under which nobody follows.
+    pub(super) fn told_in_vain(&self, id: u32) -> Result<(), ExchangeError> {
+        if !self.pending().unfollowed {
+            return Err(self.protocol("an update came on what nobody follows"));
+        }
+        // That it is followed no more may not have got through.
+        self.cancel(id);
+        Ok(())
+    }
+
+    /// Whether what was refused under this number is, or may have been, to follow a blob.
+    pub(super) fn refused_to_tell(&self, id: u32) -> bool {
+        let mut pending = self.pending();
+        match pending.followed.remove(&id) {
+            Some(inbox) => {
+                inbox.end();
+                true
+            }
+            None => pending.unfollowed && !pending.waiting.contains_key(&id) && pending.cancelled == 0,
+        }
+    }
+
+    /// Takes a request back, as far as that gets through: if the line is full what comes is thrown away.
+    fn cancel(&self, id: u32) {
+        if let Ok(frame) = encode_frame(&Request::Cancel { id }) {
+            let _ = self.outgoing.try_send(frame);
         }
     }
 
@@ -233,8 +367,7 @@ impl Shared {
                 drop(pending);
                 return Err(self.why());
             }
-            let id = pending.next_id;
-            pending.next_id = id.wrapping_add(1);
+            let id = pending.take_id();
             if pending.waiting.is_empty() {
                 pending.quiet_since = Instant::now();
             }
@@ -265,10 +398,7 @@ impl Drop for Forget<'_> {
         if pending.waiting.remove(&self.id).is_some() {
             pending.cancelled += 1;
             drop(pending);
-            // If the line is full the response comes and is thrown away.
-            if let Ok(frame) = encode_frame(&Request::Cancel { id: self.id }) {
-                let _ = self.shared.outgoing.try_send(frame);
-            }
+            self.shared.cancel(self.id);
         }
     }
 }
@@ -293,198 +423,4 @@ async fn send<S: AsyncRead + AsyncWrite>(
         }
     }
     shared.gone("nobody asks any more")
-}
-
-struct Taker<S> {
-    shared: Arc<Shared>,
-    reader: ReadHalf<S>,
-    buffers: Buffers,
-}
-
-impl<S: AsyncRead + AsyncWrite> Taker<S> {
-    async fn run(mut self) -> ExchangeError {
-        loop {
-            if let Err(why) = self.response().await {
-                return why;
-            }
-            self.shared.pending().quiet_since = Instant::now();
-        }
-    }
-
-    fn io(&self, error: &std::io::Error) -> ExchangeError {
-        match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => self.shared.gone("the peer closed it"),
-            _ => self.shared.gone(&error.to_string()),
-        }
-    }
-
-    /// Waits for the first bytes of a response: in peace while none is owed, with little patience otherwise.
-    async fn prefix(&mut self) -> Result<[u8; PREFIX_LEN], ExchangeError> {
-        let mut prefix = [0; PREFIX_LEN];
-        let mut filled = 0;
-        let silence = self.shared.patience.silence;
-        let idle_at = Instant::now() + self.shared.patience.idle;
-        while filled < PREFIX_LEN {
-            let owed_since = self.shared.pending().owed_since();
-            let until = owed_since.map_or(idle_at, |since| since + silence);
-            tokio::select! {
-                read = self.reader.read(&mut prefix[filled..]) => match read {
-                    Ok(0) => return Err(self.shared.gone("the peer closed it")),
-                    Ok(some) => filled += some,
-                    Err(error) => return Err(self.io(&error)),
-                },
-                () = self.shared.asked.notified(), if owed_since.is_none() => {}
-                () = sleep_until(until) => {
-                    // Requests may have come and gone meanwhile: what counts is what is owed now.
-                    match self.shared.pending().owed_since() {
-                        Some(since) if since.elapsed() >= silence => {
-                            return Err(ExchangeError::Silent(self.shared.node));
-                        }
-                        None if Instant::now() >= idle_at => return Err(self.shared.gone("it was idle")),
-                        _ => {}
-                    }
-                }
-            }
-        }
-        Ok(prefix)
-    }
-
-    async fn response(&mut self) -> Result<(), ExchangeError> {
-        let prefix = self.prefix().await?;
-        let read =
-            timeout(self.shared.patience.silence, read_after_prefix::<Response>(&mut self.reader, prefix))
-                .await;
-        let payload = match read {
-            Ok(Ok(payload)) => payload,
-            Ok(Err(WireError::Io(error))) => return Err(self.io(&error)),
-            Ok(Err(error)) => return Err(self.shared.protocol(&error.to_string())),
-            Err(_) => return Err(ExchangeError::Silent(self.shared.node)),
-        };
-        let node = self.shared.node;
-        let response = decode_payload(&payload).map_err(|error| self.shared.protocol(&error.to_string()))?;
-        match response {
-            Response::Chunk { id, len } => self.chunk(id, len).await,
-            Response::Chain { id, claim, len } => self.chain(id, claim, len).await,
-            Response::Busy { id } => {
-                self.shared.busy.send_replace(true);
-                self.refused(id, ExchangeError::Busy(node))
-            }
-            Response::NotHeld { id } => self.refused(id, ExchangeError::NotHeld(node)),
-            Response::Refused { id, reason } => self.refused(id, ExchangeError::Refused { node, reason }),
-            Response::Free => {
-                self.shared.busy.send_replace(false);
-                Ok(())
-            }
-            Response::Update { .. }
-            | Response::States { .. }
-            | Response::Elsewhere { .. }
-            | Response::NotHere { .. } => Err(self.shared.protocol("a response came that nobody asked for")),
-        }
-    }
-
-    /// Who waits for this response; `None` if the request was cancelled.
-    fn claim(&self, id: u32) -> Result<Option<Waiting>, ExchangeError> {
-        let mut pending = self.shared.pending();
-        if let Some(waiting) = pending.waiting.remove(&id) {
-            return Ok(Some(waiting));
-        }
-        if pending.cancelled == 0 {
-            drop(pending);
-            return Err(self.shared.protocol("a response came that nobody asked for"));
-        }
-        pending.cancelled -= 1;
-        Ok(None)
-    }
-
-    fn refused(&self, id: u32, why: ExchangeError) -> Result<(), ExchangeError> {
-        if let Some(waiting) = self.claim(id)? {
-            let _ = waiting.answer.send(Err(why));
-        }
-        Ok(())
-    }
-
-    async fn chunk(&mut self, id: u32, len: u32) -> Result<(), ExchangeError> {
-        let waiting = self.claim(id)?;
-        let bound = match &waiting {
-            Some(Waiting { part: Part::Chunk { len: expected, .. }, .. }) => len == *expected,
-            Some(_) => false,
-            None => len <= MAX_CHUNK_LEN,
-        };
-        if !bound {
-            return Err(self.wrong(waiting, "a chunk of another length or for another request came"));
-        }
-        let Some(Waiting { part: Part::Chunk { mut progress, .. }, answer }) = waiting else {
-            return self.body(len, &mut |_| {}).await.map(drop);
-        };
-        match self.body(len, &mut *progress).await {
-            Ok(buffer) => {
-                let _ = answer.send(Ok(Taken::Chunk(Bytes::from_owner(buffer))));
-                Ok(())
-            }
-            Err(why) => {
-                let _ = answer.send(Err(why.clone()));
-                Err(why)
-            }
-        }
-    }
-
-    async fn chain(&mut self, id: u32, claim: HeldClaim, len: u32) -> Result<(), ExchangeError> {
-        let waiting = self.claim(id)?;
-        let fits = match &waiting {
-            Some(Waiting { part: Part::Chain { blob, len: expected }, .. }) => {
-                len == *expected
-                    && claim.signer == self.shared.node
-                    && (claim.digest, claim.size) == (blob.digest, blob.size)
-            }
-            Some(_) => false,
-            None => len <= MAX_CHAIN_LEN,
-        };
-        if !fits {
-            return Err(
-                self.wrong(waiting, "a claim on another blob, by another node or of another length came")
-            );
-        }
-        let body = self.body(len, &mut |_| {}).await;
-        let Some(Waiting { answer, .. }) = waiting else { return body.map(drop) };
-        match body {
-            Ok(buffer) => {
-                let _ = answer.send(Ok(Taken::Chain(Box::new(claim), buffer.as_ref().to_vec())));
-                Ok(())
-            }
-            Err(why) => {
-                let _ = answer.send(Err(why.clone()));
-                Err(why)
-            }
-        }
-    }
-
-    fn wrong(&self, waiting: Option<Waiting>, reason: &str) -> ExchangeError {
-        let why = self.shared.protocol(reason);
-        if let Some(waiting) = waiting {
-            let _ = waiting.answer.send(Err(why.clone()));
-        }
-        why
-    }
-
-    /// Reads raw bytes straight into a buffer of the pool.
-    async fn body(
-        &mut self,
-        len: u32,
-        progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<Buffer, ExchangeError> {
-        let len = len as usize;
-        let mut buffer = self.buffers.take(len);
-        buffer.bytes.clear();
-        while buffer.bytes.len() < len {
-            let rest = len - buffer.bytes.len();
-            let mut room = (&mut buffer.bytes).limit(rest);
-            match timeout(self.shared.patience.silence, self.reader.read_buf(&mut room)).await {
-                Ok(Ok(0)) => return Err(self.shared.gone("the peer closed it in the middle of a chunk")),
-                Ok(Ok(some)) => progress(some),
-                Ok(Err(error)) => return Err(self.io(&error)),
-                Err(_) => return Err(ExchangeError::Silent(self.shared.node)),
-            }
-        }
-        Ok(buffer)
-    }
 }

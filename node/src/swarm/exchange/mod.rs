@@ -1,13 +1,22 @@
-//! Taking and giving chains and chunks, over any two-way byte stream.
+//! Taking and giving chains, states and chunks, over any two-way byte stream, and telling what becomes of blobs that
+//! arrive.
 //!
 //! Requests are small frames, pipelined; responses are small frames, some with raw bytes behind them. The same
 //! code runs on the bulk plane and on a libp2p stream.
 
 mod buffers;
 mod client;
+mod find;
+mod follow;
+#[cfg(test)]
+mod follow_tests;
+mod pusher;
 mod server;
 #[cfg(test)]
 mod server_tests;
+mod slots;
+mod spread;
+mod taker;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -20,6 +29,7 @@ use wherry_proto::{ClaimError, NodeId, Refusal, TooLarge};
 pub(super) use buffers::Buffers;
 pub use client::Exchange;
 pub(super) use client::start;
+pub use follow::Follow;
 pub(super) use server::{Uploader, serve};
 
 /// How many requests one exchange may have under way; further ones wait on the asking side.
@@ -34,18 +44,19 @@ pub const REQUEST_LIMIT: Duration = Duration::from_secs(120);
 /// How long an exchange without requests is kept by the side that asks.
 pub const IDLE_TIME: Duration = Duration::from_secs(120);
 
-/// How many chunks are read and sent at once, to all peers together. Each holds one chunk in memory.
-pub const UPLOAD_SLOTS: usize = 8;
+/// How many responses with bytes behind them are sent at once, to all peers together. Each holds one chunk in memory.
+/// Few, since what is sent to one peer whole can be passed on sooner than what is sent to many in part.
+pub const UPLOAD_SLOTS: usize = 4;
 
-/// How many of them one peer may have, over all its connections: one response is written while the next is read.
+/// How many of them one peer may have, over all its connections: each connection sends one at a time.
 pub const SLOTS_PER_PEER: usize = 2;
 
-/// How many connections may wait for a slot; the requests of all others are answered `Busy` at once.
-pub const MAX_WAITING: usize = 8;
+/// How many blobs may be followed by one exchange at a time.
+pub const MAX_FOLLOWED: usize = 64;
 
-/// How long a request waits for each of the two, one of its peer's slots and one of all, before it is answered
-/// `Busy`: together less than any asker's patience.
-pub const SLOT_WAIT: Duration = Duration::from_secs(1);
+/// How long a follower hears nothing of new chunks after the last time that it did. That a node's role has changed is
+/// told at once.
+pub const UPDATE_TIME: Duration = Duration::from_millis(50);
 
 /// How long the taking side waits.
 #[derive(Clone, Copy)]
@@ -68,6 +79,13 @@ pub enum ExchangeError {
     /// The peer does not hold the blob.
     #[error("peer {} does not hold the blob", .0.short())]
     NotHeld(NodeId),
+    /// The blob arrives at the peer, but this chunk is not there yet; or the peer does not know as many states of this
+    /// reading.
+    #[error("peer {} does not have this yet", .0.short())]
+    NotHere(NodeId),
+    /// The peer gave this chunk to another of the blob's followers: take it from that one, or another chunk here.
+    #[error("peer {} has given this chunk to another follower", .0.short())]
+    Elsewhere(NodeId),
     /// The peer will not answer.
     #[error("peer {} refused: {reason}", node.short())]
     Refused {

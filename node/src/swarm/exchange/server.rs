@@ -1,23 +1,27 @@
 //! The giving side.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::{Instant, timeout};
 use wherry_proto::{
-    BlobName, ChunkMap, HeldClaim, List, NetworkId, NodeId, PREFIX_LEN, Refusal, Request, Response, Role,
-    SecretKey, Update, decode_payload, encode_frame,
+    Attempt, BlobName, ChunkMap, Digest, NetworkId, NodeId, PREFIX_LEN, Refusal, Request, Response,
+    SecretKey, decode_payload,
 };
 
 use super::buffers::Buffers;
-use super::writer::{Answer, Body, Outgoing, write};
-use super::{IDLE_TIME, MAX_IN_FLIGHT, MAX_WAITING, SLOT_WAIT, SLOTS_PER_PEER, UPLOAD_SLOTS};
+use super::find::{Open, Source, Unanswered, held_chain, signed_states};
+use super::pusher::Followed;
+use super::slots::{Slot, Slots};
+use super::spread::Spread;
+use super::writer::{Answer, Outgoing, write};
+use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER};
 use crate::swarm::codec::{WireError, read_after_prefix};
-use crate::swarm::holdings::{Holdings, ReadAt};
+use crate::swarm::holdings::Holdings;
 
 /// How many requests of one connection are kept in line; those beyond are answered `Busy` at once.
 const MAX_LINE: usize = 2 * MAX_IN_FLIGHT;
@@ -25,7 +29,14 @@ const MAX_LINE: usize = 2 * MAX_IN_FLIGHT;
 /// How many small answers of one connection wait to be written; then no further request is read.
 const MAX_ANSWERS: usize = 64;
 
-/// How long a connection without requests is kept: the asking side ends it earlier.
+/// How many bytes of states are given without a slot, by every connection: followers need them while all slots are
+/// taken, and they are a thousandth of the blob. Whoever asks for more has come late.
+const FREE_STATES: usize = 64 << 10;
+
+/// How many lists of states are made at a time: each may be several MiB.
+const MAX_MAKING: usize = 4;
+
+/// How long a connection that asks and follows nothing is kept: the asking side ends it earlier.
 const SERVER_IDLE: Duration = IDLE_TIME.saturating_add(Duration::from_secs(60));
 
 /// How long a frame may take to come once it has begun.
@@ -34,21 +45,16 @@ const FRAME_TIME: Duration = Duration::from_secs(20);
 /// How long an idle connection keeps its blobs open: what was deleted meanwhile takes no space for longer.
 const OPEN_TIME: Duration = Duration::from_secs(5);
 
-/// How many blobs a connection keeps open, so that a pipelined transfer does not open its blob for each chunk.
-const MAX_OPEN: usize = 4;
-
-/// What all connections share: the blobs, the slots and the buffers.
+/// What all connections share: the blobs, the slots, what was given to whom, and the buffers.
 pub(in crate::swarm) struct Uploader {
-    holdings: Arc<dyn Holdings>,
+    pub(super) holdings: Arc<dyn Holdings>,
     key: SecretKey,
     network: NetworkId,
     buffers: Buffers,
-    slots: Arc<Semaphore>,
-    // The slots of each peer that has connections.
-    peers: Mutex<HashMap<NodeId, Weak<Semaphore>>>,
-    waiting: AtomicUsize,
-    // Counts freed slots, for those who were told that there is none.
-    freed: watch::Sender<u64>,
+    slots: Arc<Slots>,
+    making: Semaphore,
+    guests: Mutex<HashMap<NodeId, Weak<Guest>>>,
+    spread: Mutex<Spread>,
 }
 
 impl Uploader {
@@ -63,68 +69,42 @@ impl Uploader {
             key,
             network,
             buffers,
-            slots: Arc::new(Semaphore::new(UPLOAD_SLOTS)),
-            peers: Mutex::default(),
-            waiting: AtomicUsize::new(0),
-            freed: watch::Sender::new(0),
+            slots: Slots::new(),
+            making: Semaphore::new(MAX_MAKING),
+            guests: Mutex::default(),
+            spread: Mutex::default(),
         })
     }
 
-    /// The slots that a peer may have, which all its connections share.
-    fn slots_of(&self, peer: NodeId) -> Arc<Semaphore> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slots) = peers.get(&peer).and_then(Weak::upgrade) {
-            return slots;
-        }
-        peers.retain(|_, slots| slots.strong_count() > 0);
-        let slots = Arc::new(Semaphore::new(SLOTS_PER_PEER));
-        peers.insert(peer, Arc::downgrade(&slots));
-        slots
+    pub(super) fn spread(&self) -> MutexGuard<'_, Spread> {
+        self.spread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A slot for a peer that may have these; `None` if there is none soon.
-    async fn slot(self: &Arc<Self>, own: &Arc<Semaphore>) -> Option<Slot> {
-        // Its own first, so that nobody waits in the common line on behalf of a peer that has its share.
-        let own = timeout(SLOT_WAIT, Arc::clone(own).acquire_owned()).await.ok()?.ok()?;
-        let slots = Arc::clone(&self.slots);
-        let permit = match Arc::clone(&slots).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                let _place = Place::take(&self.waiting)?;
-                timeout(SLOT_WAIT, slots.acquire_owned()).await.ok()?.ok()?
-            }
-        };
-        Some(Slot { permits: Some((own, permit)), uploader: Arc::clone(self) })
+    /// A peer, as all its connections share it.
+    fn guest(self: &Arc<Self>, node: NodeId) -> Arc<Guest> {
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(guest) = guests.get(&node).and_then(Weak::upgrade) {
+            return guest;
+        }
+        guests.retain(|_, guest| guest.strong_count() > 0);
+        let own = Arc::new(Semaphore::new(SLOTS_PER_PEER));
+        let guest = Arc::new(Guest { node, own, uploader: Arc::clone(self) });
+        guests.insert(node, Arc::downgrade(&guest));
+        guest
     }
 }
 
-/// The right to have one chunk on its way to a peer.
-pub(super) struct Slot {
-    permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+/// A peer that has connections.
+struct Guest {
+    node: NodeId,
+    // The slots that it may have.
+    own: Arc<Semaphore>,
     uploader: Arc<Uploader>,
 }
 
-impl Drop for Slot {
+impl Drop for Guest {
     fn drop(&mut self) {
-        // Free before it is told.
-        drop(self.permits.take());
-        self.uploader.freed.send_modify(|count| *count = count.wrapping_add(1));
-    }
-}
-
-/// A place in the short line for slots.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize) -> Option<Self> {
-        let take = |count: usize| (count < MAX_WAITING).then_some(count + 1);
-        waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok().map(|_| Self(waiting))
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.uploader.spread().gone(self.node);
     }
 }
 
@@ -135,19 +115,31 @@ pub(in crate::swarm) async fn serve<S: AsyncRead + AsyncWrite>(
     stream: S,
 ) -> String {
     let (reader, writer) = tokio::io::split(stream);
-    let line = Line::default();
-    let own = uploader.slots_of(peer);
-    // One response is written while the next is found.
     let (ready, responses) = mpsc::channel(1);
     let (answers, small) = mpsc::channel(MAX_ANSWERS);
+    let (followed, begun) = Followed::new();
+    let connection = Connection {
+        guest: uploader.guest(peer),
+        answers,
+        followed,
+        requests: Mutex::default(),
+        filled: Notify::new(),
+        told_busy: AtomicBool::new(false),
+        became_busy: Notify::new(),
+    };
     let why = tokio::select! {
-        why = line.fill(reader, &answers) => why,
-        why = line.drain(&uploader, &own, &ready, &answers) => why,
+        why = connection.fill(reader) => why,
+        why = connection.drain(ready) => why,
         why = write(&uploader.buffers, writer, responses, small) => why,
-        why = line.tell_free(&uploader, &own, &answers) => why,
+        why = connection.tell_free() => why,
+        () = connection.followed.push(&uploader, peer, begun, &connection.answers) => ended(),
     };
     tracing::debug!(peer = peer.short(), %why, "upload connection ended");
     why.to_string()
+}
+
+fn ended() -> WireError {
+    WireError::Io(std::io::ErrorKind::BrokenPipe.into())
 }
 
 /// What is asked for, and under which number.
@@ -160,56 +152,59 @@ struct Wanted {
 
 #[derive(Clone, Copy)]
 enum Part {
-    Chain,
+    Chain { known: Option<Digest> },
+    States { attempt: Attempt, from: u32 },
     Chunk(u32),
 }
 
-/// The requests of one connection that wait.
-#[derive(Default)]
-struct Line {
+/// One connection, and its requests that wait.
+struct Connection {
+    guest: Arc<Guest>,
+    answers: mpsc::Sender<Response>,
+    followed: Followed,
     requests: Mutex<VecDeque<Wanted>>,
     filled: Notify,
     told_busy: AtomicBool,
     became_busy: Notify,
 }
 
-impl Line {
+impl Connection {
     fn requests(&self) -> MutexGuard<'_, VecDeque<Wanted>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn busy(&self, id: u32, answers: &mpsc::Sender<Response>) {
-        self.told_busy.store(true, Ordering::Relaxed);
-        self.became_busy.notify_one();
-        let _ = answers.send(Response::Busy { id }).await;
+    /// Says that there is no answer. It fails when the connection ends.
+    async fn say(&self, id: u32, unanswered: Unanswered) {
+        if matches!(unanswered, Unanswered::Busy) {
+            self.told_busy.store(true, Ordering::Relaxed);
+            self.became_busy.notify_one();
+        }
+        let _ = self.answers.send(unanswered.response(id)).await;
     }
 
     /// Reads requests into the line.
-    async fn fill<S: AsyncRead>(
-        &self,
-        mut reader: ReadHalf<S>,
-        answers: &mpsc::Sender<Response>,
-    ) -> WireError {
+    async fn fill<S: AsyncRead>(&self, mut reader: ReadHalf<S>) -> WireError {
         loop {
-            let request = match read_request(&mut reader).await {
+            let request = match self.read_request(&mut reader).await {
                 Ok(request) => request,
                 Err(why) => return why,
             };
             let wanted = match request {
                 Request::Cancel { id } => {
                     self.requests().retain(|wanted| wanted.id != id);
+                    self.followed.end(id);
                     continue;
                 }
-                Request::Follow { id, .. } => {
-                    let update = Update { role: Role::Gone, here: List::first_of([]) };
-                    let _ = answers.send(Response::Update { id, update }).await;
+                Request::Follow { id, blob } => {
+                    if !self.followed.begin(id, blob).await {
+                        self.say(id, Unanswered::Refused(Refusal::TooManyFollowed)).await;
+                    }
                     continue;
                 }
-                Request::States { id, .. } => {
-                    let _ = answers.send(Response::NotHere { id }).await;
-                    continue;
+                Request::Chain { id, blob, known } => Wanted { id, blob, part: Part::Chain { known } },
+                Request::States { id, blob, attempt, from } => {
+                    Wanted { id, blob, part: Part::States { attempt, from } }
                 }
-                Request::Chain { id, blob, .. } => Wanted { id, blob, part: Part::Chain },
                 Request::Chunk { id, blob, index } => Wanted { id, blob, part: Part::Chunk(index) },
             };
             let full = {
@@ -221,11 +216,31 @@ impl Line {
                 full
             };
             if full {
-                self.busy(wanted.id, answers).await;
+                self.say(wanted.id, Unanswered::Busy).await;
             } else {
                 self.filled.notify_one();
             }
         }
+    }
+
+    async fn read_request<S: AsyncRead>(&self, reader: &mut ReadHalf<S>) -> Result<Request, WireError> {
+        let mut prefix = [0; PREFIX_LEN];
+        {
+            let mut read = std::pin::pin!(reader.read_exact(&mut prefix));
+            loop {
+                match timeout(SERVER_IDLE, &mut read).await {
+                    Ok(Ok(_)) => break,
+                    Ok(Err(error)) => return Err(error.into()),
+                    // Whoever follows may have nothing to ask for.
+                    Err(_) if !self.followed.is_empty() => {}
+                    Err(_) => return Err(WireError::Silent(SERVER_IDLE)),
+                }
+            }
+        }
+        let payload = timeout(FRAME_TIME, read_after_prefix::<Request>(reader, prefix))
+            .await
+            .map_err(|_| WireError::Silent(FRAME_TIME))??;
+        Ok(decode_payload(&payload)?)
     }
 
     async fn next(&self) -> Wanted {
@@ -238,179 +253,141 @@ impl Line {
     }
 
     /// Answers the requests in line, one after the other.
-    async fn drain(
-        &self,
-        uploader: &Arc<Uploader>,
-        own: &Arc<Semaphore>,
-        ready: &mpsc::Sender<Outgoing>,
-        answers: &mpsc::Sender<Response>,
-    ) -> WireError {
-        let mut open = Arc::<Mutex<Open>>::default();
+    async fn drain(&self, ready: mpsc::Sender<Outgoing>) -> WireError {
+        // A request gets its slot when the one before it is written: a slot stands for bytes on their way.
+        let turns = Arc::new(Semaphore::new(1));
+        let mut open = Open::default();
+        let slots = &self.guest.uploader.slots;
+        // How many had found no place when this peer was last given one.
+        let mut given_at = None;
         loop {
-            let Ok(place) = ready.reserve().await else { break };
+            let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return ended() };
+            // Those who found none meanwhile go first, however much this peer has in line.
+            if given_at.take().is_some_and(|before| before != slots.sent_away()) {
+                self.give_way().await;
+            }
             let wanted = match timeout(OPEN_TIME, self.next()).await {
                 Ok(wanted) => wanted,
                 Err(_) => {
-                    open = Arc::default();
+                    open = Open::default();
                     self.next().await
                 }
             };
-            let id = wanted.id;
-            let Some(slot) = uploader.slot(own).await else {
-                self.busy(id, answers).await;
-                continue;
-            };
-            let find = {
-                let (uploader, open) = (Arc::clone(uploader), Arc::clone(&open));
-                move || {
-                    let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-                    match wanted.part {
-                        Part::Chunk(index) => find_chunk(&uploader, &mut open, id, wanted.blob, index),
-                        Part::Chain => make_chain(&uploader, id, wanted.blob),
+            let sent_away = slots.sent_away();
+            match self.find(wanted, &mut open).await {
+                Ok((answer, slot)) => {
+                    given_at = slot.as_ref().map(|_| sent_away);
+                    if ready.send(Outgoing { answer, _slot: slot, _turn: turn }).await.is_err() {
+                        return ended();
                     }
                 }
-            };
-            let is_open = matches!(wanted.part, Part::Chunk(_))
-                && open.lock().unwrap_or_else(PoisonError::into_inner).has(wanted.blob);
-            // What is open already takes no disk to be found.
-            let found = if is_open { Ok(find()) } else { tokio::task::spawn_blocking(find).await };
-            match found {
-                Ok(Ok(answer)) => place.send(Outgoing { answer, _slot: slot }),
-                Ok(Err(unanswered)) => {
-                    let _ = answers.send(unanswered.response(id)).await;
-                }
-                // The holdings panicked; what they had open is not trusted any more.
-                Err(_) => {
-                    open = Arc::default();
-                    let unanswered = Unanswered::Refused(Refusal::Unreadable);
-                    let _ = answers.send(unanswered.response(id)).await;
-                }
+                Err(unanswered) => self.say(wanted.id, unanswered).await,
             }
         }
-        WireError::Io(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Sends away what is in line for a slot.
+    async fn give_way(&self) {
+        let chunks = {
+            let mut line = self.requests();
+            let (chunks, rest): (VecDeque<_>, _) =
+                line.drain(..).partition(|wanted| matches!(wanted.part, Part::Chunk(_)));
+            *line = rest;
+            chunks
+        };
+        for wanted in chunks {
+            self.say(wanted.id, Unanswered::Busy).await;
+        }
+    }
+
+    async fn find(
+        &self,
+        Wanted { id, blob, part }: Wanted,
+        open: &mut Open,
+    ) -> Result<(Answer, Option<Slot>), Unanswered> {
+        let uploader = &self.guest.uploader;
+        let make = match part {
+            Part::Chunk(number) => {
+                let (answer, slot) = self.find_chunk(id, blob, number, open).await?;
+                return Ok((answer, Some(slot)));
+            }
+            Part::Chain { known } => {
+                let uploader = Arc::clone(uploader);
+                let make = move || {
+                    held_chain(&*uploader.holdings, &uploader.key, &uploader.network, id, blob, known)
+                };
+                Box::new(make) as Box<dyn FnOnce() -> Result<Answer, Unanswered> + Send>
+            }
+            Part::States { attempt, from } => {
+                let holdings = Arc::clone(&uploader.holdings);
+                Box::new(move || signed_states(&*holdings, id, blob, attempt, from))
+            }
+        };
+        let answer = {
+            let _making = uploader.making.acquire().await.map_err(|_| UNREADABLE)?;
+            tokio::task::spawn_blocking(make).await.map_err(|_| UNREADABLE)??
+        };
+        if answer.body.len() <= FREE_STATES {
+            return Ok((answer, None));
+        }
+        Ok((answer, Some(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?)))
+    }
+
+    async fn find_chunk(
+        &self,
+        id: u32,
+        blob: BlobName,
+        number: u32,
+        open: &mut Open,
+    ) -> Result<(Answer, Slot), Unanswered> {
+        let Guest { node, own, uploader } = &*self.guest;
+        let map = ChunkMap::new(blob.size).map_err(|_| Unanswered::NotHeld)?;
+        let source = match open.get(blob) {
+            // What is open already takes no disk to be found.
+            Some(source) => source,
+            None => {
+                let holdings = Arc::clone(&uploader.holdings);
+                let find = move || Source::find(&*holdings, blob);
+                let source = tokio::task::spawn_blocking(find).await.map_err(|_| UNREADABLE)??;
+                open.add(blob, source.clone());
+                source
+            }
+        };
+        let index = map.index(number).ok_or(Unanswered::Refused(Refusal::NoSuchChunk))?;
+        if !source.has(index) {
+            return Err(Unanswered::NotHere);
+        }
+        // Before the slot is taken, which makes upload scarcer.
+        let plentiful = !source.is_first() || uploader.slots.are_plentiful(Instant::now());
+        let slot = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
+        let here = || match &source {
+            Source::Held(_) => None,
+            Source::Arriving(arriving) => Some(arriving.here()),
+        };
+        // What a follower has, others have as well: only where a blob comes from must its chunks go out evenly.
+        if !uploader.spread().give(blob, map, index, *node, plentiful, here) {
+            return Err(Unanswered::Elsewhere);
+        }
+        let given = source.piece(id, blob.digest, map, index).map(|answer| (answer, slot));
+        if given.is_err() {
+            uploader.spread().take_back(&blob, index, *node);
+        }
+        given
     }
 
     /// Tells a peer that was sent away when a slot is free again.
-    async fn tell_free(
-        &self,
-        uploader: &Uploader,
-        own: &Semaphore,
-        answers: &mpsc::Sender<Response>,
-    ) -> WireError {
+    async fn tell_free(&self) -> WireError {
         loop {
             self.became_busy.notified().await;
-            let mut freed = uploader.freed.subscribe();
-            // Free already: the slot went between the refusal and here.
-            let mut free = uploader.slots.available_permits() > 0 && own.available_permits() > 0;
-            while !free {
-                if freed.changed().await.is_err() {
-                    return WireError::Io(std::io::ErrorKind::BrokenPipe.into());
-                }
-                // Whosever it was, if only this peer may have it.
-                free = own.available_permits() > 0;
-            }
-            if self.told_busy.swap(false, Ordering::Relaxed) && answers.send(Response::Free).await.is_err() {
-                break;
+            self.guest.uploader.slots.free_for(&self.guest.own).await;
+            if self.told_busy.swap(false, Ordering::Relaxed)
+                && self.answers.send(Response::Free).await.is_err()
+            {
+                return ended();
             }
         }
-        WireError::Io(std::io::ErrorKind::BrokenPipe.into())
     }
 }
 
-async fn read_request<S: AsyncRead>(reader: &mut ReadHalf<S>) -> Result<Request, WireError> {
-    let mut prefix = [0; PREFIX_LEN];
-    timeout(SERVER_IDLE, reader.read_exact(&mut prefix))
-        .await
-        .map_err(|_| WireError::Silent(SERVER_IDLE))??;
-    let payload = timeout(FRAME_TIME, read_after_prefix::<Request>(reader, prefix))
-        .await
-        .map_err(|_| WireError::Silent(FRAME_TIME))??;
-    Ok(decode_payload(&payload)?)
-}
-
-/// Why a request has no large response.
-enum Unanswered {
-    NotHeld,
-    Refused(Refusal),
-}
-
-impl Unanswered {
-    fn response(self, id: u32) -> Response {
-        match self {
-            Self::NotHeld => Response::NotHeld { id },
-            Self::Refused(reason) => Response::Refused { id, reason },
-        }
-    }
-}
-
-/// Finds one chunk.
-fn find_chunk(
-    uploader: &Uploader,
-    open: &mut Open,
-    id: u32,
-    blob: BlobName,
-    index: u32,
-) -> Result<Answer, Unanswered> {
-    let map = ChunkMap::new(blob.size).map_err(|_| Unanswered::NotHeld)?;
-    let file = open.get(uploader, blob)?;
-    let index = map.index(index).ok_or(Unanswered::Refused(Refusal::NoSuchChunk))?;
-    let len = map.len(index);
-    let frame = frame(&Response::Chunk { id, len })?;
-    Ok(Answer { frame, body: Body::Piece { blob: blob.digest, file, offset: map.offset(index), len } })
-}
-
-/// Writes the claim and the states of a blob.
-fn make_chain(uploader: &Uploader, id: u32, blob: BlobName) -> Result<Answer, Unanswered> {
-    check_held(uploader, blob)?;
-    let chain = uploader.holdings.chain(&blob.digest).ok_or(Unanswered::NotHeld)?;
-    let states = chain.to_bytes();
-    let claim = HeldClaim::sign(&uploader.key, &uploader.network, &chain);
-    // At most MAX_CHAIN_LEN, since the chain's map is within its bounds.
-    let len = states.len() as u32;
-    Ok(Answer { frame: frame(&Response::Chain { id, claim, len })?, body: Body::States(states) })
-}
-
-fn frame(response: &Response) -> Result<Vec<u8>, Unanswered> {
-    encode_frame(response).map_err(|_| Unanswered::Refused(Refusal::Unreadable))
-}
-
-/// Whether the blob is held, with the length that was asked for.
-fn check_held(uploader: &Uploader, blob: BlobName) -> Result<(), Unanswered> {
-    match uploader.holdings.held(&blob.digest) {
-        None => Err(Unanswered::NotHeld),
-        Some(held) if held != blob.size => Err(Unanswered::Refused(Refusal::OtherSize { held })),
-        Some(_) => Ok(()),
-    }
-}
-
-fn unreadable(blob: BlobName, error: &std::io::Error) -> Unanswered {
-    tracing::warn!(digest = %blob.digest, %error, "a blob that is held cannot be opened");
-    Unanswered::Refused(Refusal::Unreadable)
-}
-
-/// The blobs that a connection has open, the last used one at the end.
-#[derive(Default)]
-struct Open(Vec<(BlobName, Arc<dyn ReadAt>)>);
-
-impl Open {
-    fn has(&self, blob: BlobName) -> bool {
-        self.0.iter().any(|(name, _)| *name == blob)
-    }
-
-    fn get(&mut self, uploader: &Uploader, blob: BlobName) -> Result<Arc<dyn ReadAt>, Unanswered> {
-        let entry = match self.0.iter().position(|(name, _)| *name == blob) {
-            Some(at) => self.0.remove(at),
-            None => {
-                check_held(uploader, blob)?;
-                let opened = uploader.holdings.open(&blob.digest).map_err(|e| unreadable(blob, &e))?;
-                if self.0.len() >= MAX_OPEN {
-                    self.0.remove(0);
-                }
-                (blob, opened.ok_or(Unanswered::NotHeld)?)
-            }
-        };
-        let file = Arc::clone(&entry.1);
-        self.0.push(entry);
-        Ok(file)
-    }
-}
+/// The holdings panicked.
+const UNREADABLE: Unanswered = Unanswered::Refused(Refusal::Unreadable);

@@ -12,19 +12,19 @@ use wherry_proto::{
 use super::{Buffers, Exchange, ExchangeError, Patience, start};
 use crate::swarm::codec::read_payload;
 
-fn key(number: u8) -> SecretKey {
+pub(super) fn key(number: u8) -> SecretKey {
     SecretKey::from_seed([number; 32])
 }
 
 /// Less than anybody has, so that a test is over soon.
-const LITTLE: Patience = Patience {
-    silence: Duration::from_millis(300),
-    request: Duration::from_millis(1200),
-    idle: Duration::from_millis(900),
+pub(super) const LITTLE: Patience = Patience {
+    silence: Duration::from_millis(600),
+    request: Duration::from_millis(2400),
+    idle: Duration::from_millis(1800),
 };
 
 /// An exchange with node 2 of network 1, and the other end of its stream.
-fn exchange() -> (Exchange, DuplexStream) {
+pub(super) fn exchange() -> (Exchange, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let (node, network, stop) = (key(2).node(), key(1).network(), CancellationToken::new());
     let (exchange, work) = start(ours, node, network, true, Buffers::default(), LITTLE, stop);
@@ -32,11 +32,11 @@ fn exchange() -> (Exchange, DuplexStream) {
     (exchange, theirs)
 }
 
-async fn request(stream: &mut DuplexStream) -> Request {
+pub(super) async fn request(stream: &mut DuplexStream) -> Request {
     decode_payload(&read_payload::<Request>(stream).await.unwrap()).unwrap()
 }
 
-async fn say(stream: &mut DuplexStream, response: &Response, raw: &[u8]) {
+pub(super) async fn say(stream: &mut DuplexStream, response: &Response, raw: &[u8]) {
     stream.write_all(&encode_frame(response).unwrap()).await.unwrap();
     stream.write_all(raw).await.unwrap();
 }
@@ -178,7 +178,7 @@ async fn claimed(claim: HeldClaim, states: &[u8]) -> Result<(), ExchangeError> {
         say(&mut stream, &Response::Chain { id, claim, len }, states).await;
         stream
     };
-    let (held, _stream) = futures::future::join(exchange.held(digest, size), peer).await;
+    let (held, _stream) = futures::future::join(exchange.held(digest, size, None), peer).await;
     held.map(drop)
 }
 
@@ -203,4 +203,28 @@ async fn a_claim_must_be_the_peers_own_about_the_blob_in_this_network_with_the_s
     let mut changed = states;
     changed[0] ^= 1;
     assert!(matches!(claimed(good, &changed).await, Err(ExchangeError::Claim { .. })));
+}
+
+#[tokio::test]
+async fn only_states_that_are_known_may_stay_away() {
+    let network = key(1).network();
+    for (claimed, fits) in [(1, true), (9, false)] {
+        let (exchange, mut stream) = exchange();
+        let mut claim = HeldClaim::sign(&key(2), &network, &chain(claimed));
+        claim.digest = chain(1).digest();
+        let peer = async {
+            let Request::Chain { id, known, .. } = request(&mut stream).await else {
+                panic!("another request")
+            };
+            assert_eq!(known, Some(Digest::sha256(&chain(1).to_bytes())));
+            say(&mut stream, &Response::Chain { id, claim, len: 0 }, &[]).await;
+            stream
+        };
+        let (digest, size) = (chain(1).digest(), chain(1).map().size());
+        let (held, _stream) = futures::future::join(exchange.held(digest, size, Some(&chain(1))), peer).await;
+        match held {
+            Ok((_, chain)) => assert!(fits && chain == self::chain(1)),
+            Err(why) => assert!(!fits && matches!(why, ExchangeError::Protocol { .. }), "{why}"),
+        }
+    }
 }

@@ -2,21 +2,28 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 use wherry_proto::{Digest, Response, encode_frame};
 
-use super::REQUEST_LIMIT;
 use super::buffers::{Buffer, Buffers};
-use super::server::Slot;
+use super::slots::Slot;
 use crate::swarm::codec::WireError;
 use crate::swarm::holdings::ReadAt;
 
 /// How many bytes of a chunk are read, encrypted and sent at a time. They stay in the processor's own cache that
 /// way, which a whole chunk would not.
 const PIECE: usize = 64 << 10;
+
+/// How many bytes a peer must have made room for within [`WRITE_TIME`]: a piece with its frame is written at once.
+const WRITE: usize = 2 * PIECE;
+
+/// How long a peer may take to make room for [`WRITE`] bytes before the connection is ended: as long as they take at
+/// 35 kbit/s. Whoever reads nothing holds a slot for no longer.
+const WRITE_TIME: Duration = Duration::from_secs(30);
 
 /// A response with a body.
 pub(super) struct Answer {
@@ -26,16 +33,27 @@ pub(super) struct Answer {
 
 /// The raw bytes behind a frame.
 pub(super) enum Body {
-    /// The states of a chain.
+    /// States one after the other.
     States(Vec<u8>),
     /// A part of a blob.
-    Piece { blob: Digest, file: Arc<dyn ReadAt>, offset: u64, len: u32 },
+    Piece { digest: Digest, file: Arc<dyn ReadAt>, offset: u64, len: u32 },
 }
 
-/// A response that holds a slot until it is written.
+impl Body {
+    /// How many bytes it has.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::States(states) => states.len(),
+            Self::Piece { len, .. } => *len as usize,
+        }
+    }
+}
+
+/// A response with what it holds until it is written: a slot, and its connection's turn.
 pub(super) struct Outgoing {
     pub(super) answer: Answer,
-    pub(super) _slot: Slot,
+    pub(super) _slot: Option<Slot>,
+    pub(super) _turn: OwnedSemaphorePermit,
 }
 
 /// Writes what comes by the two channels until the connection fails. Small answers go first.
@@ -49,23 +67,18 @@ pub(super) async fn write<S: AsyncWrite>(
         let write = async {
             tokio::select! {
                 biased;
-                answer = small.recv() => match answer {
-                    Some(answer) => timeout(REQUEST_LIMIT, writer.write_all(&encode_frame(&answer)?))
-                        .await
-                        .map_err(|_| WireError::Silent(REQUEST_LIMIT))??,
-                    None => return Err(gone()),
-                },
-                response = responses.recv() => match response {
-                    Some(Outgoing { answer, _slot }) => timeout(REQUEST_LIMIT, send(buffers, &mut writer, answer))
-                        .await
-                        .map_err(|_| WireError::Silent(REQUEST_LIMIT))??,
-                    None => return Err(gone()),
-                },
-            }
-            if small.is_empty() && responses.is_empty() {
-                timeout(REQUEST_LIMIT, writer.flush())
-                    .await
-                    .map_err(|_| WireError::Silent(REQUEST_LIMIT))??;
+                answer = small.recv() => {
+                    put(&mut writer, &encode_frame(&answer.ok_or_else(gone)?)?).await?;
+                    if small.is_empty() && responses.is_empty() {
+                        flush(&mut writer).await?;
+                    }
+                }
+                response = responses.recv() => {
+                    let Outgoing { answer, _slot, _turn } = response.ok_or_else(gone)?;
+                    send(buffers, &mut writer, answer).await?;
+                    // What holds a slot is on its way before the slot is given back.
+                    flush(&mut writer).await?;
+                }
             }
             Ok(())
         };
@@ -79,17 +92,28 @@ fn gone() -> WireError {
     WireError::Io(io::ErrorKind::BrokenPipe.into())
 }
 
+async fn put<S: AsyncWrite>(writer: &mut WriteHalf<S>, bytes: &[u8]) -> Result<(), WireError> {
+    for part in bytes.chunks(WRITE) {
+        timeout(WRITE_TIME, writer.write_all(part)).await.map_err(|_| WireError::Silent(WRITE_TIME))??;
+    }
+    Ok(())
+}
+
+async fn flush<S: AsyncWrite>(writer: &mut WriteHalf<S>) -> Result<(), WireError> {
+    Ok(timeout(WRITE_TIME, writer.flush()).await.map_err(|_| WireError::Silent(WRITE_TIME))??)
+}
+
 async fn send<S: AsyncWrite>(
     buffers: &Buffers,
     writer: &mut WriteHalf<S>,
     Answer { frame, body }: Answer,
-) -> io::Result<()> {
-    let (blob, file, offset, len) = match body {
+) -> Result<(), WireError> {
+    let (digest, file, offset, len) = match body {
         Body::States(states) => {
-            writer.write_all(&frame).await?;
-            return writer.write_all(&states).await;
+            put(writer, &frame).await?;
+            return put(writer, &states).await;
         }
-        Body::Piece { blob, file, offset, len } => (blob, file, offset, len as usize),
+        Body::Piece { digest, file, offset, len } => (digest, file, offset, len as usize),
     };
     let mut buffer = buffers.take(frame.len() + len);
     // Only what the buffer never had is zeroed.
@@ -107,10 +131,10 @@ async fn send<S: AsyncWrite>(
             end = start + len - sent;
             buffer = read(Arc::clone(&file), buffer, start, end, at).await.inspect_err(|error| {
                 // The length has been promised, so that all that is left is to end the connection.
-                tracing::warn!(digest = %blob, %error, "a blob that is held cannot be read");
+                tracing::warn!(%digest, %error, "a blob that is to be given cannot be read");
             })?;
         }
-        writer.write_all(&buffer.bytes[..end]).await?;
+        put(writer, &buffer.bytes[..end]).await?;
         sent += end - start;
         if sent == len {
             return Ok(());

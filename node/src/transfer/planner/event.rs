@@ -1,5 +1,6 @@
 //! What a planner is told and what it asks for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,8 +71,10 @@ pub enum Event {
     Kept(Source, ChunkIndex, Link),
     /// The peer has no slot free now.
     Busy(NodeId, ChunkIndex),
-    /// The peer has given the chunk to another follower, or does not have it.
+    /// The peer has given the chunk to another follower.
     Elsewhere(NodeId, ChunkIndex),
+    /// The peer does not have the chunk, whatever it said before.
+    NotHere(NodeId, ChunkIndex),
     /// The peer may be asked again after it was busy.
     Ready(NodeId),
     /// A peer failed as a source: closed, silent, does not have the blob after all.
@@ -84,7 +87,9 @@ pub enum Event {
     SearchedSite,
     /// The whole network has been asked: nobody else will offer.
     SearchedNetwork,
-    /// The members that do not want the blob have been asked to lead, and none will.
+    /// A member that was asked to lead says that it does.
+    Promised(NodeId),
+    /// The members have been asked to lead, and none will.
     NobodyLeads,
     /// A client reads, and this is the chunk that it needs next.
     Reading(u64, ChunkIndex),
@@ -107,8 +112,8 @@ pub enum Effect {
     AskStates(NodeId, Attempt, Arc<StatePrefix>),
     /// This node leads from now on.
     Lead,
-    /// Ask members that do not want the blob to lead, the best in rank first; not these, which are known and do not.
-    AskLead(Vec<NodeId>),
+    /// Ask members to lead, the best in rank first; not these, who cannot, or did not when they had said so.
+    AskLead(BTreeSet<NodeId>),
     /// Ask a peer for a chunk, and hash it from each of these states.
     Fetch(NodeId, ChunkIndex, Vec<State>),
     /// A chunk that was asked of a peer is not wanted from it any more.

@@ -4,10 +4,10 @@
 //! follow it. There is no election: each node decides by what it sees of its peers, and where views differ for a moment
 //! two may read, until the one that is behind sees the other and stops. Whoever leads is never unseated by arrivals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wherry_proto::{Attempt, Digest, NodeId, Role, SignedStates, StatePrefix};
+use wherry_proto::{Attempt, ChunkIndex, Digest, NodeId, Role, SignedStates, StatePrefix};
 
 use super::{DropReason, Effect, NoStates, ORIGIN_ATTEMPTS, Planner};
 use crate::swarm::LinkClass;
@@ -22,11 +22,18 @@ pub const STALL: u64 = 10;
 /// How many of a leader's usual gaps between two chunks are no stall.
 const STALL_GAPS: u64 = 4;
 
+/// The slowest link that is not taken for a stalled one, in bytes a second: a quarter of 512 kbit/s, as where four layers
+/// share such a link.
+const SLOWEST: u32 = 16 << 10;
+
 /// How many ticks each rank gives the one before it to begin.
 const PATIENCE: u64 = 2;
 
 /// How many ticks a peer may take to say what it does before nobody waits for it any more.
-const INTRODUCTION: u64 = 2;
+pub(super) const INTRODUCTION: u64 = 2;
+
+/// How many ticks a holder's claim may take before nobody waits for it any more.
+const CLAIMING: u64 = 20;
 
 /// How often a leader may fail and come back and still be followed.
 const MAX_LEAD_RETURNS: u8 = 1;
@@ -62,19 +69,21 @@ pub(super) struct Seen {
     rank: u64,
 }
 
-impl Seen {
-    fn is_before(&self, known: u32, rank: u64) -> bool {
-        if self.known.abs_diff(known) > LEAD_MARGIN { self.known > known } else { self.rank > rank }
-    }
+/// Of several readings the one that all go by: of those that have come hardly less far than the one that has come
+/// farthest, that of the highest rank.
+fn foremost(readings: &[Seen]) -> Option<Seen> {
+    let farthest = readings.iter().map(|seen| seen.known).max()?;
+    let near = readings.iter().filter(|seen| farthest - seen.known <= LEAD_MARGIN);
+    near.max_by_key(|seen| seen.rank).copied()
 }
 
 #[derive(Debug)]
 struct Watched {
-    known: u32,
+    // States known, and chunks that the leader itself has.
+    progress: (u32, u32),
     moved: u64,
-    gap: u64,
-    // The signer's.
-    rank: u64,
+    // Between the last two movements, smoothed; none before the second.
+    gap: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -93,12 +102,17 @@ pub(super) struct Lead {
     // For how many ticks there has been no leader.
     vacant: u64,
     pub(super) request: Request,
+    // Who said that it would lead, and did not.
+    pub(super) broken: BTreeSet<NodeId>,
+    // Whose readings came to nothing.
+    void: BTreeSet<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
     Unasked,
     Asked,
+    Promised { by: NodeId, since: u64 },
     Denied,
 }
 
@@ -115,6 +129,8 @@ impl Lead {
             watched: BTreeMap::new(),
             vacant: 0,
             request: Request::Unasked,
+            broken: BTreeSet::new(),
+            void: BTreeSet::new(),
         }
     }
 
@@ -130,10 +146,10 @@ impl Lead {
         self.watched.len()
     }
 
-    fn is_stalled(&self, attempt: &Attempt, now: u64) -> bool {
-        self.watched
-            .get(attempt)
-            .is_some_and(|watched| now - watched.moved >= STALL.max(watched.gap * STALL_GAPS))
+    fn is_stalled(&self, attempt: &Attempt, now: u64, least: u64) -> bool {
+        self.watched.get(attempt).is_some_and(|watched| {
+            now - watched.moved >= least.max(watched.gap.unwrap_or_default() * STALL_GAPS)
+        })
     }
 }
 
@@ -141,6 +157,12 @@ impl Planner {
     /// Whether this node leads: takes the blob from where bytes are dear, for all of its site.
     pub fn leads(&self) -> bool {
         self.lead.mine.is_some()
+    }
+
+    /// For how many ticks a reading may stand still at least: a chunk must have time to cross the thinnest link.
+    fn stall(&self) -> u64 {
+        let chunk = u64::from(self.ledger.map().chunk_len() / SLOWEST);
+        STALL.max(chunk * 1000 / super::TICK.as_millis() as u64)
     }
 
     /// What this node tells those who follow it.
@@ -174,26 +196,21 @@ impl Planner {
         let mut seen: Vec<Seen> = Vec::new();
         for (node, peer) in self.peers.iter().filter(|(_, peer)| peer.class == LinkClass::Lan) {
             let Some((attempt, known)) = peer.stream(*node) else { continue };
-            if attempt.signer == self.me {
+            // One whose reading came to nothing may lead again in another transfer.
+            if attempt.signer == self.me || self.lead.void.contains(&attempt.signer) {
                 continue;
             }
             // Whoever fails again and again does not hold up all others by what it says of itself.
-            let dropped = self.dropped.get(&attempt.signer);
-            if dropped.is_some_and(|dropped| dropped.is_false || dropped.times > MAX_LEAD_RETURNS) {
+            if self.dropped.get(&attempt.signer).is_some_and(|dropped| dropped.times > MAX_LEAD_RETURNS) {
                 continue;
             }
             let rank = match self.peers.get(&attempt.signer) {
                 // It says itself what it does.
                 Some(signer) if !signer.reads(attempt.number) => continue,
                 Some(signer) => signer.rank,
-                // Its connection to this node has ended: what others still say of that is old.
-                None if self.dropped.get(&attempt.signer).is_some_and(|d| attempt.number <= d.reading) => {
-                    continue;
-                }
-                None => match self.lead.watched.get(&attempt) {
-                    Some(watched) => watched.rank,
-                    None => rank(&self.ledger.digest(), &attempt.signer),
-                },
+                // Its connection to this node has ended: what others still say of it is old.
+                None if self.dropped.contains_key(&attempt.signer) => continue,
+                None => rank(&self.ledger.digest(), &attempt.signer),
             };
             match seen.iter_mut().find(|seen| seen.attempt == attempt) {
                 Some(seen) => seen.known = seen.known.max(known),
@@ -203,26 +220,17 @@ impl Planner {
         seen
     }
 
-    /// The number of a node's last reading that is known here; 0 if there is none.
-    pub(super) fn last_reading(&self, node: &NodeId) -> u64 {
-        let own = self.peers.get(node).and_then(|peer| match peer.role {
-            Some(Role::Leading { attempt, .. }) => Some(attempt),
-            _ => None,
-        });
-        let watched = self.lead.watched.keys().filter(|attempt| attempt.signer == *node);
-        watched.map(|attempt| attempt.number).chain(own).max().unwrap_or(0)
+    /// The readings that go on and do not stand still.
+    fn live(&self) -> Vec<Seen> {
+        let least = self.stall();
+        let mut readings = self.readings();
+        readings.retain(|seen| !self.lead.is_stalled(&seen.attempt, self.ticks, least));
+        readings
     }
 
     /// The one to follow.
     pub(super) fn leader(&self) -> Option<Seen> {
-        let stalled = |seen: &Seen| self.lead.is_stalled(&seen.attempt, self.ticks);
-        let mut best: Option<Seen> = None;
-        for seen in self.readings().into_iter().filter(|seen| !stalled(seen)) {
-            if best.is_none_or(|best| seen.is_before(best.known, best.rank)) {
-                best = Some(seen);
-            }
-        }
-        best
+        foremost(&self.live())
     }
 
     /// Time goes by for those who lead.
@@ -233,12 +241,14 @@ impl Planner {
             if self.lead.watched.len() >= MAX_WATCHED && !self.lead.watched.contains_key(&seen.attempt) {
                 continue;
             }
-            let fresh = Watched { known: seen.known, moved: self.ticks, gap: 0, rank: seen.rank };
+            let has = self.peers.get(&seen.attempt.signer).map_or(0, |signer| signer.here.len());
+            let progress = (seen.known, has);
+            let fresh = Watched { progress, moved: self.ticks, gap: None };
             let watched = self.lead.watched.entry(seen.attempt).or_insert(fresh);
-            if seen.known > watched.known {
-                let gap = self.ticks - watched.moved;
-                let gap = (watched.gap * 3 + gap) / 4;
-                *watched = Watched { known: seen.known, moved: self.ticks, gap, rank: seen.rank };
+            if progress.0 > watched.progress.0 || progress.1 > watched.progress.1 {
+                let last = self.ticks - watched.moved;
+                let gap = watched.gap.map_or(last, |gap| (gap * 3 + last) / 4);
+                *watched = Watched { progress, moved: self.ticks, gap: Some(gap) };
             }
         }
         let vacant = !self.leads() && self.leader().is_none() && !self.has_holder();
@@ -248,8 +258,11 @@ impl Planner {
     /// Begins to lead, or stops, by what is seen of others.
     pub(super) fn decide_lead(&mut self) {
         if self.leads() {
-            let (known, rank) = (self.ledger.stream().known(), self.lead.rank);
-            if self.leader().is_some_and(|other| other.is_before(known, rank)) {
+            let mut all = self.live();
+            let number = self.lead.mine.unwrap_or_default();
+            let attempt = Attempt { signer: self.me, number };
+            all.push(Seen { attempt, known: self.ledger.stream().known(), rank: self.lead.rank });
+            if foremost(&all).is_some_and(|first| first.attempt != attempt) {
                 self.step_down();
             }
             return;
@@ -257,15 +270,9 @@ impl Planner {
         if !self.searched_site || !self.may_lead() || self.leader().is_some() || self.awaits_words() {
             return;
         }
-        let stalled = |peer: &super::Peer, node| {
-            peer.stream(node).is_some_and(|(attempt, _)| self.lead.is_stalled(&attempt, self.ticks))
-        };
-        let before = self
-            .peers
-            .iter()
-            .filter(|(node, peer)| peer.class == LinkClass::Lan && peer.may_lead() && !stalled(peer, **node))
-            .filter(|(_, peer)| peer.rank > self.lead.rank)
-            .count() as u64;
+        let would = |peer: &&super::Peer| peer.class == LinkClass::Lan && peer.may_lead();
+        let before =
+            self.peers.values().filter(would).filter(|peer| peer.rank > self.lead.rank).count() as u64;
         if self.lead.vacant >= before * PATIENCE {
             self.begin_to_lead();
         }
@@ -275,7 +282,8 @@ impl Planner {
     pub(super) fn awaits_words(&self) -> bool {
         self.peers.values().any(|peer| {
             let silent = peer.role.is_none() && self.ticks < peer.since + INTRODUCTION;
-            silent || (peer.holds() && matches!(peer.chain, super::Chain::Asked))
+            let claiming = peer.holds() && matches!(peer.chain, super::Chain::Asked);
+            silent || (claiming && self.ticks < peer.since + CLAIMING)
         })
     }
 
@@ -371,9 +379,6 @@ impl Planner {
                     self.ledger.adopt(Arc::new(signed.prefix.clone()));
                     self.count_taken();
                 }
-                if anew {
-                    self.meet_again();
-                }
                 self.lead.attempt = Some(attempt);
                 self.lead.signed = Some(signed);
                 self.lead.anew = None;
@@ -412,57 +417,28 @@ impl Planner {
         !self.ledger.has_chain() && self.lead.attempt.is_some_and(|attempt| attempt.signer == node)
     }
 
-    /// Whether the reading whose states this node goes by goes on.
-    pub(super) fn has_live_stream(&self) -> bool {
-        let followed = self.leader().map(|leader| leader.attempt);
-        self.leads() || (self.lead.attempt.is_some() && self.lead.attempt == followed)
-    }
-
-    /// Goes by what is here alone, until another leader's states come. Nothing that has come is lost: it links again if it
-    /// was right.
-    pub(super) fn forsake_stream(&mut self) {
-        let none = StatePrefix::new(self.ledger.digest().algorithm(), self.ledger.map());
-        self.ledger.adopt(Arc::new(none));
-        self.lead.anew_after_void();
-        self.count_taken();
-        self.meet_again();
-    }
-
     /// A leader has sent a chunk that does not link to the states that it has signed itself.
-    pub(super) fn stream_is_false(&mut self, node: NodeId, index: wherry_proto::ChunkIndex) {
+    pub(super) fn stream_is_false(&mut self, node: NodeId, index: ChunkIndex) {
         let attempt = self.lead.attempt;
+        self.lead.void.insert(node);
         self.drop_peer(node, DropReason::WrongChunk(index));
-        if let Some(dropped) = self.dropped.get_mut(&node) {
-            dropped.is_false = true;
-        }
         self.effects.extend(attempt.map(Effect::StreamVoid));
         self.void();
-        self.meet_again();
-    }
-
-    /// Every chunk is here and links to the states that are known, and yet they do not lead to the digest: those of the
-    /// reading are wrong somewhere before what is proven.
-    pub(super) fn stream_leads_elsewhere(&mut self) {
-        if let Some(attempt) = self.lead.attempt {
-            let why = "what it read does not lead to the digest".to_owned();
-            if self.peers.contains_key(&attempt.signer) {
-                self.drop_peer(attempt.signer, DropReason::Failed(why));
-            }
-            if let Some(dropped) = self.dropped.get_mut(&attempt.signer) {
-                dropped.is_false = true;
-            }
-            self.effects.push(Effect::StreamVoid(attempt));
-        }
-        self.void();
-        self.meet_again();
+        self.claim_those_aside();
     }
 
     /// The leader itself says that its reading came to nothing.
     pub(super) fn stream_is_void(&mut self, attempt: Attempt) {
-        self.origin.failed.push(None);
-        self.origin.exhausted |= self.origin.failed.len() >= ORIGIN_ATTEMPTS.max(self.origin.count + 1);
+        // One node's word counts once, however often it reads: the origin may be right, and the node not.
+        self.lead.void.insert(attempt.signer);
+        if self.lead.void.len() + usize::from(!self.origin.failed.is_empty()) >= ORIGIN_ATTEMPTS {
+            self.origin.exhausted = true;
+            self.origin.error.get_or_insert_with(|| {
+                format!("{ORIGIN_ATTEMPTS} nodes of this site have read bytes with another digest")
+            });
+        }
         self.effects.push(Effect::StreamVoid(attempt));
         self.void();
-        self.meet_again();
+        self.claim_those_aside();
     }
 }

@@ -20,7 +20,7 @@ pub use peer::{MAX_REFUSED, PIPELINE};
 pub use sizes::Sizes;
 
 use crate::swarm::LinkClass;
-use lead::{Lead, Request, lot};
+use lead::{INTRODUCTION, Lead, Request, lot};
 use origin::Origin;
 use peer::{Chain, Depth, Peer};
 
@@ -60,12 +60,15 @@ pub const MAX_DROPPED: usize = 256;
 /// How often a peer may fail and come back in one transfer.
 pub const MAX_RETURNS: u8 = 5;
 
-/// How many chunks may come from a peer that goes by another reading, and do not link to this node's, before it is
-/// dropped.
-const MAX_STRANGE: u8 = 3;
+/// After how many ticks a peer that failed is met again for the first time.
+const AGAIN: u64 = 1;
 
-/// For how many ticks a member that was asked to lead may bring nothing before more is done about it: 30 s.
-const HELP: u64 = 60;
+/// For how many ticks a member that said it leads may take to begin.
+const PROMISE: u64 = 20;
+
+/// How many chunks in a row may come from a peer that does not hold the blob, and do not link, before it is dropped: what
+/// it has may be from another reading.
+const MAX_STRANGE: u8 = 3;
 
 /// How many clients' positions are remembered; further ones wait for what these make arrive.
 pub const MAX_READERS: usize = 64;
@@ -76,6 +79,8 @@ struct Asked {
     source: Source,
     // What it must be, as far as was known then.
     expected: Option<Link>,
+    // Whether the peer held the blob then, and did not only pass on what it had.
+    held: bool,
     for_reader: bool,
     since: u64,
 }
@@ -85,10 +90,8 @@ struct Dropped {
     why: String,
     times: u8,
     for_good: bool,
-    // The last of its readings that was seen: a further one is that of another life.
-    reading: u64,
-    // Whether it sent a chunk that does not link to the states that it signed itself.
-    is_false: bool,
+    is_near: bool,
+    since: u64,
 }
 
 /// The plan of one transfer.
@@ -117,8 +120,6 @@ pub struct Planner {
     here_at_search: Option<u32>,
     // For how many ticks there has been a chunk that no peer has, though its states are known.
     sourceless: u64,
-    // For how many ticks whoever was asked to lead has brought nothing.
-    helpless: u64,
     ticks: u64,
     random: u64,
     over: bool,
@@ -164,7 +165,6 @@ impl Planner {
             searched_network: false,
             here_at_search: None,
             sourceless: 0,
-            helpless: 0,
             ticks: 0,
             random: rank | 1,
             over: false,
@@ -236,6 +236,16 @@ impl Planner {
                 self.searched_site = true;
                 self.searched_network = true;
             }
+            Event::NotHere(node, index) => {
+                self.release(Source::Peer(node), index);
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.here.remove(index);
+                }
+            }
+            Event::Promised(node) => {
+                self.lead.request = Request::Promised { by: node, since: self.ticks };
+                self.met(node, LinkClass::Lan, false);
+            }
             Event::NobodyLeads => self.lead.request = Request::Denied,
             Event::Reading(reader, index) => {
                 if self.readers.len() < MAX_READERS || self.readers.contains_key(&reader) {
@@ -255,17 +265,38 @@ impl Planner {
         for peer in self.peers.values_mut() {
             peer.forget_refused(self.ticks);
         }
-        self.helpless =
-            if self.lead.request == Request::Asked && !self.has_hope() { self.helpless + 1 } else { 0 };
-        if self.helpless >= HELP {
-            self.lead.request = Request::Denied;
-        }
         self.sourceless = if self.leads() && self.gap().is_some() { self.sourceless + 1 } else { 0 };
         self.hedge();
+        self.meet_again();
+    }
+
+    /// Those of this site who failed are met again after a while, each time a longer one: a connection that broke, or
+    /// chunks that were taken back, are no reason to do without a node for the rest of the transfer.
+    fn meet_again(&mut self) {
+        let may_return = |dropped: &Dropped| {
+            let pause = AGAIN << dropped.times.min(MAX_RETURNS);
+            !dropped.for_good
+                && dropped.is_near
+                && dropped.times <= MAX_RETURNS
+                && self.ticks - dropped.since >= pause
+        };
+        let again: Vec<NodeId> = self
+            .dropped
+            .iter()
+            .filter(|(node, dropped)| may_return(dropped) && !self.peers.contains_key(*node))
+            .map(|(node, _)| *node)
+            .collect();
+        for node in again {
+            if let Some(dropped) = self.dropped.get_mut(&node) {
+                dropped.since = self.ticks;
+            }
+            self.met(node, LinkClass::Lan, false);
+        }
     }
 
     fn met(&mut self, node: NodeId, class: LinkClass, holds: bool) {
-        if node == self.me {
+        // What is still on its way to another site is of no use before it is there.
+        if node == self.me || (class == LinkClass::Wan && !holds) {
             return;
         }
         if holds && self.peers.contains_key(&node) {
@@ -281,6 +312,10 @@ impl Planner {
         let map = self.ledger.map();
         let rank = rank(&self.ledger.digest(), &node);
         self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), self.ticks, rank));
+        // The site is larger than it was when nobody was there to lead.
+        if self.lead.request == Request::Denied && !self.dropped.contains_key(&node) {
+            self.lead.request = Request::Unasked;
+        }
         // A blob of one chunk that is held has nothing to tell of.
         if !holds || map.count() > 1 {
             self.effects.push(Effect::Follow(node));
@@ -291,9 +326,8 @@ impl Planner {
     }
 
     /// Whether there is a place for one more peer; if all are taken, that of one who is of no use at the moment may be
-    /// given away. Holders come first, then the few of highest rank, whom everybody must see, also when they come back
-    /// late; then those whom lot has given to this node: were it the same for all nodes, most of them would never be asked
-    /// for anything.
+    /// given away. Holders come first, then the few of highest rank, whom everybody must see, then those whom lot has
+    /// given to this node: were it the same for all nodes, most of them would never be asked for anything.
     fn has_place(&mut self, node: &NodeId, holds: bool) -> bool {
         if self.peers.len() < MAX_PEERS {
             return true;
@@ -387,7 +421,7 @@ impl Planner {
             self.effects.push(Effect::Discard(source, index));
             return;
         };
-        let was_expected = asked.expected;
+        let (was_expected, was_held) = (asked.expected, asked.held);
         self.release(source, index);
         if let Source::Peer(node) = source {
             self.set_busy(node, false);
@@ -408,14 +442,19 @@ impl Planner {
                 if let (Source::Origin, End::State(state)) = (source, link.to) {
                     self.origin_next(index, state);
                 }
+                if let Source::Peer(node) = source
+                    && let Some(peer) = self.peers.get_mut(&node)
+                {
+                    peer.strange = 0;
+                }
                 self.keep(source, index, *link);
             }
             None => {
                 self.effects.push(Effect::Discard(source, index));
                 match source {
                     // What it was asked for counts no more: a claim was refuted, or another leads.
-                    Source::Peer(_) if was_expected.is_none_or(|expected| links.contains(&expected)) => {}
-                    Source::Peer(node) => self.wrong_chunk(node, index),
+                    Source::Peer(_) if was_expected.is_none_or(|expected| !wanted.contains(&expected)) => {}
+                    Source::Peer(node) => self.wrong_chunk(node, index, was_held),
                     Source::Origin => self.origin_contradicts(index),
                 }
             }
@@ -466,50 +505,28 @@ impl Planner {
         self.effects.push(Effect::Keep(source, index, link));
     }
 
-    fn wrong_chunk(&mut self, node: NodeId, index: ChunkIndex) {
+    fn wrong_chunk(&mut self, node: NodeId, index: ChunkIndex, held: bool) {
         let map = self.ledger.map();
         let end_is_proven = map.next(index).is_none_or(|next| self.ledger.is_proven(next));
+        let has_chain = self.ledger.has_chain();
         // Whoever does not hold the blob may have had the chunk in good faith, from a reading that is wrong.
-        let holds = self.peers.get(&node).is_some_and(Peer::holds);
-        if holds && index == map.first() && end_is_proven {
+        if held && index == map.first() && end_is_proven {
             self.ban(node, Proof::WrongChunk(index));
-        } else if !holds && self.ledger.has_chain() && !self.ledger.has_signer() {
+        } else if !held && self.ledger.has_chain() && !self.ledger.has_signer() {
             // Nobody is left who stands for the chain: what still comes decides.
             self.ledger.forget_orphans();
             self.count_taken();
-        } else if !holds && self.is_own_stream(node) {
+        } else if !held && self.is_own_stream(node) {
             self.stream_is_false(node, index);
-        } else if !holds && !self.ledger.has_chain() && !self.has_live_stream() {
-            // Nobody is left who stands for the states that are known here: what still comes decides.
-            self.forsake_stream();
-            self.count_strange(node, index);
-        } else if let Some(peer) = self.peers.get(&node)
-            && !holds
-            && peer.strange < MAX_STRANGE
-            && (self.ledger.has_chain() || peer.stream(node).map(|(attempt, _)| attempt) != self.lead.attempt)
+        } else if let Some(peer) = self.peers.get_mut(&node)
+            && !held
+            && (has_chain || peer.strange < MAX_STRANGE)
         {
-            // It goes by another reading, or this node by a claim: which one is right will be seen.
-            self.count_strange(node, index);
+            // It may go by another reading or by a claim, or this node does: which one is right will be seen.
+            peer.strange = peer.strange.saturating_add(1);
+            peer.refuses(index, self.ticks);
         } else {
             self.drop_peer(node, DropReason::WrongChunk(index));
-        }
-    }
-
-    fn count_strange(&mut self, node: NodeId, index: ChunkIndex) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.strange += 1;
-            peer.refuses(index, self.ticks);
-            if peer.strange > MAX_STRANGE {
-                self.drop_peer(node, DropReason::WrongChunk(index));
-            }
-        }
-    }
-
-    /// Another reading counts from now on: those who were dropped since they did not agree with the one before may have
-    /// been right.
-    pub(super) fn meet_again(&mut self) {
-        if self.dropped.values().any(|dropped| !dropped.for_good && dropped.times <= MAX_RETURNS) {
-            self.effects.push(Effect::Search);
         }
     }
 
@@ -528,14 +545,17 @@ impl Planner {
     }
 
     fn forget_peer(&mut self, node: NodeId, why: &dyn std::fmt::Display, for_good: bool) -> bool {
-        let reading = self.last_reading(&node);
-        let was_there = self.peers.remove(&node).is_some();
+        let peer = self.peers.remove(&node);
+        let was_there = peer.is_some();
         let before = self.dropped.get(&node);
-        let reading = before.map_or(reading, |dropped| dropped.reading.max(reading));
-        let is_false = before.is_some_and(|dropped| dropped.is_false);
+        let is_near = peer.map_or_else(
+            || before.is_some_and(|dropped| dropped.is_near),
+            |peer| peer.class == LinkClass::Lan,
+        );
         let times = before.map_or(0, |dropped| dropped.times).saturating_add(u8::from(was_there));
         let for_good = for_good || before.is_some_and(|dropped| dropped.for_good);
-        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good, reading, is_false });
+        let since = self.ticks;
+        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good, is_near, since });
         self.release_all(Source::Peer(node));
         self.forget_states(node);
         self.ledger.drop_signer(node);
@@ -595,9 +615,7 @@ impl Planner {
             self.verified(refuted);
             return;
         }
-        if self.ledger.linked().is_full() && self.keeping.is_empty() && self.stale.is_empty() {
-            self.stream_leads_elsewhere();
-        }
+        self.check_whole();
         let near = self.peers.values().any(|peer| peer.class == LinkClass::Lan && peer.is_claimed());
         if near {
             // The origin, and other sites, are for what nobody here can give.
@@ -621,9 +639,23 @@ impl Planner {
         }
     }
 
+    /// Where all chunks link, some of them to a stream and the others to the digest, and these do not meet, the stream is
+    /// false.
+    fn check_whole(&mut self) {
+        let is_still = self.keeping.is_empty() && self.stale.is_empty();
+        if self.ledger.linked().is_full() && is_still {
+            match self.lead.attempt.filter(|attempt| attempt.signer != self.me) {
+                Some(attempt) => self.stream_is_void(attempt),
+                None => self.void(),
+            }
+        }
+    }
+
     /// Whether the blob may still come from those who are known.
     fn has_hope(&self) -> bool {
-        let trading = |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead() || peer.role.is_none());
+        // What a peer that has just begun will do it may not know itself yet.
+        let is_new = |peer: &Peer| self.ticks < peer.since + INTRODUCTION;
+        let trading = |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead() || is_new(peer));
         self.leads()
             || self.may_lead()
             || self.leader().is_some()
@@ -640,15 +672,25 @@ impl Planner {
             return;
         }
         match self.lead.request {
-            Request::Unasked => {
-                self.lead.request = Request::Asked;
-                let known = self.peers.keys().chain(self.dropped.keys()).copied().collect();
-                self.effects.push(Effect::AskLead(known));
+            Request::Unasked => self.ask_to_lead(),
+            Request::Promised { by, since } => {
+                let is_over = !self.peers.contains_key(&by) || self.ticks - since >= PROMISE;
+                if is_over {
+                    self.lead.broken.insert(by);
+                    self.ask_to_lead();
+                }
             }
             Request::Asked => {}
             Request::Denied if self.searched_network => self.search_again(),
             Request::Denied => {}
         }
+    }
+
+    fn ask_to_lead(&mut self) {
+        self.lead.request = Request::Asked;
+        // Those who want the blob say themselves whether they can.
+        let but = self.peers.keys().chain(&self.lead.broken).copied().collect();
+        self.effects.push(Effect::AskLead(but));
     }
 
     fn verified(&mut self, mut refuted: Vec<NodeId>) {
@@ -695,6 +737,7 @@ impl Planner {
         self.here_at_search = Some(here);
         (self.searched_site, self.searched_network) = (false, false);
         self.lead.request = Request::Unasked;
+        self.lead.broken.clear();
         self.effects.push(Effect::Search);
     }
 

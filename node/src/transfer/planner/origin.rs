@@ -89,7 +89,6 @@ impl Planner {
         let most = ORIGIN_ATTEMPTS.max(self.origin.count + 1);
         self.origin.exhausted = again || self.origin.failed.len() >= most;
         self.void();
-        self.meet_again();
         self.claim_those_aside();
     }
 
@@ -125,14 +124,18 @@ impl Planner {
         if !self.origin.offered || self.origin.exhausted {
             return self.step_down();
         }
-        let sourceless = self.sourceless >= SOURCELESS;
+        let lacking = self.sourceless >= SOURCELESS;
         if self.origin.reading.is_some() {
             // Behind the place of the reading there is something that nobody else has any more.
-            if sourceless && self.reads_on() {
+            if lacking && self.reads_on() && self.gap().is_some() {
                 self.stop_origin();
             } else {
                 return;
             }
+        }
+        // A reading goes through to the end: what is still being written would cut it short.
+        if !self.stale.is_empty() {
+            return;
         }
         if self.origin.contradicts {
             // Whoever signed the chain is gone and the origin does not agree: only a reading from the start tells.
@@ -144,7 +147,7 @@ impl Planner {
             self.void();
         }
         let alone = !self.peers.values().any(Peer::trades);
-        let gap = self.gap().filter(|_| alone || sourceless);
+        let gap = self.gap().filter(|_| alone || lacking);
         if gap.is_some() {
             self.sourceless = 0;
         }
@@ -162,7 +165,8 @@ impl Planner {
 
     fn expect_origin(&mut self, index: ChunkIndex) {
         let expected = self.ledger.expected(index);
-        let asked = Asked { source: Source::Origin, expected, for_reader: false, since: self.ticks };
+        let asked =
+            Asked { source: Source::Origin, expected, held: false, for_reader: false, since: self.ticks };
         self.asked.insert(index, asked);
         self.taken.insert(index);
     }

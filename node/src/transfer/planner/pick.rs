@@ -35,7 +35,8 @@ impl Planner {
     /// Whether so many peers have something to give to each other that one chunk of each, and no more of them than each
     /// has slots, keeps all links busy. Whoever took more then would leave less to others, and wait in lines instead.
     fn is_crowd(&self) -> bool {
-        let gives = |peer: &&Peer| self.is_source(peer) && (peer.is_claimed() || !peer.here.is_empty());
+        let gives =
+            |peer: &&Peer| peer.class == LinkClass::Lan && (peer.is_claimed() || !peer.here.is_empty());
         self.trades() && self.peers.values().filter(gives).count() >= LEAST_WINDOW
     }
 
@@ -50,14 +51,21 @@ impl Planner {
         let window = if crowd { LEAST_WINDOW } else { self.window.get() };
         loop {
             let asked = self.peers.values().map(|peer| peer.asked).sum::<usize>();
+            let near = self.peers.values().filter(|peer| peer.class == LinkClass::Lan).map(|peer| peer.asked);
+            let is_full = if crowd { near.sum::<usize>() >= window } else { asked >= window };
             let waiting = (asked + self.keeping.len()) as u64;
-            if asked >= window || (waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT) {
+            if waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT {
                 return;
             }
             let ready: Vec<NodeId> = self
                 .peers
                 .iter()
-                .filter(|(_, peer)| peer.is_ready() && self.is_source(peer) && !(crowd && peer.asked > 0))
+                .filter(|(_, peer)| peer.is_ready() && self.is_source(peer))
+                // Another site is one long link, whose pipeline is to be kept full.
+                .filter(|(_, peer)| match peer.class {
+                    LinkClass::Lan => !is_full && (!crowd || peer.asked == 0),
+                    LinkClass::Wan => crowd || !is_full,
+                })
                 .map(|(node, _)| *node)
                 .collect();
             if ready.is_empty() {
@@ -141,7 +149,11 @@ impl Planner {
     /// everybody ask the same one (Mitzenmacher, 2001).
     fn giver(&mut self, ready: &[NodeId], index: ChunkIndex) -> Option<NodeId> {
         self.ledger.expected(index)?;
-        let able: Vec<NodeId> = ready.iter().filter(|node| self.gives(node, index)).copied().collect();
+        let mut able: Vec<NodeId> = ready.iter().filter(|node| self.gives(node, index)).copied().collect();
+        let is_near = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.class == LinkClass::Lan);
+        if able.iter().any(is_near) {
+            able.retain(is_near);
+        }
         let one = *able.get(self.random() as usize % able.len().max(1))?;
         let two = *able.get(self.random() as usize % able.len().max(1))?;
         let burden = |node: &NodeId| self.peers.get(node).map(Peer::burden);
@@ -154,7 +166,8 @@ impl Planner {
         }
         let expected = self.ledger.expected(index);
         let source = Source::Peer(node);
-        self.asked.insert(index, Asked { source, expected, for_reader, since: self.ticks });
+        let held = self.peers.get(&node).is_some_and(Peer::holds);
+        self.asked.insert(index, Asked { source, expected, held, for_reader, since: self.ticks });
         self.taken.insert(index);
         self.effects.push(Effect::Fetch(node, index, starts));
     }
@@ -176,7 +189,12 @@ impl Planner {
                 _ => None,
             })
             .collect();
+        let disputed = self.ledger.dispute().map(|(index, _)| index);
         for (index, node) in late {
+            // Only whoever has signed either side can decide it, and is asked with both starts.
+            if Some(index) == disputed {
+                continue;
+            }
             let others: Vec<_> = ready.iter().filter(|other| **other != node).copied().collect();
             let Some(other) = self.giver(&others, index) else { continue };
             let waited = self.asked.get(&index).map_or(0, |asked| self.ticks - asked.since);

@@ -1,0 +1,81 @@
+//! What this node asks an origin on behalf of other nodes, and which origins it asks nothing for them.
+//!
+//! An origin for which this node has credentials is not asked for others at all: what it gives to this node is not
+//! everybody's. To let members have it all the same is a matter of the access policy that is still to come, and there will
+//! be no setting for it before.
+
+use tracing::debug;
+use wherry_gateway::Reference;
+use wherry_gateway::origin::OriginError;
+use wherry_proto::{Digest, LeadRefusal, TagRecord};
+
+use super::{ImageError, Images, blocking};
+use crate::transfer::Route;
+
+impl Images {
+    /// What a node of the site is told that asked this one to ask the origin. `None` as well for an origin for which this
+    /// node has credentials.
+    pub async fn resolve_for(&self, reference: &Reference) -> Option<TagRecord> {
+        if self.0.parts.origins.has_credentials(reference.host(), reference.repository()).await {
+            debug!(%reference, "is not resolved for another node: this one has credentials for the origin");
+            return None;
+        }
+        let resolved = self.resolved(reference, true).await;
+        if let Err(error) = resolved {
+            debug!(%reference, %error, "cannot resolve for another node");
+            return None;
+        }
+        let (images, reference) = (self.clone(), reference.clone());
+        tokio::task::spawn_blocking(move || images.vouch(&reference)).await.ok()?
+    }
+
+    /// Whether this node reads a blob from an origin for another node, and why not. The origin is asked, and nothing is
+    /// reserved:
+    ///
+    /// - The origin is the default one, is configured, or has a repository of this name that this node knows already: a
+    ///   member must not send this node anywhere else.
+    /// - This node has no credentials for it.
+    /// - It has the blob, of the very length that was asked for: whoever names a false one would have the store make room
+    ///   for bytes that do not exist.
+    pub async fn may_read_for_others(
+        &self,
+        route: &Route,
+        digest: Digest,
+        size: u64,
+    ) -> Result<(), LeadRefusal> {
+        let Route { host, repository } = route;
+        let origins = &self.0.parts.origins;
+        let is_known = host == self.default_origin() || origins.is_configured(host) || {
+            let (records, route) = (self.0.records.clone(), route.clone());
+            let knows = blocking(move || Ok(records.knows(&route.host, &route.repository)?)).await;
+            knows.unwrap_or_else(|error| {
+                debug!(%error, "the index does not tell whether a repository is known");
+                false
+            })
+        };
+        if !is_known {
+            return Err(LeadRefusal::NoRoute);
+        }
+        if origins.has_credentials(host, repository).await {
+            return Err(LeadRefusal::NotForYou);
+        }
+        match self.origins_length(route, digest).await {
+            Ok(length) if length == size => Ok(()),
+            Ok(length) => {
+                debug!(blob = %digest.short(), %route, length, asked = size, "another node asks for a false length");
+                Err(LeadRefusal::NoRoute)
+            }
+            Err(error) => {
+                debug!(blob = %digest.short(), %route, %error, "the origin gives nothing for another node");
+                Err(match error {
+                    ImageError::Unknown { origin, .. }
+                        if matches!(*origin, OriginError::Unauthorized { .. }) =>
+                    {
+                        LeadRefusal::NoCredentials
+                    }
+                    _ => LeadRefusal::NoRoute,
+                })
+            }
+        }
+    }
+}

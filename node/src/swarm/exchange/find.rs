@@ -1,0 +1,186 @@
+//! What is asked for, and where it is.
+
+use std::sync::Arc;
+
+use wherry_proto::{
+    Attempt, BlobName, ChunkIndex, ChunkMap, Digest, HeldClaim, MAX_CHAIN_LEN, NetworkId, Refusal, Response,
+    Role, SecretKey, encode_frame,
+};
+
+use super::writer::{Answer, Body};
+use crate::swarm::arriving::Arriving;
+use crate::swarm::holdings::{Holdings, ReadAt};
+
+/// How many blobs a connection keeps open, so that a pipelined transfer does not open its blob for each chunk.
+const MAX_OPEN: usize = 4;
+
+/// Why a request is not answered with what it asked for.
+pub(super) enum Unanswered {
+    Busy,
+    NotHeld,
+    NotHere,
+    Elsewhere,
+    Refused(Refusal),
+}
+
+impl Unanswered {
+    pub(super) fn response(self, id: u32) -> Response {
+        match self {
+            Self::Busy => Response::Busy { id },
+            Self::NotHeld => Response::NotHeld { id },
+            Self::NotHere => Response::NotHere { id },
+            Self::Elsewhere => Response::Elsewhere { id },
+            Self::Refused(reason) => Response::Refused { id, reason },
+        }
+    }
+}
+
+/// Where a blob is, for those who follow it.
+pub(super) enum Whereabouts {
+    Held,
+    Arriving(Arc<dyn Arriving>),
+    Nowhere,
+}
+
+impl Whereabouts {
+    /// Finds a blob without opening it: what is followed may leave the store all the same. May block.
+    pub(super) fn find(holdings: &dyn Holdings, blob: BlobName) -> Self {
+        if holdings.held(&blob.digest) == Some(blob.size) {
+            return Self::Held;
+        }
+        holdings.arriving(&blob).map_or(Self::Nowhere, Self::Arriving)
+    }
+}
+
+/// Where the bytes of a blob are.
+#[derive(Clone)]
+pub(super) enum Source {
+    Held(Arc<dyn ReadAt>),
+    Arriving(Arc<dyn Arriving>),
+}
+
+impl Source {
+    /// Finds a blob. May block.
+    pub(super) fn find(holdings: &dyn Holdings, blob: BlobName) -> Result<Self, Unanswered> {
+        let held = holdings.held(&blob.digest);
+        if held == Some(blob.size) {
+            let opened = holdings.open(&blob.digest).map_err(|error| {
+                tracing::warn!(digest = %blob.digest, %error, "a blob that is held cannot be opened");
+                Unanswered::Refused(Refusal::Unreadable)
+            })?;
+            return opened.map(Self::Held).ok_or(Unanswered::NotHeld);
+        }
+        match (holdings.arriving(&blob), held) {
+            (Some(arriving), _) => Ok(Self::Arriving(arriving)),
+            (None, Some(held)) => Err(Unanswered::Refused(Refusal::OtherSize { held })),
+            (None, None) => Err(Unanswered::NotHeld),
+        }
+    }
+
+    /// Whether a chunk may be given from here.
+    pub(super) fn has(&self, index: ChunkIndex) -> bool {
+        match self {
+            Self::Held(_) => true,
+            Self::Arriving(arriving) => arriving.has(index),
+        }
+    }
+
+    /// Whether this is where the others of the site have the blob from.
+    pub(super) fn is_first(&self) -> bool {
+        match self {
+            Self::Held(_) => true,
+            Self::Arriving(arriving) => matches!(arriving.role(), Role::Leading { .. }),
+        }
+    }
+
+    /// The answer that gives a chunk.
+    pub(super) fn piece(
+        self,
+        id: u32,
+        digest: Digest,
+        map: ChunkMap,
+        index: ChunkIndex,
+    ) -> Result<Answer, Unanswered> {
+        let len = map.len(index);
+        let file: Arc<dyn ReadAt> = match self {
+            Self::Held(file) => file,
+            Self::Arriving(arriving) => arriving,
+        };
+        let body = Body::Piece { digest, file, offset: map.offset(index), len };
+        Ok(Answer { frame: frame(&Response::Chunk { id, len })?, body })
+    }
+
+    /// Whether it is what a new search would find.
+    fn is_current(&self) -> bool {
+        match self {
+            Self::Held(_) => true,
+            Self::Arriving(arriving) => !matches!(arriving.role(), Role::Held | Role::Gone),
+        }
+    }
+}
+
+/// The blobs that a connection has open, the last used one at the end.
+#[derive(Default)]
+pub(super) struct Open(Vec<(BlobName, Source)>);
+
+impl Open {
+    pub(super) fn get(&mut self, blob: BlobName) -> Option<Source> {
+        let at = self.0.iter().position(|(name, _)| *name == blob)?;
+        let (name, source) = self.0.remove(at);
+        source.is_current().then(|| {
+            self.0.push((name, source.clone()));
+            source
+        })
+    }
+
+    pub(super) fn add(&mut self, blob: BlobName, source: Source) {
+        if self.0.len() >= MAX_OPEN {
+            self.0.remove(0);
+        }
+        self.0.push((blob, source));
+    }
+}
+
+/// Signs the claim on a blob that is held, with its states unless the asker has them. May block.
+pub(super) fn held_chain(
+    holdings: &dyn Holdings,
+    key: &SecretKey,
+    network: &NetworkId,
+    id: u32,
+    blob: BlobName,
+    known: Option<Digest>,
+) -> Result<Answer, Unanswered> {
+    match holdings.held(&blob.digest) {
+        None => return Err(Unanswered::NotHeld),
+        Some(held) if held != blob.size => return Err(Unanswered::Refused(Refusal::OtherSize { held })),
+        Some(_) => {}
+    }
+    let chain = holdings.chain(&blob.digest).ok_or(Unanswered::NotHeld)?;
+    let claim = HeldClaim::sign(key, network, &chain);
+    let states = if known == Some(claim.states) { Vec::new() } else { chain.to_bytes() };
+    // At most MAX_CHAIN_LEN, since the chain's map is within its bounds.
+    let len = states.len() as u32;
+    Ok(Answer { frame: frame(&Response::Chain { id, claim, len })?, body: Body::States(states) })
+}
+
+/// What a leader signed of a blob that arrives here. May block.
+pub(super) fn signed_states(
+    holdings: &dyn Holdings,
+    id: u32,
+    blob: BlobName,
+    attempt: Attempt,
+    from: u32,
+) -> Result<Answer, Unanswered> {
+    let arriving = holdings.arriving(&blob).ok_or(Unanswered::NotHere)?;
+    let (claim, certificate, states) = arriving.states(&attempt, from).ok_or(Unanswered::NotHere)?;
+    let len = u32::try_from(states.len()).ok().filter(|len| *len <= MAX_CHAIN_LEN);
+    let len = len.ok_or(Unanswered::NotHere)?;
+    Ok(Answer {
+        frame: frame(&Response::States { id, claim, certificate, len })?,
+        body: Body::States(states),
+    })
+}
+
+fn frame(response: &Response) -> Result<Vec<u8>, Unanswered> {
+    encode_frame(response).map_err(|_| Unanswered::Refused(Refusal::Unreadable))
+}

@@ -1,0 +1,128 @@
+//! Who may be sent something now: few at a time, and everybody else is told at once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+
+use super::UPLOAD_SLOTS;
+
+/// For how long upload counts as scarce after somebody found no slot. Where chunks and links are alike all slots come
+/// free in the same moment, which is no sign of plenty.
+const SCARCE_TIME: Duration = Duration::from_millis(200);
+
+/// The slots of a node.
+pub(super) struct Slots {
+    slots: Arc<Semaphore>,
+    // Counts those who found none, and when the last one did.
+    sent_away: AtomicU64,
+    last_sent_away: Mutex<Option<Instant>>,
+    // Counts slots that came free, for those who were told that there is none.
+    freed: watch::Sender<u64>,
+}
+
+impl Slots {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            slots: Arc::new(Semaphore::new(UPLOAD_SLOTS)),
+            sent_away: AtomicU64::new(0),
+            last_sent_away: Mutex::default(),
+            freed: watch::Sender::new(0),
+        })
+    }
+
+    /// A slot for a peer that may have these of its own; `None`, at once, if they or all slots are taken. Nobody waits in
+    /// a line: who is sent away asks somebody else meanwhile, and is told.
+    pub(super) fn take(self: &Arc<Self>, own: &Arc<Semaphore>) -> Option<Slot> {
+        let own = Arc::clone(own).try_acquire_owned().ok()?;
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            self.sent_away.fetch_add(1, Ordering::Relaxed);
+            *self.last_sent_away.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            return None;
+        };
+        Some(Slot { permits: Some((own, slot)), slots: Arc::clone(self) })
+    }
+
+    /// Changes when somebody finds no slot: whoever had one since then lets others go first.
+    pub(super) fn sent_away(&self) -> u64 {
+        self.sent_away.load(Ordering::Relaxed)
+    }
+
+    /// Whether upload is plentiful: at least half of the slots are free, and everybody found one lately.
+    pub(super) fn are_plentiful(&self, now: Instant) -> bool {
+        let last = *self.last_sent_away.lock().unwrap_or_else(PoisonError::into_inner);
+        2 * self.slots.available_permits() >= UPLOAD_SLOTS
+            && last.is_none_or(|last| now.saturating_duration_since(last) >= SCARCE_TIME)
+    }
+
+    /// Returns when there is a slot for a peer with these of its own.
+    pub(super) async fn free_for(&self, own: &Semaphore) {
+        let mut freed = self.freed.subscribe();
+        while self.slots.available_permits() == 0 || own.available_permits() == 0 {
+            // The sender is here.
+            let _ = freed.changed().await;
+        }
+    }
+}
+
+/// The right to have something on its way to a peer.
+pub(super) struct Slot {
+    permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+    slots: Arc<Slots>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Free before it is told.
+        drop(self.permits.take());
+        self.slots.freed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::super::SLOTS_PER_PEER;
+    use super::*;
+
+    fn own() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(SLOTS_PER_PEER))
+    }
+
+    #[tokio::test]
+    async fn whoever_finds_no_slot_is_sent_away_at_once_and_told_when_there_is_one() {
+        let slots = Slots::new();
+        let mut sent: Vec<_> = (0..UPLOAD_SLOTS).map(|_| slots.take(&own()).unwrap()).collect();
+        let (late, before) = (own(), slots.sent_away());
+        assert!(slots.take(&late).is_none());
+        assert_ne!(slots.sent_away(), before);
+        let mut told = Box::pin(slots.free_for(&late));
+        assert!(told.as_mut().now_or_never().is_none());
+        sent.pop();
+        assert!(told.as_mut().now_or_never().is_some());
+        assert!(slots.take(&late).is_some());
+    }
+
+    #[test]
+    fn a_peer_has_no_more_than_its_share_and_sends_nobody_away_with_it() {
+        let (slots, own) = (Slots::new(), own());
+        let _share: Vec<_> = (0..SLOTS_PER_PEER).map(|_| slots.take(&own).unwrap()).collect();
+        assert!(slots.take(&own).is_none());
+        assert_eq!(slots.sent_away(), 0);
+    }
+
+    #[test]
+    fn upload_is_scarce_for_a_while_after_somebody_was_sent_away() {
+        let slots = Slots::new();
+        let now = Instant::now();
+        assert!(slots.are_plentiful(now));
+        let taken: Vec<_> = (0..UPLOAD_SLOTS).map(|_| slots.take(&own()).unwrap()).collect();
+        assert!(!slots.are_plentiful(now) && slots.take(&own()).is_none());
+        drop(taken);
+        assert!(!slots.are_plentiful(now));
+        assert!(slots.are_plentiful(Instant::now() + SCARCE_TIME));
+    }
+}

@@ -1,0 +1,260 @@
+//! The reading half of the taking side.
+
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf};
+use tokio::time::{Instant, sleep_until, timeout};
+use wherry_proto::{MAX_CHAIN_LEN, MAX_CHUNK_LEN, PREFIX_LEN, Response, Role, Update, decode_payload};
+
+use super::ExchangeError;
+use super::buffers::{Buffer, Buffers};
+use super::client::{Part, Shared, Taken, Waiting};
+use crate::swarm::codec::{WireError, read_after_prefix};
+
+pub(super) struct Taker<S> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) reader: ReadHalf<S>,
+    pub(super) buffers: Buffers,
+}
+
+impl<S: AsyncRead + AsyncWrite> Taker<S> {
+    /// Takes responses until the connection ends.
+    pub(super) async fn run(mut self) -> ExchangeError {
+        loop {
+            if let Err(why) = self.response().await {
+                return why;
+            }
+            self.shared.pending().quiet_since = Instant::now();
+        }
+    }
+
+    fn io(&self, error: &std::io::Error) -> ExchangeError {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => self.shared.gone("the peer closed it"),
+            _ => self.shared.gone(&error.to_string()),
+        }
+    }
+
+    /// Waits for the first bytes of a response: in peace while none is owed, with little patience otherwise.
+    async fn prefix(&mut self) -> Result<[u8; PREFIX_LEN], ExchangeError> {
+        let mut prefix = [0; PREFIX_LEN];
+        let mut filled = 0;
+        let patience = self.shared.patience;
+        while filled < PREFIX_LEN {
+            let deadline = self.shared.pending().deadline(&patience);
+            let over = async {
+                match deadline {
+                    Some((until, _)) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let is_owed = deadline.is_some_and(|(_, is_owed)| is_owed);
+            tokio::select! {
+                read = self.reader.read(&mut prefix[filled..]) => match read {
+                    Ok(0) => return Err(self.shared.gone("the peer closed it")),
+                    Ok(some) => filled += some,
+                    Err(error) => return Err(self.io(&error)),
+                },
+                () = self.shared.asked.notified(), if !is_owed => {}
+                () = over => {
+                    // Requests may have come and gone meanwhile: what counts is what is owed now.
+                    match self.shared.pending().deadline(&patience) {
+                        Some((until, is_owed)) if until <= Instant::now() => {
+                            let silent = ExchangeError::Silent(self.shared.node);
+                            return Err(if is_owed { silent } else { self.shared.gone("it was idle") });
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(prefix)
+    }
+
+    async fn response(&mut self) -> Result<(), ExchangeError> {
+        let prefix = self.prefix().await?;
+        let silence = self.shared.patience.silence;
+        let payload = match timeout(silence, read_after_prefix::<Response>(&mut self.reader, prefix)).await {
+            Ok(Ok(payload)) => payload,
+            Ok(Err(WireError::Io(error))) => return Err(self.io(&error)),
+            Ok(Err(error)) => return Err(self.shared.protocol(&error.to_string())),
+            Err(_) => return Err(ExchangeError::Silent(self.shared.node)),
+        };
+        let node = self.shared.node;
+        let response = decode_payload(&payload).map_err(|error| self.shared.protocol(&error.to_string()))?;
+        match response {
+            Response::Chunk { id, len } => self.chunk(id, len).await,
+            Response::Chain { id, claim, len } => {
+                let fits = |part: &Part| match part {
+                    Part::Chain { blob, len: expected, known } => {
+                        let known = len == 0 && *known == Some(claim.states);
+                        (known || len == *expected)
+                            && claim.signer == node
+                            && (claim.digest, claim.size) == (blob.digest, blob.size)
+                    }
+                    _ => false,
+                };
+                let waiting = self.states_for(id, len, fits)?;
+                self.states(waiting, len, |states| Taken::Chain(Box::new(claim), states)).await
+            }
+            Response::States { id, claim, certificate, len } => {
+                let fits = |part: &Part| match part {
+                    Part::States { blob, attempt, from } => {
+                        claim.stream() == *attempt
+                            && (claim.digest, claim.size) == (blob.digest, blob.size)
+                            && claim.states_len(*from) == Ok(len as usize)
+                    }
+                    _ => false,
+                };
+                let waiting = self.states_for(id, len, fits)?;
+                let taken = |states| Taken::States(Box::new((claim, certificate)), states);
+                self.states(waiting, len, taken).await
+            }
+            Response::Update { id, update } => self.update(id, &update),
+            Response::Busy { id } => {
+                self.shared.busy.send_replace(true);
+                self.refused(id, ExchangeError::Busy(node))
+            }
+            Response::NotHeld { id } => self.refused(id, ExchangeError::NotHeld(node)),
+            Response::NotHere { id } => self.refused(id, ExchangeError::NotHere(node)),
+            Response::Elsewhere { id } => self.refused(id, ExchangeError::Elsewhere(node)),
+            Response::Refused { id, reason } => self.refused(id, ExchangeError::Refused { node, reason }),
+            Response::Free => {
+                self.shared.busy.send_replace(false);
+                Ok(())
+            }
+        }
+    }
+
+    /// Who waits for this response; `None` if the request was cancelled.
+    fn claim(&self, id: u32) -> Result<Option<Waiting>, ExchangeError> {
+        let mut pending = self.shared.pending();
+        if let Some(waiting) = pending.waiting.remove(&id) {
+            return Ok(Some(waiting));
+        }
+        if pending.cancelled == 0 {
+            drop(pending);
+            return Err(self.shared.protocol("a response came that nobody asked for"));
+        }
+        pending.cancelled -= 1;
+        Ok(None)
+    }
+
+    fn refused(&self, id: u32, why: ExchangeError) -> Result<(), ExchangeError> {
+        if matches!(why, ExchangeError::Refused { .. }) && self.shared.refused_to_tell(id) {
+            tracing::debug!(%why, "a blob cannot be followed");
+            return Ok(());
+        }
+        if let Some(waiting) = self.claim(id)? {
+            let _ = waiting.answer.send(Err(why));
+        }
+        Ok(())
+    }
+
+    fn update(&self, id: u32, update: &Update) -> Result<(), ExchangeError> {
+        let inbox = {
+            let mut pending = self.shared.pending();
+            if update.role == Role::Gone {
+                pending.followed.remove(&id)
+            } else {
+                pending.followed.get(&id).cloned()
+            }
+        };
+        match inbox {
+            Some(inbox) => inbox.put(update).map_err(|reason| self.shared.protocol(reason)),
+            None => self.shared.told_in_vain(id),
+        }
+    }
+
+    async fn chunk(&mut self, id: u32, len: u32) -> Result<(), ExchangeError> {
+        let waiting = self.claim(id)?;
+        let bound = match &waiting {
+            Some(Waiting { part: Part::Chunk { len: expected, .. }, .. }) => len == *expected,
+            Some(_) => false,
+            None => len <= MAX_CHUNK_LEN,
+        };
+        if !bound {
+            return Err(self.wrong(waiting, "a chunk of another length or for another request came"));
+        }
+        let Some(Waiting { part: Part::Chunk { mut progress, .. }, answer }) = waiting else {
+            return self.body(len, &mut |_| {}).await.map(drop);
+        };
+        match self.body(len, &mut *progress).await {
+            Ok(buffer) => {
+                let _ = answer.send(Ok(Taken::Chunk(Bytes::from_owner(buffer))));
+                Ok(())
+            }
+            Err(why) => {
+                let _ = answer.send(Err(why.clone()));
+                Err(why)
+            }
+        }
+    }
+
+    /// Who waits for a claim and the states behind it, if they fit what was asked for.
+    fn states_for(
+        &self,
+        id: u32,
+        len: u32,
+        fits: impl FnOnce(&Part) -> bool,
+    ) -> Result<Option<Waiting>, ExchangeError> {
+        let waiting = self.claim(id)?;
+        let does = waiting.as_ref().map_or(len <= MAX_CHAIN_LEN, |waiting| fits(&waiting.part));
+        if !does {
+            let reason = "a claim on another blob, by another node or of another length came";
+            return Err(self.wrong(waiting, reason));
+        }
+        Ok(waiting)
+    }
+
+    async fn states(
+        &mut self,
+        waiting: Option<Waiting>,
+        len: u32,
+        taken: impl FnOnce(Vec<u8>) -> Taken,
+    ) -> Result<(), ExchangeError> {
+        let body = self.body(len, &mut |_| {}).await;
+        let Some(Waiting { answer, .. }) = waiting else { return body.map(drop) };
+        match body {
+            Ok(buffer) => {
+                let _ = answer.send(Ok(taken(buffer.as_ref().to_vec())));
+                Ok(())
+            }
+            Err(why) => {
+                let _ = answer.send(Err(why.clone()));
+                Err(why)
+            }
+        }
+    }
+
+    fn wrong(&self, waiting: Option<Waiting>, reason: &str) -> ExchangeError {
+        let why = self.shared.protocol(reason);
+        if let Some(waiting) = waiting {
+            let _ = waiting.answer.send(Err(why.clone()));
+        }
+        why
+    }
+
+    /// Reads raw bytes straight into a buffer of the pool.
+    async fn body(
+        &mut self,
+        len: u32,
+        progress: &mut (dyn FnMut(usize) + Send),
+    ) -> Result<Buffer, ExchangeError> {
+        let len = len as usize;
+        let mut buffer = self.buffers.take(len);
+        buffer.bytes.clear();
+        while buffer.bytes.len() < len {
+            let rest = len - buffer.bytes.len();
+            let mut room = (&mut buffer.bytes).limit(rest);
+            match timeout(self.shared.patience.silence, self.reader.read_buf(&mut room)).await {
+                Ok(Ok(0)) => return Err(self.shared.gone("the peer closed it in the middle of a chunk")),
+                Ok(Ok(some)) => progress(some),
+                Ok(Err(error)) => return Err(self.io(&error)),
+                Err(_) => return Err(ExchangeError::Silent(self.shared.node)),
+            }
+        }
+        Ok(buffer)
+    }
+}
