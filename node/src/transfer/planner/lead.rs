@@ -36,7 +36,7 @@ pub(super) const INTRODUCTION: u64 = 2;
 const CLAIMING: u64 = 20;
 
 /// How often a leader may fail and come back and still be followed.
-const MAX_LEAD_RETURNS: u8 = 1;
+const MAX_LEAD_RETURNS: u8 = 3;
 
 /// How many readings are watched for stalls.
 const MAX_WATCHED: usize = 16;
@@ -201,15 +201,16 @@ impl Planner {
                 continue;
             }
             // Whoever fails again and again does not hold up all others by what it says of itself.
-            if self.dropped.get(&attempt.signer).is_some_and(|dropped| dropped.times > MAX_LEAD_RETURNS) {
+            let dropped = self.dropped.get(&attempt.signer);
+            if dropped.is_some_and(|dropped| dropped.led > MAX_LEAD_RETURNS) {
                 continue;
             }
             let rank = match self.peers.get(&attempt.signer) {
                 // It says itself what it does.
                 Some(signer) if !signer.reads(attempt.number) => continue,
                 Some(signer) => signer.rank,
-                // Its connection to this node has ended: what others still say of it is old.
-                None if self.dropped.contains_key(&attempt.signer) => continue,
+                // Its connection to this node has ended: what others still say of that reading is old.
+                None if dropped.is_some_and(|dropped| attempt.number <= dropped.reading) => continue,
                 None => rank(&self.ledger.digest(), &attempt.signer),
             };
             match seen.iter_mut().find(|seen| seen.attempt == attempt) {
@@ -218,6 +219,16 @@ impl Planner {
             }
         }
         seen
+    }
+
+    /// The number of a node's last reading that is known here; 0 if there is none.
+    pub(super) fn last_reading(&self, node: &NodeId) -> u64 {
+        let own = self.peers.get(node).and_then(|peer| match peer.role {
+            Some(Role::Leading { attempt, .. }) => Some(attempt),
+            _ => None,
+        });
+        let watched = self.lead.watched.keys().filter(|attempt| attempt.signer == *node);
+        watched.map(|attempt| attempt.number).chain(own).max().unwrap_or(0)
     }
 
     /// The readings that go on and do not stand still.
