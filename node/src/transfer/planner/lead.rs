@@ -95,7 +95,8 @@ pub(super) struct Lead {
     // Whose states the ledger's stream has.
     pub(super) attempt: Option<Attempt>,
     pub(super) signed: Option<Arc<SignedStates>>,
-    pulling: Option<NodeId>,
+    // Who is asked for states, and how many were known then.
+    pulling: Option<(NodeId, u32)>,
     // The attempt whose states do not go on from those that are here, and must come from the first one on.
     anew: Option<Attempt>,
     watched: BTreeMap<Attempt, Watched>,
@@ -367,7 +368,7 @@ impl Planner {
             }
             _ => Arc::clone(self.ledger.stream()),
         };
-        self.lead.pulling = Some(node);
+        self.lead.pulling = Some((node, before.known()));
         self.effects.push(Effect::AskStates(node, leader.attempt, before));
     }
 
@@ -377,9 +378,8 @@ impl Planner {
         attempt: Attempt,
         states: Result<Arc<SignedStates>, NoStates>,
     ) {
-        if self.lead.pulling == Some(node) {
-            self.lead.pulling = None;
-        }
+        // Of those who were asked before, and left for another one, only what is of use counts.
+        let asked = self.lead.pulling.take_if(|(asked, _)| *asked == node);
         let follows = !self.leads() && self.leader().is_some_and(|leader| leader.attempt == attempt);
         match states {
             Ok(signed) if follows => {
@@ -395,10 +395,11 @@ impl Planner {
                 self.lead.anew = None;
             }
             Ok(_) => {}
-            Err(NoStates::Others) if self.lead.anew == Some(attempt) => {
+            Err(NoStates::Others) if asked.is_some_and(|(_, known)| known == 0) => {
                 let why = "the states that it passes on are not those that were signed".to_owned();
                 self.drop_peer(node, DropReason::Failed(why));
             }
+            Err(NoStates::Others) if asked.is_none() => {}
             Err(NoStates::Others) => self.lead.anew = Some(attempt),
             Err(NoStates::None) => {
                 // What it said of itself was old; it will say anew.
@@ -418,9 +419,7 @@ impl Planner {
 
     /// A peer is not asked for states any more.
     pub(super) fn forget_states(&mut self, node: NodeId) {
-        if self.lead.pulling == Some(node) {
-            self.lead.pulling = None;
-        }
+        self.lead.pulling.take_if(|(asked, _)| *asked == node);
     }
 
     /// Whether the states that this node goes by are those of a peer's own reading.
