@@ -492,11 +492,13 @@ impl Planner {
         } else {
             self.from_peers.remove(index);
         }
+        let before = self.ledger.linked().len();
         let refuted = self.ledger.record(index, link);
         for node in &refuted {
             self.ban(*node, Proof::FalseClaim);
         }
-        if !refuted.is_empty() {
+        // It may have connected others that had come before it.
+        if !refuted.is_empty() || self.ledger.linked().len() > before + 1 {
             self.count_taken();
         } else if !self.ledger.linked().contains(index) {
             self.taken.remove(index);
