@@ -185,6 +185,11 @@ impl Ledger {
             } else {
                 return Claimed::Ignored;
             }
+            // Nobody could serve it until now, perhaps, while another one is at hand that nobody can.
+            if self.rivals.first().is_some_and(Rival::is_orphan) {
+                self.rivals.sort_by_key(Rival::is_orphan);
+                self.relink();
+            }
             return Claimed::Agrees;
         }
         if self.rivals.len() == MAX_RIVALS {

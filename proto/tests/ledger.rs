@@ -257,3 +257,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_chain_that_somebody_can_serve_goes_before_those_that_nobody_can() {
+    let truth = Source::honest(200, &blob(4 * CHUNK + 9, 5));
+    let liar = Source::inventing(1, &truth, 3, 8);
+    let mut ledger = Ledger::new(truth.chain.digest(), truth.chain.map());
+    for source in [&liar, &truth] {
+        ledger.claim(source.id, source.chain.clone());
+        ledger.drop_signer(source.id);
+    }
+    ledger.claim(node(2), truth.chain.clone());
+    assert_eq!(ledger.chain(), Some(&truth.chain));
+    assert_eq!(ledger.dispute().map(|(_, sides)| sides), Some(vec![node(2)]));
+}

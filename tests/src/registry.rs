@@ -16,6 +16,10 @@ use crate::process::Process;
 /// How long docker-registry may take to listen; it takes about 50 ms.
 const START: Duration = Duration::from_secs(30);
 
+/// How long it goes on with what is asked when it is told to end: it writes its log after the answer, and that of
+/// the last answer is missing if it leaves at once.
+const DRAIN: &str = "300ms";
+
 /// How long it may take to end.
 const STOP: Duration = Duration::from_secs(15);
 
@@ -170,7 +174,7 @@ impl Registry {
              log:\n  level: info\n  accesslog:\n    disabled: {no_log}\n\
              storage:\n  cache:\n    blobdescriptor: inmemory\n  filesystem:\n    rootdirectory: {storage}\n  \
              maintenance:\n    readonly:\n      enabled: {readonly}\n\
-             http:\n  addr: {addr}\n{auth}{cache}",
+             http:\n  addr: {addr}\n  draintimeout: {DRAIN}\n{auth}{cache}",
             no_log = self.options.no_access_log,
             storage = self.storage.display(),
             readonly = self.options.shared_storage.is_some(),

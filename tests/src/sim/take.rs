@@ -163,9 +163,10 @@ impl World {
             return;
         }
         self.report.honest_dropped += 1;
-        let poisoned = self.setup.nodes.iter().any(|node| matches!(node.manner, Manner::Inventor { .. }));
+        let misleads = |manner| matches!(manner, Manner::Inventor { .. } | Manner::FalseHolder { .. });
+        let poisoned = self.setup.nodes.iter().any(|node| misleads(node.manner));
         match reason {
-            // It may have had it in good faith from a leader that made it up.
+            // It may have had it in good faith from a leader that made it up, or this node goes by a false claim.
             DropReason::WrongChunk(_) if poisoned => {}
             DropReason::WrongChunk(_) => {
                 self.report.wrong(format!("{node} drops {number}, which is honest: {reason}"));
@@ -238,7 +239,7 @@ impl World {
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
         let run = transfer.run;
         let twice = transfer.asked.insert(index, Source::Peer(peer));
-        let again = transfer.linked.contains(index);
+        let again = transfer.planner.ledger().linked().contains(index);
         transfer.fetching.insert(request, Fetching { peer: number, life, index, since: now, starts });
         let open = transfer.fetching.len();
         if let Some(other) = twice {

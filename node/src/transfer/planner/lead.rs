@@ -36,7 +36,7 @@ pub(super) const INTRODUCTION: u64 = 2;
 const CLAIMING: u64 = 20;
 
 /// How often a leader may fail and come back and still be followed.
-const MAX_LEAD_RETURNS: u8 = 1;
+const MAX_LEAD_RETURNS: u8 = 3;
 
 /// How many readings are watched for stalls.
 const MAX_WATCHED: usize = 16;
@@ -95,7 +95,8 @@ pub(super) struct Lead {
     // Whose states the ledger's stream has.
     pub(super) attempt: Option<Attempt>,
     pub(super) signed: Option<Arc<SignedStates>>,
-    pulling: Option<NodeId>,
+    // Who is asked for states, and how many were known then.
+    pulling: Option<(NodeId, u32)>,
     // The attempt whose states do not go on from those that are here, and must come from the first one on.
     anew: Option<Attempt>,
     watched: BTreeMap<Attempt, Watched>,
@@ -201,15 +202,16 @@ impl Planner {
                 continue;
             }
             // Whoever fails again and again does not hold up all others by what it says of itself.
-            if self.dropped.get(&attempt.signer).is_some_and(|dropped| dropped.times > MAX_LEAD_RETURNS) {
+            let dropped = self.dropped.get(&attempt.signer);
+            if dropped.is_some_and(|dropped| dropped.led > MAX_LEAD_RETURNS) {
                 continue;
             }
             let rank = match self.peers.get(&attempt.signer) {
                 // It says itself what it does.
                 Some(signer) if !signer.reads(attempt.number) => continue,
                 Some(signer) => signer.rank,
-                // Its connection to this node has ended: what others still say of it is old.
-                None if self.dropped.contains_key(&attempt.signer) => continue,
+                // Its connection to this node has ended: what others still say of that reading is old.
+                None if dropped.is_some_and(|dropped| attempt.number <= dropped.reading) => continue,
                 None => rank(&self.ledger.digest(), &attempt.signer),
             };
             match seen.iter_mut().find(|seen| seen.attempt == attempt) {
@@ -218,6 +220,16 @@ impl Planner {
             }
         }
         seen
+    }
+
+    /// The number of a node's last reading that is known here; 0 if there is none.
+    pub(super) fn last_reading(&self, node: &NodeId) -> u64 {
+        let own = self.peers.get(node).and_then(|peer| match peer.role {
+            Some(Role::Leading { attempt, .. }) => Some(attempt),
+            _ => None,
+        });
+        let watched = self.lead.watched.keys().filter(|attempt| attempt.signer == *node);
+        watched.map(|attempt| attempt.number).chain(own).max().unwrap_or(0)
     }
 
     /// The readings that go on and do not stand still.
@@ -356,7 +368,7 @@ impl Planner {
             }
             _ => Arc::clone(self.ledger.stream()),
         };
-        self.lead.pulling = Some(node);
+        self.lead.pulling = Some((node, before.known()));
         self.effects.push(Effect::AskStates(node, leader.attempt, before));
     }
 
@@ -366,9 +378,8 @@ impl Planner {
         attempt: Attempt,
         states: Result<Arc<SignedStates>, NoStates>,
     ) {
-        if self.lead.pulling == Some(node) {
-            self.lead.pulling = None;
-        }
+        // Of those who were asked before, and left for another one, only what is of use counts.
+        let asked = self.lead.pulling.take_if(|(asked, _)| *asked == node);
         let follows = !self.leads() && self.leader().is_some_and(|leader| leader.attempt == attempt);
         match states {
             Ok(signed) if follows => {
@@ -384,10 +395,11 @@ impl Planner {
                 self.lead.anew = None;
             }
             Ok(_) => {}
-            Err(NoStates::Others) if self.lead.anew == Some(attempt) => {
+            Err(NoStates::Others) if asked.is_some_and(|(_, known)| known == 0) => {
                 let why = "the states that it passes on are not those that were signed".to_owned();
                 self.drop_peer(node, DropReason::Failed(why));
             }
+            Err(NoStates::Others) if asked.is_none() => {}
             Err(NoStates::Others) => self.lead.anew = Some(attempt),
             Err(NoStates::None) => {
                 // What it said of itself was old; it will say anew.
@@ -407,9 +419,7 @@ impl Planner {
 
     /// A peer is not asked for states any more.
     pub(super) fn forget_states(&mut self, node: NodeId) {
-        if self.lead.pulling == Some(node) {
-            self.lead.pulling = None;
-        }
+        self.lead.pulling.take_if(|(asked, _)| *asked == node);
     }
 
     /// Whether the states that this node goes by are those of a peer's own reading.

@@ -92,6 +92,10 @@ struct Dropped {
     for_good: bool,
     is_near: bool,
     since: u64,
+    // How often it failed while it led.
+    led: u8,
+    // The last of its readings that was seen: a further one is that of another life.
+    reading: u64,
 }
 
 /// The plan of one transfer.
@@ -488,11 +492,13 @@ impl Planner {
         } else {
             self.from_peers.remove(index);
         }
+        let before = self.ledger.linked().len();
         let refuted = self.ledger.record(index, link);
         for node in &refuted {
             self.ban(*node, Proof::FalseClaim);
         }
-        if !refuted.is_empty() {
+        // It may have connected others that had come before it.
+        if !refuted.is_empty() || self.ledger.linked().len() > before + 1 {
             self.count_taken();
         } else if !self.ledger.linked().contains(index) {
             self.taken.remove(index);
@@ -545,9 +551,13 @@ impl Planner {
     }
 
     fn forget_peer(&mut self, node: NodeId, why: &dyn std::fmt::Display, for_good: bool) -> bool {
+        let reading = self.last_reading(&node);
         let peer = self.peers.remove(&node);
         let was_there = peer.is_some();
+        let led = peer.as_ref().is_some_and(|peer| matches!(peer.role, Some(Role::Leading { .. })));
         let before = self.dropped.get(&node);
+        let led = before.map_or(0, |dropped| dropped.led).saturating_add(u8::from(led));
+        let reading = before.map_or(reading, |dropped| dropped.reading.max(reading));
         let is_near = peer.map_or_else(
             || before.is_some_and(|dropped| dropped.is_near),
             |peer| peer.class == LinkClass::Lan,
@@ -555,7 +565,8 @@ impl Planner {
         let times = before.map_or(0, |dropped| dropped.times).saturating_add(u8::from(was_there));
         let for_good = for_good || before.is_some_and(|dropped| dropped.for_good);
         let since = self.ticks;
-        self.dropped.insert(node, Dropped { why: why.to_string(), times, for_good, is_near, since });
+        let why = why.to_string();
+        self.dropped.insert(node, Dropped { why, times, for_good, is_near, since, led, reading });
         self.release_all(Source::Peer(node));
         self.forget_states(node);
         self.ledger.drop_signer(node);
