@@ -1,0 +1,289 @@
+//! Who there is to take from: peers that come, say what they have, fail, and come back.
+
+use std::sync::Arc;
+
+use wherry_proto::{ChunkSet, Claimed, NodeId, Role, StateChain, Update};
+
+use super::event::{DropReason, Effect, Proof, Source};
+use super::lead::{INTRODUCTION, Request, lot, rank};
+use super::peer::{Chain, Peer};
+use super::{PROMISE, Planner};
+use crate::swarm::LinkClass;
+
+/// How many peers one transfer uses at a time; offers beyond it are left alone.
+pub const MAX_PEERS: usize = 32;
+
+/// How many of these are those of highest rank, one of whom leads.
+const RANKED: usize = 4;
+
+/// How many peers that were dropped are remembered; then no further offer is taken.
+pub const MAX_DROPPED: usize = 256;
+
+/// How often a peer may fail and come back in one transfer.
+pub const MAX_RETURNS: u8 = 5;
+
+/// After how many ticks a peer that failed is met again for the first time.
+const AGAIN: u64 = 1;
+
+#[derive(Debug)]
+pub(super) struct Dropped {
+    pub(super) why: String,
+    pub(super) times: u8,
+    pub(super) for_good: bool,
+    pub(super) is_near: bool,
+    pub(super) since: u64,
+    // How often it failed while it led.
+    pub(super) led: u8,
+    // The last of its readings that was seen: a further one is that of another life.
+    pub(super) reading: u64,
+}
+
+impl Planner {
+    /// Those of this site who failed are met again after a while, each time a longer one: a connection that broke, or
+    /// chunks that were taken back, are no reason to do without a node for the rest of the transfer.
+    pub(super) fn meet_again(&mut self) {
+        let may_return = |dropped: &Dropped| {
+            let pause = AGAIN << dropped.times.min(MAX_RETURNS);
+            !dropped.for_good
+                && dropped.is_near
+                && dropped.times <= MAX_RETURNS
+                && self.ticks - dropped.since >= pause
+        };
+        let again: Vec<NodeId> = self
+            .dropped
+            .iter()
+            .filter(|(node, dropped)| may_return(dropped) && !self.peers.contains_key(*node))
+            .map(|(node, _)| *node)
+            .collect();
+        for node in again {
+            if let Some(dropped) = self.dropped.get_mut(&node) {
+                dropped.since = self.ticks;
+            }
+            self.met(node, LinkClass::Lan, false);
+        }
+    }
+
+    pub(super) fn met(&mut self, node: NodeId, class: LinkClass, holds: bool) {
+        // What is still on its way to another site is of no use before it is there.
+        if node == self.me || (class == LinkClass::Wan && !holds) {
+            return;
+        }
+        if holds && self.peers.contains_key(&node) {
+            return self.hold(node);
+        }
+        let may_return = match self.dropped.get(&node) {
+            Some(dropped) => !dropped.for_good && dropped.times <= MAX_RETURNS,
+            None => self.dropped.len() < MAX_DROPPED,
+        };
+        if !may_return || self.peers.contains_key(&node) || !self.has_place(&node, holds) {
+            return;
+        }
+        let map = self.ledger.map();
+        let rank = rank(&self.ledger.digest(), &node);
+        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), self.ticks, rank));
+        // The site is larger than it was when nobody was there to lead.
+        if self.lead.request == Request::Denied && !self.dropped.contains_key(&node) {
+            self.lead.request = Request::Unasked;
+        }
+        // A blob of one chunk that is held has nothing to tell of.
+        if !holds || map.count() > 1 {
+            self.effects.push(Effect::Follow(node));
+        }
+        if holds {
+            self.hold(node);
+        }
+    }
+
+    /// Whether there is a place for one more peer; if all are taken, that of one who is of no use at the moment may be
+    /// given away. Holders come first, then the few of highest rank, whom everybody must see, then those whom lot has
+    /// given to this node: were it the same for all nodes, most of them would never be asked for anything.
+    pub(super) fn has_place(&mut self, node: &NodeId, holds: bool) -> bool {
+        if self.peers.len() < MAX_PEERS {
+            return true;
+        }
+        let digest = self.ledger.digest();
+        let mut ranks: Vec<u64> = self.peers.values().map(|peer| peer.rank).collect();
+        ranks.sort_unstable_by(|one, two| two.cmp(one));
+        let high = ranks.get(RANKED - 1).copied().unwrap_or(0);
+        let worth = |rank: u64, node: &NodeId| match rank >= high {
+            true => (1, rank),
+            false => (0, lot(&digest, &self.me, node)),
+        };
+        let newcomer = worth(rank(&digest, node), node);
+        let is_needed = holds || newcomer.0 > 0;
+        let is_idle = |peer: &Peer| peer.asked == 0 && !peer.holds() && (is_needed || peer.here.is_empty());
+        let idle = self.peers.iter().filter(|(_, peer)| is_idle(peer));
+        let least = idle.map(|(node, peer)| (worth(peer.rank, node), *node)).min();
+        let Some((least, idle)) = least else { return false };
+        if !holds && newcomer < least {
+            return false;
+        }
+        self.peers.remove(&idle);
+        self.forget_states(idle);
+        self.effects.push(Effect::Unfollow(idle));
+        true
+    }
+
+    /// A peer says that it holds the blob.
+    pub(super) fn hold(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.holds() {
+            return;
+        }
+        peer.role = Some(Role::Held);
+        peer.chain = Chain::Asked;
+        match StateChain::from_bytes(self.ledger.digest(), self.ledger.map(), &[]) {
+            // A blob of one chunk has no inner states, so there is nothing to claim.
+            Ok(chain) => self.chain(node, Arc::new(chain)),
+            Err(_) => self.effects.push(Effect::AskChain(node)),
+        }
+    }
+
+    pub(super) fn updated(&mut self, node: NodeId, update: &Update) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let map = self.ledger.map();
+        let Some(chunks) = update.chunks(&map) else {
+            let why = "it says that it has chunks which the blob cannot have".to_owned();
+            return self.drop_peer(node, DropReason::Failed(why));
+        };
+        for index in chunks {
+            peer.here.insert(index);
+        }
+        match update.role {
+            Role::Held => self.hold(node),
+            Role::Gone => self.drop_peer(node, DropReason::Failed("it has given up the blob".into())),
+            role => {
+                let before = peer.stream(node).map(|(attempt, _)| attempt);
+                peer.role = Some(role);
+                // The signer itself knows best that its states lead nowhere.
+                if let (Some(attempt), Role::Following { stream: None, .. }) = (before, role)
+                    && attempt.signer == node
+                    && self.lead.attempt == Some(attempt)
+                {
+                    self.stream_is_void(attempt);
+                }
+            }
+        }
+    }
+
+    pub(super) fn chain(&mut self, node: NodeId, chain: Arc<StateChain>) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if let Some((next, state, _)) = self.origin.reading
+            && !self.ledger.has_chain()
+            && chain.from(next) != state
+        {
+            peer.chain = Chain::Aside(chain);
+            return;
+        }
+        peer.chain = Chain::Claimed;
+        match self.ledger.claim(node, chain) {
+            Claimed::Agrees | Claimed::Disputes => self.count_taken(),
+            Claimed::Refuted => self.ban(node, Proof::FalseClaim),
+            Claimed::Ignored => {
+                self.drop_peer(node, DropReason::Failed("there are too many claims about this blob".into()));
+            }
+        }
+    }
+
+    pub(super) fn drop_peer(&mut self, node: NodeId, reason: DropReason) {
+        // One that trades may be right next time, when another leads.
+        let holds = self.peers.get(&node).is_some_and(Peer::holds);
+        let for_good = holds && !matches!(reason, DropReason::Failed(_));
+        if self.forget_peer(node, &reason, for_good) {
+            self.effects.push(Effect::Drop(node, reason));
+        }
+    }
+
+    pub(super) fn ban(&mut self, node: NodeId, proof: Proof) {
+        self.forget_peer(node, &proof, true);
+        self.effects.push(Effect::Ban(node, proof));
+    }
+
+    pub(super) fn forget_peer(&mut self, node: NodeId, why: &dyn std::fmt::Display, for_good: bool) -> bool {
+        let reading = self.last_reading(&node);
+        let peer = self.peers.remove(&node);
+        let was_there = peer.is_some();
+        let led = peer.as_ref().is_some_and(|peer| matches!(peer.role, Some(Role::Leading { .. })));
+        let before = self.dropped.get(&node);
+        let led = before.map_or(0, |dropped| dropped.led).saturating_add(u8::from(led));
+        let reading = before.map_or(reading, |dropped| dropped.reading.max(reading));
+        let is_near = peer.map_or_else(
+            || before.is_some_and(|dropped| dropped.is_near),
+            |peer| peer.class == LinkClass::Lan,
+        );
+        let times = before.map_or(0, |dropped| dropped.times).saturating_add(u8::from(was_there));
+        let for_good = for_good || before.is_some_and(|dropped| dropped.for_good);
+        let since = self.ticks;
+        let why = why.to_string();
+        self.dropped.insert(node, Dropped { why, times, for_good, is_near, since, led, reading });
+        self.release_all(Source::Peer(node));
+        self.forget_states(node);
+        self.ledger.drop_signer(node);
+        self.count_taken();
+        was_there
+    }
+
+    pub(super) fn set_busy(&mut self, node: NodeId, busy: bool) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.busy = busy;
+        }
+    }
+
+    /// Whether the blob may still come from those who are known.
+    pub(super) fn has_hope(&self) -> bool {
+        // What a peer that has just begun will do it may not know itself yet.
+        let is_new = |peer: &Peer| self.ticks < peer.since + INTRODUCTION;
+        let trading = |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead() || is_new(peer));
+        self.leads()
+            || self.may_lead()
+            || self.leader().is_some()
+            || self.awaits_words()
+            || self.peers.values().any(trading)
+            || !self.asked.is_empty()
+            || !self.keeping.is_empty()
+            || !self.stale.is_empty()
+    }
+
+    /// Nobody here leads, nor may this node: others are asked to, and more are searched for.
+    pub(super) fn look_for_help(&mut self) {
+        if self.has_hope() || !self.searched_site {
+            return;
+        }
+        match self.lead.request {
+            Request::Unasked => self.ask_to_lead(),
+            Request::Promised { by, since } => {
+                let is_over = !self.peers.contains_key(&by) || self.ticks - since >= PROMISE;
+                if is_over {
+                    self.lead.broken.insert(by);
+                    self.ask_to_lead();
+                }
+            }
+            Request::Asked => {}
+            Request::Denied if self.searched_network => self.search_again(),
+            Request::Denied => {}
+        }
+    }
+
+    pub(super) fn ask_to_lead(&mut self) {
+        self.lead.request = Request::Asked;
+        // Those who want the blob say themselves whether they can.
+        let but = self.peers.keys().chain(&self.lead.broken).copied().collect();
+        self.effects.push(Effect::AskLead(but));
+    }
+
+    /// Peers may have come back, or others may hold the blob by now; without any progress since the last search
+    /// a further one would find no more.
+    pub(super) fn search_again(&mut self) {
+        let here = self.ledger.linked().len();
+        let fruitless = self.here_at_search.is_some_and(|before| here <= before);
+        if fruitless || (here == 0 && self.dropped.is_empty()) {
+            self.give_up();
+            return;
+        }
+        self.here_at_search = Some(here);
+        (self.searched_site, self.searched_network) = (false, false);
+        self.lead.request = Request::Unasked;
+        self.lead.broken.clear();
+        self.effects.push(Effect::Search);
+    }
+}
