@@ -17,8 +17,10 @@ mod network;
 mod output;
 mod progress;
 mod pull;
+mod screen;
 mod stop;
 mod table;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod up;
