@@ -41,14 +41,19 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             // Help and version come this way too. A closed pipe is nothing to complain about.
+            if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+                let text = error.to_string();
+                return Failure::Usage(text.trim_start_matches("error: ").trim_end().to_owned()).report(true);
+            }
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
     let environment = Environment::of_process();
+    let json = args.command.is_json();
     match run(args.command, &environment) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => failure.report(json),
     }
 }
 

@@ -40,17 +40,35 @@ fn the_command_line_is_well_formed_and_every_key_has_its_flag() {
     }
 }
 
+/// A certificate that an authority has made for itself.
+const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBfzCCASWgAwIBAgIUT7UaZQK1Kb9ytV/KV1q3uIhFY/owCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJYXV0aG9yaXR5MCAXDTI2MTEyNjAwNDk0MFoYDzIxMjYxMTAy
+MDA0OTQwWjAUMRIwEAYDVQQDDAlhdXRob3JpdHkwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAASUKJlvpxSHn/XVX7HtqVKLZTeeDAtPLXfQb2fTNS/vNqAQMKMBy7PD
+cvumFlqlGFEwxqr3nP02fPWMUiuHxT0/o1MwUTAdBgNVHQ4EFgQUrbvuXs6aGk5O
+poAchVHb14AELWEwHwYDVR0jBBgwFoAUrbvuXs6aGk5OpoAchVHb14AELWEwDwYD
+VR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEAsiymWtLhjWsaoG5/S9RT
+QS9rMVdOKUpxvQtm3EYNxnECIAuibf6hf8xmbuxKe9mlpeKI5v/bTBNFpOm8B5N7
+0wBs
+-----END CERTIFICATE-----
+";
+
 #[test]
 fn every_flag_of_up_reaches_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("w.toml");
     std::fs::write(&file, "site = \"file\"\ntag_ttl = \"5m\"\n").unwrap();
+    let authority = folder.path().join("x.pem");
+    std::fs::write(&authority, AUTHORITY).unwrap();
     let line = format!(
         "wherry up --config {} --data /d --gateway 127.0.0.1:0 --status 127.0.0.1:0 --peers 0.0.0.0:0 --bulk \
          0.0.0.0:0 --control /c --bootstrap /ip4/192.0.2.7/tcp/1 --bootstrap /ip4/192.0.2.8/tcp/1 --no-mdns \
-         --default-origin r.example --insecure a.example --insecure b.example:5000 --ca /x.pem --site flag \
+         --default-origin r.example --insecure a.example --insecure b.example:5000 --ca {} --site flag \
          --disk-budget 1GiB",
-        file.display()
+        file.display(),
+        authority.display()
     );
     let Command::Up(settings) = parse(&line).unwrap() else { panic!("not up") };
     let environment = environment(&[("WHERRY_LOG", "debug")]);
@@ -63,6 +81,24 @@ fn every_flag_of_up_reaches_the_configuration() {
     assert_eq!(config.insecure, ["a.example", "b.example:5000"]);
     assert!(!config.mdns);
     assert_eq!(config.disk_budget, Some(1 << 30));
+}
+
+#[test]
+fn files_of_authorities_that_are_of_no_use_are_told_with_all_else_that_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let line = format!("wherry up --data /d --ca /nowhere.pem --ca {} --tag-ttl never", empty.display());
+    let Command::Up(settings) = parse(&line).unwrap() else { panic!("not up") };
+    let text = load(&settings.sources(&environment(&[])).unwrap()).unwrap_err().to_string();
+    for part in [
+        "wrong in 3 places",
+        "\"/nowhere.pem\", which cannot be read",
+        "empty.pem\", of which no",
+        "--tag-ttl is",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[test]
