@@ -14,7 +14,7 @@ use wherry_proto::{
     Update,
 };
 
-pub use event::{DropReason, Effect, Event, Failure, NoStates, Proof, Source};
+pub use event::{DropReason, Effect, Event, Failure, LeadEnd, NoStates, Proof, Source, Succession};
 pub use lead::{STALL, rank};
 pub use peer::{MAX_REFUSED, PIPELINE};
 pub use sizes::Sizes;
