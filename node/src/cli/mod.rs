@@ -2,7 +2,8 @@
 //!
 //! All commands but `up`, `config`, `network`, `demo` and `completions` talk to a running node over its control
 //! socket. Results go to standard output, everything else to standard error. Exit status: 0 done, 1 what was asked for
-//! failed, 2 the command line or the configuration is wrong, 130 or 143 interrupted by Ctrl-C or SIGTERM.
+//! failed, 2 the command line or the configuration is wrong, 130 or 143 interrupted by Ctrl-C or SIGTERM. With `--json`
+//! an error is one line of JSON, the last on standard error.
 
 mod archive;
 mod args;
