@@ -4,13 +4,14 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 use wherry_node::store::{Store, StoreSettings};
 use wherry_proto::Digest;
@@ -112,7 +113,7 @@ fn a_node_needs_no_configuration_says_where_it_is_and_ends_when_asked() {
     assert_eq!(status["peers"], 0);
     assert_eq!(json(&home, "network show --json")["peer_id"], status["peer_id"]);
     assert_eq!(json(&home, "images --json"), Value::Array(Vec::new()));
-    assert_eq!(json(&home, "peers --json"), Value::Array(Vec::new()));
+    assert_eq!(json(&home, "peers --json"), json!({ "peers": [], "refused": [], "joined": null }));
     node.signal(Signal::TERM);
     assert_eq!(node.end(), Some(0));
     assert!(!home.path().join("data/control.sock").exists());
@@ -198,13 +199,116 @@ fn wrong_usage_and_wrong_configuration_end_with_2_and_name_everything() {
         let (code, _, err) = run(&home, line);
         assert!(code == Some(2) && err.contains("expected"), "{line}: {err}");
     }
-    let mut command = wherry(&home, "up --gateway here --disk-budget lots");
+    let mut command = wherry(&home, "up --gateway here --disk-budget lots --ca /nowhere.pem");
     let output = command.env("WHERRY_SITES", "x").output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
-    for part in ["--gateway is \"here\"", "--disk-budget is \"lots\"", "did you mean WHERRY_SITE?"] {
+    for part in [
+        "--gateway is \"here\"",
+        "--disk-budget is \"lots\"",
+        "--ca is \"/nowhere.pem\"",
+        "did you mean WHERRY_SITE?",
+    ] {
         assert!(err.contains(part), "{err}");
     }
+}
+
+#[test]
+fn a_start_on_an_address_that_is_taken_leaves_nothing_behind() {
+    let home = tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    for service in ["gateway", "status", "peers", "bulk"] {
+        let (flag, address) = (format!("--{service}"), taken.local_addr().unwrap());
+        let (code, _, err) =
+            run(&home, &UP.replace(&format!("{flag} 127.0.0.1:0"), &format!("{flag} {address}")));
+        assert_eq!(code, Some(1), "{err}");
+        assert!(err.contains(&address.to_string()) && err.contains(&flag), "{err}");
+        assert!(!home.path().join("data").exists(), "{service}");
+    }
+}
+
+#[test]
+fn under_json_the_last_line_of_standard_error_is_an_object_that_says_what_is_wrong() {
+    let home = tempdir().unwrap();
+    for (line, status, part) in [
+        ("images --json", 1, "no node is running"),
+        ("pull alpine --json", 1, "no node is running"),
+        ("network admit --json nobody", 2, "nobody"),
+        ("export --json alpine", 2, "use -o FILE"),
+    ] {
+        let (code, out, err) = run(&home, line);
+        assert_eq!((code, out.as_str()), (Some(status), ""), "{line}: {err}");
+        let told: Value = serde_json::from_str(err.lines().last().unwrap()).unwrap();
+        assert!(told["error"].as_str().unwrap().contains(part), "{told}");
+        assert!(told["hint"].is_string() || told["hint"].is_null(), "{told}");
+    }
+}
+
+#[test]
+fn a_place_where_nothing_can_be_written_is_named_as_it_was_typed() {
+    let home = tempdir().unwrap();
+    let _node = Node::start(&home, "");
+    let (code, _, err) = run(&home, "export alpine -o /nowhere/x.tar");
+    assert_eq!(code, Some(1));
+    assert_eq!(err, "error: /nowhere/x.tar cannot be written: No such file or directory (os error 2)\n");
+}
+
+#[test]
+fn a_member_that_is_to_admit_others_names_its_network() {
+    let (operator, home) = (tempdir().unwrap(), tempdir().unwrap());
+    run(&operator, "network init");
+    let peer = json(&home, "network show --json")["peer_id"].as_str().unwrap().to_owned();
+    let line = json(&operator, &format!("network admit {peer} --json"))["line"].as_str().unwrap().to_owned();
+    let network = json(&home, &format!("network join {line} --json"))["network"].as_str().unwrap().to_owned();
+    let (code, _, err) = run(&home, &format!("network admit {peer}"));
+    assert_eq!(code, Some(1));
+    assert!(err.contains(&network) && err.contains("operator's machine"), "{err}");
+}
+
+#[test]
+fn a_node_that_joins_while_it_runs_says_that_this_counts_after_a_restart() {
+    let (operator, home) = (tempdir().unwrap(), tempdir().unwrap());
+    run(&operator, "network init");
+    let mut node = Node::start(&home, "");
+    let before = json(&home, "status --json");
+    assert_eq!(before["joined"], Value::Null);
+    let line = json(&operator, &format!("network admit {} --json", before["peer_id"].as_str().unwrap()));
+    let joined = json(&home, &format!("network join {} --json", line["line"].as_str().unwrap()));
+    assert_eq!((&joined["restart"], &joined["network"]), (&Value::Bool(true), &line["network"]));
+    let status = json(&home, "status --json");
+    assert_eq!((&status["network"], &status["joined"]["network"]), (&before["network"], &line["network"]));
+    for command in ["status", "peers"] {
+        let (_, page, _) = run(&home, command);
+        assert!(
+            page.contains("restart this node") && page.contains(line["network"].as_str().unwrap()),
+            "{page}"
+        );
+    }
+    node.signal(Signal::TERM);
+    node.end();
+    let _again = Node::start(&home, "");
+    let status = json(&home, "status --json");
+    assert_eq!((&status["network"], &status["joined"]), (&line["network"], &Value::Null));
+}
+
+#[test]
+fn a_command_whose_node_dies_says_so_and_nothing_of_connections() {
+    let home = tempdir().unwrap();
+    // An origin that says nothing, so that the pull is under way.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = mute.local_addr().unwrap();
+    let mut node = Node::start(&home, &format!("--insecure {origin}"));
+    let pull = wherry(&home, &format!("pull {origin}/a/b:1")).spawn().unwrap();
+    let _asked = mute.accept().unwrap();
+    node.signal(Signal::KILL);
+    node.end();
+    let output = pull.wait_with_output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(
+        err.contains("the node went away before it was done") && err.contains("repeat this command"),
+        "{err}"
+    );
 }
 
 #[test]
@@ -324,7 +428,7 @@ fn a_gateway_lists_the_tags_that_another_node_of_its_site_knows() {
     let list = || get(&gateway, "/v2/app/tags/list?ns=registry.example");
     let connected = (0..200).any(|_| {
         std::thread::sleep(Duration::from_millis(50));
-        json(&other, "peers --json").as_array().unwrap().len() == 1
+        json(&other, "peers --json")["peers"].as_array().unwrap().len() == 1
     });
     assert!(connected);
     let (head, body) = list();

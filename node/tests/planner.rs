@@ -221,7 +221,7 @@ impl World {
                 assert!(matches!(self.origin, Origin::Wrong(_)));
                 assert_ne!(digest, Digest::sha256(&self.truth));
             }
-            Effect::OriginContradicts(_) | Effect::AttemptFailed | Effect::Lead => {}
+            Effect::OriginContradicts(_) | Effect::AttemptFailed | Effect::Lead(_) => {}
             Effect::Follow(node) => {
                 let role = match self.peers[&node].manner {
                     Manner::Empty => Role::Gone,
@@ -230,7 +230,9 @@ impl World {
                 self.soon(Event::Updated(node, Update { role, here: List::first_of([]) }));
             }
             Effect::Unfollow(_) => {}
-            Effect::AskStates(..) | Effect::StreamVoid(_) => panic!("nobody reads but this node"),
+            Effect::AskStates(..) | Effect::StreamVoid(_) | Effect::LedBy(_) => {
+                panic!("nobody reads but this node")
+            }
             Effect::AskLead(_) => self.soon(Event::NobodyLeads),
             Effect::Cancel(node, index) => {
                 self.asked.remove(&(node, index));

@@ -37,7 +37,7 @@ pub struct Attempt {
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.number, self.signer.short())
+        write!(f, "{} of {}", self.number, self.signer)
     }
 }
 

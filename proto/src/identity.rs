@@ -100,12 +100,6 @@ impl NodeId {
         &self.0
     }
 
-    /// The last eight characters of the peer id, for logs and tables: they all start alike.
-    pub fn short(&self) -> String {
-        let full = self.to_string();
-        full[full.len() - 8..].to_owned()
-    }
-
     pub(crate) fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), BadSignature> {
         verify(&self.0, message, signature)
     }
@@ -115,6 +109,11 @@ impl NetworkId {
     /// The operator's public key.
     pub const fn public_key(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// The first twelve digits, for logs.
+    pub fn short(&self) -> String {
+        self.0.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 
     pub(crate) fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), BadSignature> {

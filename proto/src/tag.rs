@@ -53,7 +53,7 @@ pub enum TagRecordError {
     #[error("its signer does not belong: {0}")]
     Certificate(#[from] CertificateError),
     /// Its signer is a member that may not resolve.
-    #[error("its signer, node {}, may not resolve tags; its roles are: {roles}", node.short())]
+    #[error("its signer, node {node}, may not resolve tags; its roles are: {roles}")]
     NoResolver {
         /// The signer.
         node: NodeId,
@@ -61,7 +61,7 @@ pub enum TagRecordError {
         roles: Roles,
     },
     /// The signer did not say this.
-    #[error("the signature is not that of node {}", .0.short())]
+    #[error("the signature is not that of node {0}")]
     Signature(NodeId),
 }
 

@@ -57,7 +57,7 @@ impl Network {
         for other in known {
             let peer_id = &other.addresses()?.peer_id;
             wait_until(&format!("{name} is connected to {peer_id}"), CONNECTED, || {
-                Ok(node.json(&["peers"])?.to_string().contains(peer_id))
+                Ok(node.json(&["peers"])?["peers"].to_string().contains(peer_id))
             })?;
         }
         Ok(node)

@@ -41,7 +41,7 @@ fn site(nodes: usize, layers: &[u64], pace: u64) -> Result<Site> {
     for node in &members {
         wait_until("all nodes know each other", SOON, || {
             let peers = node.json(&["peers"])?;
-            Ok(peers.as_array().or_else(|| peers["peers"].as_array()).map(Vec::len) == Some(nodes - 1))
+            Ok(peers["peers"].as_array().map(Vec::len) == Some(nodes - 1))
         })?;
     }
     relay.pace(pace);

@@ -59,7 +59,7 @@ fn site(honest: bool, lies: &[Lie]) -> Result<Site> {
     options.bootstrap = liars.iter().flat_map(Liar::addresses).cloned().collect();
     let taker = network.member(&lab, "taker", options, &known)?;
     wait_until("the taker knows the liars", SOON, || {
-        let peers = taker.json(&["peers"])?.to_string();
+        let peers = taker.json(&["peers"])?["peers"].to_string();
         Ok(liars.iter().all(|liar| peers.contains(liar.peer_id())))
     })?;
     wire.shape(RATE)?;

@@ -185,6 +185,19 @@ fn what_no_client_waits_for_any_more_can_be_cancelled_as_well() -> Result<()> {
 }
 
 #[test]
+fn a_pull_that_the_end_of_its_node_ends_is_not_said_to_go_on() -> Result<()> {
+    let mut site = site()?;
+    let mut pull = site.node.begin("pull", &["pull", &site.reference])?;
+    site.reach_the_gate()?;
+    site.node.stop()?;
+    assert_eq!(pull.wait_exit(SOON)?.code(), Some(1));
+    site.logged(&["INFO", "a pull ends before it is done", "shutting down"])?;
+    let log = site.node.log()?;
+    assert!(!log.contains("goes on"), "{log}");
+    Ok(())
+}
+
+#[test]
 fn a_pull_that_fails_is_in_the_nodes_own_log() -> Result<()> {
     let site = site()?;
     let unknown = format!("{}/lab/none:1", site.relay.host());

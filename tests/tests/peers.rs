@@ -14,6 +14,7 @@ use wherry_tests::network::Network;
 use wherry_tests::node::{Options, Wherry};
 use wherry_tests::process::output;
 use wherry_tests::registry::{self, Registry};
+use wherry_tests::relay::Relay;
 use wherry_tests::wait::wait_until;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -137,6 +138,55 @@ fn a_pull_whose_last_source_dies_fails_in_words_and_goes_on_when_it_is_back() ->
 }
 
 #[test]
+fn the_log_says_who_reads_for_the_site_and_who_takes_over_from_whom() -> Result<()> {
+    const SIZE: u64 = 8 << 20;
+    let lab = Lab::new()?;
+    let origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let image = push_image(origin.addr(), "lab/noise", "1", 52, &[SIZE])?;
+    let relay = Relay::start(origin.addr())?;
+    let (reference, blob) = (image.reference(relay.host()), image.layers[0].digest.short());
+    let network = Network::new(&lab)?;
+    let mut nodes = vec![network.member(&lab, "a", Options::origin(relay.host()), &[])?];
+    nodes.push(network.member(&lab, "b", Options::origin(relay.host()), &[&nodes[0]])?);
+    let lines = |node: &Wherry, parts: &[&str]| -> Result<usize> {
+        Ok(node.log()?.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count())
+    };
+    for node in &nodes {
+        let peer = format!("peer={}", node.addresses()?.peer_id);
+        assert_eq!(lines(node, &["INFO", "the node is ready", &peer, "version=", "gateway=", "data="])?, 1);
+    }
+    relay.gate_at(SIZE / 2);
+    let mut pulls = Vec::new();
+    for (i, node) in nodes.iter().enumerate() {
+        pulls.push(node.begin(&format!("pull-{i}"), &["pull", &reference])?);
+    }
+    let reads = ["INFO", "reads a blob from the origin", blob.as_str(), "lab/noise", "chunk=0"];
+    wait_until("half of the layer is with both", SOON, || {
+        let has = |node: &Wherry| -> Result<bool> {
+            let status = node.json(&["status"])?;
+            let mut transfers = status["transfers"].as_array().into_iter().flatten();
+            Ok(transfers.any(|transfer| transfer["bytes"].as_u64() > Some(SIZE / 4)))
+        };
+        Ok(has(&nodes[0])? && has(&nodes[1])?)
+    })?;
+    // Both may have begun; one goes on, and has more of it.
+    let read =
+        |node: &Wherry| Ok::<_, anyhow::Error>(node.json(&["status"])?["traffic"]["from_origin"].as_u64());
+    let leader = usize::from(read(&nodes[1])? > read(&nodes[0])?);
+    assert_eq!(lines(&nodes[leader], &reads)?, 1);
+    let (dead, heir) = (nodes[leader].addresses()?.peer_id.clone(), 1 - leader);
+    nodes[leader].kill()?;
+    relay.open_gate();
+    assert!(pulls[heir].wait_exit(SOON)?.success(), "{}", pulls[heir].stderr()?);
+    assert_eq!(lines(&nodes[heir], &["INFO", "takes over from a leader", &blob, &dead, "it is gone"])?, 1);
+    assert_eq!(lines(&nodes[heir], &["INFO", "neighbour gone", &dead])?, 1);
+    for words in ["rustls", "https://", "not admitted"] {
+        assert_eq!(lines(&nodes[heir], &[words])?, 0, "{words}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_node_of_another_network_gets_nothing() -> Result<()> {
     let lab = Lab::new()?;
     let mut origin = Registry::start(&lab, "origin", registry::Options::default())?;
@@ -173,5 +223,21 @@ fn of_two_nodes_of_different_networks_each_says_which_its_own_is_and_what_can_be
     };
     // Strangers are told nothing, so the guest can only say what it may be.
     says(&host, &["not admitted", &its, &guests, &admit, "network join"])?;
-    says(&guest, &["not admitted", &known.peer_id, &guests, &admit, "network join"])
+    says(&guest, &["not admitted", &known.peer_id, &guests, &admit, "network join"])?;
+    // Whoever does not read logs is told as well.
+    for (node, other, why) in
+        [(&host, guest_id, guests.as_str()), (&guest, &known.peer_id, "before it said hello")]
+    {
+        for command in ["peers", "status"] {
+            let refused = node.json(&[command])?["refused"].clone();
+            assert_eq!(refused[0]["peer_id"], other.as_str(), "{refused:#}");
+            assert!(refused[0]["why"].as_str().is_some_and(|said| said.contains(why)), "{refused:#}");
+            assert!(refused[0]["hint"].as_str().is_some_and(|said| said.contains(&admit)), "{refused:#}");
+            let page = node.run(&[command])?;
+            assert!(page.contains(&format!("not connected to {other}")) && page.contains(&admit), "{page}");
+        }
+        // However often they try.
+        assert_eq!(node.log()?.matches("not admitted").count(), 1);
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -87,20 +88,10 @@ impl Http {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut authorities = Vec::new();
         for path in &settings.ca_files {
-            let pem =
-                std::fs::read(path).map_err(|source| SettingsError::ReadCa { path: path.clone(), source })?;
-            let bad = |why: String| SettingsError::BadCa { path: path.clone(), why };
-            let found = authorities.len();
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-                // Whether it can be trusted as an authority shows here, with its file's name, and not at the
-                // first connection.
-                RootCertStore::empty().add(certificate.clone()).map_err(|error| bad(causes(&error)))?;
-                let certificate = reqwest::Certificate::from_der(&certificate);
-                authorities.push(certificate.map_err(|error| bad(causes(&error)))?);
-            }
-            if authorities.len() == found {
-                return Err(bad("it has none".to_owned()));
+            let bad =
+                |error: reqwest::Error| SettingsError::BadCa { path: path.clone(), why: causes(&error) };
+            for certificate in read_authorities(path)? {
+                authorities.push(reqwest::Certificate::from_der(&certificate).map_err(bad)?);
             }
         }
         let behind_proxy = PROXY_VARIABLES.iter().any(|name| std::env::var_os(name).is_some());
@@ -368,6 +359,28 @@ fn client(
         let client = builder().tls_certs_only(authorities.iter().cloned()).build();
         client.map_err(|error| SettingsError::Client(causes(&error)))
     })
+}
+
+/// Whether a file has certificates of authorities that can be trusted, and nothing else.
+///
+/// # Errors
+/// When it cannot be read, has none, or one of them is no authority's.
+pub fn check_authorities(path: &Path) -> Result<(), SettingsError> {
+    read_authorities(path).map(drop)
+}
+
+fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
+    let pem =
+        std::fs::read(path).map_err(|source| SettingsError::ReadCa { path: path.to_owned(), source })?;
+    let bad = |why: String| SettingsError::BadCa { path: path.to_owned(), why };
+    let mut found = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+        // Whether it can be trusted as an authority shows here, with its file's name, and not at the first connection.
+        RootCertStore::empty().add(certificate.clone()).map_err(|error| bad(causes(&error)))?;
+        found.push(certificate);
+    }
+    if found.is_empty() { Err(bad("it has none".to_owned())) } else { Ok(found) }
 }
 
 /// Whether two URLs are of the same scheme, host and port, so that what is meant for one may be sent to the

@@ -26,6 +26,7 @@ pub use blob::BlobStream;
 pub use challenge::{Challenge, parse_challenge};
 pub use credentials::{Credential, CredentialSources};
 pub use error::OriginError;
+pub use http::check_authorities;
 pub use manifest::ManifestHead;
 pub use settings::{OriginSettings, SettingsError};
 

@@ -96,8 +96,9 @@ pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Resu
         client.export(&args.reference, &mut standard(io::stdout().as_fd())?).await?;
         return Ok(());
     }
-    let unwritable =
-        |error: io::Error| Failure::new(format!("{} cannot be written: {error}", args.output.display()));
+    let unwritable = |error: io::Error| {
+        Failure::new(format!("{} cannot be written: {}", args.output.display(), what_the_system_said(&error)))
+    };
     let folder =
         args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Beside its place, so that it appears there whole or not at all.
@@ -129,6 +130,12 @@ pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Resu
     }
     note(&format!("{} written to {}", show_size(bytes), args.output.display()));
     Ok(())
+}
+
+/// An error without the name of the temporary file that it was about.
+fn what_the_system_said(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" at path \"").next().unwrap_or(&text).to_owned()
 }
 
 /// Standard input or output as a file, without the buffer that the standard library puts before it.

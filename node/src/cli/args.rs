@@ -24,7 +24,9 @@ use crate::images::parse_platform;
         wherry pull docker.io/library/alpine   bring an image to this node\n  \
         wherry demo                            see a site of four nodes share an image, in a minute, on this machine\n\n\
         Exit status: 0 done, 1 what was asked for failed, 2 the command line or the configuration is wrong, 130 or 143 \
-        it was interrupted by Ctrl-C or SIGTERM."
+        it was interrupted by Ctrl-C or SIGTERM.\n\n\
+        Under --json the last line of standard error is {\"error\": …, \"hint\": …} where a command fails; the hint may be \
+        null."
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -108,6 +110,23 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+impl Command {
+    /// Whether its output is for scripts.
+    pub(super) const fn is_json(&self) -> bool {
+        match self {
+            Self::Up(_) | Self::Completions { .. } => false,
+            Self::Config(args) => args.json,
+            Self::Pull(args) | Self::Inspect(args) => args.node.json,
+            Self::Cancel(args) => args.node.json,
+            Self::Images(node) | Self::Peers(node) | Self::Status(node) => node.json,
+            Self::Import(args) => args.node.json,
+            Self::Export(args) => args.node.json,
+            Self::Demo(args) => args.json,
+            Self::Network(args) => args.json,
+        }
+    }
 }
 
 /// The flags of all keys; the parser keeps names for as long as the process lives.
@@ -328,7 +347,10 @@ pub(super) enum NetworkCommand {
         bootstrap: Vec<String>,
     },
     /// Make this node a member by a line of 'wherry network admit'
-    #[command(after_help = "A node that is running has to be restarted.")]
+    #[command(
+        after_help = "It may have run before, in the network of its own that its first start made. While it runs, \
+        it goes on as it is until it is restarted; 'wherry status' says so."
+    )]
     Join {
         /// The line, quoted or not
         #[arg(value_name = "LINE", required = true)]

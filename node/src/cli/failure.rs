@@ -1,8 +1,9 @@
 //! How a command ends when it does not end well.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::process::ExitCode;
 
+use super::output::note;
 use crate::config::ConfigError;
 use crate::control::ClientError;
 use crate::identity::IdentityError;
@@ -42,23 +43,21 @@ impl Failure {
         Self::Failed { message: message.into(), hint: Some(hint.into()) }
     }
 
-    /// Says what is wrong on standard error.
-    pub(super) fn report(self) -> ExitCode {
-        let (code, text) = match self {
+    /// Says what is wrong on standard error, if need be for scripts: one line, an object with `error` and `hint`.
+    pub(super) fn report(self, json: bool) -> ExitCode {
+        let (code, kind, message, hint) = match self {
             Self::ClosedPipe => return ExitCode::SUCCESS,
-            Self::Usage(message) => (2, format!("error: {message}\n")),
-            Self::Interrupted { status, message, hint } => (status, told("interrupted", &message, hint)),
-            Self::Failed { message, hint } => (1, told("error", &message, hint)),
+            Self::Usage(message) => (2, "error", message, None),
+            Self::Interrupted { status, message, hint } => (status, "interrupted", message, hint),
+            Self::Failed { message, hint } => (1, "error", message, hint),
         };
-        // Nobody is left to tell when standard error is closed.
-        let _ = io::stderr().write_all(text.as_bytes());
+        note(&match (json, hint) {
+            (true, hint) => serde_json::json!({ "error": message, "hint": hint }).to_string(),
+            (false, Some(hint)) => format!("{kind}: {message}\n hint: {hint}"),
+            (false, None) => format!("{kind}: {message}"),
+        });
         ExitCode::from(code)
     }
-}
-
-fn told(kind: &str, message: &str, hint: Option<String>) -> String {
-    let hint = hint.map_or_else(String::new, |hint| format!(" hint: {hint}\n"));
-    format!("{kind}: {message}\n{hint}")
 }
 
 impl From<io::Error> for Failure {

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::args::NodeArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::network::now;
 use super::output::{harmless, note, print, print_json};
 use super::table::{Align, Table};
-use crate::config::units::{show_age, show_size};
+use crate::config::units::{show_age, show_date, show_size};
 use crate::control::api::{ImageSummary, NodeStatus, PeerInfo};
-use crate::status::State;
+use crate::status::{Joined, RefusedNode, State};
 
 pub(super) async fn images(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
     let mut images = args.client(environment).images().await?;
@@ -47,15 +49,41 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
 }
 
 pub(super) async fn peers(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
-    let mut peers = args.client(environment).peers().await?;
+    let client = args.client(environment);
+    let mut peers = client.peers().await?;
     peers.sort_by(|a, b| (&a.site, a.peer_id).cmp(&(&b.site, b.peer_id)));
+    let NodeStatus { refused, joined, .. } = client.status().await?;
     if args.json {
-        return print_json(&peers);
+        return print_json(&json!({ "peers": peers, "refused": refused, "joined": joined }));
     }
-    if peers.is_empty() {
+    if peers.is_empty() && refused.is_empty() && joined.is_none() {
         note("no peers: this node is alone, see 'wherry network --help'");
     }
-    print(&peers_table(&peers))
+    let table = if peers.is_empty() { String::new() } else { peers_table(&peers) };
+    print(&(table + &apart(&refused, joined)))
+}
+
+/// What keeps a node apart from others, and what can be done about it; nothing where nothing does.
+fn apart(refused: &[RefusedNode], joined: Option<Joined>) -> String {
+    let mut out = String::new();
+    if let Some(Joined { network, expires }) = joined {
+        out += &format!(
+            "\nrestart this node: it has been admitted to the network {network} until {}, and still runs without that\n",
+            show_date(expires)
+        );
+    }
+    for RefusedNode { peer_id, address, why, hint, seconds_ago } in refused {
+        let ago = show_age(Duration::from_secs(*seconds_ago));
+        out += &format!(
+            "\nnot connected to {peer_id}, {ago} ago at {}:\n  {}\n",
+            harmless(address),
+            harmless(why)
+        );
+        if let Some(hint) = hint {
+            out += &format!("  hint: {}\n", harmless(hint));
+        }
+    }
+    out
 }
 
 pub(super) fn peers_table(peers: &[PeerInfo]) -> String {
@@ -157,7 +185,7 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
         }
         out += &format!("\n{table}");
     }
-    out
+    out + &apart(&status.refused, status.joined)
 }
 
 /// What another machine may be given as `--bootstrap`: over TCP, and only on loopback where there is nothing else.

@@ -2,7 +2,8 @@
 //!
 //! All commands but `up`, `config`, `network`, `demo` and `completions` talk to a running node over its control
 //! socket. Results go to standard output, everything else to standard error. Exit status: 0 done, 1 what was asked for
-//! failed, 2 the command line or the configuration is wrong, 130 or 143 interrupted by Ctrl-C or SIGTERM.
+//! failed, 2 the command line or the configuration is wrong, 130 or 143 interrupted by Ctrl-C or SIGTERM. With `--json`
+//! an error is one line of JSON, the last on standard error.
 
 mod archive;
 mod args;
@@ -17,8 +18,10 @@ mod network;
 mod output;
 mod progress;
 mod pull;
+mod screen;
 mod stop;
 mod table;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod up;
@@ -39,14 +42,19 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             // Help and version come this way too. A closed pipe is nothing to complain about.
+            if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+                let text = error.to_string();
+                return Failure::Usage(text.trim_start_matches("error: ").trim_end().to_owned()).report(true);
+            }
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
     let environment = Environment::of_process();
+    let json = args.command.is_json();
     match run(args.command, &environment) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => failure.report(json),
     }
 }
 

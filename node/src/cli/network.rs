@@ -1,6 +1,7 @@
 //! `wherry network`: works on the files of the data folder, whether a node runs there or not.
 
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -10,8 +11,8 @@ use super::args::{NetworkArgs, NetworkCommand};
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{note, print, print_json};
-use crate::config::data_folder;
 use crate::config::units::{show_age, show_date};
+use crate::config::{control_sockets, data_folder};
 use crate::identity::{self, Identity, JoinLine, Membership};
 
 pub(super) fn run(args: NetworkArgs, environment: &Environment) -> Result<(), Failure> {
@@ -42,14 +43,17 @@ pub(super) fn run(args: NetworkArgs, environment: &Environment) -> Result<(), Fa
         }
         NetworkCommand::Join { line, replace } => {
             let Membership { key, certificate, .. } = identity::join(&data, &line.join(" "), now, replace)?;
+            // A socket at which somebody answers: the node is asked nothing, since it could not change its network now.
+            let runs = UnixStream::connect(control_socket(&data, environment)).is_ok();
             if args.json {
-                return print_json(&member_json(&key.node().to_string(), &certificate));
+                let mut member = member_json(&key.node().to_string(), &certificate);
+                member["restart"] = runs.into();
+                return print_json(&member);
             }
             print(&format!("network {}\npeer id {}\n", certificate.network, key.node()))?;
-            note(&format!(
-                "Admitted until {}. A node that is running has to be restarted.",
-                show_date(certificate.expires)
-            ));
+            let restart =
+                if runs { " Restart the node that runs here: until then it is what it was." } else { "" };
+            note(&format!("Admitted until {}.{restart}", show_date(certificate.expires)));
         }
         NetworkCommand::Show => {
             let identity = identity::show(&data)?;
@@ -72,6 +76,13 @@ fn data(args: &NetworkArgs, environment: &Environment) -> Result<PathBuf, Failur
     let flags: Vec<_> = args.data.iter().map(|data| ("data", vec![data.clone()])).collect();
     data_folder(&environment.lenient_sources(&flags))
         .ok_or_else(|| Failure::Usage("no HOME to keep data in: say where it is with --data".to_owned()))
+}
+
+/// Where the node of this data folder answers, if it runs.
+fn control_socket(data: &Path, environment: &Environment) -> PathBuf {
+    let flags = [("data", vec![data.display().to_string()])];
+    let sockets = control_sockets(&environment.lenient_sources(&flags));
+    sockets.into_iter().next().unwrap_or_else(|| data.join("control.sock"))
 }
 
 fn member_json(peer: &str, certificate: &Certificate) -> serde_json::Value {

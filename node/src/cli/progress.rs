@@ -1,28 +1,38 @@
-//! What is going on, on standard error: bars on a terminal, plain lines elsewhere.
+//! What is going on, on standard error: rows that change on a terminal, plain lines elsewhere.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use wherry_proto::Digest;
-
 use super::environment::Environment;
-use super::output::{harmless, note};
-use crate::config::units::{show_seconds, show_size};
+use super::output::note;
+use super::screen::Screen;
+use super::tally::Tally;
+use crate::config::units::show_size;
 use crate::control::api::{ImportEvent, PullEvent};
+
+/// How often a reporter wants to be told that time has passed.
+pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// How often plain lines tell of progress.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The most bars at a time: more do not fit on a screen.
-const MAX_BARS: usize = 24;
+/// How often they tell that there is none.
+const STILL_EVERY: Duration = Duration::from_secs(60);
+
+/// How often rows are drawn at most.
+const REDRAW: Duration = Duration::from_millis(100);
 
 /// Is told what happens to an image, and shows it.
 pub(super) trait Reporter {
     /// Something happened to an image that is being pulled.
     fn pull(&mut self, event: &PullEvent);
     /// Something happened to an archive that is being imported.
-    fn import(&mut self, event: &ImportEvent);
+    fn import(&mut self, event: &ImportEvent) {
+        let ImportEvent::Blob { digest, size, present } = event;
+        let what = if *present { "here already" } else { "kept" };
+        note(&format!("{} {what}, {}", digest.short(), show_size(*size)));
+    }
+    /// Time has passed.
+    fn tick(&mut self);
     /// Nothing more will happen.
     fn finish(&mut self);
 }
@@ -30,86 +40,43 @@ pub(super) trait Reporter {
 /// The reporter for this standard error.
 pub(super) fn reporter(environment: &Environment) -> Box<dyn Reporter> {
     if environment.stderr_is_terminal {
-        Box::new(Bars::new(ProgressDrawTarget::stderr()))
+        Box::new(Rows { tally: Tally::default(), screen: Screen::default(), drawn: None })
     } else {
         Box::new(Lines { pull: PullLines::new(Instant::now()) })
     }
 }
 
-/// A bar for each blob.
-struct Bars {
-    all: MultiProgress,
-    bars: HashMap<Digest, ProgressBar>,
+/// A row for each blob that is on its way, and one for all of them; what is done stays above as a line.
+struct Rows {
+    tally: Tally,
+    screen: Screen,
+    drawn: Option<Instant>,
 }
 
-impl Bars {
-    fn new(target: ProgressDrawTarget) -> Self {
-        Self { all: MultiProgress::with_draw_target(target), bars: HashMap::new() }
-    }
-
-    fn style(template: &str) -> ProgressStyle {
-        // The templates are constants below and all of them are right.
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-    }
-
-    fn line(&self, text: &str) {
-        // A terminal that is gone is noticed when the result is written.
-        let _ = self.all.println(text);
+impl Rows {
+    fn draw(&mut self, line: Option<String>, now: Instant) {
+        let (width, height) = Screen::size();
+        self.screen.draw(line.as_slice(), &self.tally.rows(width, height, now));
+        self.drawn = Some(now);
     }
 }
 
-/// Fits into 80 columns with a bar of ten.
-const RUNNING: &str = "{prefix} {wide_bar} {msg:<39} {binary_bytes_per_sec:>12} {eta:>3}";
-const DONE: &str = "{prefix} {msg} in {elapsed}";
-
-impl Reporter for Bars {
+impl Reporter for Rows {
     fn pull(&mut self, event: &PullEvent) {
-        match event {
-            PullEvent::Resolved { reference, digest, .. } => {
-                self.line(&format!("{} is {}", harmless(reference), digest));
-            }
-            PullEvent::LayerStarted { digest, size, present: true, .. } => {
-                self.line(&format!("{} {:>10} here already", digest.short(), show_size(*size)));
-            }
-            PullEvent::LayerStarted { digest, size, present: false, here } => {
-                if *here > 0 {
-                    self.line(&partly(digest, *here, *size));
-                }
-                if self.bars.len() < MAX_BARS {
-                    let bar = self.all.add(begun(*size, *here).with_style(Self::style(RUNNING)));
-                    bar.set_prefix(digest.short());
-                    bar.set_message(parts(0, 0, *size));
-                    bar.enable_steady_tick(Duration::from_millis(250));
-                    self.bars.insert(*digest, bar);
-                }
-            }
-            PullEvent::Progress { digest, bytes, from_peers, from_origin } => {
-                if let Some(bar) = self.bars.get(digest) {
-                    // What was here may not be known to link yet.
-                    bar.set_position(bar.position().max(*bytes));
-                    bar.set_message(parts(*from_peers, *from_origin, bar.length().unwrap_or(0)));
-                }
-            }
-            PullEvent::LayerDone { digest, from_peers, from_origin } => match self.bars.remove(digest) {
-                Some(bar) => {
-                    bar.set_style(Self::style(DONE));
-                    bar.finish_with_message(parts(*from_peers, *from_origin, bar.length().unwrap_or(0)));
-                }
-                None => {
-                    self.line(&format!("{} done, {}", digest.short(), sources(*from_peers, *from_origin)))
-                }
-            },
+        let now = Instant::now();
+        let line = self.tally.event(event, now);
+        if line.is_some() || self.drawn.is_none_or(|drawn| now.duration_since(drawn) >= REDRAW) {
+            self.draw(line, now);
         }
     }
 
-    fn import(&mut self, event: &ImportEvent) {
-        self.line(&imported(event));
+    fn tick(&mut self) {
+        self.draw(None, Instant::now());
     }
 
     fn finish(&mut self) {
-        for bar in self.bars.drain().map(|(_, bar)| bar) {
-            bar.abandon();
-        }
+        let so_far = (!self.tally.is_done()).then(|| self.tally.so_far());
+        self.screen.draw(so_far.as_slice(), &[]);
     }
 }
 
@@ -125,8 +92,10 @@ impl Reporter for Lines {
         }
     }
 
-    fn import(&mut self, event: &ImportEvent) {
-        note(&imported(event));
+    fn tick(&mut self) {
+        if let Some(line) = self.pull.tick(Instant::now()) {
+            note(&line);
+        }
     }
 
     fn finish(&mut self) {}
@@ -134,101 +103,29 @@ impl Reporter for Lines {
 
 /// Which plain lines to write when. Without a clock of its own.
 pub(super) struct PullLines {
-    blobs: HashMap<Digest, Blob>,
-    total: u64,
+    tally: Tally,
     said: Instant,
-    /// When bytes began to arrive.
-    began: Option<Instant>,
-}
-
-struct Blob {
-    size: u64,
-    /// How many bytes were here before.
-    before: u64,
-    /// How many are here now.
-    bytes: u64,
-    started: Instant,
 }
 
 impl PullLines {
     pub(super) fn new(now: Instant) -> Self {
-        Self { blobs: HashMap::new(), total: 0, said: now, began: None }
+        Self { tally: Tally::default(), said: now }
     }
 
     /// The line that an event is worth, if it is worth one.
     pub(super) fn line(&mut self, event: &PullEvent, now: Instant) -> Option<String> {
-        match event {
-            PullEvent::Resolved { reference, digest, blobs, bytes } => {
-                self.total = *bytes;
-                Some(format!("{} is {digest}: {blobs} blobs, {}", harmless(reference), show_size(*bytes)))
-            }
-            PullEvent::LayerStarted { digest, size, present, here } => {
-                let before = if *present { *size } else { (*here).min(*size) };
-                let blob = Blob { size: *size, before, bytes: before, started: now };
-                self.blobs.insert(*digest, blob);
-                match (*present, *here) {
-                    (true, _) => Some(format!("{} here already, {}", digest.short(), show_size(*size))),
-                    (false, 0) => None,
-                    (false, here) => Some(partly(digest, here, *size)),
-                }
-            }
-            PullEvent::Progress { digest, bytes, .. } => {
-                if let Some(blob) = self.blobs.get_mut(digest) {
-                    // What was here may not be known to link yet.
-                    blob.bytes = (*bytes).clamp(blob.before, blob.size);
-                }
-                let began = *self.began.get_or_insert(now);
-                if now.duration_since(self.said) < EVERY {
-                    return None;
-                }
-                self.said = now;
-                let here: u64 = self.blobs.values().map(|blob| blob.bytes).sum();
-                let arrived: u64 = self.blobs.values().map(|blob| blob.bytes - blob.before).sum();
-                let rate = arrived as f64 / now.duration_since(began).as_secs_f64().max(0.001);
-                let mut line = format!("{} of {}", show_size(here), show_size(self.total));
-                if rate >= 1.0 {
-                    let left = self.total.saturating_sub(here) as f64 / rate;
-                    line += &format!(", {}/s, {} left", show_size(rate as u64), show_seconds(left));
-                }
-                Some(line)
-            }
-            PullEvent::LayerDone { digest, from_peers, from_origin } => {
-                let blob = self.blobs.get_mut(digest)?;
-                blob.bytes = blob.size;
-                Some(format!(
-                    "{} done, {} in {} ({})",
-                    digest.short(),
-                    show_size(blob.size - blob.before),
-                    show_seconds(now.duration_since(blob.started).as_secs_f64()),
-                    sources(*from_peers, *from_origin)
-                ))
-            }
-        }
+        self.tally.event(event, now).or_else(|| self.tick(now))
     }
-}
 
-/// A bar for a blob of which some was here before: it counts neither for the rate nor for the time left.
-pub(super) fn begun(size: u64, here: u64) -> ProgressBar {
-    let bar = ProgressBar::new(size).with_position(here);
-    bar.tick();
-    bar.reset_eta();
-    bar
-}
-
-/// That some of a blob was here before.
-fn partly(digest: &Digest, here: u64, size: u64) -> String {
-    format!("{} {} of {} here already", digest.short(), show_size(here), show_size(size))
-}
-
-fn imported(event: &ImportEvent) -> String {
-    let ImportEvent::Blob { digest, size, present } = event;
-    let what = if *present { "here already" } else { "kept" };
-    format!("{} {what}, {}", digest.short(), show_size(*size))
-}
-
-/// The same beside a bar, where room is short; at most 39 characters.
-fn parts(from_peers: u64, from_origin: u64, size: u64) -> String {
-    format!("{} peers + {} origin of {}", show_size(from_peers), show_size(from_origin), show_size(size))
+    /// The line that is due, if one is.
+    pub(super) fn tick(&mut self, now: Instant) -> Option<String> {
+        let every = if self.tally.moved_since(self.said) { EVERY } else { STILL_EVERY };
+        let due = now.duration_since(self.said) >= every && self.tally.has_begun() && !self.tally.is_done();
+        due.then(|| {
+            self.said = now;
+            self.tally.all(now)
+        })
+    }
 }
 
 /// Where bytes came from, for people.

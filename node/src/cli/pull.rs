@@ -1,10 +1,12 @@
 //! `wherry pull`.
 
+use tokio::time::MissedTickBehavior;
+
 use super::args::ImageArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, note, print, print_json};
-use super::progress::{reporter, sources};
+use super::progress::{TICK, reporter, sources};
 use super::stop::Stop;
 use crate::config::units::{show_seconds, show_size};
 use crate::control::Step;
@@ -20,9 +22,15 @@ pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(
         status = stop.asked() => return Err(left(args, status, "may have begun to fetch")),
     };
     let mut reporter = reporter(environment);
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let outcome = loop {
         let step = tokio::select! {
             step = lines.next() => step,
+            _ = ticks.tick() => {
+                reporter.tick();
+                continue;
+            }
             status = stop.asked() => {
                 reporter.finish();
                 return Err(left(args, status, "goes on fetching"));

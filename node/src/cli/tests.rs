@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::output::harmless;
 use super::progress::PullLines;
 use super::table::{Align, Table};
+use super::tally::Tally;
 use super::*;
 use crate::config::{KEYS, Surroundings, load};
 use crate::control::api::{ImageSummary, PullEvent};
@@ -39,17 +40,35 @@ fn the_command_line_is_well_formed_and_every_key_has_its_flag() {
     }
 }
 
+/// A certificate that an authority has made for itself.
+const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBfzCCASWgAwIBAgIUT7UaZQK1Kb9ytV/KV1q3uIhFY/owCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJYXV0aG9yaXR5MCAXDTI2MTEyNjAwNDk0MFoYDzIxMjYxMTAy
+MDA0OTQwWjAUMRIwEAYDVQQDDAlhdXRob3JpdHkwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAASUKJlvpxSHn/XVX7HtqVKLZTeeDAtPLXfQb2fTNS/vNqAQMKMBy7PD
+cvumFlqlGFEwxqr3nP02fPWMUiuHxT0/o1MwUTAdBgNVHQ4EFgQUrbvuXs6aGk5O
+poAchVHb14AELWEwHwYDVR0jBBgwFoAUrbvuXs6aGk5OpoAchVHb14AELWEwDwYD
+VR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEAsiymWtLhjWsaoG5/S9RT
+QS9rMVdOKUpxvQtm3EYNxnECIAuibf6hf8xmbuxKe9mlpeKI5v/bTBNFpOm8B5N7
+0wBs
+-----END CERTIFICATE-----
+";
+
 #[test]
 fn every_flag_of_up_reaches_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("w.toml");
     std::fs::write(&file, "site = \"file\"\ntag_ttl = \"5m\"\n").unwrap();
+    let authority = folder.path().join("x.pem");
+    std::fs::write(&authority, AUTHORITY).unwrap();
     let line = format!(
         "wherry up --config {} --data /d --gateway 127.0.0.1:0 --status 127.0.0.1:0 --peers 0.0.0.0:0 --bulk \
          0.0.0.0:0 --control /c --bootstrap /ip4/192.0.2.7/tcp/1 --bootstrap /ip4/192.0.2.8/tcp/1 --no-mdns \
-         --default-origin r.example --insecure a.example --insecure b.example:5000 --ca /x.pem --site flag \
+         --default-origin r.example --insecure a.example --insecure b.example:5000 --ca {} --site flag \
          --disk-budget 1GiB",
-        file.display()
+        file.display(),
+        authority.display()
     );
     let Command::Up(settings) = parse(&line).unwrap() else { panic!("not up") };
     let environment = environment(&[("WHERRY_LOG", "debug")]);
@@ -62,6 +81,24 @@ fn every_flag_of_up_reaches_the_configuration() {
     assert_eq!(config.insecure, ["a.example", "b.example:5000"]);
     assert!(!config.mdns);
     assert_eq!(config.disk_budget, Some(1 << 30));
+}
+
+#[test]
+fn files_of_authorities_that_are_of_no_use_are_told_with_all_else_that_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let line = format!("wherry up --data /d --ca /nowhere.pem --ca {} --tag-ttl never", empty.display());
+    let Command::Up(settings) = parse(&line).unwrap() else { panic!("not up") };
+    let text = load(&settings.sources(&environment(&[])).unwrap()).unwrap_err().to_string();
+    for part in [
+        "wrong in 3 places",
+        "\"/nowhere.pem\", which cannot be read",
+        "empty.pem\", of which no",
+        "--tag-ttl is",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[test]
@@ -267,8 +304,52 @@ fn what_was_here_before_counts_for_what_is_here_but_not_for_rate_and_time_left()
         lines.line(&done, at(20)).unwrap(),
         format!("{} done, 40.0 MiB in 20.0 s (0 B from peers, 40.0 MiB from the origin)", digest().short())
     );
-    let bar = progress::begun(100 << 20, 60 << 20);
-    assert_eq!((bar.position(), bar.per_sec()), (60 << 20, 0.0));
+}
+
+#[test]
+fn progress_that_stands_still_says_so_in_place_of_a_time_that_grows() {
+    let begun = Instant::now();
+    let at = |seconds: u64| begun + Duration::from_secs(seconds);
+    let mut lines = PullLines::new(begun);
+    let mut tally = Tally::default();
+    let started = PullEvent::LayerStarted { digest: digest(), size: 100 << 20, present: false, here: 0 };
+    let progress =
+        PullEvent::Progress { digest: digest(), bytes: 10 << 20, from_peers: 0, from_origin: 10 << 20 };
+    for (event, second) in [(&started, 0), (&progress, 4)] {
+        assert_eq!((lines.line(event, at(second)), tally.event(event, at(second))), (None, None));
+    }
+    assert_eq!(lines.tick(at(6)).unwrap(), "10.0 MiB of 10.0 MiB, 1.67 MiB/s, 0.00 s left");
+    assert!(tally.rows(100, 30, at(6))[0].ends_with("10.0 MiB of 100 MiB  1.67 MiB/s  54.0 s left"));
+    // Nothing comes any more, however often the node says so.
+    assert_eq!(lines.line(&progress, at(11)), None);
+    tally.event(&progress, at(11));
+    assert!(tally.rows(100, 30, at(11))[0].ends_with("10.0 MiB of 100 MiB              waits"));
+    assert_eq!(lines.tick(at(66)).unwrap(), "10.0 MiB of 10.0 MiB, waits: nothing has arrived for 62.0 s");
+    assert_eq!(lines.tick(at(76)), None);
+}
+
+#[test]
+fn rows_fit_into_every_terminal() {
+    let begun = Instant::now();
+    let mut tally = Tally::default();
+    let digests: Vec<_> = (0..40u8).map(|number| Digest::sha256(&[number])).collect();
+    for digest in &digests {
+        let started = PullEvent::LayerStarted { digest: *digest, size: 1023 << 10, present: false, here: 0 };
+        tally.event(&started, begun);
+    }
+    let moving = digests[39];
+    let progress =
+        PullEvent::Progress { digest: moving, bytes: 1022 << 10, from_peers: 1 << 10, from_origin: 0 };
+    let now = begun + Duration::from_secs(1);
+    tally.event(&progress, now);
+    for (width, height) in [(300, 60), (100, 30), (80, 24), (60, 24), (40, 10), (10, 3), (1, 1)] {
+        let rows = tally.rows(width, height, now);
+        assert!(rows.len() < height.max(3), "{} rows of {height}", rows.len());
+        assert!(rows.iter().all(|row| row.chars().count() < width), "{rows:#?}");
+    }
+    let rows = tally.rows(100, 12, now);
+    assert!(rows[0].starts_with(&moving.short()), "{rows:#?}");
+    assert!(rows[10].contains(", 30 more blobs to come"), "{rows:#?}");
 }
 
 #[test]

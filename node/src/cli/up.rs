@@ -11,12 +11,9 @@ use tracing_subscriber::EnvFilter;
 use super::args::Settings;
 use super::environment::Environment;
 use super::failure::Failure;
-use super::network::now;
 use super::output::{note, print};
 use super::stop::Stop;
-use crate::config::units::show_date;
 use crate::config::{Config, LogFormat, load};
-use crate::identity::{self, Membership};
 use crate::node::{self, Setup};
 use crate::status::Addresses;
 
@@ -29,34 +26,21 @@ const THREADS: Duration = Duration::from_millis(900);
 pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<(), Failure> {
     let sources = settings.sources(environment)?;
     let loaded = load(&sources).inspect_err(|_| environment.warn_of_unknown_variables())?;
-    let mut config = loaded.config;
+    let config = loaded.config;
     log_to_stderr(&config, environment);
     for problem in environment.unknown_variables() {
         tracing::warn!("{problem}");
     }
-    let membership = identity::load_or_create(&config.data, now())?;
-    for address in &membership.bootstrap {
-        if !config.bootstrap.contains(address) {
-            config.bootstrap.push(address.clone());
-        }
-    }
-    let expires = membership.certificate.expires;
-    if expires <= now() {
-        tracing::warn!(
-            expired = show_date(expires),
-            "this node is no longer admitted to its network and no peer talks to it: have the operator admit it again"
-        );
-    }
     let runtime = Builder::new_multi_thread().enable_all().thread_name("wherry").build()?;
-    let outcome = runtime.block_on(serve(config, membership));
+    let outcome = runtime.block_on(serve(config));
     runtime.shutdown_timeout(THREADS);
     outcome
 }
 
-async fn serve(config: Config, membership: Membership) -> Result<(), Failure> {
+async fn serve(config: Config) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let shutdown = CancellationToken::new();
-    let setup = Setup { config, membership, shutdown: shutdown.clone() };
+    let setup = Setup { config, shutdown: shutdown.clone() };
     let running = tokio::select! {
         running = node::start(setup) => running?,
         // Nothing serves yet, so nothing has to be finished.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use wherry_gateway::origin::{SettingsError, check_authorities};
+
 use super::Config;
 use super::key::{KEYS, Key};
 use super::source::{Entry, PREFIX, Said, Source, Sources, Surroundings, is_unknown, spellings, takes_value};
@@ -123,7 +125,8 @@ fn toml_literal(value: &serde_json::Value) -> String {
     }
 }
 
-/// Makes one configuration of all sources, the strongest winning key by key.
+/// Makes one configuration of all sources, the strongest winning key by key. Of the files that it names it reads those
+/// with certificates, so that one that is of no use is reported with all else that is wrong.
 ///
 /// The control socket moves with the data folder when that is set by a source at least as strong.
 ///
@@ -141,6 +144,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         };
         match apply(key, &entry.said, &mut config) {
             Ok(()) => {
+                if key.name == "ca" {
+                    problems.extend(unusable_authorities(&config, &entry.source));
+                }
                 set.insert(key.name, entry.source);
             }
             Err(found) => problems.push(Problem {
@@ -289,6 +295,23 @@ fn apply(key: &Key, said: &Said, config: &mut Config) -> Result<(), String> {
         false => values.iter().map(|value| quoted(value)).collect(),
     };
     Err(bad.join(", "))
+}
+
+fn unusable_authorities(config: &Config, source: &Source) -> Vec<Problem> {
+    let problem = |path: &PathBuf| {
+        let why = match check_authorities(path).err()? {
+            SettingsError::ReadCa { source, .. } => format!("which cannot be read: {source}"),
+            SettingsError::BadCa { why, .. } => format!("of which no certificate can be used: {why}"),
+            error => error.to_string(),
+        };
+        Some(Problem {
+            key: "ca".to_owned(),
+            source: source.clone(),
+            found: format!("{}, {why}", quoted(&path.display().to_string())),
+            expected: Expected::Value("a file with the certificates of authorities, as PEM".to_owned()),
+        })
+    };
+    config.ca.iter().filter_map(problem).collect()
 }
 
 fn quoted(value: &str) -> String {

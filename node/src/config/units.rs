@@ -155,15 +155,17 @@ pub fn show_date(seconds: u64) -> String {
     format!("{:04}-{month:02}-{day:02}", era * 400 + year + carry)
 }
 
-/// Writes seconds as a person reads them on a stopwatch: `0.42 s`, `12.3 s`, `3m 20s`.
+/// Writes seconds as a person reads them on a stopwatch: `0.42 s`, `12.3 s`, `3m 20s`, `2h 05m`.
 pub fn show_seconds(seconds: f64) -> String {
     if seconds < 10.0 {
         format!("{seconds:.2} s")
     } else if seconds < 100.0 {
         format!("{seconds:.1} s")
     } else {
-        let whole = seconds.round() as u64;
-        format!("{}m {:02}s", whole / 60, whole % 60)
+        match seconds.round() as u64 {
+            whole @ ..6_000 => format!("{}m {:02}s", whole / 60, whole % 60),
+            whole => format!("{}h {:02}m", whole / 3_600, whole / 60 % 60),
+        }
     }
 }
 
@@ -264,5 +266,6 @@ mod tests {
         assert_eq!(show_age(Duration::from_secs(86_400 * 20)), "2 weeks");
         assert_eq!(show_seconds(0.4219), "0.42 s");
         assert_eq!(show_seconds(200.2), "3m 20s");
+        assert_eq!(show_seconds(7_500.0), "2h 05m");
     }
 }

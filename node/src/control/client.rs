@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HOST, TE};
 use axum::http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -54,8 +54,8 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The node went away in the middle.
-    #[error("the node ended the connection before it was done: {0}")]
-    Lost(String),
+    #[error("the node went away before it was done: it was stopped, killed or restarted")]
+    Lost,
     /// Whatever answers is no wherry node, or one of another version.
     #[error("the node gave an answer that makes no sense: {0}")]
     Nonsense(String),
@@ -85,7 +85,9 @@ impl ClientError {
             Self::NotAllowed { .. } => Some(
                 "run this as the user that runs the node, for instance with sudo, or start a node of your own",
             ),
-            Self::Lost(_) => Some("see the node's log, and try again: what has arrived is kept"),
+            Self::Lost => Some(
+                "its log says why; start it again if it does not run, and repeat this command: what has arrived is kept",
+            ),
             Self::Nonsense(_) => Some("node and command line may have different versions: restart the node"),
             Self::Refused(error) => error.hint.as_deref(),
             Self::Connect { .. } | Self::Local(_) => None,
@@ -161,7 +163,7 @@ impl Client {
         let mut written = 0;
         let mut outcome = None;
         while let Some(frame) = body.frame().await {
-            match frame.map_err(lost)?.into_data() {
+            match frame.map_err(|error| lost(&error))?.into_data() {
                 Ok(data) => {
                     out.write_all(&data).await.map_err(ClientError::Local)?;
                     written += data.len() as u64;
@@ -171,7 +173,7 @@ impl Client {
                 }
             }
         }
-        let outcome = outcome.ok_or_else(|| ClientError::Lost("the archive is cut off".to_owned()))?;
+        let outcome = outcome.ok_or(ClientError::Lost)?;
         if outcome != COMPLETE {
             return Err(serde_json::from_slice(outcome.as_bytes())
                 .map_or_else(|error| ClientError::Nonsense(error.to_string()), ClientError::Refused));
@@ -235,14 +237,15 @@ impl Client {
             .body(body)
             .map_err(|error| ClientError::Nonsense(error.to_string()))?;
         let stream = self.connect().await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| lost(&error))?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
             // What went wrong is seen where the answer is read.
             let _ = connection.await;
         }));
         let answer = sender.send_request(request).await.map_err(|error| match local(&error) {
             Some(error) => ClientError::Local(error),
-            None => lost(error),
+            None => lost(&error),
         })?;
         let status = answer.status();
         if status == StatusCode::OK {
@@ -288,11 +291,11 @@ impl<E: DeserializeOwned, D: DeserializeOwned> Progress<E, D> {
             }
             match self.body.frame().await {
                 Some(frame) => {
-                    if let Ok(data) = frame.map_err(lost)?.into_data() {
+                    if let Ok(data) = frame.map_err(|error| lost(&error))?.into_data() {
                         self.read.extend_from_slice(&data);
                     }
                 }
-                None => return Err(ClientError::Lost("it did not say how it ended".to_owned())),
+                None => return Err(ClientError::Lost),
             }
         };
         match serde_json::from_slice(&line) {
@@ -311,12 +314,16 @@ async fn parsed<T: DeserializeOwned>(body: Incoming) -> Result<T, ClientError> {
 async fn whole(body: Incoming) -> Result<Bytes, ClientError> {
     match Limited::new(body, MAX_ANSWER).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(ClientError::Lost(error.to_string())),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(ClientError::Nonsense(format!("an answer of more than {MAX_ANSWER} bytes")))
+        }
+        Err(_) => Err(ClientError::Lost),
     }
 }
 
-fn lost(error: hyper::Error) -> ClientError {
-    ClientError::Lost(error.to_string())
+fn lost(error: &hyper::Error) -> ClientError {
+    // What the connection's end looked like on the wire helps nobody.
+    if error.is_parse() { ClientError::Nonsense(error.to_string()) } else { ClientError::Lost }
 }
 
 /// The error of whoever provides the body, if that is what made the request fail.

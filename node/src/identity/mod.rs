@@ -48,6 +48,8 @@ pub struct Membership {
     pub certificate: Certificate,
     /// Addresses of nodes to begin with that came with the certificate.
     pub bootstrap: Vec<String>,
+    /// Whether its network was made just now, for it alone.
+    pub is_new_network: bool,
 }
 
 /// What is known about a node without starting it.
@@ -142,12 +144,25 @@ pub enum IdentityError {
          'wherry network admit'"
     )]
     AlreadyOperator(NetworkId),
-    /// There is no operator key.
+    /// There is no operator key, and no network.
     #[error(
-        "there is no operator key in {}: run this where 'wherry network init' was run, or make a network with it",
+        "there is no operator key in {}: make a network with 'wherry network init', or name the folder that has one with \
+         --data",
         .0.display()
     )]
     NoOperator(PathBuf),
+    /// The node is a member of a network whose operator key is elsewhere.
+    #[error(
+        "this node is a member of the network {network}, and the key that admits others is not in {}: run this on that \
+         network's operator's machine, where 'wherry network show' says 'operator of {network}'",
+        data.display()
+    )]
+    NotOperator {
+        /// The folder.
+        data: PathBuf,
+        /// The network.
+        network: NetworkId,
+    },
     /// A join line makes no sense.
     #[error("this is no line of 'wherry network admit': {0}")]
     Line(#[from] CertificateTextError),
@@ -206,7 +221,9 @@ pub fn load_or_create(data: &Path, now: u64) -> Result<Membership> {
     let folder = Folder::new(data);
     let key = folder.key_or_new(Kind::Node)?;
     let operator = folder.key(Kind::Operator)?;
-    let certificate = match (folder.certificate(&key.node())?, operator) {
+    let admitted = folder.certificate(&key.node())?;
+    let is_new_network = admitted.is_none();
+    let certificate = match (admitted, operator) {
         (Some(certificate), Some(operator))
             if certificate.network == operator.network() && certificate.expires < now + RENEW_BEFORE =>
         {
@@ -218,7 +235,8 @@ pub fn load_or_create(data: &Path, now: u64) -> Result<Membership> {
             sign_own(&folder, &operator, &key, 0, now, DEFAULT_DAYS)?
         }
     };
-    Ok(Membership { key, certificate, bootstrap: folder.lines(Folder::BOOTSTRAP)? })
+    let bootstrap = folder.lines(Folder::BOOTSTRAP)?;
+    Ok(Membership { key, certificate, bootstrap, is_new_network })
 }
 
 fn sign_own(
@@ -249,7 +267,7 @@ pub fn init(data: &Path, now: u64, days: u32) -> Result<Membership> {
     }
     let operator = folder.key_or_new(Kind::Operator)?;
     let certificate = sign_own(&folder, &operator, &key, 0, now, days)?;
-    Ok(Membership { key, certificate, bootstrap: Vec::new() })
+    Ok(Membership { key, certificate, bootstrap: Vec::new(), is_new_network: true })
 }
 
 /// Admits a node to the network whose operator key is in this folder.
@@ -258,7 +276,13 @@ pub fn init(data: &Path, now: u64, days: u32) -> Result<Membership> {
 /// When there is no operator key, or an address is none.
 pub fn admit(data: &Path, node: NodeId, now: u64, days: u32, bootstrap: Vec<String>) -> Result<JoinLine> {
     let folder = Folder::new(data);
-    let operator = folder.key(Kind::Operator)?.ok_or_else(|| IdentityError::NoOperator(data.to_owned()))?;
+    let Some(operator) = folder.key(Kind::Operator)? else {
+        let data = data.to_owned();
+        return Err(match certificate(&data)? {
+            Some(certificate) => IdentityError::NotOperator { data, network: certificate.network },
+            None => IdentityError::NoOperator(data),
+        });
+    };
     check_addresses(&bootstrap)?;
     let certificate = Certificate::sign(&operator, node, all_roles(), 0, expiry(now, days));
     folder.note_admitted(&node)?;
@@ -301,7 +325,16 @@ pub fn join(data: &Path, line: &str, now: u64, replace: bool) -> Result<Membersh
     }
     folder.put_lines(Folder::BOOTSTRAP, &bootstrap)?;
     folder.put_certificate(&certificate)?;
-    Ok(Membership { key, certificate, bootstrap })
+    Ok(Membership { key, certificate, bootstrap, is_new_network: false })
+}
+
+/// What admits the node in this folder, if anything does. Makes nothing.
+///
+/// # Errors
+/// When a file is damaged, readable by others, or of another node.
+pub fn certificate(data: &Path) -> Result<Option<Certificate>> {
+    let folder = Folder::new(data);
+    folder.key(Kind::Node)?.map_or(Ok(None), |key| folder.certificate(&key.node()))
 }
 
 /// Tells who the node in this folder is. A node without a key gets one, so that it can be admitted before its first

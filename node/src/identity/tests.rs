@@ -137,7 +137,7 @@ fn only_a_network_that_nobody_else_is_in_is_left_without_being_told_to() {
     assert_eq!(read(&node, &format!("network/operator.key.left-{NOW}")), own);
     assert!(matches!(
         admit(node.path(), show(second.path()).unwrap().node, NOW, 1, Vec::new()),
-        Err(IdentityError::NoOperator(_))
+        Err(IdentityError::NotOperator { .. })
     ));
     // A real network is left on demand only.
     let other = line_for(&second, &node).to_string();

@@ -20,10 +20,14 @@ use crate::control::api::{
     PullRequest, PullSummary,
 };
 use crate::control::{Archive, Backend, Events};
+use crate::identity;
 use crate::images::inspect::{self, LayerState, OtherImage};
 use crate::images::{ImageError, LocalImage, MAX_CONFIG, PullEvents, parse_platform};
-use crate::status::{Addresses, MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
+use crate::status::{
+    Addresses, Joined, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
+};
 use crate::store::{Store, StoreError};
+use crate::swarm::Refusal;
 use crate::transfer::{Progress, Transfers};
 
 impl Report for Node {
@@ -31,11 +35,12 @@ impl Report for Node {
         let usage = self.store.usage();
         let transfers = self.transfers.running();
         let images = self.images.whole_images().await;
+        let joined = self.joined().await;
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: if self.stopping.load(Ordering::Relaxed) { State::Stopping } else { State::Ready },
             peer_id: self.key.node(),
-            network: self.network,
+            network: self.certificate.network,
             site: self.site.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
             addresses: Addresses { bootstrap: (self.listening)(), ..self.addresses.clone() },
@@ -48,6 +53,8 @@ impl Report for Node {
             },
             images,
             peers: self.swarm.neighbours().len(),
+            refused: self.swarm.refusals().into_iter().map(refused).collect(),
+            joined,
             transfers: transfers
                 .iter()
                 .take(MAX_TRANSFERS)
@@ -345,12 +352,26 @@ fn here(store: &Store, transfers: &Transfers, blob: &Descriptor) -> (LayerState,
     }
 }
 
+fn refused(refusal: Refusal) -> RefusedNode {
+    let Refusal { node, address, why, advice, at } = refusal;
+    RefusedNode { peer_id: node, address, why, hint: advice, seconds_ago: now().saturating_sub(at) }
+}
+
 fn other(image: LocalImage) -> OtherImage {
     let layers = image.image.image().map(|image| image.layers.iter().map(|layer| layer.digest).collect());
     OtherImage { reference: image.reference.to_string(), layers: layers.unwrap_or_default() }
 }
 
 impl Node {
+    /// What the data folder says of this node's membership, if that is something new.
+    async fn joined(&self) -> Option<Joined> {
+        let data = self.data.clone();
+        // What is wrong with these files is for the next start to say.
+        let read = tokio::task::spawn_blocking(move || identity::certificate(&data).ok().flatten()).await;
+        let certificate = read.ok().flatten().filter(|certificate| *certificate != self.certificate)?;
+        Some(Joined { network: certificate.network, expires: certificate.expires })
+    }
+
     /// What people call an image: a name without a registry means the default origin, as it does at the gateway, so that
     /// one name means one image.
     fn parse(&self, reference: &str) -> Result<Reference, ApiError> {

@@ -126,12 +126,13 @@ impl Holdings for Shelf {
         repository: &'a str,
     ) -> BoxFuture<'a, Lead> {
         async move {
-            let (Ok(host), Ok(repository)) = (origin.parse::<Host>(), repository.parse::<Repository>()) else {
+            let (Ok(host), Ok(repository)) = (origin.parse::<Host>(), repository.parse::<Repository>())
+            else {
                 return Lead::Refuse(LeadRefusal::NoRoute);
             };
             let route = Route { host, repository };
             let lead = self.lead_from(blob, route.clone()).await.unwrap_or_else(Lead::Refuse);
-            tracing::debug!(peer = asker.short(), blob = %blob.digest.short(), %route, ?lead, "asked to lead");
+            tracing::debug!(peer = %asker, blob = %blob.digest.short(), %route, ?lead, "asked to lead");
             lead
         }
         .boxed()

@@ -6,6 +6,7 @@ mod pulls;
 mod upkeep;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -15,15 +16,16 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 use wherry_gateway::Host;
 use wherry_gateway::origin::{CredentialSources, OriginSettings, Origins, SettingsError};
 use wherry_gateway::server::{Answered, Drained, ServerOptions, Watcher, serve};
-use wherry_proto::{NetworkId, SecretKey};
+use wherry_proto::{Certificate, SecretKey};
 
 use crate::config::Config;
+use crate::config::units::show_date;
 use crate::control::{self, BindError, Socket};
-use crate::identity::Membership;
+use crate::identity::{self, IdentityError, Membership};
 use crate::images::{ImageError, Images, ImagesParts};
 use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
@@ -39,8 +41,6 @@ use upkeep::Upkeep;
 pub struct Setup {
     /// What was configured.
     pub config: Config,
-    /// Who the node is, and what admits it to its network.
-    pub membership: Membership,
     /// Cancelled when the node is to end.
     pub shutdown: CancellationToken,
 }
@@ -57,6 +57,9 @@ pub struct Running {
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
+    /// The files do not say who the node is.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -108,7 +111,8 @@ pub struct Node {
     swarm: Client,
     metrics: Metrics,
     key: SecretKey,
-    network: NetworkId,
+    certificate: Certificate,
+    data: PathBuf,
     site: String,
     addresses: Addresses,
     listening: Box<dyn Fn() -> Vec<String> + Send + Sync>,
@@ -140,8 +144,11 @@ fn origins(config: &Config) -> Result<Origins, NodeError> {
 
 /// Starts a node: returns once every service is bound and answers.
 pub async fn start(setup: Setup) -> Result<Running, NodeError> {
-    let Setup { config, membership, shutdown } = setup;
+    let Setup { mut config, shutdown } = setup;
+    // First of all: a node that finds its addresses taken leaves nothing behind.
     let listeners = Listeners::bind(&config).await?;
+    let membership = join_network(&mut config)?;
+    let is_new_network = membership.is_new_network;
     let origins = origins(&config)?;
     let default_origin = host(&config.default_origin)?;
     let store = open_store(&config).await?;
@@ -153,7 +160,6 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         images: OnceLock::new(),
     });
     let (key, certificate) = (membership.key.clone(), membership.certificate.clone());
-    let network = certificate.network;
     let stops = Stops::default();
 
     let bulk = listeners.bulk.local_addr().map_err(|_| NodeError::Stopped)?;
@@ -179,7 +185,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         origins,
         metrics: metrics.clone(),
         key: key.clone(),
-        certificate,
+        certificate: certificate.clone(),
         default_origin,
         tag_ttl: config.tag_ttl,
         clock: Arc::new(now),
@@ -207,8 +213,9 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         swarm: client.clone(),
         metrics: metrics.clone(),
         key,
-        network,
-        site: config.site,
+        certificate: certificate.clone(),
+        data: config.data.clone(),
+        site: config.site.clone(),
         addresses: addresses.clone(),
         listening: Box::new(listening),
         started: Instant::now(),
@@ -226,7 +233,30 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         shutdown.cancelled().await;
         end(node, serving, transfers, swarm, stops).await
     };
+    info!(
+        version = env!("CARGO_PKG_VERSION"), network = certificate.network.short(), is_new_network, peer = %client.me(),
+        site = config.site, gateway = %addresses.gateway, status = %addresses.status, peers = %addresses.peers,
+        bulk = %addresses.bulk, data = %config.data.display(), "the node is ready"
+    );
     Ok(Running { addresses, ended: ended.boxed() })
+}
+
+/// Who the node is, with the addresses to begin with that came with its certificate.
+fn join_network(config: &mut Config) -> Result<Membership, IdentityError> {
+    let membership = identity::load_or_create(&config.data, now())?;
+    for address in &membership.bootstrap {
+        if !config.bootstrap.contains(address) {
+            config.bootstrap.push(address.clone());
+        }
+    }
+    let expires = membership.certificate.expires;
+    if expires <= now() {
+        warn!(
+            expired = show_date(expires),
+            "this node is no longer admitted to its network and no peer talks to it: have the operator admit it again"
+        );
+    }
+    Ok(membership)
 }
 
 fn count_answers(metrics: Metrics) -> Watcher {
@@ -262,6 +292,7 @@ async fn end(
     stops: Stops,
 ) -> Result<(), NodeError> {
     node.stopping.store(true, Ordering::Relaxed);
+    node.pulls.ending();
     stops.serving.cancel();
     if let Ok(drained) = serving.gateway.await
         && drained.cut > 0
@@ -296,6 +327,10 @@ impl Listeners {
         let gateway = TcpListener::bind(config.gateway).await;
         let status = TcpListener::bind(config.status).await;
         let bulk = std::net::TcpListener::bind(config.bulk);
+        // The swarm binds it itself, when the data folder is in use already.
+        let peers = std::net::TcpListener::bind(config.peers).map(drop);
+        let peers = peers.and_then(|()| std::net::UdpSocket::bind(config.peers).map(drop));
+        peers.map_err(failed("other nodes", "--peers", config.peers))?;
         Ok(Self {
             gateway: gateway.map_err(failed("the registry API", "--gateway", config.gateway))?,
             status: status.map_err(failed("the status pages", "--status", config.status))?,

@@ -21,6 +21,7 @@ pub const MAX_PULLS: usize = 64;
 #[derive(Default)]
 pub(super) struct Pulls {
     jobs: Mutex<Vec<Arc<Job>>>,
+    is_ending: AtomicBool,
     tasks: TaskTracker,
 }
 
@@ -114,7 +115,7 @@ impl Pulls {
         job: Arc<Job>,
         work: impl Future<Output = Result<PullSummary, ApiError>> + Send + 'static,
     ) -> Result<PullSummary, ApiError> {
-        let (pulls, watched) = (self.clone(), Watched(job.clone()));
+        let (pulls, watched) = (self.clone(), Watched { pulls: self.clone(), job: job.clone() });
         let task = self.tasks.spawn(async move {
             info!(image = %job.reference, "a pull begins");
             let outcome = tokio::select! {
@@ -156,6 +157,11 @@ impl Pulls {
         self.lock().iter().flat_map(|job| job.blobs()).copied().collect()
     }
 
+    /// The node is about to end: pulls whose clients leave now do not go on.
+    pub(super) fn ending(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
     /// Stops all pulls, since the node ends, and waits for them.
     pub(super) async fn close(&self) {
         for job in self.lock().drain(..) {
@@ -167,12 +173,16 @@ impl Pulls {
 }
 
 /// That somebody waits for a pull.
-struct Watched(Arc<Job>);
+struct Watched {
+    pulls: Arc<Pulls>,
+    job: Arc<Job>,
+}
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if self.0.is_watched.swap(false, Ordering::Relaxed) {
-            info!(image = %self.0.reference, "the client of a pull has left; the pull goes on");
+        let was_watched = self.job.is_watched.swap(false, Ordering::Relaxed);
+        if was_watched && !self.pulls.is_ending.load(Ordering::Relaxed) {
+            info!(image = %self.job.reference, "the client of a pull has left; the pull goes on");
         }
     }
 }

@@ -11,6 +11,7 @@ mod tests;
 
 pub use metrics::{ErrorKind, Metrics};
 pub use report::{
-    Addresses, ErrorCounts, MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, Traffic, TransferStatus,
+    Addresses, ErrorCounts, Joined, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus,
+    Traffic, TransferStatus,
 };
 pub use server::serve;

@@ -39,12 +39,41 @@ pub struct NodeStatus {
     pub images: usize,
     /// How many members of the network it is connected to.
     pub peers: usize,
+    /// Nodes that it did not admit lately, or that did not admit it.
+    pub refused: Vec<RefusedNode>,
+    /// What the files of its data folder say of its membership, where that is not what it was started with: it counts
+    /// after a restart.
+    pub joined: Option<Joined>,
     /// Blobs on their way to it, at most [`MAX_TRANSFERS`].
     pub transfers: Vec<TransferStatus>,
     /// Bytes of blobs and manifests since the start.
     pub traffic: Traffic,
     /// What failed since the start, by kind.
     pub errors: ErrorCounts,
+}
+
+/// A node that this one does not talk to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedNode {
+    /// Its peer id.
+    pub peer_id: NodeId,
+    /// Where it is.
+    pub address: String,
+    /// Why one of the two does not admit the other, as far as it can be seen from here.
+    pub why: String,
+    /// What can be done about it, if that is known.
+    pub hint: Option<String>,
+    /// How long ago that was, in seconds.
+    pub seconds_ago: u64,
+}
+
+/// What a node has joined while it ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The network.
+    pub network: NetworkId,
+    /// Until when it is admitted, in seconds since the Unix epoch.
+    pub expires: u64,
 }
 
 /// Where a node stands between start and end.

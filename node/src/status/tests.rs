@@ -29,6 +29,8 @@ impl Report for Harbour {
             store: StoreStatus { blobs: 3, bytes: 4096, budget: Some(1 << 30), ..StoreStatus::default() },
             images: 1,
             peers: 2,
+            refused: Vec::new(),
+            joined: None,
             transfers: Vec::new(),
             traffic: self.0.traffic(),
             errors: self.0.errors(),

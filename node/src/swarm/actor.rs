@@ -164,7 +164,7 @@ impl Actor {
         for entry in self.neighbours.all() {
             let node = entry.neighbour.node;
             if let Err(why) = self.doorkeeper.check(&node, &entry.certificate) {
-                tracing::info!(peer = node.short(), %why, "a neighbour belongs no more");
+                tracing::info!(peer = %node, %why, "a neighbour belongs no more");
                 self.disconnect(&node);
             }
         }
@@ -223,8 +223,11 @@ impl Actor {
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
                 self.discovery.disconnected(&peer_id, now);
                 if let Some(node) = node_of(&peer_id) {
+                    // Most end without a word, be it by a kill or in order: what was missed on the wire says nothing more.
                     let cause = cause.map(|cause| cause.to_string());
-                    tracing::info!(peer = node.short(), cause, "neighbour gone");
+                    let cause = cause.as_deref().and_then(|cause| cause.split(": http").next());
+                    tracing::debug!(peer = %node, cause, "the last connection to a neighbour has ended");
+                    tracing::info!(peer = %node, "neighbour gone");
                     self.neighbours.remove(&node);
                 }
             }
@@ -287,7 +290,7 @@ impl Actor {
         };
         // A ban that came while the hellos were exchanged did not find this connection among those that it ended.
         if let Err(why) = self.doorkeeper.check(&node, &hello.certificate) {
-            tracing::info!(peer = node.short(), %why, "a connection is ended");
+            tracing::info!(peer = %node, %why, "a connection is ended");
             self.swarm.close_connection(connection);
             return;
         }
@@ -315,7 +318,7 @@ impl Actor {
     fn new_neighbour(&mut self, neighbour: Neighbour, hello: &Hello, host: Host) {
         let node = neighbour.node;
         tracing::info!(
-            peer = node.short(),
+            peer = %node,
             site = neighbour.site,
             address = neighbour.address,
             "new neighbour"
@@ -339,7 +342,7 @@ impl Actor {
         now: Instant,
     ) {
         let lonely = self.neighbours.is_empty();
-        tracing::debug!(peer = ?peer.map(|peer| peer.to_string()), %error, "cannot connect");
+        tracing::debug!(peer = peer.map(tracing::field::display), %error, "cannot connect");
         self.discovery.failed(connection, now, lonely);
     }
 
@@ -420,7 +423,7 @@ async fn link(node: NodeId, commands: mpsc::WeakSender<Command>, mut questions: 
             Err(_) => "the connection ended".to_owned(),
         };
         failures += 1;
-        tracing::debug!(peer = node.short(), why, failures, "no stream for questions");
+        tracing::debug!(peer = %node, why, failures, "no stream for questions");
         if failures > 1 {
             // It neither answers nor lets itself be asked: the connection is of no use, and perhaps dead.
             if let Some(sender) = commands.upgrade() {

@@ -24,6 +24,7 @@ use wherry_proto::{
 use super::bans::Bans;
 use super::codec::{WireError, read_payload, write_within};
 use super::identity::node_of;
+use super::refusals::{Refusal, Refusals};
 use super::settings::Clock;
 
 /// How long the exchange of hellos may take in all.
@@ -52,8 +53,8 @@ pub enum AdmissionError {
     #[error(transparent)]
     Hello(#[from] FrameError),
     /// The connection failed before the peer had said hello: it may have refused this node.
-    #[error("it ended the connection before it said hello: {0}")]
-    Ended(String),
+    #[error("it ended the connection before it said hello")]
+    Ended,
     /// The peer wanted more than the one stream for the hellos before it was let in.
     #[error("it opened further streams before it was admitted")]
     Forward,
@@ -67,7 +68,7 @@ impl From<WireError> for AdmissionError {
         match error {
             WireError::Frame(error) => Self::Hello(error),
             WireError::Silent(_) => Self::Silent,
-            WireError::Io(error) => Self::Ended(error.to_string()),
+            WireError::Io(_) => Self::Ended,
         }
     }
 }
@@ -81,6 +82,7 @@ pub(super) struct Doorkeeper {
     pub(super) clock: Clock,
     pub(super) bans: Bans,
     pub(super) ports: Mutex<Ports>,
+    pub(super) refusals: Refusals,
     guests: Mutex<HashMap<NodeId, Guest>>,
 }
 
@@ -100,6 +102,7 @@ impl Doorkeeper {
             clock,
             bans: Bans::default(),
             ports: Mutex::default(),
+            refusals: Refusals::default(),
             guests: Mutex::default(),
         }
     }
@@ -126,23 +129,40 @@ impl Doorkeeper {
     }
 
     /// What can be done about a node that is of another network than it should be.
-    fn advice(&self, node: &NodeId, point: &ConnectedPoint, why: &AdmissionError) -> Option<String> {
+    fn advice(&self, node: &NodeId, why: &AdmissionError) -> Option<String> {
         match why {
             AdmissionError::Certificate(CertificateError::OtherNetwork { .. }) => Some(format!(
                 "if it is to belong to this network: 'wherry network admit {node}' on the operator's machine, then \
                  'wherry network join LINE' on that node"
             )),
             // A node tells strangers nothing, not even why it refuses them.
-            AdmissionError::Ended(_) if point.is_dialer() => {
+            AdmissionError::Ended => {
                 let me = self.certificate.node;
                 Some(format!(
-                    "it may be of another network than this node, which is of {}. If this node is to belong to its \
-                     network: 'wherry network admit {me}' on that network's operator's machine, then 'wherry network \
+                    "it may be of another network than this node, which is of {}, or run another version of wherry. If \
+                     this node is to belong to its network: 'wherry network admit {me}' on that network's operator's machine, then 'wherry network \
                      join LINE' here; its own log says why it refuses",
                     self.network
                 ))
             }
             _ => None,
+        }
+    }
+
+    /// Takes note that a connection was not admitted, by this node or by its peer.
+    pub(super) fn turned_away(&self, node: &NodeId, address: String, dialer: bool, why: &AdmissionError) {
+        // Of two connections at once one ends unused, and whoever comes may leave again: neither refuses anybody.
+        let left = match why {
+            AdmissionError::Ended => !dialer || self.guest(node).is_some(),
+            AdmissionError::Silent => !dialer,
+            _ => false,
+        };
+        let advice = self.advice(node, why);
+        let refusal = Refusal { node: *node, address, why: why.to_string(), advice, at: self.now() };
+        if left {
+            tracing::debug!(peer = %node, address = refusal.address, %why, "a connection ended before its peer was admitted");
+        } else {
+            self.refusals.note(refusal);
         }
     }
 
@@ -240,8 +260,13 @@ where
             Ok((peer, StreamMuxerBox::new(Admitted { muxer, early, _stay: stay })))
         }
         Err(why) => {
-            let advice = node_of(&peer).and_then(|node| doorkeeper.advice(&node, &point, &why));
-            tracing::info!(%peer, address = %point.get_remote_address(), %why, advice, "not admitted");
+            let address = point.get_remote_address().to_string();
+            // The peer is named anyway.
+            let address = address.split("/p2p/").next().unwrap_or_default().to_owned();
+            match node_of(&peer) {
+                Some(node) => doorkeeper.turned_away(&node, address, point.is_dialer(), &why),
+                None => tracing::debug!(%peer, address, %why, "not admitted"),
+            }
             // Whoever waits for an answer shall see at once that there is none.
             let _ = timeout(Duration::from_secs(1), muxer.close()).await;
             Err(why)
@@ -261,7 +286,7 @@ where
     M::Substream: Unpin,
 {
     let dialer = point.to_endpoint() == Endpoint::Dialer;
-    let ended = |error: M::Error| AdmissionError::Ended(error.to_string());
+    let ended = |_: M::Error| AdmissionError::Ended;
     let open = std::future::poll_fn(|cx| {
         let open = if dialer { muxer.poll_outbound_unpin(cx) } else { muxer.poll_inbound_unpin(cx) };
         if open.is_pending()
@@ -341,6 +366,7 @@ impl Stay {
         }
         guests.insert(node, Guest { hello, connections });
         drop(guests);
+        doorkeeper.refusals.forget(&node);
         Self { doorkeeper, node }
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use wherry_proto::{Certificate, Hello, NodeId};
 
 use super::admission::{AdmissionError, Doorkeeper};
+use super::codec::plainly;
 use super::exchange::{self, Uploader};
 use super::gate::Gate;
 use super::identity::Host;
@@ -64,7 +65,7 @@ pub enum BulkError {
         error: io::Error,
     },
     /// The TLS handshake failed: perhaps another node answers there.
-    #[error("no TLS with {address}: {error}")]
+    #[error("no TLS with {address}: {}", plainly(error))]
     Tls {
         /// Where.
         address: String,
@@ -263,7 +264,7 @@ async fn admit(server: &Server, socket: TcpStream, address: SocketAddr) -> Optio
     match server.doorkeeper.greet(&mut stream, &peer, false).await {
         Ok(hello) => Some(Guest { peer, hello, stream }),
         Err(why) => {
-            tracing::info!(peer = peer.short(), %address, %why, "not admitted to the bulk plane");
+            server.doorkeeper.turned_away(&peer, address.to_string(), false, &why);
             None
         }
     }
@@ -272,14 +273,14 @@ async fn admit(server: &Server, socket: TcpStream, address: SocketAddr) -> Optio
 async fn connection(server: Server, guest: Guest, address: SocketAddr) {
     let Guest { peer, hello, stream } = guest;
     let Some(entered) = server.inbound.enter(peer, MAX_BULK_PER_PEER, &server.stop) else {
-        return tracing::info!(peer = peer.short(), %address, "too many bulk connections of one peer");
+        return tracing::info!(peer = %peer, %address, "too many bulk connections of one peer");
     };
     let serve = Box::pin(exchange::serve(Arc::clone(&server.uploader), peer, stream));
     tokio::select! {
         // First, since a ban that came during the greeting did not find this connection among those that it ended.
         biased;
         why = server.doorkeeper.belongs_no_more(&peer, &hello.certificate) => {
-            tracing::info!(peer = peer.short(), %address, %why, "a bulk connection is ended");
+            tracing::info!(peer = %peer, %address, %why, "a bulk connection is ended");
         }
         _ = entered.token.run_until_cancelled(serve) => {}
     }

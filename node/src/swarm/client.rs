@@ -22,6 +22,7 @@ use super::exchange::{self, Buffers, Exchange, Patience};
 use super::identity::peer_of;
 use super::leading::RESOLVE_TIME;
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours, Notice};
+use super::refusals::Refusal;
 use super::shares::Shares;
 use super::streams::{OpenError, Protocol};
 use super::tls::Tls;
@@ -72,10 +73,10 @@ pub struct Offer {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The peer is not connected.
-    #[error("peer {} is not connected", .0.short())]
+    #[error("peer {0} is not connected")]
     NotConnected(NodeId),
     /// Neither the bulk plane nor a stream in its stead can be had.
-    #[error("no way to take from peer {}: direct: {direct}; by stream: {stream}", node.short())]
+    #[error("no way to take from peer {node}: direct: {direct}; by stream: {stream}")]
     Unreachable {
         /// The peer.
         node: NodeId,
@@ -127,11 +128,11 @@ fn believed(door: &Door, node: NodeId, reference: &str, answer: Option<Answer>) 
     let Some(Answer::Tag(Some(record))) = answer else { return None };
     let keeper = &door.keeper;
     if record.reference.as_str() != reference {
-        tracing::info!(peer = node.short(), reference, "a tag record about something else is passed over");
+        tracing::info!(peer = %node, reference, "a tag record about something else is passed over");
         return None;
     }
     if let Err(why) = record.check(&keeper.network, keeper.now(), keeper.min_epoch) {
-        tracing::info!(peer = node.short(), reference, %why, "a tag record is passed over");
+        tracing::info!(peer = %node, reference, %why, "a tag record is passed over");
         return None;
     }
     Some(record)
@@ -349,7 +350,7 @@ impl Client {
         let names = after.iter().chain(page.names.iter());
         if !names.is_sorted_by(|before, next| before < next) {
             tracing::info!(
-                peer = entry.neighbour.node.short(),
+                peer = %entry.neighbour.node,
                 "a list of tags is not in order: it is passed over"
             );
             return None;
@@ -418,7 +419,7 @@ impl Client {
                     return Ok(exchange);
                 }
                 Err(why) => {
-                    tracing::info!(peer = node.short(), %why, "no direct connection: a stream takes its place");
+                    tracing::info!(peer = %node, %why, "no direct connection: a stream takes its place");
                     let why = why.to_string();
                     state.direct_failed = Some((Instant::now(), why.clone()));
                     why
@@ -464,7 +465,7 @@ impl Client {
             tokio::select! {
                 () = &mut work => return,
                 why = keeper.belongs_no_more(&node, &certificate) => {
-                    tracing::info!(peer = node.short(), %why, "an exchange is ended");
+                    tracing::info!(peer = %node, %why, "an exchange is ended");
                     watched.close();
                 }
             }
@@ -489,6 +490,11 @@ impl Client {
         {
             exchange.close();
         }
+    }
+
+    /// The nodes that were not admitted lately, or did not admit this one.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.0.door.as_ref().map(|door| door.keeper.refusals.list(door.keeper.now())).unwrap_or_default()
     }
 
     /// The nodes that are banned now.

@@ -11,7 +11,7 @@ use wherry_proto::{FrameError, Message, PREFIX_LEN, decode_payload, encode_frame
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WireError {
     /// The connection failed or ended.
-    #[error("the connection failed: {0}")]
+    #[error("{}", plainly(.0))]
     Io(#[from] io::Error),
     /// What came is no frame.
     #[error(transparent)]
@@ -19,6 +19,19 @@ pub(super) enum WireError {
     /// Nothing came in time.
     #[error("nothing came within {0:?}")]
     Silent(Duration),
+}
+
+/// What became of a connection, in words that do not depend on what it was made of: a peer that was shut down or killed
+/// is gone, whatever the layers below miss at its end.
+pub(super) fn plainly(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => "the connection has ended".to_owned(),
+        io::ErrorKind::TimedOut => "no answer came in time".to_owned(),
+        _ => format!("the connection failed: {error}"),
+    }
 }
 
 /// Reads the payload of one frame.

@@ -27,7 +27,7 @@ pub enum StatesError {
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
     /// They are signed by a node that is no member: the peer should not have passed them on.
-    #[error("peer {} passed on what node {} signed, which does not belong: {reason}", node.short(), signer.short())]
+    #[error("peer {node} passed on what node {signer} signed, which does not belong: {reason}")]
     Signer {
         /// The peer.
         node: NodeId,

@@ -25,6 +25,7 @@ mod leading;
 mod muxer;
 mod neighbours;
 mod records;
+mod refusals;
 mod settings;
 mod shares;
 mod start;
@@ -53,6 +54,7 @@ pub use exchange::{
 pub use holdings::{Holdings, ReadAt};
 pub use leading::{LEAD_TIME, RESOLVE_TIME, StatesError};
 pub use neighbours::{LinkClass, Neighbour, Notice};
+pub use refusals::{MAX_REFUSALS, REFUSED_TIME, Refusal};
 pub use settings::{Clock, MAX_ADDRESSES, SwarmError, SwarmSettings};
 pub use start::{Addresses, Swarm, start};
 pub use streams::OpenError;

@@ -279,7 +279,7 @@ impl Takers {
             Protocol::Exchange => &self.exchanges,
         };
         let Some(entered) = inbound.enter(node, MAX_STREAMS_PER_PEER, &self.stop) else {
-            tracing::info!(peer = node.short(), ?protocol, "too many streams of one peer: one is refused");
+            tracing::info!(peer = %node, ?protocol, "too many streams of one peer: one is refused");
             return;
         };
         // The connection was admitted; its peer may have been banned or have expired since. Asked after entering,
@@ -287,7 +287,7 @@ impl Takers {
         let belongs = self.keeper.guest(&node).map(|hello| self.keeper.check(&node, &hello.certificate));
         match belongs {
             Some(Ok(())) => {}
-            Some(Err(why)) => return tracing::info!(peer = node.short(), %why, "a stream is refused"),
+            Some(Err(why)) => return tracing::info!(peer = %node, %why, "a stream is refused"),
             None => return,
         }
         let (holdings, uploader) = (Arc::clone(&self.holdings), Arc::clone(&self.uploader));
@@ -307,7 +307,7 @@ impl Takers {
 }
 
 fn log_end(node: NodeId, protocol: Protocol, why: &str) {
-    tracing::debug!(peer = node.short(), ?protocol, why, "a stream ended");
+    tracing::debug!(peer = %node, ?protocol, why, "a stream ended");
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ fn no_source_text(origins: &[String], failure: &Failure) -> String {
         text.push_str("; no peer that can be reached holds it");
     }
     for (node, why) in &failure.peers {
-        text.push_str(&format!("; peer {}: {why}", node.short()));
+        text.push_str(&format!("; peer {node}: {why}"));
     }
     text
 }

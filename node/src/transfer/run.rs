@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 use wherry_proto::{Attempt, ChunkIndex, ChunkMap, Digest, Lead, Link, NodeId, State, StatePrefix, link};
 
-use super::planner::{Effect, Event, Planner, Source, TICK, rank};
+use super::planner::{DropReason, Effect, Event, Planner, Source, Succession, TICK, rank};
 use super::reading::{self, Reading};
 use super::routes::Routes;
 use super::sources::{Found, PeerError, Route};
@@ -80,6 +80,8 @@ pub(super) struct Driver {
     // Ends what is under way with one peer: the following, and requests that are taken back.
     following: HashMap<NodeId, CancellationToken>,
     fetching: HashMap<(NodeId, ChunkIndex), CancellationToken>,
+    // Whether it leads, and has not yet said what it reads.
+    is_new_leader: bool,
     // Ends every task of this transfer when the driver does.
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -116,6 +118,7 @@ impl Driver {
             reading_stop,
             following: HashMap::new(),
             fetching: HashMap::new(),
+            is_new_leader: false,
             stop,
             tasks: TaskTracker::new(),
         }
@@ -244,7 +247,15 @@ impl Driver {
             Effect::Unfollow(node) => self.leave(node),
             Effect::AskChain(node) => self.ask_chain(node),
             Effect::AskStates(node, attempt, before) => self.ask_states(node, attempt, before),
-            Effect::Lead => debug!(blob = %digest.short(), "leading: this node reads for its site"),
+            Effect::Lead(before) => {
+                self.is_new_leader = true;
+                if let Some(Succession { leader, why }) = before {
+                    info!(blob = %digest.short(), peer = %leader, %why, "this node takes over from a leader");
+                }
+            }
+            Effect::LedBy(leader) => {
+                debug!(blob = %digest.short(), peer = %leader, "this node follows a leader")
+            }
             Effect::AskLead(but) => self.ask_lead(but),
             Effect::Cancel(node, index) => {
                 if let Some(request) = self.fetching.remove(&(node, index)) {
@@ -267,7 +278,16 @@ impl Driver {
             Effect::Drop(node, reason) => {
                 self.leave(node);
                 self.parts.metrics.failed(ErrorKind::Peer);
-                info!(blob = %digest.short(), peer = %node, %reason, "peer is not asked any more for this blob");
+                let blob = digest.short();
+                match reason {
+                    // Peers come and go, and the swarm tells of that.
+                    DropReason::Failed(why) => {
+                        debug!(%blob, peer = %node, why, "a peer cannot be asked for this blob")
+                    }
+                    reason => {
+                        warn!(%blob, peer = %node, %reason, "a peer is not asked any more for this blob")
+                    }
+                }
             }
             Effect::Ban(node, proof) => {
                 self.leave(node);
@@ -462,6 +482,12 @@ impl Driver {
         self.view.set_in_order(!self.planner.ledger().has_chain());
         // The planner reads only while an origin is left.
         let Some(route) = self.routes.choose() else { return };
+        let (blob, chunks) = (self.digest().short(), self.map().count());
+        if std::mem::take(&mut self.is_new_leader) {
+            info!(%blob, origin = %route, chunk = %from, of = chunks, "this node reads a blob from the origin for its site");
+        } else {
+            debug!(%blob, origin = %route, chunk = %from, of = chunks, "the origin is read further");
+        }
         let reading = Reading {
             parts: self.parts.clone(),
             digest: self.digest(),

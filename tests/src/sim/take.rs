@@ -100,7 +100,8 @@ impl World {
             Effect::AskStates(peer, attempt, before) => {
                 self.pull(node, blob, peer, Part::States(attempt, before))
             }
-            Effect::Lead => self.report.leads += 1,
+            Effect::Lead(_) => self.report.leads += 1,
+            Effect::LedBy(_) => {}
             Effect::AskLead(but) => self.ask_lead(node, blob, &but),
             Effect::Cancel(peer, index) => {
                 self.report.hedged += 1;

@@ -131,7 +131,7 @@ pub(in crate::swarm) fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static
                 why = taker.run() => why,
                 why = send(&shared, requests, writer) => why,
             };
-            tracing::debug!(peer = node.short(), %why, "exchange ended");
+            tracing::debug!(peer = %node, %why, "exchange ended");
             shared.close(why);
         }
     };
@@ -274,7 +274,7 @@ impl Exchange {
 
 impl std::fmt::Debug for Exchange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "exchange with {}", self.0.node.short())
+        write!(f, "exchange with {}", self.0.node)
     }
 }
 

@@ -54,7 +54,7 @@ impl Drop for Follow {
 
 impl std::fmt::Debug for Follow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "following {}", self.shared.node.short())
+        write!(f, "following {}", self.shared.node)
     }
 }
 

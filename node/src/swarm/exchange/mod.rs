@@ -74,20 +74,20 @@ impl Patience {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExchangeError {
     /// The peer has no free slot: ask another, or wait with [`Exchange::free`].
-    #[error("peer {} is busy", .0.short())]
+    #[error("peer {0} is busy")]
     Busy(NodeId),
     /// The peer does not hold the blob.
-    #[error("peer {} does not hold the blob", .0.short())]
+    #[error("peer {0} does not hold the blob")]
     NotHeld(NodeId),
     /// The blob arrives at the peer, but this chunk is not there yet; or the peer does not know as many states of this
     /// reading.
-    #[error("peer {} does not have this yet", .0.short())]
+    #[error("peer {0} does not have this yet")]
     NotHere(NodeId),
     /// The peer gave this chunk to another of the blob's followers: take it from that one, or another chunk here.
-    #[error("peer {} has given this chunk to another follower", .0.short())]
+    #[error("peer {0} has given this chunk to another follower")]
     Elsewhere(NodeId),
     /// The peer will not answer.
-    #[error("peer {} refused: {reason}", node.short())]
+    #[error("peer {node} refused: {reason}")]
     Refused {
         /// The peer.
         node: NodeId,
@@ -95,7 +95,7 @@ pub enum ExchangeError {
         reason: Refusal,
     },
     /// The connection ended.
-    #[error("the connection to peer {} ended: {reason}", node.short())]
+    #[error("the connection to peer {node} ended: {reason}")]
     Closed {
         /// The peer.
         node: NodeId,
@@ -103,13 +103,13 @@ pub enum ExchangeError {
         reason: Arc<str>,
     },
     /// The peer owed a response and sent nothing for [`SILENCE`]; the connection is closed.
-    #[error("peer {} sent nothing for {SILENCE:?}", .0.short())]
+    #[error("peer {0} sent nothing for {SILENCE:?}")]
     Silent(NodeId),
     /// The request was not done within [`REQUEST_LIMIT`].
-    #[error("peer {} did not finish a request within {REQUEST_LIMIT:?}", .0.short())]
+    #[error("peer {0} did not finish a request within {REQUEST_LIMIT:?}")]
     TimedOut(NodeId),
     /// The peer broke the protocol; the connection is closed.
-    #[error("peer {} broke the protocol: {reason}", node.short())]
+    #[error("peer {node} broke the protocol: {reason}")]
     Protocol {
         /// The peer.
         node: NodeId,
@@ -117,7 +117,7 @@ pub enum ExchangeError {
         reason: Arc<str>,
     },
     /// The claim that came does not hold.
-    #[error("the claim of peer {} does not hold: {reason}", node.short())]
+    #[error("the claim of peer {node} does not hold: {reason}")]
     Claim {
         /// The peer.
         node: NodeId,

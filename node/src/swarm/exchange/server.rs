@@ -134,7 +134,7 @@ pub(in crate::swarm) async fn serve<S: AsyncRead + AsyncWrite>(
         why = connection.tell_free() => why,
         () = connection.followed.push(&uploader, peer, begun, &connection.answers) => ended(),
     };
-    tracing::debug!(peer = peer.short(), %why, "upload connection ended");
+    tracing::debug!(peer = %peer, %why, "upload connection ended");
     why.to_string()
 }
 

@@ -110,8 +110,10 @@ pub enum Effect {
     AskChain(NodeId),
     /// Ask a peer for the states of a leader's reading that come after these.
     AskStates(NodeId, Attempt, Arc<StatePrefix>),
-    /// This node leads from now on.
-    Lead,
+    /// This node leads from now on, in the place of another one if there was one.
+    Lead(Option<Succession>),
+    /// This node goes by what another one reads.
+    LedBy(NodeId),
     /// Ask members to lead, the best in rank first; not these, who cannot, or did not when they had said so.
     AskLead(BTreeSet<NodeId>),
     /// Ask a peer for a chunk, and hash it from each of these states.
@@ -144,6 +146,32 @@ pub enum Effect {
     Search,
     /// Nobody is left to ask.
     Failed(Failure),
+}
+
+/// Whose place a leader takes, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Succession {
+    /// The one that led before.
+    pub leader: NodeId,
+    /// What became of it.
+    pub why: LeadEnd,
+}
+
+/// Why a leader counts as one no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LeadEnd {
+    /// It is not connected any more, or nothing is taken from it any more.
+    #[error("it is gone")]
+    Gone,
+    /// Its reading stands still.
+    #[error("its reading stands still")]
+    Stalled,
+    /// What it read has another digest.
+    #[error("what it read has another digest")]
+    Void,
+    /// It says so itself.
+    #[error("it reads no more")]
+    Resigned,
 }
 
 /// Why a transfer cannot be completed now. What is linked stays for the next one.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use wherry_proto::{Attempt, ChunkIndex, Digest, NodeId, Role, SignedStates, StatePrefix};
 
-use super::{DropReason, Effect, NoStates, ORIGIN_ATTEMPTS, Planner};
+use super::{DropReason, Effect, LeadEnd, NoStates, ORIGIN_ATTEMPTS, Planner, Succession};
 use crate::swarm::LinkClass;
 
 /// By how many chunks one leader must be ahead of another for this to count more than rank: what peers say of
@@ -107,6 +107,8 @@ pub(super) struct Lead {
     pub(super) broken: BTreeSet<NodeId>,
     // Whose readings came to nothing.
     void: BTreeSet<NodeId>,
+    // By whom this node is led, or was until it leads itself.
+    by: Option<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +134,7 @@ impl Lead {
             request: Request::Unasked,
             broken: BTreeSet::new(),
             void: BTreeSet::new(),
+            by: None,
         }
     }
 
@@ -263,7 +266,13 @@ impl Planner {
                 *watched = Watched { progress, moved: self.ticks, gap: Some(gap) };
             }
         }
-        let vacant = !self.leads() && self.leader().is_none() && !self.has_holder();
+        let leader = self.leader().map(|seen| seen.attempt.signer);
+        if !self.leads()
+            && let Some(node) = leader
+        {
+            self.is_led_by(node);
+        }
+        let vacant = !self.leads() && leader.is_none() && !self.has_holder();
         self.lead.vacant = if vacant { self.lead.vacant + 1 } else { 0 };
     }
 
@@ -301,7 +310,29 @@ impl Planner {
 
     fn begin_to_lead(&mut self) {
         self.renumber();
-        self.effects.push(Effect::Lead);
+        let before = self.lead.by.take().map(|leader| Succession { leader, why: self.lead_end(leader) });
+        self.effects.push(Effect::Lead(before));
+    }
+
+    fn is_led_by(&mut self, node: NodeId) {
+        if self.lead.by.replace(node) != Some(node) {
+            self.effects.push(Effect::LedBy(node));
+        }
+    }
+
+    /// Why a node leads no more.
+    fn lead_end(&self, leader: NodeId) -> LeadEnd {
+        let least = self.stall();
+        let mut watched = self.lead.watched.keys().filter(|attempt| attempt.signer == leader);
+        if self.lead.void.contains(&leader) {
+            LeadEnd::Void
+        } else if !self.peers.contains_key(&leader) {
+            LeadEnd::Gone
+        } else if watched.any(|attempt| self.lead.is_stalled(attempt, self.ticks, least)) {
+            LeadEnd::Stalled
+        } else {
+            LeadEnd::Resigned
+        }
     }
 
     /// A new attempt: what was signed under the number before does not bind it.
@@ -390,6 +421,7 @@ impl Planner {
                     self.ledger.adopt(Arc::new(signed.prefix.clone()));
                     self.count_taken();
                 }
+                self.is_led_by(attempt.signer);
                 self.lead.attempt = Some(attempt);
                 self.lead.signed = Some(signed);
                 self.lead.anew = None;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet, Digest, Ledger, Link, NodeId};
 
 pub use company::{MAX_DROPPED, MAX_PEERS, MAX_RETURNS};
-pub use event::{DropReason, Effect, Event, Failure, NoStates, Proof, Source};
+pub use event::{DropReason, Effect, Event, Failure, LeadEnd, NoStates, Proof, Source, Succession};
 pub use lead::{STALL, rank};
 pub use peer::{MAX_REFUSED, PIPELINE};
 pub use sizes::Sizes;
