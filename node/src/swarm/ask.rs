@@ -220,6 +220,7 @@ fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
             let names = found.into_iter().filter_map(|name| name.try_into().ok());
             Answer::Tags(TagPage { names: List::first_of(names), more })
         }
+        Question::Wan(_) => Answer::Wan(None),
         Question::Resolve(_) | Question::Lead { .. } => decline(question),
     }
 }
