@@ -90,6 +90,7 @@ impl Reporter for Bars {
                     bar.set_message(parts(*from_peers, *from_origin, bar.length().unwrap_or(0)));
                 }
             }
+            PullEvent::Waiting { why, .. } => self.line(&waiting(why)),
             PullEvent::LayerDone { digest, from_peers, from_origin } => match self.bars.remove(digest) {
                 Some(bar) => {
                     bar.set_style(Self::style(DONE));
@@ -192,6 +193,7 @@ impl PullLines {
                 }
                 Some(line)
             }
+            PullEvent::Waiting { why, .. } => Some(waiting(why)),
             PullEvent::LayerDone { digest, from_peers, from_origin } => {
                 let blob = self.blobs.get_mut(digest)?;
                 blob.bytes = blob.size;
@@ -218,6 +220,11 @@ pub(super) fn begun(size: u64, here: u64) -> ProgressBar {
 /// That some of a blob was here before.
 fn partly(digest: &Digest, here: u64, size: u64) -> String {
     format!("{} {} of {} here already", digest.short(), show_size(here), show_size(size))
+}
+
+/// That a limit is all that is waited for.
+fn waiting(why: &str) -> String {
+    format!("waiting: {}", harmless(why))
 }
 
 fn imported(event: &ImportEvent) -> String {

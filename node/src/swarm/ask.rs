@@ -151,7 +151,7 @@ where
                         Err(_) => Ok(decline(&question)),
                     }
                 }
-                _ => tokio::task::spawn_blocking(move || look_up(&*holdings, &question)).await,
+                _ => tokio::task::spawn_blocking(move || look_up(&*holdings, asker, &question)).await,
             };
             answer.map(|answer| Reply { id, answer })
         }
@@ -203,8 +203,12 @@ fn decline(question: &Question) -> Answer {
     }
 }
 
-fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
+fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answer {
+    let gives = holdings.gives_to(&asker);
     let holding = |digest: &Digest| {
+        if !gives {
+            return Holding::No;
+        }
         let held = holdings.held(digest).map(|size| Holding::Held { size });
         let arriving = || holdings.arriving_size(digest).map(|size| Holding::Arriving { size });
         held.or_else(arriving).unwrap_or(Holding::No)
@@ -220,7 +224,7 @@ fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
             let names = found.into_iter().filter_map(|name| name.try_into().ok());
             Answer::Tags(TagPage { names: List::first_of(names), more })
         }
-        Question::Wan(_) => Answer::Wan(None),
+        Question::Wan(word) => Answer::Wan(holdings.wan(asker, word)),
         Question::Resolve(_) | Question::Lead { .. } => decline(question),
     }
 }

@@ -126,6 +126,8 @@ pub struct Planner {
     sourceless: u64,
     ticks: u64,
     random: u64,
+    // Whether a limit keeps bytes from coming into the site: nobody here leads then, and nobody is dead for it.
+    limited: bool,
     over: bool,
     effects: Vec<Effect>,
 }
@@ -171,6 +173,7 @@ impl Planner {
             sourceless: 0,
             ticks: 0,
             random: rank | 1,
+            limited: false,
             over: false,
             effects: Vec::new(),
         }
@@ -259,6 +262,7 @@ impl Planner {
             Event::ReaderGone(reader) => {
                 self.readers.remove(&reader);
             }
+            Event::Limited(limited) => self.limit(limited),
             Event::Tick => self.tick(),
         }
     }
@@ -671,6 +675,7 @@ impl Planner {
             || self.may_lead()
             || self.leader().is_some()
             || self.awaits_words()
+            || (self.limited && self.origin.count > 0)
             || self.peers.values().any(trading)
             || !self.asked.is_empty()
             || !self.keeping.is_empty()
