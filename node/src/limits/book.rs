@@ -229,7 +229,7 @@ impl Book {
     pub fn limited(&mut self, way: Way, now: Now) -> Option<Limited> {
         self.turn_page(now);
         if let Some(record) = self.pause.as_ref().filter(|record| record.paused) {
-            return Some(Limited { by: Limit::Pause, since: record.time.min(now.moment.utc), until: None });
+            return Some(Limited { by: Limit::Pause, since: record.time, until: None });
         }
         if let Hours::Closed { since, until } = hours(&self.settings.windows, now.moment) {
             return Some(Limited { by: Limit::Window, since, until: Some(until) });

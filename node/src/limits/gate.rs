@@ -152,7 +152,8 @@ impl Limits {
         let was_active = book.is_active(now);
         let done = work(&mut book, now);
         let limited = book.limited(Way::Down, now);
-        let begins = !was_active && book.is_active(now);
+        // Where nobody counts nobody has to know.
+        let begins = !was_active && book.is_active(now) && book.counts();
         let is_other = self.0.limited.send_if_modified(|before| {
             let is_other = *before != limited;
             *before = limited;

@@ -136,12 +136,14 @@ mod tests {
         /// it wakes.
         #[test]
         fn a_rate_is_held_whatever_the_pieces(
-            rate in MIN_RATE..10_000_000,
+            rate in MIN_RATE..2_000_000,
             pieces in prop::collection::vec((1..600_000u64, 0..150_000u64), 2..60),
         ) {
             let (mut pace, mut now) = (Pace::default(), 10_000_000);
             let begun = now;
             let mut passed = 0;
+            // A source that has less than the rate to give cannot be made to give more.
+            let suffices = pieces.iter().all(|(bytes, late)| bytes * 1_000_000 / rate > *late);
             for (bytes, late) in pieces {
                 // What has passed before this piece is paid for, but for the slack that is made up for once.
                 let allowed = (now - begun + SLACK) as u128 * u128::from(rate) / 1_000_000 + 1;
@@ -152,8 +154,8 @@ mod tests {
                 now = next + late;
             }
             // Waking late costs nothing as long as it is less than the slack.
-            let least = (now - begun).saturating_sub(2 * SLACK) as u128 * u128::from(rate) / 1_000_000;
-            prop_assert!(u128::from(passed) + 1 >= least.saturating_sub(u128::from(rate) / 4));
+            let least = u128::from((now - begun).saturating_sub(SLACK)) * u128::from(rate) / 1_000_000;
+            prop_assert!(!suffices || u128::from(passed) >= least, "{} bytes by {}", passed, now - begun);
         }
     }
 }

@@ -263,6 +263,8 @@ mod tests {
 
     fn window() -> impl Strategy<Value = Window> {
         ((0..1440u32), (1..=1440u32), prop::option::of((0..7u8, 0..7u8))).prop_map(|(from, len, days)| {
+            // A whole day is written from midnight to midnight alone.
+            let from = if len == 1440 { 0 } else { from };
             let end = from + len;
             let end = if end > 1440 { end - 1440 } else { end };
             let clock = |minutes: u32| format!("{:02}:{:02}", minutes / 60, minutes % 60);
