@@ -164,7 +164,6 @@ pub struct Reply {
 
 /// What can be answered.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-#[expect(clippy::large_enum_variant, reason = "an answer lives as long as it takes to hand it on")]
 pub enum Answer {
     /// To [`Question::Ping`].
     Pong,
