@@ -208,6 +208,38 @@ fn a_pause_on_one_node_stops_the_reading_of_another_and_a_resume_lets_it_go_on_w
 }
 
 #[test]
+fn nobody_takes_over_from_a_leader_that_pauses_and_the_site_still_takes_one_copy() -> Result<()> {
+    const LAYER: u64 = 6 << 20;
+    let site = site()?;
+    let image = site.image("lab/noise", 86, LAYER)?;
+    let reference = image.reference(site.relay.host());
+    site.relay.pace(RATE);
+    let one = site.node("one", &[], &[])?;
+    let two = site.node("two", &[], &[&one])?;
+    let mut pulls =
+        [one.begin("pull-one", &["pull", &reference])?, two.begin("pull-two", &["pull", &reference])?];
+    wait_until("a third is there", SOON, || Ok(site.relay.sent_total() >= LAYER / 3))?;
+    two.run(&["wan", "pause"])?;
+    // Longer than a leader may stand still.
+    let (sent, start) = (site.relay.sent_total(), Instant::now());
+    wait_until("a leader that stands still would be dead", SOON, || {
+        Ok(start.elapsed() > Duration::from_secs(8))
+    })?;
+    assert!(site.relay.sent_total() - sent <= IN_SOCKETS);
+    for pull in &mut pulls {
+        ensure!(pull.runs()?, "{}", pull.tail());
+    }
+    one.run(&["wan", "resume"])?;
+    for (node, pull) in [&one, &two].into_iter().zip(&mut pulls) {
+        ensure!(pull.wait_exit(SOON)?.success(), "{}", pull.tail());
+        assert!(blob_is_right(node.gateway()?, "lab/noise", &image.layers[0])?);
+    }
+    let all = site.relay.sent_total();
+    assert!(all < LAYER + 2 * IN_SOCKETS, "{all} bytes of {LAYER}");
+    Ok(())
+}
+
+#[test]
 fn outside_its_hours_a_site_takes_manifests_alone_and_says_when_it_takes_more() -> Result<()> {
     let site = site()?;
     let image = site.image("lab/noise", 84, 1 << 20)?;
