@@ -8,6 +8,7 @@ mod flights;
 mod http;
 pub mod identity;
 pub mod images;
+pub mod limits;
 pub mod node;
 pub mod status;
 pub mod store;

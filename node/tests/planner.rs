@@ -75,6 +75,9 @@ struct World {
     blamed: BTreeSet<NodeId>,
     outcome: Option<bool>,
     idle: u32,
+    // How often a limit is yet to come, and whether one holds.
+    limits: u32,
+    limited: bool,
 }
 
 fn blob(size: usize, seed: u64) -> Vec<u8> {
@@ -154,6 +157,8 @@ impl World {
             blamed: BTreeSet::new(),
             outcome: None,
             idle: 0,
+            limits: 0,
+            limited: false,
             truth,
         };
         world.search();
@@ -274,6 +279,7 @@ impl World {
     }
 
     fn read_origin(&mut self, from: ChunkIndex, state: State, to: ChunkIndex) {
+        assert!(!self.limited, "nothing is read while a limit says no");
         let mut bytes = self.truth.clone();
         match self.origin {
             Origin::None => panic!("there is no origin to read"),
@@ -315,7 +321,17 @@ impl World {
                 return outcome;
             }
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            if self.limits > 0 && !self.limited && (random >> 40).is_multiple_of(7) {
+                (self.limits, self.limited) = (self.limits - 1, true);
+                self.happens(Event::Limited(true));
+                continue;
+            }
             let choices = self.waiting.len() + usize::from(!self.origin_queue.is_empty());
+            if self.limited && choices == 0 && self.idle >= 30 {
+                (self.limited, self.idle) = (false, 0);
+                self.happens(Event::Limited(false));
+                continue;
+            }
             if choices == 0 {
                 // Nothing is under way: time goes by.
                 self.idle += 1;
@@ -392,5 +408,18 @@ proptest! {
             let blameless = peer.honest || matches!(peer.manner, Manner::Empty | Manner::Vanishing(_));
             prop_assert!(!(blameless && world.blamed.contains(node)), "{:?} was blamed", peer.manner);
         }
+    }
+
+    /// What is here stays and nobody is given up while a limit says no, however often and whenever that is; nothing is read
+    /// meanwhile.
+    #[test]
+    fn a_transfer_outlives_limits_and_goes_on_afterwards(
+        chunks in 1..9usize, tail in 1..CHUNK, seed: u64, random: u64, limits in 1..4u32,
+        manners in prop::collection::vec(manner(), 0..4),
+    ) {
+        let mut world = World::new((chunks - 1) * CHUNK + tail, seed, &manners, Origin::Honest);
+        world.limits = limits;
+        prop_assert!(world.run(random));
+        prop_assert!(world.disk == world.truth, "the bytes on disk are those of the digest");
     }
 }

@@ -28,6 +28,7 @@ use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
 use wherry_gateway::{Host, TagOrDigest};
+use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
 use wherry_node::transfer::{
@@ -170,9 +171,9 @@ impl Lab {
         settings.attempts = 1;
         let origins = Arc::new(Origins::new(settings).unwrap());
         let metrics = Metrics::default();
-        let stop = CancellationToken::new();
+        let (limits, stop) = (Limits::none(signer().key.node()), CancellationToken::new());
         let transfers =
-            Transfers::new(store.clone(), Arc::new(Nobody), origins, metrics.clone(), signer(), stop);
+            Transfers::new(store.clone(), Arc::new(Nobody), origins, metrics.clone(), limits, signer(), stop);
         (transfers, metrics, store)
     }
 

@@ -3,8 +3,8 @@
 //! Each panics where a promise is broken.
 
 use crate::{
-    Algorithm, Ask, Certificate, ChunkMap, Digest, Hello, Message, NodeId, PREFIX_LEN, Reply, Request,
-    Response, SecretKey, State, StateChain, StatePrefix, StreamClaim, TagRecord, decode_payload,
+    Algorithm, Ask, Certificate, ChunkMap, Digest, Hello, Message, NodeId, PREFIX_LEN, PauseRecord, Reply,
+    Request, Response, SecretKey, State, StateChain, StatePrefix, StreamClaim, TagRecord, decode_payload,
     encode_frame, encode_payload, payload_len,
 };
 
@@ -27,6 +27,7 @@ pub fn messages(bytes: &[u8]) {
     goes_round::<Response>(bytes);
     goes_round::<Certificate>(bytes);
     goes_round::<TagRecord>(bytes);
+    goes_round::<PauseRecord>(bytes);
     let _ = Hello::read(bytes);
     match decode_payload(bytes) {
         Ok(Response::Update { update, .. }) => {
@@ -89,6 +90,15 @@ pub fn certificate(bytes: &[u8]) {
 pub fn tag_record(bytes: &[u8]) {
     if let Ok(record) = decode_payload::<TagRecord>(bytes) {
         assert!(record.check(&SecretKey::from_seed([77; 32]).network(), 0, 0).is_err());
+        assert!(!record.supersedes(&record));
+    }
+}
+
+/// Bytes as a pause record: nothing but a true signature is believed, and of two records at most one wins.
+pub fn pause_record(bytes: &[u8]) {
+    if let Ok(record) = decode_payload::<PauseRecord>(bytes) {
+        let network = SecretKey::from_seed([77; 32]).network();
+        assert!(record.check(&network, record.site.as_str(), 0, 0).is_err());
         assert!(!record.supersedes(&record));
     }
 }

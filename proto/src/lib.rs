@@ -17,6 +17,7 @@ mod membership;
 mod message;
 mod prefix;
 mod tag;
+mod wan;
 
 pub use chain::{ChainBuilder, End, Link, State, StateChain, WrongChainLength, WrongLength, WrongSize, link};
 pub use chunk::{ChunkIndex, ChunkMap, ChunkSet, MAX_BLOB_LEN, MAX_CHUNK_LEN, TooLarge};
@@ -41,3 +42,4 @@ pub use tag::{
     MAX_MEDIA_TYPE_LEN, MAX_ORIGIN_LEN, MAX_REFERENCE_LEN, MAX_REPOSITORY_LEN, MAX_TAG_LEN, TagMeaning,
     TagRecord, TagRecordError,
 };
+pub use wan::{PauseRecord, PauseRecordError, WanWord};

@@ -9,14 +9,15 @@ use bincode::{Decode, Encode};
 use crate::frame::{FrameError, List, Message, Text, decode_payload};
 use crate::membership::Certificate;
 use crate::tag::{MAX_ORIGIN_LEN, MAX_REFERENCE_LEN, MAX_REPOSITORY_LEN, MAX_TAG_LEN};
-use crate::{BlobName, Digest, TagRecord};
+use crate::{BlobName, Digest, PauseRecord, TagRecord, WanWord};
 
 /// The version that every conversation of this build speaks. Counts up when a message changes its bytes.
 ///
 /// 1: the first. 2: the tags of a repository can be asked for; tag records bear their signer's certificate.
 /// 3: blobs are followed while they arrive, for which stream claims cover all states before them; a node can be asked
 /// to lead, and to ask an origin what a reference means; whoever asks for a chain says which it has.
-pub const PROTOCOL_VERSION: u16 = 3;
+/// 4: nodes of a site tell each other of the links that lead out of it.
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// The longest name of a site, in bytes.
 pub const MAX_SITE_LEN: usize = 64;
@@ -99,6 +100,11 @@ impl Message for TagRecord {
     const MAX_LEN: usize = 1280;
 }
 
+impl Message for PauseRecord {
+    const NAME: &'static str = "pause record";
+    const MAX_LEN: usize = 512;
+}
+
 /// A small question to a neighbour.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Ask {
@@ -137,6 +143,9 @@ pub enum Question {
     },
     /// What an origin says that this reference means: the peer asks the origin if nobody did lately.
     Resolve(Text<MAX_REFERENCE_LEN>),
+    /// What the peer does with the links that lead out of the site; and what the asker does. Only neighbours of the same
+    /// site ask.
+    Wan(WanWord),
 }
 
 impl Message for Ask {
@@ -155,7 +164,6 @@ pub struct Reply {
 
 /// What can be answered.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-#[expect(clippy::large_enum_variant, reason = "an answer lives as long as it takes to hand it on")]
 pub enum Answer {
     /// To [`Question::Ping`].
     Pong,
@@ -167,6 +175,8 @@ pub enum Answer {
     Tags(TagPage),
     /// To [`Question::Lead`].
     Lead(Lead),
+    /// To [`Question::Wan`]; `None` to whoever is at another site.
+    Wan(Option<WanWord>),
 }
 
 /// Whether a node leads as it was asked to.

@@ -52,6 +52,14 @@ fn stream_claim() -> StreamClaim {
     StreamClaim::sign(&node(), &operator().network(), Digest::sha256(b"long"), 300, &prefix)
 }
 
+fn pause() -> PauseRecord {
+    PauseRecord::sign(&node(), &certificate(), "harbour".parse().unwrap(), true, 300, 1_700_000_000)
+}
+
+fn word(pause: Option<PauseRecord>) -> WanWord {
+    WanWord { day: 20_000, spent: 70_000, takes: true, gives: false, counts: true, pause }
+}
+
 fn lead_question() -> Question {
     Question::Lead { blob: blob(), origin: "r.example".parse().unwrap(), repository: "a/b".parse().unwrap() }
 }
@@ -159,6 +167,10 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("response-states", frame(states)),
         ("response-elsewhere", frame(Response::Elsewhere { id: 2 })),
         ("response-not-here", frame(Response::NotHere { id: 2 })),
+        ("pause-record", frame(pause())),
+        ("ask-wan", frame(Ask { id: 8, question: Question::Wan(word(Some(pause()))) })),
+        ("reply-wan", frame(Reply { id: 8, answer: Answer::Wan(Some(word(None))) })),
+        ("reply-wan-none", frame(Reply { id: 8, answer: Answer::Wan(None) })),
     ];
     let found: String = found.iter().map(|(name, bytes)| format!("{name} {bytes}\n")).collect();
     assert_eq!(found, include_str!("golden.txt"), "as it is now:\n{found}");

@@ -63,7 +63,22 @@ fn question() -> impl Strategy<Value = Question> {
             origin: origin.parse().unwrap(),
             repository: repository.parse().unwrap(),
         }),
+        word().prop_map(Question::Wan),
     ]
+}
+
+fn pause() -> impl Strategy<Value = PauseRecord> {
+    ("[a-z]{0,64}", any::<bool>(), any::<(u64, u64)>(), certificate()).prop_map(
+        |(site, paused, (sequence, time), certificate)| {
+            PauseRecord::sign(&key(), &certificate, site.parse().unwrap(), paused, sequence, time)
+        },
+    )
+}
+
+fn word() -> impl Strategy<Value = WanWord> {
+    (any::<(u32, u64, bool, bool, bool)>(), prop::option::of(pause())).prop_map(
+        |((day, spent, takes, gives, counts), pause)| WanWord { day, spent, takes, gives, counts, pause },
+    )
 }
 
 fn lead() -> impl Strategy<Value = Lead> {
@@ -85,6 +100,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         (prop::collection::vec(tag_name(), 0..=MAX_TAG_PAGE), any::<bool>())
             .prop_map(|(names, more)| Answer::Tags(TagPage { names: List::first_of(names), more })),
         lead().prop_map(Answer::Lead),
+        prop::option::of(word()).prop_map(Answer::Wan),
     ]
 }
 
@@ -191,6 +207,7 @@ proptest! {
         hostile::messages(&bytes);
         hostile::frames(&bytes);
         hostile::tag_record(&bytes);
+        hostile::pause_record(&bytes);
         hostile::chain(&bytes);
         hostile::states(&bytes);
         hostile::digest(&bytes);
@@ -199,7 +216,7 @@ proptest! {
 
     #[test]
     fn a_damaged_message_is_refused_or_goes_round(
-        question in question(), answer in answer(), response in response(), record in record(),
+        question in question(), answer in answer(), response in response(), record in record(), pause in pause(),
         at in any::<prop::sample::Index>(), flip in 1..=255u8,
     ) {
         for mut payload in [
@@ -207,11 +224,13 @@ proptest! {
             encode_payload(&Reply { id: 1, answer }).unwrap(),
             encode_payload(&response).unwrap(),
             encode_payload(&record).unwrap(),
+            encode_payload(&pause).unwrap(),
         ] {
             let at = at.index(payload.len());
             payload[at] ^= flip;
             hostile::messages(&payload);
             hostile::tag_record(&payload);
+            hostile::pause_record(&payload);
         }
     }
 

@@ -42,7 +42,9 @@ pub(super) enum Command {
         wherry up --bootstrap /ip4/192.0.2.7/tcp/4050 --site harbour\n      \
             join the other nodes of a site, of which one is at 192.0.2.7\n  \
         wherry up --default-origin registry.local:5000 --insecure registry.local:5000\n      \
-            requests that name no registry mean this one, which speaks plain HTTP\n\n\
+            requests that name no registry mean this one, which speaks plain HTTP\n  \
+        wherry up --wan-down 4Mbit/s --wan-budget 2GiB --wan-window 22:00-06:00\n      \
+            spare the site's thin link; set alike on all nodes, the site holds it as a whole\n\n\
         Each flag can be set by a variable (--disk-budget as WHERRY_DISK_BUDGET) or in the configuration \
         file (disk_budget = \"20GiB\"). Flags win over variables, and these over the file. Lists are arrays in the \
         file, commas in a variable, repeated flags.\n\n\
@@ -88,6 +90,14 @@ pub(super) enum Command {
     Peers(NodeArgs),
     /// Show what this node is doing
     Status(NodeArgs),
+    /// Show or pause the links that lead out of this site: to registries and to other sites
+    #[command(after_help = "Examples:\n  \
+        wherry wan status     limits, what was spent today, and why nothing comes, if nothing does\n  \
+        wherry wan pause      on one node, for the whole site: at once, and until somebody resumes\n  \
+        wherry wan resume\n\n\
+        What is on its way stays and goes on afterwards. Nodes of the site go on giving each other what they have. Limits \
+        are set by --wan-down, --wan-up, --wan-budget and --wan-window of 'wherry up', alike on all nodes of a site.")]
+    Wan(WanArgs),
     /// Watch a site of four nodes share an image while its cloud goes away, on this machine and in a minute
     #[command(
         after_help = "Starts five real nodes on loopback with folders of their own, and removes every trace of \
@@ -120,6 +130,7 @@ impl Command {
             Self::Config(args) => args.json,
             Self::Pull(args) | Self::Inspect(args) => args.node.json,
             Self::Cancel(args) => args.node.json,
+            Self::Wan(args) => args.node.json,
             Self::Images(node) | Self::Peers(node) | Self::Status(node) => node.json,
             Self::Import(args) => args.node.json,
             Self::Export(args) => args.node.json,
@@ -265,6 +276,24 @@ pub(super) struct ImageArgs {
     pub(super) platform: Option<Platform>,
     #[command(flatten)]
     pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct WanArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    #[command(subcommand)]
+    pub(super) command: WanCommand,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(super) enum WanCommand {
+    /// Show the limits, what was spent today, and which limit says no now
+    Status,
+    /// Have the whole site take and give nothing over these links, until it is resumed
+    Pause,
+    /// Have the whole site go on
+    Resume,
 }
 
 #[derive(Debug, clap::Args)]

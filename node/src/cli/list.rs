@@ -154,6 +154,9 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
         "sent",
         format!("{} to clients, {} to peers", show_size(traffic.to_clients), show_size(traffic.to_peers)),
     );
+    if let Some(why) = &status.wan.why {
+        line("limited", why.clone());
+    }
     let errors = &status.errors;
     if errors.peer + errors.origin + errors.store + errors.client > 0 {
         line(

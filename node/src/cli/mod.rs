@@ -25,6 +25,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod up;
+mod wan;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -77,6 +78,7 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Images(args) => talk(list::images(&args, environment)),
         Command::Peers(args) => talk(list::peers(&args, environment)),
         Command::Status(args) => talk(list::status(&args, environment)),
+        Command::Wan(args) => talk(wan::run(&args, environment)),
     }
 }
 

@@ -95,6 +95,7 @@ impl Tally {
                 self.speed.saw(self.arrived(), now);
                 None
             }
+            PullEvent::Waiting { why, .. } => Some(format!("waiting: {}", harmless(why))),
             PullEvent::LayerDone { digest, from_peers, from_origin } => {
                 let blob = self.blobs.iter_mut().find(|blob| blob.digest == *digest)?;
                 (blob.from_peers, blob.from_origin) = (*from_peers, *from_origin);

@@ -12,7 +12,7 @@ use super::table::{Align, Table};
 use super::tally::Tally;
 use super::*;
 use crate::config::{KEYS, Surroundings, load};
-use crate::control::api::{ImageSummary, PullEvent};
+use crate::control::api::{ImageSummary, PullEvent, WanStatus, WanSummary};
 use crate::images::inspect::{BlobDetails, ImageDetails, LayerDetails, LayerState, RunDetails, Step};
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
@@ -375,4 +375,37 @@ fn a_closed_pipe_is_no_failure() {
     assert!(matches!(Failure::from(closed()), Failure::ClosedPipe));
     assert!(matches!(Failure::from(crate::control::ClientError::Local(closed())), Failure::ClosedPipe));
     assert!(matches!(Failure::from(serde_json::Error::io(closed())), Failure::ClosedPipe));
+}
+
+#[test]
+fn the_links_out_of_a_site_are_told_of_in_lines_and_a_pause_says_who_knows() {
+    let paused = WanStatus { why: Some("somebody had it pause".to_owned()), ..WanStatus::default() };
+    let limits = WanStatus {
+        down: Some(500_000),
+        budget: Some(2 << 30),
+        windows: vec!["01:00-05:00".to_owned(), "Sat 00:00-24:00".to_owned()],
+        spent: 3 << 20,
+        spent_here: 1 << 20,
+        taking: 2,
+        ..WanStatus::default()
+    };
+    let page = wan::page(&limits);
+    for line in [
+        "now       bytes may come from outside",
+        "down      4Mbit/s, shared by 2 nodes now",
+        "up        no limit",
+        "today     3.00 MiB of 2.00 GiB, 1.00 MiB by way of this node",
+        "hours     01:00-05:00 and Sat 00:00-24:00",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    }
+    assert!(wan::page(&paused).starts_with("now       somebody had it pause\n"));
+    let told = |neighbours, agree, status: &WanStatus, paused| {
+        let summary = WanSummary { site: "harbour".to_owned(), neighbours, agree, status: status.clone() };
+        wan::told(&summary, paused)
+    };
+    assert!(told(3, 3, &paused, true).contains("all 3 other nodes"));
+    assert!(told(3, 2, &paused, true).contains("2 of 3 other nodes"));
+    assert!(told(0, 0, &limits, false).starts_with("site harbour goes on\n"));
+    assert!(told(1, 1, &paused, false).contains("but somebody had it pause"));
 }

@@ -10,9 +10,13 @@ use wherry_proto::{MAX_SITE_LEN, NodeId};
 use super::source::PREFIX;
 use super::units::{parse_duration, parse_size, show_duration, show_exact_size};
 use super::{Config, LogFormat};
+use crate::limits::{MAX_WINDOWS, Window, parse_rate, show_rate};
 
 /// The smallest disk budget: less holds no image at all.
 const MIN_BUDGET: u64 = 1 << 20;
+
+/// The smallest daily budget: a chunk and a manifest or two.
+const MIN_WAN_BUDGET: u64 = 1 << 20;
 
 /// The longest timeout or age that can be set.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
@@ -119,6 +123,18 @@ macro_rules! duration {
     };
 }
 
+macro_rules! rate {
+    ($field:ident) => {
+        (
+            |config, values| {
+                config.wan.$field = Some(parse_rate(one(values)?)?);
+                Some(())
+            },
+            |config| config.wan.$field.map_or(Shown::Unset, |rate| Shown::Text(show_rate(rate))),
+        )
+    };
+}
+
 type Setter = fn(&mut Config, &[String]) -> Option<()>;
 type Shower = fn(&Config) -> Shown;
 
@@ -137,11 +153,12 @@ const fn list(key: Key) -> Key {
 }
 
 const ADDRESS: &str = "IP:PORT, such as 127.0.0.1:5050 or [::1]:5050; port 0 takes any that is free";
+const RATE: &str = "a rate of at least 64kbit/s, such as 4Mbit/s or 500kB/s";
 const ORIGIN: &str =
     "a host or host:port without scheme or path, with a dot or a port, such as docker.io or registry:5000";
 
 /// Everything that can be set, in the order in which it is shown.
-pub static KEYS: [Key; 18] = [
+pub static KEYS: [Key; 22] = [
     key("data", "DIR", "the path of a folder", "Folder for blobs, index and identity", path!(data)),
     key("gateway", "ADDR", ADDRESS, "Where container runtimes reach the registry API", address!(gateway)),
     key("status", "ADDR", ADDRESS, "Where /healthz, /status and /metrics are served", address!(status)),
@@ -251,6 +268,47 @@ pub static KEYS: [Key; 18] = [
             |config| config.disk_budget.map_or(Shown::Unset, |budget| Shown::Text(show_exact_size(budget))),
         ),
     ),
+    key(
+        "wan_down",
+        "RATE",
+        RATE,
+        "How fast bytes may come from registries and other sites, for all nodes of this site together",
+        rate!(down),
+    ),
+    key(
+        "wan_up",
+        "RATE",
+        RATE,
+        "How fast chunks may go to other sites, for all nodes of this site together",
+        rate!(up),
+    ),
+    key(
+        "wan_budget",
+        "SIZE",
+        "a size of at least 1MiB, such as 2GiB or 500MB",
+        "How many bytes may come from registries and other sites in a day, for all nodes of this site together",
+        (
+            |config, values| {
+                let budget = parse_size(one(values)?)?;
+                (budget >= MIN_WAN_BUDGET).then(|| config.wan.budget = Some(budget))
+            },
+            |config| config.wan.budget.map_or(Shown::Unset, |budget| Shown::Text(show_exact_size(budget))),
+        ),
+    ),
+    list(key(
+        "wan_window",
+        "HOURS",
+        "hours of this machine's clock such as 01:00-05:00, 22:00-06:00, Sat 00:00-24:00 or Mon-Fri 20:00-06:00",
+        "When bytes may come from and go to registries and other sites; always, without one",
+        (
+            |config, values| {
+                let windows: Vec<Window> =
+                    values.iter().map(|value| Window::parse(value)).collect::<Option<_>>()?;
+                (windows.len() <= MAX_WINDOWS).then(|| config.wan.windows = windows)
+            },
+            |config| Shown::Many(config.wan.windows.iter().map(ToString::to_string).collect()),
+        ),
+    )),
     key(
         "tag_ttl",
         "TIME",

@@ -18,6 +18,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::limits::LimitSettings;
+
 pub(crate) use key::is_multiaddr;
 pub use key::{Flag, KEYS, Key};
 pub use resolve::{
@@ -54,6 +56,8 @@ pub struct Config {
     pub mdns: bool,
     /// How many bytes of disk the store may take; `None` is as many as there are.
     pub disk_budget: Option<u64>,
+    /// What may cross the border of the site, and when.
+    pub wan: LimitSettings,
     /// How long the answer of an origin about a tag is used without asking again.
     pub tag_ttl: Duration,
     /// How long connecting to an origin may take.
@@ -94,6 +98,7 @@ impl Config {
             bootstrap: Vec::new(),
             mdns: true,
             disk_budget: None,
+            wan: LimitSettings::default(),
             tag_ttl: Duration::from_secs(60),
             origin_connect_timeout: Duration::from_secs(10),
             origin_stall_timeout: Duration::from_secs(30),

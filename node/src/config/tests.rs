@@ -282,3 +282,35 @@ fn every_key_has_a_default_that_it_accepts_and_names_of_its_own() {
     assert_eq!(names.len(), KEYS.len());
     assert_eq!(config.tag_ttl, Duration::from_secs(60));
 }
+
+#[test]
+fn limits_are_read_from_every_source_and_nonsense_in_them_is_refused_all_of_it_at_once() {
+    let file = "wan_down = \"4Mbit/s\"\nwan_window = [\"01:00-05:00\", \"Sat 00:00-24:00\"]\n";
+    let loaded = good(&sources(file, &[("WHERRY_WAN_BUDGET", "2GiB")], &[("wan_up", &["500kB/s"])]));
+    let wan = &loaded.config.wan;
+    assert_eq!((wan.down, wan.up, wan.budget), (Some(500_000), Some(500_000), Some(2 << 30)));
+    assert_eq!(wan.windows.len(), 2);
+    assert!(
+        loaded.to_toml().contains("wan_window = [\"01:00-05:00\", \"Sat 00:00-24:00\"]"),
+        "{}",
+        loaded.to_toml()
+    );
+    let again = good(&sources(&loaded.to_toml(), &[], &[]));
+    assert_eq!(again.config, loaded.config);
+    let by_variable = good(&sources("", &[("WHERRY_WAN_WINDOW", "01:00-05:00,Sat 00:00-24:00")], &[]));
+    assert_eq!(by_variable.config.wan.windows, wan.windows);
+
+    let file = "wan_down = \"fast\"\nwan_up = \"4Mb/s\"\nwan_window = [\"01:00-05:00\", \"25:00-26:00\", \"Sab 1:00-2:00\"]\n";
+    let found = problems(&sources(file, &[("WHERRY_WAN_BUDGET", "0")], &[("wan_down", &["1kbit/s"])]));
+    let expected = [
+        "wherry.toml:1: wan_down is \"fast\"; expected a rate of at least 64kbit/s",
+        "wherry.toml:2: wan_up is \"4Mb/s\"; expected a rate",
+        "wherry.toml:3: wan_window is \"25:00-26:00\", \"Sab 1:00-2:00\"; expected each to be hours",
+        "WHERRY_WAN_BUDGET is \"0\"; expected a size of at least 1MiB",
+        "--wan-down is \"1kbit/s\"; expected a rate of at least 64kbit/s",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, start) in found.iter().zip(expected) {
+        assert!(found.starts_with(start), "{found}");
+    }
+}

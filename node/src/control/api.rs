@@ -10,6 +10,8 @@
 //! | `GET /v1/inspect?reference=R[&platform=P]` | [`ImageDetails`] |
 //! | `GET /v1/peers` | a list of [`PeerInfo`] |
 //! | `GET /v1/status` | [`NodeStatus`] |
+//! | `GET /v1/wan` | [`WanStatus`] |
+//! | `POST /v1/wan` with a [`WanRequest`] | [`WanSummary`] |
 //!
 //! Lines are JSON objects with a field `event`. Whatever fails before an answer has begun is answered with an
 //! [`ApiError`] and a status of 400 or above.
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use wherry_proto::{Digest, NodeId};
 
 pub use crate::images::inspect::ImageDetails;
+pub use crate::limits::{Limit, Limited, WanStatus};
 pub use crate::status::NodeStatus;
 
 /// The longest JSON body of a request, in bytes.
@@ -140,6 +143,13 @@ pub enum PullEvent {
         /// Bytes that came from the origin since the pull began.
         from_origin: u64,
     },
+    /// A limit is all that the rest waits for. It goes on when that ends.
+    Waiting {
+        /// The limit.
+        limited: Limited,
+        /// The same in plain words, and what can be done.
+        why: String,
+    },
     /// A blob is whole and verified.
     LayerDone {
         /// The blob.
@@ -227,6 +237,26 @@ pub struct PeerInfo {
     pub address: String,
     /// How long it has been connected, in seconds.
     pub connected_seconds: u64,
+}
+
+/// Has the site pause, or go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WanRequest {
+    /// Whether bytes are to cross the border of the site no more.
+    pub paused: bool,
+}
+
+/// What became of a [`WanRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WanSummary {
+    /// The site.
+    pub site: String,
+    /// How many nodes of the site are connected.
+    pub neighbours: usize,
+    /// How many of them know of it now; the others hear of it when they can.
+    pub agree: usize,
+    /// How things are now.
+    pub status: WanStatus,
 }
 
 /// Why something could not be done.

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::api::{
     ApiError, CancelRequest, CancelSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
-    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
+    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary, WanRequest, WanStatus, WanSummary,
 };
 use super::archive::Archive;
 use crate::status::Report;
@@ -51,6 +51,12 @@ pub trait Backend: Report {
 
     /// All members that are connected, in any order.
     fn peers(&self) -> impl Future<Output = Result<Vec<PeerInfo>, ApiError>> + Send;
+
+    /// The links that lead out of the site, and what limits them.
+    fn wan(&self) -> impl Future<Output = Result<WanStatus, ApiError>> + Send;
+
+    /// Has the whole site pause, or go on. It holds across restarts when this returns.
+    fn pause(&self, request: WanRequest) -> impl Future<Output = Result<WanSummary, ApiError>> + Send;
 }
 
 /// Where to tell a client what happens. Clones tell the same client.

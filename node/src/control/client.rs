@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -20,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::api::{
     ApiError, COMPLETE, CancelRequest, CancelSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
     InspectRequest, Line, MAX_ANSWER, MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PullEvent, PullRequest,
-    PullSummary,
+    PullSummary, WanRequest, WanStatus, WanSummary,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.
@@ -136,8 +137,26 @@ impl Client {
 
     /// Has the node fetch an image no further.
     pub async fn cancel(&self, request: &CancelRequest) -> Result<CancelSummary, ClientError> {
+        self.post("/v1/cancel", request).await
+    }
+
+    /// The links that lead out of the node's site, and what limits them.
+    pub async fn wan(&self) -> Result<WanStatus, ClientError> {
+        self.json("/v1/wan").await
+    }
+
+    /// Has the node's whole site pause, or go on.
+    pub async fn pause(&self, request: &WanRequest) -> Result<WanSummary, ClientError> {
+        self.post("/v1/wan", request).await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Nonsense(error.to_string()))?;
-        let request = Request::builder().method(Method::POST).uri("/v1/cancel");
+        let request = Request::builder().method(Method::POST).uri(path);
         let request = request.header(CONTENT_TYPE, "application/json");
         let (answer, _connection) = self.send(request, body.into()).await?;
         parsed(answer).await

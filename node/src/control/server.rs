@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{
     ApiError, COMPLETE, CancelRequest, EVENT_QUEUE, ErrorCode, InspectRequest, MAX_REQUEST, OUTCOME,
-    PullRequest,
+    PullRequest, WanRequest,
 };
 use super::archive::Archive;
 use super::backend::{Backend, Events};
@@ -64,6 +64,7 @@ pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: Cancel
         .route("/v1/inspect", get(inspect::<B>))
         .route("/v1/peers", get(peers::<B>))
         .route("/v1/status", get(status::<B>))
+        .route("/v1/wan", get(wan::<B>).post(pause::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .fallback(async || no_such_path())
         .with_state(Control { backend, shutdown: shutdown.clone() });
     http::serve(socket, router, shutdown, GRACE).await;
@@ -131,6 +132,18 @@ fn ndjson(body: Body) -> Response {
 
 async fn images<B: Backend>(State(control): State<Control<B>>) -> Response {
     json(control.backend.images().await)
+}
+
+async fn wan<B: Backend>(State(control): State<Control<B>>) -> Response {
+    json(control.backend.wan().await)
+}
+
+async fn pause<B: Backend>(
+    State(control): State<Control<B>>,
+    request: Result<Json<WanRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(request) = request.map_err(bad)?;
+    Ok(json(control.backend.pause(request).await))
 }
 
 async fn peers<B: Backend>(State(control): State<Control<B>>) -> Response {

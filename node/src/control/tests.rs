@@ -63,6 +63,7 @@ impl Report for Harbour {
             refused: Vec::new(),
             joined: None,
             transfers: Vec::new(),
+            wan: WanStatus::default(),
             traffic: crate::status::Traffic::default(),
             errors: crate::status::ErrorCounts::default(),
         }
@@ -150,6 +151,16 @@ impl Backend for Harbour {
 
     async fn peers(&self) -> Result<Vec<PeerInfo>, ApiError> {
         Ok(Vec::new())
+    }
+
+    async fn wan(&self) -> Result<WanStatus, ApiError> {
+        Ok(WanStatus { spent: 7, ..WanStatus::default() })
+    }
+
+    async fn pause(&self, request: WanRequest) -> Result<WanSummary, ApiError> {
+        let limited = Limited { by: Limit::Pause, since: 5, until: None };
+        let status = WanStatus { limited: request.paused.then_some(limited), ..WanStatus::default() };
+        Ok(WanSummary { site: "harbour".to_owned(), neighbours: 2, agree: 1, status })
     }
 }
 
@@ -430,4 +441,15 @@ async fn the_socket_is_for_its_user_alone_and_only_a_dead_node_loses_it() {
     assert!(matches!(under_a_file, Err(BindError::Io { .. })), "{under_a_file:?}");
     let error = Client::new(Path::new("/dev/null")).status().await.unwrap_err();
     assert!(matches!(error, ClientError::NoNode(_)), "{error}");
+}
+
+#[tokio::test]
+async fn the_site_is_paused_and_resumed_and_its_links_are_told_of() {
+    let running = start();
+    assert_eq!(running.client.wan().await.unwrap().spent, 7);
+    let paused = running.client.pause(&WanRequest { paused: true }).await.unwrap();
+    assert_eq!(paused.status.limited.unwrap().by, Limit::Pause);
+    assert_eq!((paused.neighbours, paused.agree), (2, 1));
+    let resumed = running.client.pause(&WanRequest { paused: false }).await.unwrap();
+    assert_eq!(resumed.status.limited, None);
 }

@@ -143,6 +143,10 @@ impl BlobHandle {
     }
 
     async fn pass_through(&self, range: Range<u64>) -> Result<Body, Refusal> {
+        let limits = self.transfers.limits().clone();
+        if let Some(limited) = limits.limited() {
+            return Err(self.failed(TransferError::limited(&limits, limited)).into_refusal(true));
+        }
         let Route { host, repository } = &self.route;
         let blob =
             self.origins.blob(host, repository, &self.digest, range.start).await.map_err(|origin| {
@@ -150,6 +154,15 @@ impl BlobHandle {
                 ImageError::Unknown { what, origin: Box::new(origin) }.into_refusal(true)
             })?;
         let mut left = range.end - range.start;
+        let blob = blob.then(move |piece| {
+            let limits = limits.clone();
+            async move {
+                if let Ok(piece) = &piece {
+                    limits.taken(piece.len() as u64).await;
+                }
+                piece
+            }
+        });
         let bytes = blob.map(move |piece| match piece {
             Ok(mut piece) => {
                 piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));

@@ -117,6 +117,9 @@ fn transfer_refusal(error: &TransferError, message: String) -> Refusal {
         TransferError::Store(error) if error.is_no_space() => RefusalKind::NoSpace,
         TransferError::Store(_) => RefusalKind::Internal,
         TransferError::OriginWrong { .. } | TransferError::TooLarge(_) => RefusalKind::BadOrigin,
+        TransferError::Limited { wait, .. } => {
+            return Refusal::new(RefusalKind::Unavailable, message).retry_after(*wait);
+        }
         TransferError::NoSource { .. }
         | TransferError::Full
         | TransferError::Stopped

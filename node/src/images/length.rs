@@ -15,6 +15,7 @@ use wherry_gateway::origin::OriginError;
 use wherry_proto::{ChunkMap, Digest, End, NodeId, link};
 
 use super::{ImageError, Images, PEERS_PATIENCE, blocking};
+use crate::swarm::LinkClass;
 use crate::transfer::{Found, PeerError, Route};
 
 /// From how many peers at once a last chunk is asked; each takes at most one chunk and one chain of memory.
@@ -72,14 +73,21 @@ impl Images {
 
     /// The first length, of at most `most` bytes, that a peer proves; `None` when none of them can.
     pub(super) async fn proven_length(&self, digest: Digest, most: u64) -> Option<u64> {
+        let limits = self.0.parts.transfers.limits();
         let offers = self.0.parts.peers.search(digest).filter_map(|found| {
             ready(match found {
-                Found::Node { node, size, held: true, .. } if size <= most => Some((node, size)),
+                Found::Node { class: LinkClass::Wan, .. } if limits.limited().is_some() => None,
+                Found::Node { node, size, held: true, class } if size <= most => Some((node, class, size)),
                 Found::Node { .. } | Found::SiteAsked | Found::NetworkAsked => None,
             })
         });
-        let proofs = offers.map(async |(node, size)| match self.prove(node, digest, size).await {
-            Ok(()) => Some(size),
+        let proofs = offers.map(async |(node, class, size)| match self.prove(node, digest, size).await {
+            Ok(len) => {
+                if class == LinkClass::Wan {
+                    limits.count(len);
+                }
+                Some(size)
+            }
             Err(why) => {
                 debug!(blob = %digest.short(), peer = %node, size, why, "a peer does not prove the blob's length");
                 None
@@ -89,7 +97,8 @@ impl Images {
     }
 
     /// Takes the last chunk of a blob that is said to be of this length, and looks whether it leads to the digest.
-    async fn prove(&self, node: NodeId, digest: Digest, size: u64) -> Result<(), String> {
+    /// Returns how many bytes that took.
+    async fn prove(&self, node: NodeId, digest: Digest, size: u64) -> Result<u64, String> {
         let peers = &self.0.parts.peers;
         let map = ChunkMap::new(size).map_err(|error| error.to_string())?;
         let from = peers.chain(node, digest, size, None).await?.from(map.last());
@@ -104,7 +113,7 @@ impl Images {
         };
         let linked = blocking(move || Ok(link(&map, map.last(), from, &bytes))).await;
         match linked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?.to {
-            End::Digest(reached) if reached == digest => Ok(()),
+            End::Digest(reached) if reached == digest => Ok(u64::from(map.len(map.last()))),
             _ => Err("its last chunk does not lead to the digest".to_owned()),
         }
     }

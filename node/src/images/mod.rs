@@ -276,6 +276,7 @@ impl Images {
             ImageError::Unknown { what: reference.to_string(), origin: Box::new(origin) }
         })?;
         self.0.parts.metrics.from_origin.inc_by(manifest.size());
+        self.0.parts.transfers.limits().count(manifest.size());
         self.keep(reference, &manifest).await?;
         Ok(manifest)
     }

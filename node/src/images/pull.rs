@@ -10,6 +10,7 @@ use wherry_proto::Digest;
 
 use super::platform::{chosen, runs, this_platform};
 use super::{ImageError, Images, MAX_CONFIG, blocking};
+use crate::limits::Limited;
 use crate::store::StoredBlob;
 use crate::transfer::{Fetched, Progress, Transfer, TransferError};
 
@@ -27,6 +28,8 @@ pub trait PullEvents: Send + Sync {
     fn started(&self, blob: &Descriptor, whole: bool, here: u64);
     /// Some of a blob has arrived. What others had brought of it before this pull is in `linked` alone.
     fn progress(&self, blob: &Digest, progress: Progress);
+    /// A limit is all that a blob waits for; told again and again.
+    fn waits(&self, _limited: &Limited) {}
     /// All of a blob is here and verified; `here` if it was before.
     fn done(&self, blob: &Digest, here: bool, progress: Progress);
 }
@@ -56,7 +59,7 @@ impl Images {
         let manifest = match top.content() {
             ManifestContent::Image(image) => {
                 if let Some(wanted) = platform {
-                    self.check_platform(reference, image, wanted).await?;
+                    self.check_platform(reference, image, wanted, events).await?;
                 }
                 top.clone()
             }
@@ -98,15 +101,19 @@ impl Images {
         reference: &Reference,
         image: &Image,
         wanted: &Platform,
+        events: &dyn PullEvents,
     ) -> Result<(), ImageError> {
         let config = &image.config;
         let handle = self.blob(reference.host(), reference.repository(), config.digest).await?;
         let blob = match handle.fetch().await? {
             Fetched::Stored(blob) => blob,
-            Fetched::Arriving(transfer) => transfer.wait().await.map_err(|source| ImageError::Transfer {
-                what: format!("blob {} of {reference}", config.digest),
-                source,
-            })?,
+            Fetched::Arriving(transfer) => {
+                let arrived = watch(&transfer, |_| {}, |limited| events.waits(limited)).await;
+                arrived.map_err(|source| ImageError::Transfer {
+                    what: format!("blob {} of {reference}", config.digest),
+                    source,
+                })?
+            }
         };
         let digest = config.digest;
         let config = blocking(move || {
@@ -148,8 +155,8 @@ impl Images {
                     ..progress
                 };
                 events.started(blob, false, before.linked.max(transfer.before()));
-                let arrived =
-                    watch(transfer, |progress| events.progress(&blob.digest, since(progress))).await;
+                let tell = |progress| events.progress(&blob.digest, since(progress));
+                let arrived = watch(transfer, tell, |limited| events.waits(limited)).await;
                 arrived.map_err(|source| ImageError::Transfer {
                     what: format!("blob {} of {reference}", blob.digest),
                     source,
@@ -162,15 +169,22 @@ impl Images {
     }
 }
 
-/// Waits for a transfer and tells its progress now and then.
-async fn watch(transfer: &Transfer, tell: impl Fn(Progress)) -> Result<StoredBlob, TransferError> {
+/// Waits for a transfer and tells its progress now and then, or the limit that it waits for.
+async fn watch(
+    transfer: &Transfer,
+    tell: impl Fn(Progress),
+    waits: impl Fn(&Limited),
+) -> Result<StoredBlob, TransferError> {
     let outcome = transfer.wait();
     tokio::pin!(outcome);
     let mut ticks = tokio::time::interval(PROGRESS_EVERY);
     loop {
         tokio::select! {
             outcome = &mut outcome => return outcome,
-            _ = ticks.tick() => tell(transfer.progress()),
+            _ = ticks.tick() => match transfer.waits_for() {
+                Some(limited) => waits(&limited),
+                None => tell(transfer.progress()),
+            },
         }
     }
 }

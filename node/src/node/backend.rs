@@ -1,12 +1,13 @@
 //! What the control socket and the status pages ask of a node.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
+use tracing::info;
 use wherry_gateway::server::RefusalKind;
 use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
 use wherry_proto::{ChunkMap, Digest};
@@ -17,12 +18,13 @@ use crate::bundle::{self, ExportImage};
 use crate::control::api::{
     ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, ErrorCode, ImageDetails,
     ImageSummary, ImportEvent, ImportSummary, ImportedImage, InspectRequest, PeerInfo, PullEvent,
-    PullRequest, PullSummary,
+    PullRequest, PullSummary, WanRequest, WanSummary,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::identity;
 use crate::images::inspect::{self, LayerState, OtherImage};
 use crate::images::{ImageError, LocalImage, MAX_CONFIG, PullEvents, parse_platform};
+use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
     Addresses, Joined, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
 };
@@ -70,6 +72,7 @@ impl Report for Node {
                     }
                 })
                 .collect(),
+            wan: self.limits.status(),
             traffic: self.metrics.traffic(),
             errors: self.metrics.errors(),
         }
@@ -120,6 +123,9 @@ struct Teller {
     job: Arc<Job>,
     events: Events<PullEvent>,
     present: AtomicU64,
+    limits: Limits,
+    // The limit that was told of last.
+    told: Mutex<Option<Limited>>,
 }
 
 impl PullEvents for Teller {
@@ -145,6 +151,14 @@ impl PullEvents for Teller {
         let Progress { linked, from_peers, from_origin, .. } = progress;
         let digest = *blob;
         self.events.tell_if_free(PullEvent::Progress { digest, bytes: linked, from_peers, from_origin });
+    }
+
+    fn waits(&self, limited: &Limited) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.replace(*limited) != Some(*limited) {
+            let why = self.limits.explain(limited);
+            self.events.tell_if_free(PullEvent::Waiting { limited: *limited, why });
+        }
     }
 
     fn done(&self, blob: &Digest, here: bool, progress: Progress) {
@@ -178,10 +192,16 @@ impl Backend for Node {
         let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
         let job = self.pulls.begin(reference, platform)?;
-        let (images, pull) = (self.images.clone(), job.clone());
+        let (images, pull, limits) = (self.images.clone(), job.clone(), self.limits.clone());
         let work = async move {
             let begun = Instant::now();
-            let teller = Teller { job: pull.clone(), events, present: AtomicU64::new(0) };
+            let teller = Teller {
+                job: pull.clone(),
+                events,
+                present: AtomicU64::new(0),
+                limits,
+                told: Mutex::default(),
+            };
             let (reference, platform) = (pull.reference(), pull.platform());
             let pulled = images.pull(reference, platform, &teller).await.map_err(image_error)?;
             Ok(PullSummary {
@@ -332,6 +352,22 @@ impl Backend for Node {
             connected_seconds: now().saturating_sub(neighbour.since),
         };
         Ok(self.swarm.neighbours().into_iter().map(info).collect())
+    }
+
+    async fn wan(&self) -> Result<WanStatus, ApiError> {
+        Ok(self.limits.status())
+    }
+
+    async fn pause(&self, request: WanRequest) -> Result<WanSummary, ApiError> {
+        let limits = self.limits.clone();
+        let paused = tokio::task::spawn_blocking(move || limits.pause(request.paused)).await;
+        paused.map_err(stopping)?.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
+        let (neighbours, agree) = tell_all(&self.limits, &self.swarm).await;
+        info!(
+            paused = request.paused,
+            neighbours, agree, "the site's links to the outside were told to rest or go on"
+        );
+        Ok(WanSummary { site: self.site.clone(), neighbours, agree, status: self.limits.status() })
     }
 }
 

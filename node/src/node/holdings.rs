@@ -9,12 +9,13 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::time::timeout;
 use wherry_gateway::{Host, Repository};
-use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord};
+use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord, WanWord};
 
 use crate::images::Images;
+use crate::limits::Limits;
 use crate::status::Metrics;
 use crate::store::{Store, StoredBlob};
-use crate::swarm::{Arriving, Holdings, ReadAt};
+use crate::swarm::{Arriving, Client, Holdings, LinkClass, ReadAt};
 use crate::transfer::{Fetched, Route, TransferError, Transfers};
 
 /// How long a transfer may take to know whether this node leads, may lead or follows somebody who does, before others are
@@ -29,6 +30,8 @@ pub(super) struct Shelf {
     // Transfers run, and names are known, once the swarm runs, which is asked about both itself.
     pub(super) transfers: OnceLock<Transfers>,
     pub(super) images: OnceLock<Images>,
+    pub(super) swarm: OnceLock<Client>,
+    pub(super) limits: Limits,
 }
 
 struct Counted {
@@ -55,6 +58,15 @@ impl ReadAt for Counted {
 }
 
 impl Shelf {
+    /// How cheaply a peer is reached. One that is not connected any more is given nothing whatever this says.
+    fn class(&self, node: &NodeId) -> Option<LinkClass> {
+        self.swarm.get()?.class(node)
+    }
+
+    fn is_dear(&self, node: &NodeId) -> bool {
+        self.class(node) == Some(LinkClass::Wan)
+    }
+
     /// Fetches a blob for a node that cannot, as far as [`Images::may_read_for_others`] allows. A blob that is on its way
     /// here already is promised only by one that it can come to: two nodes without a route that each wait for the other
     /// would wait for ever.
@@ -68,6 +80,9 @@ impl Shelf {
         };
         if self.store.get(&digest).is_some_and(|held| held.size() == size) {
             return Ok(Lead::Have);
+        }
+        if self.limits.limited().is_some() {
+            return Err(LeadRefusal::Budget);
         }
         let transfer = match transfers.get(digest, size) {
             Some(transfer) => transfer,
@@ -140,6 +155,28 @@ impl Holdings for Shelf {
 
     fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<TagRecord>> {
         async move { self.images.get()?.resolve_for(&reference.parse().ok()?).await }.boxed()
+    }
+
+    fn gives_to(&self, node: &NodeId) -> bool {
+        !self.is_dear(node) || self.limits.gives()
+    }
+
+    fn until_giving(&self, node: &NodeId) -> Duration {
+        if self.is_dear(node) { self.limits.until_giving() } else { Duration::ZERO }
+    }
+
+    fn gave(&self, node: &NodeId, bytes: u32) {
+        if self.is_dear(node) {
+            self.limits.gave(bytes.into());
+        }
+    }
+
+    fn wan(&self, asker: NodeId, word: &WanWord) -> Option<WanWord> {
+        if self.class(&asker) != Some(LinkClass::Lan) {
+            return None;
+        }
+        self.limits.hear(asker, word);
+        Some(self.limits.word())
     }
 
     fn tag(&self, reference: &str) -> Option<TagRecord> {

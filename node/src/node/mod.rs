@@ -27,6 +27,7 @@ use crate::config::units::show_date;
 use crate::control::{self, BindError, Socket};
 use crate::identity::{self, IdentityError, Membership};
 use crate::images::{ImageError, Images, ImagesParts};
+use crate::limits::{self, LimitError, LimitParts, Limits, Talk};
 use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::swarm::{self, Client, Swarm, SwarmError, SwarmSettings};
@@ -66,6 +67,9 @@ pub enum NodeError {
     /// The names cannot be read from the index.
     #[error("{0}")]
     Images(Box<ImageError>),
+    /// Limits cannot be kept.
+    #[error(transparent)]
+    Limits(#[from] LimitError),
     /// Origins cannot be reached as configured.
     #[error(transparent)]
     Origins(#[from] SettingsError),
@@ -109,6 +113,7 @@ pub struct Node {
     transfers: Transfers,
     pulls: Arc<Pulls>,
     swarm: Client,
+    limits: Limits,
     metrics: Metrics,
     key: SecretKey,
     certificate: Certificate,
@@ -153,11 +158,14 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let default_origin = host(&config.default_origin)?;
     let store = open_store(&config).await?;
     let metrics = Metrics::default();
+    let limits = open_limits(&config, &membership, &store, &metrics).await?;
     let shelf = Arc::new(Shelf {
         store: store.clone(),
         metrics: metrics.clone(),
         transfers: OnceLock::new(),
         images: OnceLock::new(),
+        swarm: OnceLock::new(),
+        limits: limits.clone(),
     });
     let (key, certificate) = (membership.key.clone(), membership.certificate.clone());
     let stops = Stops::default();
@@ -166,13 +174,16 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let settings = swarm_settings(&config, membership, listeners.bulk, upkeep::remembered(&store)?);
     let swarm = swarm::start(settings, shelf.clone(), stops.talking.clone()).await?;
     let client = swarm.client();
+    let _ = shelf.swarm.set(client.clone());
     let upkeep = Upkeep::new(store.clone(), client.clone());
+    let talk = Talk::new(limits.clone(), client.clone());
     let peers = Arc::new(client.clone());
     let transfers = Transfers::new(
         store.clone(),
         peers.clone(),
         Arc::new(origins.clone()),
         metrics.clone(),
+        limits.clone(),
         Signer { key: key.clone(), certificate: certificate.clone() },
         stops.fetching.clone(),
     );
@@ -211,6 +222,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         transfers: transfers.clone(),
         pulls: Arc::default(),
         swarm: client.clone(),
+        limits,
         metrics: metrics.clone(),
         key,
         certificate: certificate.clone(),
@@ -228,6 +240,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         control: tokio::spawn(control::serve(listeners.control, node.clone(), stops.serving.clone())),
         pages: tokio::spawn(status::serve(listeners.status, node.clone(), metrics, stops.talking.clone())),
         upkeep: tokio::spawn(upkeep.run(stops.talking.clone())),
+        talk: tokio::spawn(talk.run(stops.talking.clone())),
     };
     let ended = async move {
         shutdown.cancelled().await;
@@ -282,6 +295,7 @@ struct Serving {
     control: JoinHandle<()>,
     pages: JoinHandle<()>,
     upkeep: JoinHandle<()>,
+    talk: JoinHandle<()>,
 }
 
 async fn end(
@@ -305,9 +319,14 @@ async fn end(
     stops.talking.cancel();
     let _ = serving.pages.await;
     let _ = serving.upkeep.await;
+    let _ = serving.talk.await;
     swarm.join().await;
-    let store = node.store.clone();
-    match tokio::task::spawn_blocking(move || store.close()).await {
+    let (store, limits) = (node.store.clone(), node.limits.clone());
+    let close = move || {
+        limits.close();
+        store.close()
+    };
+    match tokio::task::spawn_blocking(close).await {
         Ok(closed) => Ok(closed?),
         Err(_) => Err(NodeError::Stopped),
     }
@@ -343,6 +362,26 @@ impl Listeners {
 async fn open_store(config: &Config) -> Result<Store, NodeError> {
     let (dir, settings) = (config.data.clone(), StoreSettings { budget: config.disk_budget });
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, settings)).await;
+    Ok(opened.map_err(|_| NodeError::Stopped)??)
+}
+
+/// The limits with what the last run left of them.
+async fn open_limits(
+    config: &Config,
+    membership: &Membership,
+    store: &Store,
+    metrics: &Metrics,
+) -> Result<Limits, NodeError> {
+    let parts = LimitParts {
+        settings: config.wan.clone(),
+        key: membership.key.clone(),
+        certificate: membership.certificate.clone(),
+        site: config.site.clone(),
+        store: store.clone(),
+        metrics: metrics.clone(),
+        clock: Arc::new(limits::moment),
+    };
+    let opened = tokio::task::spawn_blocking(move || Limits::new(parts)).await;
     Ok(opened.map_err(|_| NodeError::Stopped)??)
 }
 

@@ -118,6 +118,7 @@ mod tests {
     use wherry_proto::{Certificate, Roles, SecretKey};
 
     use super::*;
+    use crate::limits::Limits;
     use crate::node::holdings::Shelf;
     use crate::status::Metrics;
     use crate::store::StoreSettings;
@@ -132,6 +133,8 @@ mod tests {
             metrics: Metrics::default(),
             transfers: OnceLock::new(),
             images: OnceLock::new(),
+            swarm: OnceLock::new(),
+            limits: Limits::none(SecretKey::from_seed([1; 32]).node()),
         };
         let key = SecretKey::from_seed([1; 32]);
         let settings = SwarmSettings {

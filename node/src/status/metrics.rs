@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::limits::Limit;
+
 use super::report::{ErrorCounts, NodeStatus, Traffic};
 
 /// The counters of one node. Clones count together, and counting is one atomic addition.
@@ -23,6 +25,10 @@ pub struct Metrics {
     pub to_clients: Counter,
     /// Bytes of blobs that went to other nodes.
     pub to_peers: Counter,
+    /// Bytes that came from origins and from other sites, and count against the site's budget.
+    pub wan_received: Counter,
+    /// Bytes that went to other sites.
+    pub wan_sent: Counter,
     /// Requests of container runtimes, however they ended.
     pub requests: Counter,
     /// Blobs that were fetched to the end and verified.
@@ -64,6 +70,11 @@ struct Failed {
     kind: ErrorKind,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct By {
+    by: String,
+}
+
 impl EncodeLabelValue for Side {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
         encoder.write_str(match self {
@@ -100,6 +111,8 @@ impl Default for Metrics {
             from_origin: way(&received, Side::Origin),
             to_clients: way(&sent, Side::Clients),
             to_peers: way(&sent, Side::Peers),
+            wan_received: Counter::default(),
+            wan_sent: Counter::default(),
             requests: Counter::default(),
             fetched: Counter::default(),
             rejected_chunks: Counter::default(),
@@ -148,6 +161,16 @@ impl Metrics {
             self.received.clone(),
         );
         registry.register_with_unit("sent", "Blobs and manifests sent", bytes(), self.sent.clone());
+        let help = "Blobs and manifests received from outside the site";
+        registry.register_with_unit("wan_received", help, bytes(), self.wan_received.clone());
+        let help = "Chunks sent out of the site";
+        registry.register_with_unit("wan_sent", help, bytes(), self.wan_sent.clone());
+        let limited = Family::<By, Gauge>::default();
+        for by in [Limit::Pause, Limit::Window, Limit::Budget] {
+            let holds = status.wan.limited.is_some_and(|limited| limited.by == by);
+            limited.get_or_create_owned(&By { by: by.to_string() }).set(i64::from(holds));
+        }
+        registry.register("wan_limited", "Whether this limit keeps bytes from coming into the site", limited);
         registry.register("requests", "Requests of container runtimes", self.requests.clone());
         registry.register("fetched_blobs", "Blobs fetched and verified", self.fetched.clone());
         let rejected = self.rejected_chunks.clone();
@@ -173,6 +196,10 @@ impl Metrics {
         gauge("store_free", "Disk that is free", Some(bytes()), store.free);
         if let Some(budget) = store.budget {
             gauge("store_budget", "Disk that blobs may take", Some(bytes()), budget);
+        }
+        gauge("wan_spent", "Bytes that came into the site today", Some(bytes()), status.wan.spent);
+        if let Some(budget) = status.wan.budget {
+            gauge("wan_budget", "Bytes that may come into the site in a day", Some(bytes()), budget);
         }
         gauge("store_blobs", "Verified blobs", None, store.blobs);
         gauge("store_partial_blobs", "Blobs that are not whole yet", None, store.partial_blobs);

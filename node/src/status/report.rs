@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use wherry_proto::{Digest, NetworkId, NodeId};
 
+use crate::limits::WanStatus;
+
 /// The most transfers that one status lists; there may be more.
 pub const MAX_TRANSFERS: usize = 100;
 
@@ -46,6 +48,9 @@ pub struct NodeStatus {
     pub joined: Option<Joined>,
     /// Blobs on their way to it, at most [`MAX_TRANSFERS`].
     pub transfers: Vec<TransferStatus>,
+    /// The links that lead out of the site.
+    #[serde(default)]
+    pub wan: WanStatus,
     /// Bytes of blobs and manifests since the start.
     pub traffic: Traffic,
     /// What failed since the start, by kind.

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use wherry_proto::SecretKey;
 
 use super::*;
+use crate::limits::{Limit, Limited, WanStatus};
 
 struct Harbour(Metrics, State);
 
@@ -32,6 +33,12 @@ impl Report for Harbour {
             refused: Vec::new(),
             joined: None,
             transfers: Vec::new(),
+            wan: WanStatus {
+                limited: Some(Limited { by: Limit::Budget, since: 5, until: Some(6) }),
+                budget: Some(100),
+                spent: 101,
+                ..WanStatus::default()
+            },
             traffic: self.0.traffic(),
             errors: self.0.errors(),
         }
@@ -100,6 +107,12 @@ async fn prometheus_gets_every_counter_from_the_start_and_nothing_unescaped() {
         "wherry_store_bytes 4096\n",
         "wherry_store_budget_bytes 1073741824\n",
         "wherry_peers 2\n",
+        "wherry_wan_received_bytes_total 0\n",
+        "wherry_wan_sent_bytes_total 0\n",
+        "wherry_wan_limited{by=\"budget\"} 1\n",
+        "wherry_wan_limited{by=\"pause\"} 0\n",
+        "wherry_wan_spent_bytes 101\n",
+        "wherry_wan_budget_bytes 100\n",
         "site=\"a \\\"quoted\\\" site\"",
     ] {
         assert!(body.contains(line), "{line}\n{body}");

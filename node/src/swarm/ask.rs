@@ -151,7 +151,7 @@ where
                         Err(_) => Ok(decline(&question)),
                     }
                 }
-                _ => tokio::task::spawn_blocking(move || look_up(&*holdings, &question)).await,
+                _ => tokio::task::spawn_blocking(move || look_up(&*holdings, asker, &question)).await,
             };
             answer.map(|answer| Reply { id, answer })
         }
@@ -203,8 +203,12 @@ fn decline(question: &Question) -> Answer {
     }
 }
 
-fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
+fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answer {
+    let gives = holdings.gives_to(&asker);
     let holding = |digest: &Digest| {
+        if !gives {
+            return Holding::No;
+        }
         let held = holdings.held(digest).map(|size| Holding::Held { size });
         let arriving = || holdings.arriving_size(digest).map(|size| Holding::Arriving { size });
         held.or_else(arriving).unwrap_or(Holding::No)
@@ -220,6 +224,7 @@ fn look_up(holdings: &dyn Holdings, question: &Question) -> Answer {
             let names = found.into_iter().filter_map(|name| name.try_into().ok());
             Answer::Tags(TagPage { names: List::first_of(names), more })
         }
+        Question::Wan(word) => Answer::Wan(holdings.wan(asker, word)),
         Question::Resolve(_) | Question::Lead { .. } => decline(question),
     }
 }
@@ -362,5 +367,43 @@ mod tests {
         assert_eq!((reply.id, reply.answer), (0, Answer::Tag(None)));
         assert!(began.elapsed() <= RESOLVE_TIME + Duration::from_secs(1));
         assert_eq!(errands.0.available_permits(), MAX_ERRANDS);
+    }
+
+    /// Holds everything, and gives it to one peer alone.
+    struct GivesTo(NodeId);
+
+    impl Holdings for GivesTo {
+        fn held(&self, _: &Digest) -> Option<u64> {
+            Some(5)
+        }
+
+        fn chain(&self, _: &Digest) -> Option<StateChain> {
+            None
+        }
+
+        fn open(&self, _: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>> {
+            Ok(None)
+        }
+
+        fn gives_to(&self, node: &NodeId) -> bool {
+            *node == self.0
+        }
+
+        fn tag(&self, _: &str) -> Option<TagRecord> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_is_given_nothing_now_is_told_of_nothing() {
+        let node = |seed| SecretKey::from_seed([seed; 32]).node();
+        for (asker, expected) in [(node(2), Holding::Held { size: 5 }), (node(3), Holding::No)] {
+            let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+            tokio::spawn(answer(ours.compat(), asker, Arc::new(GivesTo(node(2))), Arc::default()));
+            let question = Question::Want(List::first_of([Digest::sha256(b"any")]));
+            theirs.write_all(&encode_frame(&Ask { id: 1, question }).unwrap()).await.unwrap();
+            let reply = read_within::<Reply>(&mut theirs, REPLY_TIME).await.unwrap();
+            assert_eq!(reply.answer, Answer::Want(List::first_of([expected])));
+        }
     }
 }

@@ -11,7 +11,9 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wherry_proto::{Answer, Certificate, Digest, Holding, List, NodeId, Question, TagPage, TagRecord, Text};
+use wherry_proto::{
+    Answer, Certificate, Digest, Holding, List, NodeId, Question, TagPage, TagRecord, Text, WanWord,
+};
 
 use super::actor::Command;
 use super::admission::Doorkeeper;
@@ -302,6 +304,16 @@ impl Client {
         let entry = self.0.neighbours.get(&node)?;
         let answer = timeout(RESOLVE_TIME, self.ask(&entry, question)).await.ok()?;
         believed(door, node, reference, answer)
+    }
+
+    /// Tells a neighbour what this node does with the links that lead out of the site, and returns what that one does.
+    /// `None` if it does not answer within [`WANT_TIME`], is not connected, or is at another site.
+    pub async fn wan(&self, node: NodeId, word: WanWord) -> Option<WanWord> {
+        let entry = self.0.neighbours.get(&node)?;
+        match timeout(WANT_TIME, self.ask(&entry, Question::Wan(word))).await {
+            Ok(Some(Answer::Wan(word))) => word,
+            _ => None,
+        }
     }
 
     /// The tags of an origin's repository that are `known` and, with them, those that the neighbours of this site know,

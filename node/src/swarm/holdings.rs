@@ -4,11 +4,12 @@ use std::fs::File;
 use std::future::ready;
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rustix::io::{ReadWriteFlags, preadv2};
-use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord};
+use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord, WanWord};
 
 use super::arriving::Arriving;
 
@@ -59,6 +60,24 @@ pub trait Holdings: Send + Sync + 'static {
     /// nothing. The future is dropped when the asker's time, [`RESOLVE_TIME`](super::RESOLVE_TIME), is over.
     fn resolve<'a>(&'a self, _reference: &'a str) -> BoxFuture<'a, Option<TagRecord>> {
         ready(None).boxed()
+    }
+
+    /// Whether a peer is given anything now. What it is not given it is not told of either. Does not block.
+    fn gives_to(&self, _node: &NodeId) -> bool {
+        true
+    }
+
+    /// How long it is until bytes may go to a peer. Does not block.
+    fn until_giving(&self, _node: &NodeId) -> Duration {
+        Duration::ZERO
+    }
+
+    /// So many bytes go to a peer now. Does not block.
+    fn gave(&self, _node: &NodeId, _bytes: u32) {}
+
+    /// A member tells what it does with the links that lead out of its site; what this node does, if it is the same site.
+    fn wan(&self, _asker: NodeId, _word: &WanWord) -> Option<WanWord> {
+        None
     }
 
     /// What a reference means here, as signed by whoever resolved it.

@@ -20,6 +20,7 @@ use std::future::pending;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -34,6 +35,7 @@ pub use following::Signer;
 pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
 pub use view::Progress;
 
+use crate::limits::{Limited, Limits};
 use crate::status::{ErrorKind, Metrics};
 use crate::store::{MAX_PARTIALS, Partial, Store, StoreError, StoredBlob};
 use crate::turns::Turns;
@@ -53,6 +55,9 @@ pub const MAX_TRANSFERS: usize = MAX_PARTIALS * 3 / 4;
 
 /// Blobs up to this length in bytes do not wait for their turn: manifests must not queue behind layers.
 const SMALL: u64 = 4 << 20;
+
+/// A limit that ends within this time is waited for before a client is told of it.
+pub const SHORT_LIMIT: Duration = Duration::from_secs(4);
 
 /// The unit in which shares of [`MEMORY`] are counted, in bytes.
 const SHARE: usize = 1 << 10;
@@ -86,6 +91,16 @@ pub enum TransferError {
     /// The blob is larger than wherry carries.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
+    /// What is missing would have to come from outside the site, and a limit says no. The transfer goes on when it ends.
+    #[error("{why}")]
+    Limited {
+        /// The limit.
+        limited: Limited,
+        /// The same in plain words, and what can be done.
+        why: String,
+        /// When it is worth asking again.
+        wait: Duration,
+    },
     /// There are [`MAX_TRANSFERS`] transfers already.
     #[error("{MAX_TRANSFERS} blobs are on their way already; ask again when some have arrived")]
     Full,
@@ -117,6 +132,11 @@ impl TransferError {
         Self::Store(Arc::new(error))
     }
 
+    /// What a client is told that would have to wait for a limit.
+    pub(crate) fn limited(limits: &Limits, limited: Limited) -> Self {
+        Self::Limited { limited, why: limits.explain(&limited), wait: limits.wait(&limited) }
+    }
+
     fn no_source(routes: &Routes, failure: Failure) -> Self {
         match failure.origin_digest {
             Some(found) if failure.origin.is_none() => {
@@ -132,6 +152,7 @@ struct Parts {
     peers: Arc<dyn Peers>,
     origins: Arc<dyn Origins>,
     metrics: Metrics,
+    limits: Limits,
     signer: Signer,
     memory: Arc<Semaphore>,
     running: Arc<Semaphore>,
@@ -181,6 +202,7 @@ pub struct Transfer {
     events: mpsc::Sender<Happening>,
     readers: AtomicU64,
     metrics: Metrics,
+    limits: Limits,
     signer: Signer,
     // What was signed last of this node's own reading.
     last_claim: Mutex<Option<StreamClaim>>,
@@ -198,6 +220,7 @@ impl Transfers {
         peers: Arc<dyn Peers>,
         origins: Arc<dyn Origins>,
         metrics: Metrics,
+        limits: Limits,
         signer: Signer,
         stop: CancellationToken,
     ) -> Self {
@@ -206,6 +229,7 @@ impl Transfers {
             peers,
             origins,
             metrics,
+            limits,
             signer,
             memory: Arc::new(Semaphore::new(MEMORY / SHARE)),
             running: Arc::new(Semaphore::new(MAX_RUNNING)),
@@ -264,6 +288,11 @@ impl Transfers {
     /// The length of a blob that is on its way, as far as it is known by whoever asked for it.
     pub fn arriving_size(&self, digest: &Digest) -> Option<u64> {
         self.0.lock().keys().find(|(name, _)| name == digest).map(|(_, size)| *size)
+    }
+
+    /// What limits them.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     /// What is on its way now.
@@ -330,6 +359,7 @@ async fn open(
         events,
         readers: AtomicU64::new(0),
         metrics: parts.metrics.clone(),
+        limits: parts.limits.clone(),
         signer: parts.signer.clone(),
         last_claim: Mutex::default(),
         reading: AtomicUsize::new(0),
@@ -354,10 +384,10 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
         () = transfer.stop.cancelled() => None,
     };
     let ended = match turn {
-        Some(_) => {
+        Some(turn) => {
             let (view, partial) = (transfer.view.clone(), transfer.partial.clone());
             let (events, stop) = (transfer.events.clone(), transfer.stop.child_token());
-            Driver::new(parts.clone(), view, partial, events, stop).run(happenings).await
+            Driver::new(parts.clone(), view, partial, events, turn, stop).run(happenings).await
         }
         None => Err(TransferError::Stopped),
     };
@@ -406,6 +436,11 @@ impl Transfer {
     /// What has arrived so far.
     pub fn progress(&self) -> Progress {
         self.view.progress()
+    }
+
+    /// The limit that is all that it waits for, if there is one.
+    pub fn waits_for(&self) -> Option<Limited> {
+        self.view.waiting()
     }
 
     /// Bytes of it that lay here when it began, from an earlier attempt.
@@ -464,7 +499,8 @@ impl Transfer {
         }
     }
 
-    /// Waits until the byte at `offset` can be read, and says so with `true`; with `false` if `is_far` finds it too
+    /// Waits until the byte at `offset` can be read, and says so with `true`; with [`TransferError::Limited`] if a limit has
+    /// to end first which will hold for longer than [`SHORT_LIMIT`]; with `false` if `is_far` finds it too
     /// far behind `front`, the number of bytes at the start that are here, while the blob comes in order only.
     pub async fn first_byte(
         self: &Arc<Self>,
@@ -481,6 +517,11 @@ impl Transfer {
             }
             if let Some(outcome) = self.view.outcome() {
                 return outcome.map(|_| true);
+            }
+            if let Some(limited) = self.view.waiting()
+                && self.limits.wait(&limited) > SHORT_LIMIT
+            {
+                return Err(TransferError::limited(&self.limits, limited));
             }
             if self.view.in_order().is_some_and(&is_far) {
                 return Ok(false);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 use wherry_proto::{ChunkIndex, ChunkMap, Digest, End, State};
 
@@ -44,15 +44,22 @@ impl Reading {
         let map = self.map;
         let end = map.offset(to) + u64::from(map.len(to));
         let (mut index, mut state) = (from, state);
-        let mut source =
-            Cursor { reading: self, at: map.offset(from), end, open: None, spare: Bytes::new(), failures: 0 };
+        let mut source = Cursor {
+            reading: self,
+            at: map.offset(from),
+            end,
+            open: None,
+            spare: Bytes::new(),
+            failures: 0,
+            patience: CHUNK_TIME,
+        };
+        // Others of this node may have used up the rate.
+        self.parts.limits.taken(0).await;
         loop {
             let len = map.len(index);
             let Some(share) = self.parts.share(len).await else { return Ok(()) };
-            source.failures = 0;
-            let bytes = timeout(CHUNK_TIME, source.take(len as usize))
-                .await
-                .map_err(|_| format!("it sent less than {len} bytes in {} s", CHUNK_TIME.as_secs()))??;
+            (source.failures, source.patience) = (0, CHUNK_TIME);
+            let bytes = source.take(len as usize).await?;
             let (links, bytes) = hash(map, index, vec![state], bytes).await?;
             let Some(link) = links.first().copied() else { return Ok(()) };
             let step = OriginStep::Chunk(index, link, Held { bytes, _share: share });
@@ -90,6 +97,8 @@ struct Cursor<'a> {
     spare: Bytes,
     // How often it was taken up again in this chunk.
     failures: u32,
+    // How much of CHUNK_TIME is left: what limits have this node wait does not count.
+    patience: Duration,
 }
 
 impl Cursor<'_> {
@@ -104,7 +113,12 @@ impl Cursor<'_> {
         out.extend_from_slice(&spare);
         self.at += spare.len() as u64;
         while out.len() < len {
-            let mut piece = self.next_piece().await?;
+            let asked = Instant::now();
+            let mut piece = timeout_at(asked + self.patience, self.next_piece())
+                .await
+                .map_err(|_| format!("it sent less than {len} bytes in {} s", CHUNK_TIME.as_secs()))??;
+            self.patience = self.patience.saturating_sub(asked.elapsed());
+            self.reading.parts.limits.taken(piece.len() as u64).await;
             let fits = piece.len().min(len - out.len());
             out.extend_from_slice(&piece.split_to(fits));
             self.at += fits as u64;

@@ -50,6 +50,8 @@ pub(super) enum Happening {
     Route(Route),
     /// This node follows here.
     Followed(NodeId),
+    /// The transfer may run once more, after its turn was given away while it waited for a limit.
+    Turn(OwnedSemaphorePermit),
 }
 
 /// What a reading of the origin gives.
@@ -73,6 +75,9 @@ pub(super) struct Driver {
     arriving: HashMap<(Source, ChunkIndex), Held>,
     writing: Writing,
     events: mpsc::Sender<Happening>,
+    // While it waits for a limit others have it.
+    turn: Option<OwnedSemaphorePermit>,
+    waits_for_turn: bool,
     reading: u64,
     // Of the ledger, when the view was last told what is linked.
     revision: u64,
@@ -93,6 +98,7 @@ impl Driver {
         view: Arc<View>,
         partial: Arc<Partial>,
         events: mpsc::Sender<Happening>,
+        turn: Option<OwnedSemaphorePermit>,
         stop: CancellationToken,
     ) -> Self {
         let map = partial.map();
@@ -101,7 +107,10 @@ impl Driver {
         // By the clock, and by lot, since a machine without a battery may begin with the same time again.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let first_attempt = now << 20 | u64::from(rand::random::<u32>() >> 12);
-        let planner = Planner::new(parts.peers.me(), partial.digest(), map, &here, first_attempt);
+        let mut planner = Planner::new(parts.peers.me(), partial.digest(), map, &here, first_attempt);
+        if let Some(rate) = parts.limits.rate() {
+            planner.paced(rate);
+        }
         view.relinked(planner.ledger().linked());
         let reading_stop = stop.child_token();
         Self {
@@ -113,6 +122,8 @@ impl Driver {
             arriving: HashMap::new(),
             writing: Writing::default(),
             events,
+            waits_for_turn: false,
+            turn,
             reading: 0,
             revision: 0,
             reading_stop,
@@ -137,6 +148,11 @@ impl Driver {
         mut self,
         mut happenings: mpsc::Receiver<Happening>,
     ) -> Result<(), TransferError> {
+        let mut limits = self.parts.limits.watch();
+        if limits.borrow_and_update().is_some() {
+            // What held before it began is told like what changes.
+            limits.mark_changed();
+        }
         // Whatever was told before, a route above all, stands in the queue before what the search finds.
         self.search();
         let stop = self.stop.clone();
@@ -147,6 +163,14 @@ impl Driver {
                 () = stop.cancelled() => break Err(TransferError::Stopped),
                 happening = happenings.recv() => happening,
                 _ = ticks.tick() => Some(Happening::Event(Event::Tick)),
+                Ok(()) = limits.changed() => {
+                    let limited = limits.borrow_and_update().is_some();
+                    if !limited && self.waits_for_turn {
+                        self.take_turn();
+                        continue;
+                    }
+                    Some(Happening::Event(Event::Limited(limited)))
+                }
             };
             // The driver itself holds a sender, so the channel does not end.
             let Some(happening) = happening else { break Err(TransferError::Stopped) };
@@ -214,6 +238,12 @@ impl Driver {
                 }
                 Event::OriginOffered
             }
+            Happening::Turn(turn) => {
+                self.turn = Some(turn);
+                self.waits_for_turn = false;
+                // It may have been limited anew meanwhile.
+                Event::Limited(self.parts.limits.limited().is_some())
+            }
             Happening::Followed(node) => match self.parts.peers.class(&node) {
                 Some(class) => Event::Met(node, class),
                 None => return Ok(false),
@@ -225,6 +255,7 @@ impl Driver {
         if std::mem::replace(&mut self.revision, revision) != revision {
             self.view.relinked(self.planner.ledger().linked());
         }
+        self.tell_waits();
         self.view.stands(Stance {
             role: self.planner.role(),
             stream: Arc::clone(self.planner.ledger().stream()),
@@ -238,6 +269,25 @@ impl Driver {
             }
         }
         Ok(false)
+    }
+
+    /// No limit says no any more: whoever has given its turn away has to have one again first.
+    fn take_turn(&self) {
+        let (running, events) = (self.parts.running.clone(), self.events.clone());
+        self.spawn(async move {
+            if let Ok(turn) = running.acquire_owned().await {
+                let _ = events.send(Happening::Turn(turn)).await;
+            }
+        });
+    }
+
+    /// Lets those who read see whether a limit is all that the transfer waits for; others may have its turn then.
+    fn tell_waits(&mut self) {
+        let limited = if self.planner.waits_for_limit() { self.parts.limits.limited() } else { None };
+        if limited.is_some() && self.turn.take().is_some() {
+            self.waits_for_turn = true;
+        }
+        self.view.waits_for(limited);
     }
 
     fn act(&mut self, effect: Effect) {
@@ -434,14 +484,21 @@ impl Driver {
     fn fetch(&mut self, node: NodeId, index: ChunkIndex, starts: Vec<State>) {
         let (digest, map) = (self.digest(), self.map());
         let (parts, events) = (self.parts.clone(), self.events.clone());
+        let is_dear = parts.peers.class(&node) == Some(LinkClass::Wan);
         let stop = self.stop.child_token();
         self.fetching.insert((node, index), stop.clone());
         self.spawn(async move {
             let fetched = async {
                 let Some(share) = parts.share(map.len(index)).await else { return };
                 let asked = Instant::now();
+                if is_dear {
+                    parts.limits.turn(u64::from(map.len(index))).await;
+                }
                 let event = match parts.peers.chunk(node, digest, map, index).await {
                     Ok(bytes) => {
+                        if is_dear {
+                            parts.limits.count(bytes.len() as u64);
+                        }
                         // What a link takes is measured, not what hashing does.
                         let took = asked.elapsed();
                         match hash(map, index, starts, bytes).await {

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, ChunkSet, Role, SignedStates, StatePrefix};
 
 use super::TransferError;
+use crate::limits::Limited;
 use crate::store::StoredBlob;
 
 /// How a transfer ended.
@@ -42,6 +43,8 @@ struct Seen {
     voids: u32,
     // Whether the origin is being read and nothing is known of the chunks behind.
     in_order: bool,
+    // The limit that is all that the transfer waits for.
+    waits_for: Option<Limited>,
     outcome: Option<Outcome>,
 }
 
@@ -62,7 +65,14 @@ impl View {
             stream: Arc::new(StatePrefix::new(algorithm, map)),
             signed: None,
         };
-        let seen = Seen { linked: ChunkSet::empty(map), stance, voids: 0, in_order: false, outcome: None };
+        let seen = Seen {
+            linked: ChunkSet::empty(map),
+            stance,
+            voids: 0,
+            in_order: false,
+            waits_for: None,
+            outcome: None,
+        };
         Self {
             map,
             seen: Mutex::new(seen),
@@ -145,6 +155,19 @@ impl View {
             drop(seen);
             self.changed();
         }
+    }
+
+    pub(super) fn waits_for(&self, limited: Option<Limited>) {
+        let mut seen = self.lock();
+        if seen.waits_for != limited {
+            seen.waits_for = limited;
+            drop(seen);
+            self.changed();
+        }
+    }
+
+    pub(super) fn waiting(&self) -> Option<Limited> {
+        self.lock().waits_for
     }
 
     pub(super) fn voids(&self) -> u32 {

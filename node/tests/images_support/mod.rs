@@ -22,6 +22,7 @@ use wherry_gateway::server::{
 };
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
 use wherry_node::images::{Images, ImagesParts, Site};
+use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
 use wherry_node::swarm::{LinkClass, RESOLVE_TIME};
@@ -492,6 +493,7 @@ impl Lab {
             peers.clone(),
             Arc::new(origins.clone()),
             metrics.clone(),
+            Limits::none(key.node()),
             Signer { key: key.clone(), certificate: certificate(key.node()) },
             CancellationToken::new(),
         );

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use wherry_proto::{
     Attempt, BlobName, ChunkMap, Digest, NetworkId, NodeId, PREFIX_LEN, Refusal, Request, Response,
     SecretKey, decode_payload,
@@ -41,6 +41,10 @@ const SERVER_IDLE: Duration = IDLE_TIME.saturating_add(Duration::from_secs(60));
 
 /// How long a frame may take to come once it has begun.
 const FRAME_TIME: Duration = Duration::from_secs(20);
+
+/// How long a request may wait for a link on which little may go, before its peer is told to ask again: less than
+/// [`SILENCE`](super::SILENCE).
+const PACE_TIME: Duration = Duration::from_secs(2);
 
 /// How long an idle connection keeps its blobs open: what was deleted meanwhile takes no space for longer.
 const OPEN_TIME: Duration = Duration::from_secs(5);
@@ -357,6 +361,14 @@ impl Connection {
         if !source.has(index) {
             return Err(Unanswered::NotHere);
         }
+        if !uploader.holdings.gives_to(node) {
+            return Err(Unanswered::NotHeld);
+        }
+        let wait = uploader.holdings.until_giving(node);
+        sleep(wait.min(PACE_TIME)).await;
+        if wait > PACE_TIME {
+            return Err(Unanswered::Busy);
+        }
         // Before the slot is taken, which makes upload scarcer.
         let plentiful = !source.is_first() || uploader.slots.are_plentiful(Instant::now());
         let slot = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
@@ -369,8 +381,9 @@ impl Connection {
             return Err(Unanswered::Elsewhere);
         }
         let given = source.piece(id, blob.digest, map, index).map(|answer| (answer, slot));
-        if given.is_err() {
-            uploader.spread().take_back(&blob, index, *node);
+        match given {
+            Ok(_) => uploader.holdings.gave(node, map.len(index)),
+            Err(_) => uploader.spread().take_back(&blob, index, *node),
         }
         given
     }

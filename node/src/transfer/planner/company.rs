@@ -238,6 +238,7 @@ impl Planner {
             || self.may_lead()
             || self.leader().is_some()
             || self.awaits_words()
+            || (self.limited && self.origin.count > 0)
             || self.peers.values().any(trading)
             || !self.asked.is_empty()
             || !self.keeping.is_empty()

@@ -95,6 +95,8 @@ pub enum Event {
     Reading(u64, ChunkIndex),
     /// A client has gone.
     ReaderGone(u64),
+    /// A limit keeps bytes from coming into the site from now on, or none does.
+    Limited(bool),
     /// [`TICK`](super::TICK) has passed.
     Tick,
 }

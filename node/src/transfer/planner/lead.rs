@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use wherry_proto::{Attempt, ChunkIndex, Digest, NodeId, Role, SignedStates, StatePrefix};
 
-use super::{DropReason, Effect, LeadEnd, NoStates, ORIGIN_ATTEMPTS, Planner, Succession};
+use super::{DropReason, Effect, LeadEnd, NoStates, ORIGIN_ATTEMPTS, Planner, Source, Succession};
 use crate::swarm::LinkClass;
 
 /// By how many chunks one leader must be ahead of another for this to count more than rank: what peers say of
@@ -25,6 +25,9 @@ const STALL_GAPS: u64 = 4;
 /// The slowest link that is not taken for a stalled one, in bytes a second: a quarter of 512 kbit/s, as where four layers
 /// share such a link.
 const SLOWEST: u32 = 16 << 10;
+
+/// Among how many leaders a rate that is set is shared, before one of them counts as stalled.
+const SHARERS: u64 = 8;
 
 /// How many ticks each rank gives the one before it to begin.
 const PATIENCE: u64 = 2;
@@ -109,6 +112,8 @@ pub(super) struct Lead {
     void: BTreeSet<NodeId>,
     // By whom this node is led, or was until it leads itself.
     by: Option<NodeId>,
+    // In bytes a second: a slower link counts as stalled.
+    slowest: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +140,7 @@ impl Lead {
             broken: BTreeSet::new(),
             void: BTreeSet::new(),
             by: None,
+            slowest: SLOWEST,
         }
     }
 
@@ -165,8 +171,56 @@ impl Planner {
 
     /// For how many ticks a reading may stand still at least: a chunk must have time to cross the thinnest link.
     fn stall(&self) -> u64 {
-        let chunk = u64::from(self.ledger.map().chunk_len() / SLOWEST);
+        let chunk = u64::from(self.ledger.map().chunk_len() / self.lead.slowest);
         STALL.max(chunk * 1000 / super::TICK.as_millis() as u64)
+    }
+
+    /// Leaders are held to so many bytes a second, all of them together.
+    pub fn paced(&mut self, rate: u64) {
+        let share = u32::try_from(rate / SHARERS).unwrap_or(u32::MAX);
+        self.lead.slowest = SLOWEST.min(share.max(1));
+    }
+
+    /// A limit keeps bytes from coming into the site, or none does any more. Whoever leads stops, and all wait alike: what is
+    /// here stays, and nobody takes over from anybody. Afterwards it is decided anew who leads.
+    pub(super) fn limit(&mut self, limited: bool) {
+        if std::mem::replace(&mut self.limited, limited) == limited {
+            return;
+        }
+        self.lead.vacant = 0;
+        if !limited {
+            if self.lead.request == Request::Denied {
+                self.lead.request = Request::Unasked;
+            }
+            self.lead.broken.clear();
+            return;
+        }
+        self.step_down();
+        let dear = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.class == LinkClass::Wan);
+        let asked: Vec<_> = self
+            .asked
+            .iter()
+            .filter_map(|(index, asked)| match asked.source {
+                Source::Peer(node) if dear(&node) => Some((node, *index)),
+                _ => None,
+            })
+            .collect();
+        for (node, index) in asked {
+            self.release(Source::Peer(node), index);
+            self.effects.push(Effect::Cancel(node, index));
+        }
+    }
+
+    /// Whether a limit is all that keeps the blob from coming.
+    pub fn waits_for_limit(&self) -> bool {
+        let near = |peer: &super::Peer| peer.class == LinkClass::Lan && peer.is_claimed();
+        self.limited
+            && self.searched_site
+            && self.asked.is_empty()
+            && self.keeping.is_empty()
+            && self.leader().is_none()
+            && !self.awaits_words()
+            && !self.peers.values().any(near)
     }
 
     /// What this node tells those who follow it.
@@ -272,12 +326,15 @@ impl Planner {
         {
             self.is_led_by(node);
         }
-        let vacant = !self.leads() && leader.is_none() && !self.has_holder();
+        let vacant = !self.limited && !self.leads() && leader.is_none() && !self.has_holder();
         self.lead.vacant = if vacant { self.lead.vacant + 1 } else { 0 };
     }
 
     /// Begins to lead, or stops, by what is seen of others.
     pub(super) fn decide_lead(&mut self) {
+        if self.limited {
+            return;
+        }
         if self.leads() {
             let mut all = self.live();
             let number = self.lead.mine.unwrap_or_default();

@@ -94,6 +94,8 @@ pub struct Planner {
     sourceless: u64,
     ticks: u64,
     random: u64,
+    // Whether a limit keeps bytes from coming into the site: nobody here leads then, and nobody is dead for it.
+    limited: bool,
     over: bool,
     effects: Vec<Effect>,
 }
@@ -139,6 +141,7 @@ impl Planner {
             sourceless: 0,
             ticks: 0,
             random: rank | 1,
+            limited: false,
             over: false,
             effects: Vec::new(),
         }
@@ -227,6 +230,7 @@ impl Planner {
             Event::ReaderGone(reader) => {
                 self.readers.remove(&reader);
             }
+            Event::Limited(limited) => self.limit(limited),
             Event::Tick => self.tick(),
         }
     }
