@@ -147,8 +147,10 @@ fn a_budget_stops_the_whole_site_survives_a_restart_and_says_so() -> Result<()> 
     is_quiet(&site.relay)?;
     let sent = site.relay.sent_total();
     assert!((BUDGET..BUDGET + RATE + IN_SOCKETS).contains(&sent), "{sent} bytes");
-    let told = pull.stderr()?;
-    assert!(told.contains("waiting: ") && told.contains("wan_budget"), "{told}");
+    wait_until("the pull says what it waits for", SOON, || {
+        let told = pull.stderr()?;
+        Ok(told.contains("waiting: ") && told.contains("wan_budget"))
+    })?;
 
     node.stop()?;
     node.up()?;
