@@ -219,11 +219,15 @@ impl Driver {
                 None => return Ok(false),
             },
         };
+        let is_told = matches!(event, Event::Updated(..));
         let effects = self.planner.apply(event);
         self.view.sources.store(self.planner.sources(), Ordering::Relaxed);
         let revision = self.planner.ledger().revision();
         if std::mem::replace(&mut self.revision, revision) != revision {
             self.view.relinked(self.planner.ledger().linked());
+        }
+        if is_told {
+            self.view.have_in_common(self.planner.common());
         }
         self.view.stands(Stance {
             role: self.planner.role(),

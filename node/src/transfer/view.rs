@@ -37,6 +37,7 @@ pub(super) struct Stance {
 
 struct Seen {
     linked: ChunkSet,
+    common: ChunkSet,
     stance: Stance,
     // Counts how often chunks that readers may have been given turned out not to lead to the digest.
     voids: u32,
@@ -62,7 +63,8 @@ impl View {
             stream: Arc::new(StatePrefix::new(algorithm, map)),
             signed: None,
         };
-        let seen = Seen { linked: ChunkSet::empty(map), stance, voids: 0, in_order: false, outcome: None };
+        let (linked, common) = (ChunkSet::empty(map), ChunkSet::empty(map));
+        let seen = Seen { linked, common, stance, voids: 0, in_order: false, outcome: None };
         Self {
             map,
             seen: Mutex::new(seen),
@@ -90,6 +92,15 @@ impl View {
         seen.linked.clone_from(linked);
         drop(seen);
         self.changed();
+    }
+
+    /// Takes in which chunks several others have; nobody waits for that.
+    pub(super) fn have_in_common(&self, common: &ChunkSet) {
+        self.lock().common.clone_from(common);
+    }
+
+    pub(super) fn common(&self) -> ChunkSet {
+        self.lock().common.clone()
     }
 
     pub(super) fn stands(&self, stance: Stance) {
