@@ -203,6 +203,19 @@ pub enum Role {
     Gone,
 }
 
+impl Role {
+    /// Whether two roles differ in no more than how far they have come.
+    #[must_use]
+    pub fn is_alike(self, other: Self) -> bool {
+        let come = |role| match role {
+            Self::Leading { attempt, .. } => Self::Leading { attempt, known: 0 },
+            Self::Following { stream, may_lead, .. } => Self::Following { stream, known: 0, may_lead },
+            other => other,
+        };
+        come(self) == come(other)
+    }
+}
+
 /// Why a request is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode, thiserror::Error)]
 pub enum Refusal {

@@ -16,6 +16,9 @@ pub trait Arriving: ReadAt {
     /// All such chunks.
     fn here(&self) -> ChunkSet;
 
+    /// Those of them that several others are known to have as well, so that who follows may hear of them elsewhere.
+    fn common(&self) -> ChunkSet;
+
     /// What this node has to do with the blob. Once it is [`Role::Held`], [`Holdings::held`](super::Holdings::held)
     /// has the blob.
     fn role(&self) -> Role;

@@ -44,6 +44,10 @@ impl Arriving for Transfer {
         self.view.linked()
     }
 
+    fn common(&self) -> ChunkSet {
+        self.view.common()
+    }
+
     fn role(&self) -> Role {
         match self.view.outcome() {
             Some(Ok(_)) => Role::Held,

@@ -249,6 +249,7 @@ impl Driver {
                 None => return Ok(false),
             },
         };
+        let is_told = matches!(event, Event::Updated(..));
         let effects = self.planner.apply(event);
         self.view.sources.store(self.planner.sources(), Ordering::Relaxed);
         let revision = self.planner.ledger().revision();
@@ -256,6 +257,9 @@ impl Driver {
             self.view.relinked(self.planner.ledger().linked());
         }
         self.tell_waits();
+        if is_told {
+            self.view.have_in_common(self.planner.common());
+        }
         self.view.stands(Stance {
             role: self.planner.role(),
             stream: Arc::clone(self.planner.ledger().stream()),

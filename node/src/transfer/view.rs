@@ -38,6 +38,7 @@ pub(super) struct Stance {
 
 struct Seen {
     linked: ChunkSet,
+    common: ChunkSet,
     stance: Stance,
     // Counts how often chunks that readers may have been given turned out not to lead to the digest.
     voids: u32,
@@ -67,6 +68,7 @@ impl View {
         };
         let seen = Seen {
             linked: ChunkSet::empty(map),
+            common: ChunkSet::empty(map),
             stance,
             voids: 0,
             in_order: false,
@@ -100,6 +102,15 @@ impl View {
         seen.linked.clone_from(linked);
         drop(seen);
         self.changed();
+    }
+
+    /// Takes in which chunks several others have; nobody waits for that.
+    pub(super) fn have_in_common(&self, common: &ChunkSet) {
+        self.lock().common.clone_from(common);
+    }
+
+    pub(super) fn common(&self) -> ChunkSet {
+        self.lock().common.clone()
     }
 
     pub(super) fn stands(&self, stance: Stance) {

@@ -268,6 +268,10 @@ impl Arriving for Incoming {
         self.here.lock().unwrap().clone()
     }
 
+    fn common(&self) -> ChunkSet {
+        ChunkSet::empty(self.here().map())
+    }
+
     fn role(&self) -> Role {
         *self.role.lock().unwrap()
     }

@@ -1,36 +1,21 @@
 //! The giving side of an exchange: few upload slots, a short line behind them, everybody else is sent away at once;
 //! and telling followers what is new.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use wherry_node::swarm::{News, Telling, UPDATE_TIME};
 use wherry_node::transfer::planner::{Event, NoStates};
-use wherry_proto::{
-    Attempt, ChunkIndex, ChunkSet, List, MAX_RUNS, Role, Run, SignedStates, StatePrefix, StreamClaim, Update,
-};
+use wherry_proto::{Attempt, ChunkIndex, List, Role, SignedStates, StatePrefix, StreamClaim, Update};
 
 use super::clock::nanos;
 use super::message::{BlobNo, Job, Message, Part, RequestId};
-use super::node::{Serving, Subscription};
+use super::node::Serving;
 use super::spread::Spread;
 use super::world::{Carries, Happening, World};
 
 /// How long a request waits for a slot.
 const SLOT_WAIT: Duration = Duration::from_secs(1);
-
-/// How often followers are told of new chunks.
-const UPDATE_TIME: Duration = Duration::from_millis(50);
-
-/// Whether two roles differ in no more than how far they have come, which can wait as chunks do.
-pub(super) fn is_alike(one: Role, other: Role) -> bool {
-    let come = |role| match role {
-        Role::Leading { attempt, .. } => Role::Leading { attempt, known: 0 },
-        Role::Following { stream, may_lead, .. } => Role::Following { stream, known: 0, may_lead },
-        other => other,
-    };
-    come(one) == come(other)
-}
 
 impl World {
     pub(super) fn asked(&mut self, giver: usize, taker: usize, job: Job) {
@@ -327,7 +312,7 @@ impl World {
             return self.send(giver, taker, Message::Update(blob, update));
         }
         let arrives = !carried.held;
-        let subscription = Subscription { told: ChunkSet::empty(map), role: None };
+        let subscription = Telling::new(map);
         self.nodes[giver].giving.subscriptions.entry(blob).or_default().insert(taker, subscription);
         self.tell(giver, taker, blob);
         if arrives {
@@ -352,14 +337,14 @@ impl World {
         let due = transfer.pushed + nanos(UPDATE_TIME);
         if at_once || now >= due {
             self.push(node, blob);
-        } else if !transfer.push_waits {
-            transfer.push_waits = true;
+        } else if transfer.push_due.is_none_or(|before| due < before) {
+            transfer.push_due = Some(due);
             let run = transfer.run;
             self.clock.at(due, Happening::Push { node, blob, run });
         }
     }
 
-    /// Tells all followers what is new.
+    /// Tells all followers what is new, as far as it is time.
     pub(super) fn push(&mut self, node: usize, blob: BlobNo) {
         let now = self.clock.now();
         let takers: Vec<usize> = self.nodes[node]
@@ -367,53 +352,45 @@ impl World {
             .subscriptions
             .get(&blob)
             .map_or_else(Vec::new, |all| all.keys().copied().collect());
-        let mut more = false;
-        for taker in takers {
-            more |= self.tell(node, taker, blob);
-        }
+        let waits: Vec<Duration> =
+            takers.into_iter().filter_map(|taker| self.tell(node, taker, blob)).collect();
         if let Some(transfer) = self.nodes[node].transfer(blob) {
             transfer.pushed = now;
-            if more && !transfer.push_waits {
-                transfer.push_waits = true;
-                let run = transfer.run;
-                self.clock.at(now + nanos(UPDATE_TIME), Happening::Push { node, blob, run });
+            if let Some(wait) = waits.into_iter().min() {
+                let (due, run) = (now + nanos(wait.max(UPDATE_TIME)), transfer.run);
+                if transfer.push_due.is_none_or(|before| due < before) {
+                    transfer.push_due = Some(due);
+                    self.clock.at(due, Happening::Push { node, blob, run });
+                }
             }
         }
     }
 
-    /// Tells one follower; says whether there is more than fits.
-    fn tell(&mut self, giver: usize, taker: usize, blob: BlobNo) -> bool {
-        let map = self.blobs[blob].map();
-        let node = &mut self.nodes[giver];
-        let followers: Option<&mut BTreeMap<usize, Subscription>> = node.giving.subscriptions.get_mut(&blob);
-        let Some(subscription) = followers.and_then(|followers| followers.get_mut(&taker)) else {
-            return false;
-        };
-        let carried = &node.blobs[blob];
-        let (role, runs) = match &carried.transfer {
-            _ if carried.held => (Role::Held, Vec::new()),
-            Some(transfer) => {
-                let fresh = transfer.linked.without(&subscription.told);
-                if fresh.is_empty() && subscription.role == Some(transfer.role) {
-                    return false;
-                }
-                let runs: Vec<Run> = fresh.runs().take(MAX_RUNS).collect();
-                for number in runs.iter().flat_map(|run| run.from..run.from + run.len) {
-                    if let Some(index) = map.index(number) {
-                        subscription.told.insert(index);
+    /// Tells one follower what there is to tell now; says for how long the rest can wait, if there is any.
+    fn tell(&mut self, giver: usize, taker: usize, blob: BlobNo) -> Option<Duration> {
+        let now = Duration::from_nanos(self.clock.now());
+        loop {
+            let node = &mut self.nodes[giver];
+            let telling = node.giving.subscriptions.get_mut(&blob)?.get_mut(&taker)?;
+            let carried = &node.blobs[blob];
+            let end = |role| Update { role, here: List::first_of([]) };
+            let update = match &carried.transfer {
+                _ if carried.held => end(Role::Held),
+                None => end(Role::Gone),
+                Some(transfer) => {
+                    match telling.next(transfer.role, &transfer.linked, transfer.planner.common(), now) {
+                        News::Say(update) => {
+                            self.send(giver, taker, Message::Update(blob, update));
+                            continue;
+                        }
+                        News::Wait(time) => return Some(time),
+                        News::Nothing => return None,
+                        News::Anew => end(Role::Gone),
                     }
                 }
-                (transfer.role, runs)
-            }
-            None => (Role::Gone, Vec::new()),
-        };
-        if subscription.role == Some(role) && runs.is_empty() {
-            return false;
+            };
+            self.send(giver, taker, Message::Update(blob, update));
+            return None;
         }
-        subscription.role = Some(role);
-        let more = runs.len() == MAX_RUNS;
-        let update = Update { role, here: List::first_of(runs) };
-        self.send(giver, taker, Message::Update(blob, update));
-        more
     }
 }

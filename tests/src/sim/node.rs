@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use wherry_node::swarm::Telling;
 use wherry_node::transfer::planner::{Planner, Source};
 use wherry_proto::{Certificate, ChunkIndex, ChunkSet, Link, NodeId, Role, SecretKey, SignedStates};
 
@@ -81,7 +82,7 @@ pub(super) struct Transfer {
     pub(super) origin: Option<OriginFlow>,
     pub(super) reads_at: Option<ChunkIndex>,
     pub(super) pushed: Time,
-    pub(super) push_waits: bool,
+    pub(super) push_due: Option<Time>,
     pub(super) claim: Option<Arc<SignedStates>>,
 }
 
@@ -104,13 +105,7 @@ pub(super) struct Giving {
     pub(super) sent_away: u64,
     pub(super) sent_away_at: Option<Time>,
     pub(super) spread: BTreeMap<BlobNo, Spread>,
-    pub(super) subscriptions: BTreeMap<BlobNo, BTreeMap<usize, Subscription>>,
-}
-
-/// What a follower has been told.
-pub(super) struct Subscription {
-    pub(super) told: ChunkSet,
-    pub(super) role: Option<Role>,
+    pub(super) subscriptions: BTreeMap<BlobNo, BTreeMap<usize, Telling>>,
 }
 
 /// A connection on which a peer takes.

@@ -11,7 +11,6 @@ use wherry_node::transfer::planner::{
 use wherry_proto::{ChunkIndex, NodeId, Role, State};
 
 use super::clock::nanos;
-use super::give::is_alike;
 use super::message::{BlobNo, Holding, Job, Led, Message, Part, RequestId};
 use super::node::Fetching;
 use super::setup::Manner;
@@ -59,7 +58,7 @@ impl World {
             is_new = true;
         }
         let role = transfer.planner.role();
-        let alike = is_alike(transfer.role, role);
+        let alike = transfer.role.is_alike(role);
         let told = is_new || transfer.role != role;
         transfer.role = role;
         if measures {

@@ -384,8 +384,9 @@ impl World {
             }
             Happening::Push { node, blob, run } => {
                 if self.runs(node, blob, run) {
+                    let now = self.clock.now();
                     if let Some(transfer) = self.nodes[node].transfer(blob) {
-                        transfer.push_waits = false;
+                        transfer.push_due.take_if(|due| *due <= now);
                     }
                     self.push(node, blob);
                 }
@@ -493,7 +494,7 @@ impl World {
             origin: None,
             reads_at: None,
             pushed: now,
-            push_waits: false,
+            push_due: None,
             claim: None,
         });
         let origin = setup.origin;

@@ -17,6 +17,7 @@ mod server_tests;
 mod slots;
 mod spread;
 mod taker;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -31,6 +32,7 @@ pub use client::Exchange;
 pub(super) use client::start;
 pub use follow::Follow;
 pub(super) use server::{Uploader, serve};
+pub use telling::{News, Telling};
 
 /// How many requests one exchange may have under way; further ones wait on the asking side.
 pub const MAX_IN_FLIGHT: usize = 32;
@@ -54,8 +56,8 @@ pub const SLOTS_PER_PEER: usize = 2;
 /// How many blobs may be followed by one exchange at a time.
 pub const MAX_FOLLOWED: usize = 64;
 
-/// How long a follower hears nothing of new chunks after the last time that it did. That a node's role has changed is
-/// told at once.
+/// How long a follower hears nothing of new chunks after the last time that it did, at least. That a node's role has
+/// changed is told at once.
 pub const UPDATE_TIME: Duration = Duration::from_millis(50);
 
 /// How long the taking side waits.

@@ -2,22 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use wherry_proto::{BlobName, ChunkMap, ChunkSet, List, MAX_RUNS, NodeId, Response, Role, Run, Update};
+use wherry_proto::{BlobName, ChunkMap, List, NodeId, Response, Role, Update};
 
+use super::MAX_FOLLOWED;
 use super::find::Whereabouts;
 use super::server::Uploader;
-use super::{MAX_FOLLOWED, UPDATE_TIME};
+use super::telling::{News, Telling as Told};
 use crate::swarm::arriving::Arriving;
-
-/// How long it may take until it is told that more states are known, where that alone is new.
-const STATES_TIME: Duration = Duration::from_millis(500);
 
 /// The blobs that one connection follows.
 pub(super) struct Followed {
@@ -133,15 +130,15 @@ impl Telling<'_> {
                 _ => true,
             };
             if held {
-                self.say(Role::Held, Vec::new()).await;
+                self.say(Role::Held).await;
                 std::future::pending::<()>().await;
             }
         }
-        self.say(Role::Gone, Vec::new()).await;
+        self.say(Role::Gone).await;
     }
 
-    async fn say(&self, role: Role, here: Vec<Run>) {
-        let update = Update { role, here: List::first_of(here) };
+    async fn say(&self, role: Role) {
+        let update = Update { role, here: List::first_of([]) };
         // It fails when the connection ends.
         let _ = self.answers.send(Response::Update { id: self.id, update }).await;
     }
@@ -150,8 +147,8 @@ impl Telling<'_> {
     async fn arriving(&self, arriving: &dyn Arriving, map: ChunkMap) -> bool {
         arriving.followed(self.peer);
         let mut changes = arriving.changes();
-        let (mut told, mut last) = (ChunkSet::empty(map), None);
-        let mut due = Instant::now();
+        let mut told = Told::new(map);
+        let begun = Instant::now();
         loop {
             changes.borrow_and_update();
             let role = arriving.role();
@@ -160,52 +157,23 @@ impl Telling<'_> {
                 Role::Gone => return false,
                 Role::Leading { .. } | Role::Following { .. } => {}
             }
-            let here = arriving.here();
-            if !told.without(&here).is_empty() {
-                // What was told cannot be taken back: whoever follows begins anew.
-                return false;
-            }
-            let (mut waits, mut late) = (false, false);
-            let now = Instant::now();
-            let is_due = now >= due;
-            if is_due || last.is_none_or(|last| !is_alike(last, role)) {
-                let fresh = here.without(&told);
-                // How many more states are known is no news of its own: whoever reads them has their chunks in a moment, and
-                // whoever follows asks where there are chunks.
-                let is_news = last.is_none_or(|last| !is_alike(last, role));
-                let is_late = last != Some(role) && now >= due + STATES_TIME;
-                if !fresh.is_empty() || is_news || is_late {
-                    let runs: Vec<Run> = fresh.runs().take(MAX_RUNS).collect();
-                    let numbers = runs.iter().flat_map(|run| run.from..run.from + run.len);
-                    numbers.filter_map(|number| map.index(number)).for_each(|index| {
-                        told.insert(index);
-                    });
-                    waits = runs.len() == MAX_RUNS;
-                    self.say(role, runs).await;
-                    last = Some(role);
-                    due = Instant::now() + UPDATE_TIME;
+            let wait = match told.next(role, &arriving.here(), &arriving.common(), begun.elapsed()) {
+                News::Say(update) => {
+                    // It fails when the connection ends.
+                    let _ = self.answers.send(Response::Update { id: self.id, update }).await;
+                    // There may be more than one update has room for.
+                    continue;
                 }
-                late = last != Some(role);
-            } else {
-                waits = true;
-            }
+                News::Anew => return false,
+                News::Wait(time) => Some(time),
+                News::Nothing => None,
+            };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() {
                     return arriving.role() == Role::Held;
                 },
-                () = sleep_until(due), if waits => {}
-                () = sleep_until(due + STATES_TIME), if late && !waits => {}
+                () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
         }
     }
-}
-
-/// Whether two roles differ in no more than how far they have come, which can wait as chunks do.
-fn is_alike(one: Role, other: Role) -> bool {
-    let come = |role| match role {
-        Role::Leading { attempt, .. } => Role::Leading { attempt, known: 0 },
-        Role::Following { stream, may_lead, .. } => Role::Following { stream, known: 0, may_lead },
-        other => other,
-    };
-    come(one) == come(other)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wherry_proto::{ChunkSet, Claimed, NodeId, Role, StateChain, Update};
+use wherry_proto::{ChunkIndex, ChunkSet, Claimed, NodeId, Role, StateChain, Update};
 
 use super::event::{DropReason, Effect, Proof, Source};
 use super::lead::{INTRODUCTION, Request, lot, rank};
@@ -12,6 +12,9 @@ use crate::swarm::LinkClass;
 
 /// How many peers one transfer uses at a time; offers beyond it are left alone.
 pub const MAX_PEERS: usize = 32;
+
+/// From how many peers on that have a chunk it counts as common: enough that one of them has a slot free soon.
+const COMMON: usize = 4;
 
 /// How many of these are those of highest rank, one of whom leads.
 const RANKED: usize = 4;
@@ -146,9 +149,12 @@ impl Planner {
             let why = "it says that it has chunks which the blob cannot have".to_owned();
             return self.drop_peer(node, DropReason::Failed(why));
         };
-        for index in chunks {
-            peer.here.insert(index);
+        let chunks: Vec<_> = chunks.collect();
+        for index in &chunks {
+            peer.here.insert(*index);
         }
+        self.count_common(&chunks);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
         match update.role {
             Role::Held => self.hold(node),
             Role::Gone => self.drop_peer(node, DropReason::Failed("it has given up the blob".into())),
@@ -162,6 +168,16 @@ impl Planner {
                 {
                     self.stream_is_void(attempt);
                 }
+            }
+        }
+    }
+
+    fn count_common(&mut self, chunks: &[ChunkIndex]) {
+        for index in chunks {
+            let has = |peer: &&Peer| peer.is_claimed() || peer.here.contains(*index);
+            let have = self.peers.values().filter(has).take(COMMON);
+            if !self.common.contains(*index) && have.count() == COMMON {
+                self.common.insert(*index);
             }
         }
     }

@@ -83,6 +83,8 @@ pub struct Planner {
     taken: ChunkSet,
     // Which unproven chunks came from peers, so that an origin's reading is not blamed for them.
     from_peers: ChunkSet,
+    // Had by several peers at some time.
+    common: ChunkSet,
     readers: BTreeMap<u64, ChunkIndex>,
     // How many chunks are asked of all peers together.
     window: Depth,
@@ -133,6 +135,7 @@ impl Planner {
             stale: BTreeSet::new(),
             taken,
             from_peers,
+            common: ChunkSet::empty(map),
             readers: BTreeMap::new(),
             window: Depth::new(LEAST_WINDOW, LEAST_WINDOW, MOST_WINDOW),
             searched_site: false,
@@ -155,6 +158,11 @@ impl Planner {
     /// How many peers are used as sources now.
     pub fn sources(&self) -> usize {
         self.peers.values().filter(|peer| peer.is_claimed() || !peer.here.is_empty()).count()
+    }
+
+    /// The chunks that several peers have, or had: whoever follows this node may hear of them elsewhere.
+    pub fn common(&self) -> &ChunkSet {
+        &self.common
     }
 
     /// Takes in what has happened; says what to do. After `Verified` or `Failed` there is no further effect.
@@ -250,6 +258,7 @@ impl Planner {
         self.ledger.void();
         self.stale.extend(std::mem::take(&mut self.keeping).into_keys());
         self.from_peers = ChunkSet::empty(self.ledger.map());
+        self.common = ChunkSet::empty(self.ledger.map());
         self.lead.anew_after_void();
         if self.leads() {
             self.renumber();

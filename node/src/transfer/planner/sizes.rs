@@ -55,7 +55,7 @@ impl Planner {
         let peer = size_of::<Peer>() + count / 8;
         let bytes = size_of::<Self>()
             + count * size_of::<Option<wherry_proto::Link>>()
-            + 3 * count / 8
+            + 4 * count / 8
             + states * self.ledger.digest().algorithm().output_len()
             + self.peers.len() * peer
             + self.dropped.len() * 128

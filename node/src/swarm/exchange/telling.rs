@@ -1,0 +1,136 @@
+//! When whoever follows a blob is told what is new: soon what it may hear of nowhere else, together with more what it may.
+
+use std::time::Duration;
+
+use wherry_proto::{ChunkMap, ChunkSet, List, MAX_RUNS, Role, Run, Update};
+
+use super::UPDATE_TIME;
+
+/// How many chunks that are nothing rare are told together at once. Most messages of a site that trades would be of
+/// these, one for each chunk, node and neighbour, and would cost it more processor time than the chunks themselves.
+const TOGETHER: u32 = 8;
+
+/// How long news wait for company at most: short beside the time after which a leader counts as stalled.
+const COMPANY_TIME: Duration = Duration::from_secs(2);
+
+/// What one follower has been told of a blob that arrives.
+pub struct Telling {
+    map: ChunkMap,
+    told: ChunkSet,
+    role: Option<Role>,
+    // When, since the beginning of whatever clock the caller has.
+    at: Duration,
+}
+
+/// What to do for a follower now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// Tell this.
+    Say(Update),
+    /// Nothing for so long, unless something else is new before.
+    Wait(Duration),
+    /// Nothing until something is new.
+    Nothing,
+    /// What was told cannot be taken back: whoever follows must begin anew.
+    Anew,
+}
+
+impl Telling {
+    /// Of a follower that has been told nothing.
+    pub fn new(map: ChunkMap) -> Self {
+        Self { map, told: ChunkSet::empty(map), role: None, at: Duration::ZERO }
+    }
+
+    /// What to tell, given what is here, and which of these chunks are common: had by several others. What is said
+    /// counts as told. `now` is on any clock that goes on steadily.
+    pub fn next(&mut self, role: Role, here: &ChunkSet, common: &ChunkSet, now: Duration) -> News {
+        if !self.told.without(here).is_empty() {
+            return News::Anew;
+        }
+        let fresh = here.without(&self.told);
+        if fresh.is_empty() && self.role == Some(role) {
+            return News::Nothing;
+        }
+        let is_rare = !fresh.without(common).is_empty();
+        let wait = match self.role {
+            Some(before) if before.is_alike(role) => match is_rare || fresh.len() >= TOGETHER {
+                true => UPDATE_TIME,
+                // Nor is it news of its own how many more states are known: whoever reads them has their chunks in a
+                // moment, and whoever follows asks where there are chunks.
+                false => COMPANY_TIME,
+            },
+            _ => Duration::ZERO,
+        };
+        let due = self.at + wait;
+        if now < due {
+            return News::Wait(due - now);
+        }
+        let runs: Vec<Run> = fresh.runs().take(MAX_RUNS).collect();
+        let numbers = runs.iter().flat_map(|run| run.from..run.from + run.len);
+        for index in numbers.filter_map(|number| self.map.index(number)) {
+            self.told.insert(index);
+        }
+        self.role = Some(role);
+        self.at = now;
+        News::Say(Update { role, here: List::first_of(runs) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map() -> ChunkMap {
+        ChunkMap::new(64 << 20).unwrap()
+    }
+
+    fn set(numbers: impl IntoIterator<Item = u32>) -> ChunkSet {
+        let mut set = ChunkSet::empty(map());
+        numbers.into_iter().for_each(|number| {
+            set.insert(map().index(number).unwrap());
+        });
+        set
+    }
+
+    fn following(known: u32) -> Role {
+        Role::Following { stream: None, known, may_lead: true }
+    }
+
+    fn said(news: News) -> Vec<u32> {
+        let News::Say(update) = news else { panic!("{news:?}") };
+        update.chunks(&map()).unwrap().map(|index| index.get()).collect()
+    }
+
+    #[test]
+    fn a_rare_chunk_is_told_soon_and_a_common_one_when_there_are_more_or_it_has_waited() {
+        let (none, second) = (set([]), Duration::from_secs(1));
+        let mut telling = Telling::new(map());
+        assert_eq!(said(telling.next(following(0), &none, &none, second)), [0; 0]);
+        assert_eq!(telling.next(following(0), &none, &none, second), News::Nothing);
+        assert_eq!(telling.next(following(0), &set([3]), &none, second), News::Wait(UPDATE_TIME));
+        let now = second + UPDATE_TIME;
+        assert_eq!(said(telling.next(following(0), &set([3]), &none, now)), [3]);
+        let common = set(0..32);
+        assert_eq!(telling.next(following(0), &set([3, 5]), &common, now), News::Wait(COMPANY_TIME));
+        assert_eq!(telling.next(following(0), &set(3..10), &common, now), News::Wait(COMPANY_TIME));
+        assert_eq!(telling.next(following(0), &set(3..12), &common, now), News::Wait(UPDATE_TIME));
+        assert_eq!(said(telling.next(following(0), &set([3, 5]), &common, now + COMPANY_TIME)), [5]);
+    }
+
+    #[test]
+    fn a_change_of_role_is_told_at_once_and_more_states_alone_are_not() {
+        let (none, now) = (set([]), Duration::from_secs(1));
+        let mut telling = Telling::new(map());
+        telling.next(following(0), &none, &none, now);
+        assert_eq!(telling.next(following(7), &none, &none, now), News::Wait(COMPANY_TIME));
+        assert_eq!(said(telling.next(Role::Leading { attempt: 1, known: 7 }, &none, &none, now)), [0; 0]);
+    }
+
+    #[test]
+    fn whoever_was_told_of_a_chunk_that_is_not_here_any_more_begins_anew() {
+        let (none, now) = (set([]), Duration::from_secs(1));
+        let mut telling = Telling::new(map());
+        telling.next(following(0), &set([1]), &none, now);
+        assert_eq!(telling.next(following(0), &none, &none, now), News::Anew);
+    }
+}
