@@ -16,7 +16,8 @@ use crate::{BlobName, Digest, TagRecord};
 /// 1: the first. 2: the tags of a repository can be asked for; tag records bear their signer's certificate.
 /// 3: blobs are followed while they arrive, for which stream claims cover all states before them; a node can be asked
 /// to lead, and to ask an origin what a reference means; whoever asks for a chain says which it has.
-pub const PROTOCOL_VERSION: u16 = 3;
+/// 4: whoever gave a chunk is told that it does not link.
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// The longest name of a site, in bytes.
 pub const MAX_SITE_LEN: usize = 64;
