@@ -12,7 +12,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use wherry_node::store::{Store, StoreError, StoreSettings, Table};
+use wherry_node::store::{Gone, Store, StoreError, StoreSettings, Table, Why};
 use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, Digest};
 
 fn open(dir: &Path) -> Store {
@@ -198,7 +198,10 @@ fn a_record_without_its_file_is_dropped_after_a_crash_and_at_the_first_read() {
     assert!(store.get(&first).unwrap().open().is_err());
     assert!(store.get(&second).unwrap().open().is_err());
     assert!(store.get(&first).is_none() && store.get(&second).is_none());
-    assert_eq!([gone.try_recv().unwrap(), gone.try_recv().unwrap()], [first, second]);
+    assert_eq!(
+        [gone.try_recv().unwrap(), gone.try_recv().unwrap()].map(|gone| (gone.digest, gone.why)),
+        [(first, Why::Damaged), (second, Why::Damaged)]
+    );
     let third = put(&store, b"third");
     drop(store);
 
@@ -218,7 +221,7 @@ fn that_a_blob_has_left_is_told_although_its_file_cannot_be_removed() {
     let mut gone = store.evicted();
     store.remove(&digest).unwrap_err();
     assert!(!store.holds(&digest));
-    assert_eq!(gone.try_recv().unwrap(), digest);
+    assert_eq!(gone.try_recv().unwrap(), Gone { digest, why: Why::Removed });
 }
 
 #[test]
@@ -315,7 +318,7 @@ fn the_least_recently_used_blob_goes_first() {
     let fourth = put(&store, &bytes(3, BLOB));
     assert_eq!(store.usage().used, 3 * CHARGE);
     assert!(!store.holds(&digests[1]) && store.holds(&digests[0]) && store.holds(&fourth));
-    assert_eq!(gone.try_recv().unwrap(), digests[1]);
+    assert_eq!(gone.try_recv().unwrap(), Gone { digest: digests[1], why: Why::Evicted });
     assert!(!path_of(dir.path(), &digests[1]).exists());
     drop(store);
 

@@ -178,6 +178,9 @@ pub enum ExportError {
         /// Why.
         source: io::Error,
     },
+    /// A blob is damaged, and is no longer held.
+    #[error("the stored blob {0} is damaged: its bytes on the disk have another digest. It is set aside")]
+    Damaged(Box<Digest>),
     /// The archive could not be written.
     #[error("cannot write the archive: {0}")]
     Write(#[source] io::Error),

@@ -71,6 +71,13 @@ pub(super) enum Command {
     /// Show what an image is made of: layers, what made each, and which other images here share them
     #[command(after_help = "Example:\n  wherry inspect docker.io/library/debian:13")]
     Inspect(ImageArgs),
+    /// Read and hash what is stored, and set aside what the disk has damaged: the next pull brings it again
+    #[command(after_help = "Examples:\n  \
+        wherry check                              everything that this node has\n  \
+        wherry check docker.io/library/debian:13  one image\n\n\
+        Exit status 1 means that something was damaged. A node also checks by itself what it has served, now and then, \
+        and what a client or a peer found to be wrong.")]
+    Check(CheckArgs),
     /// Take images from an archive or an OCI layout, without any network
     #[command(after_help = "Examples:\n  \
         wherry import image.tar            what 'docker save', 'podman save' or 'wherry export' wrote\n  \
@@ -253,6 +260,15 @@ pub(super) struct CancelArgs {
     /// The image, as it was pulled: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
     #[arg(value_name = "REF", value_parser = reference)]
     pub(super) reference: String,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    /// The images; if none is named, everything that is stored
+    #[arg(value_name = "IMAGE", value_parser = reference)]
+    pub(super) references: Vec<String>,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }

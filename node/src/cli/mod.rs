@@ -7,6 +7,7 @@
 mod archive;
 mod args;
 mod cancel;
+mod check;
 mod config;
 mod demo;
 mod environment;
@@ -63,6 +64,7 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(&args, environment),
         Command::Pull(args) => talk(pull::run(&args, environment)),
         Command::Cancel(args) => talk(cancel::run(&args, environment)),
+        Command::Check(args) => talk(check::run(&args, environment)),
         Command::Import(args) => talk(archive::import(&args, environment)),
         Command::Export(args) => talk(archive::export(&args, environment)),
         Command::Inspect(args) => talk(inspect::run(&args, environment)),

@@ -222,7 +222,7 @@ fn partly(digest: &Digest, here: u64, size: u64) -> String {
 
 fn imported(event: &ImportEvent) -> String {
     let ImportEvent::Blob { digest, size, present } = event;
-    let what = if *present { "here already" } else { "kept" };
+    let what = if *present { "here already" } else { "verified" };
     format!("{} {what}, {}", digest.short(), show_size(*size))
 }
 

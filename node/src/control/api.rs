@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `POST /v1/pull` with a [`PullRequest`] | lines: [`PullEvent`]s, then `done` with a [`PullSummary`] or `failed` |
 //! | `POST /v1/cancel` with a [`CancelRequest`] | [`CancelSummary`] |
+//! | `POST /v1/check` with a [`CheckRequest`] | lines: [`CheckEvent`]s, then `done` with a [`CheckSummary`] or `failed` |
 //! | `POST /v1/import` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
 //! | `GET /v1/export?reference=R` | an archive, then the trailer [`OUTCOME`] |
 //! | `GET /v1/images` | a list of [`ImageSummary`] |
@@ -92,6 +93,64 @@ pub enum CancelState {
     Pulled,
 }
 
+/// Asks that stored blobs be read and hashed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckRequest {
+    /// The images, as people write them; if there are none, everything that the store has.
+    #[serde(default)]
+    pub references: Vec<String>,
+}
+
+/// What happens while blobs are checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum CheckEvent {
+    /// How far it has come.
+    Progress {
+        /// Blobs that were checked.
+        blobs: usize,
+        /// Blobs that are to be checked.
+        of_blobs: usize,
+        /// Bytes that were hashed.
+        bytes: u64,
+        /// Bytes that are to be hashed.
+        of_bytes: u64,
+    },
+    /// A blob has other bytes than its digest's, and was set aside.
+    Damaged {
+        /// The blob.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+    },
+}
+
+/// What a check has found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckSummary {
+    /// How many blobs were checked.
+    pub blobs: usize,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Those that were damaged and are set aside: the next pull brings them again.
+    pub damaged: Vec<DamagedBlob>,
+    /// Blobs of the images that were named which are not here.
+    pub missing: Vec<Digest>,
+}
+
+/// A blob that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The images here that it belongs to.
+    pub images: Vec<String>,
+}
+
 /// Asks what an image that is here is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InspectRequest {
@@ -172,7 +231,7 @@ pub struct PullSummary {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum ImportEvent {
-    /// A blob was read, verified and kept, or was here already.
+    /// A blob was read and verified. It is kept when the whole archive is: nothing of a damaged one stays.
     Blob {
         /// The blob.
         digest: Digest,

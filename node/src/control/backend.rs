@@ -6,8 +6,8 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::api::{
-    ApiError, CancelRequest, CancelSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
-    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
+    ApiError, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, ImageDetails,
+    ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
 };
 use super::archive::Archive;
 use crate::status::Report;
@@ -28,6 +28,13 @@ pub trait Backend: Report {
     /// Stops all pulls of an image, and all else that brings its blobs here but what somebody else needs. What has
     /// arrived stays.
     fn cancel(&self, request: CancelRequest) -> impl Future<Output = Result<CancelSummary, ApiError>> + Send;
+
+    /// Reads and hashes what is stored, and sets aside what is damaged.
+    fn check(
+        &self,
+        request: CheckRequest,
+        events: Events<CheckEvent>,
+    ) -> impl Future<Output = Result<CheckSummary, ApiError>> + Send;
 
     /// All images that are here whole, in any order.
     fn images(&self) -> impl Future<Output = Result<Vec<ImageSummary>, ApiError>> + Send;

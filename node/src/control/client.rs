@@ -18,9 +18,9 @@ use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{
-    ApiError, COMPLETE, CancelRequest, CancelSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
-    InspectRequest, Line, MAX_ANSWER, MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PullEvent, PullRequest,
-    PullSummary,
+    ApiError, COMPLETE, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, ImageDetails,
+    ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line, MAX_ANSWER, MAX_LINE, NodeStatus,
+    OUTCOME, PeerInfo, PullEvent, PullRequest, PullSummary,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.
@@ -139,6 +139,15 @@ impl Client {
         let request = request.header(CONTENT_TYPE, "application/json");
         let (answer, _connection) = self.send(request, body.into()).await?;
         parsed(answer).await
+    }
+
+    /// Has the node check what it has stored.
+    pub async fn check(
+        &self,
+        request: &CheckRequest,
+    ) -> Result<Progress<CheckEvent, CheckSummary>, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::Nonsense(error.to_string()))?;
+        self.lines("/v1/check", "application/json", body.into()).await
     }
 
     /// Gives the node an archive.

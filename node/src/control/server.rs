@@ -21,8 +21,8 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{
-    ApiError, COMPLETE, CancelRequest, EVENT_QUEUE, ErrorCode, InspectRequest, MAX_REQUEST, OUTCOME,
-    PullRequest,
+    ApiError, COMPLETE, CancelRequest, CheckRequest, EVENT_QUEUE, ErrorCode, InspectRequest, MAX_REQUEST,
+    OUTCOME, PullRequest,
 };
 use super::archive::Archive;
 use super::backend::{Backend, Events};
@@ -58,6 +58,7 @@ pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: Cancel
     let router = Router::new()
         .route("/v1/pull", post(pull::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/cancel", post(cancel::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
+        .route("/v1/check", post(check::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/import", post(import::<B>))
         .route("/v1/export", get(export::<B>))
         .route("/v1/images", get(images::<B>))
@@ -115,6 +116,17 @@ async fn cancel<B: Backend>(
 ) -> Result<Response, ApiError> {
     let Json(request) = request.map_err(bad)?;
     Ok(json(control.backend.cancel(request).await))
+}
+
+async fn check<B: Backend>(
+    State(control): State<Control<B>>,
+    request: Result<Json<CheckRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(request) = request.map_err(bad)?;
+    let (sender, events) = mpsc::channel(EVENT_QUEUE);
+    let backend = control.backend;
+    let work = async move { backend.check(request, Events::new(sender)).await };
+    Ok(ndjson(lines::body(work, events, None, control.shutdown)))
 }
 
 async fn import<B: Backend>(State(control): State<Control<B>>, body: Body) -> Response {

@@ -101,6 +101,16 @@ impl Backend for Harbour {
         }
     }
 
+    async fn check(
+        &self,
+        request: CheckRequest,
+        events: Events<CheckEvent>,
+    ) -> Result<CheckSummary, ApiError> {
+        events.tell(CheckEvent::Damaged { digest: digest(), size: 5 }).await;
+        let damaged = DamagedBlob { digest: digest(), size: 5, images: request.references };
+        Ok(CheckSummary { blobs: 1, bytes: 5, seconds: 0.5, damaged: vec![damaged], missing: Vec::new() })
+    }
+
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
         Ok(Vec::new())
     }
@@ -318,6 +328,17 @@ async fn a_torn_export_looks_torn_to_clients_that_read_no_trailers() {
     assert!(whole.ends_with(b"0\r\n\r\n"));
     let torn = raw(&running, &request("torn")).await;
     assert!(torn.starts_with(b"HTTP/1.1 200") && !torn.ends_with(b"0\r\n\r\n"));
+}
+
+#[tokio::test]
+async fn a_check_tells_what_it_finds_as_it_goes() {
+    let running = start();
+    let request = CheckRequest { references: vec!["app".to_owned()] };
+    let mut lines = running.client.check(&request).await.unwrap();
+    let found = lines.next().await.unwrap();
+    assert_eq!(found, Step::Event(CheckEvent::Damaged { digest: digest(), size: 5 }));
+    let Step::Done(summary) = lines.next().await.unwrap() else { panic!("not done") };
+    assert_eq!(summary.damaged[0].images, ["app"]);
 }
 
 #[tokio::test]

@@ -91,6 +91,10 @@ pub enum LayerState {
     Here,
     /// Some of it.
     Partly,
+    /// Some of it, or nothing yet, and it is on its way.
+    Arriving,
+    /// Nothing of it: it was here, turned out to be damaged and was set aside.
+    Damaged,
     /// Nothing of it.
     Missing,
 }

@@ -1,5 +1,6 @@
 //! The images that are here, whole or in part.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -11,6 +12,9 @@ use super::{ImageError, Images, TagEntry, blocking};
 
 /// For how long a count of the images here serves.
 pub const COUNT_FOR: Duration = Duration::from_secs(2);
+
+/// How many blobs one image may have, over all platforms, before further ones are not looked at.
+const MAX_PARTS: usize = 1 << 16;
 
 /// An image of which the manifests are here.
 #[derive(Debug, Clone)]
@@ -56,6 +60,61 @@ impl Images {
             Ok(found)
         })
         .await
+    }
+
+    /// The names of the images here that each of these blobs belongs to, be it as manifest, configuration or layer, as far
+    /// as the manifests are here that tell.
+    pub async fn users_of(
+        &self,
+        blobs: HashSet<Digest>,
+    ) -> Result<HashMap<Digest, BTreeSet<String>>, ImageError> {
+        let images = self.clone();
+        blocking(move || {
+            let mut users: HashMap<Digest, BTreeSet<String>> = HashMap::new();
+            for tag in images.records().all_tags() {
+                let (reference, entry) = tag?;
+                for part in images.parts_of(&Meaning::of(&entry)) {
+                    if blobs.contains(&part) {
+                        users.entry(part).or_default().insert(reference.to_string());
+                    }
+                }
+            }
+            Ok(users)
+        })
+        .await
+    }
+
+    /// All blobs that an image leads to, whether they are here or not: of an index those of every platform of which the
+    /// manifest is here.
+    pub async fn parts(&self, image: &LocalImage) -> Result<HashSet<Digest>, ImageError> {
+        let media_type = image.top.media_type().to_owned();
+        let meaning = Meaning { digest: *image.top.digest(), media_type, since: None };
+        let images = self.clone();
+        blocking(move || Ok(images.parts_of(&meaning))).await
+    }
+
+    /// All that a reference leads to: the manifest, and as far as manifests are here what they name.
+    fn parts_of(&self, meaning: &Meaning) -> HashSet<Digest> {
+        let mut parts = HashSet::from([meaning.digest]);
+        let mut manifests = vec![(meaning.digest, meaning.media_type.clone())];
+        while let Some((digest, media_type)) = manifests.pop() {
+            // One that cannot be read names nothing.
+            let Ok(Some(manifest)) = self.read_manifest(digest, Some(&media_type)) else { continue };
+            match manifest.content() {
+                ManifestContent::Index(index) => {
+                    for entry in &index.manifests {
+                        if parts.len() < MAX_PARTS && parts.insert(entry.digest) {
+                            manifests.push((entry.digest, entry.media_type.clone()));
+                        }
+                    }
+                }
+                ManifestContent::Image(image) => {
+                    let room = MAX_PARTS.saturating_sub(parts.len());
+                    parts.extend(image.blobs().map(|blob| blob.digest).take(room));
+                }
+            }
+        }
+        parts
     }
 
     /// How many images are here with all their blobs, as it was at most [`COUNT_FOR`] ago: finding out reads every

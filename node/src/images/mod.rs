@@ -16,6 +16,7 @@ mod site;
 mod tags;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
 use crate::flights::Flights;
 use crate::status::Metrics;
-use crate::store::Store;
+use crate::store::{Store, StoredBlob};
 use crate::swarm::Clock;
 use crate::transfer::{Fetched, Peers, Route, TransferError, Transfers};
 
@@ -102,7 +103,12 @@ pub struct ImagesParts {
     pub tag_ttl: Duration,
     /// The time in seconds since the Unix epoch.
     pub clock: Clock,
+    /// Is told of every blob that a client of the gateway has read whole from the store.
+    pub served: Served,
 }
+
+/// Who is told that a client with this address has read a blob whole from the store. Must not block.
+pub type Served = Arc<dyn Fn(&StoredBlob, IpAddr) + Send + Sync>;
 
 /// Names and manifests. Clones share everything.
 #[derive(Clone)]
@@ -309,9 +315,12 @@ impl Images {
             let source = ManifestError::TooLong { size: blob.size() };
             return Err(ImageError::NotAManifest { digest, source });
         }
-        let raw = blob
-            .read(MAX_MANIFEST as u64)
-            .map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })?;
+        let raw = match blob.read(MAX_MANIFEST as u64) {
+            Ok(raw) => raw,
+            // What is damaged is as good as not here: others have it.
+            Err(_) if blob.is_lost() => return Ok(None),
+            Err(error) => return Err(ImageError::Unreadable { digest, why: error.to_string() }),
+        };
         let raw = Bytes::from(raw);
         // The bytes are the digest's and mostly say themselves what they are. What others say of them counts only where
         // it lets them be read: it may be false, and must hide nothing.

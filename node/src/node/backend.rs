@@ -13,11 +13,11 @@ use wherry_proto::{ChunkMap, Digest};
 
 use super::pulls::Job;
 use super::{Node, now};
-use crate::bundle::{self, ExportImage};
+use crate::bundle::{self, ExportError, ExportImage};
 use crate::control::api::{
-    ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, ErrorCode, ImageDetails,
-    ImageSummary, ImportEvent, ImportSummary, ImportedImage, InspectRequest, PeerInfo, PullEvent,
-    PullRequest, PullSummary,
+    ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, CheckEvent, CheckRequest,
+    CheckSummary, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage,
+    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::images::inspect::{self, LayerState, OtherImage};
@@ -74,7 +74,7 @@ fn platform(text: Option<&str>) -> Result<Option<Platform>, ApiError> {
     platform.map_err(|why| ApiError::new(ErrorCode::BadRequest, why))
 }
 
-fn image_error(error: ImageError) -> ApiError {
+pub(super) fn image_error(error: ImageError) -> ApiError {
     let advice = match &error {
         ImageError::Unknown { .. } => {
             Some("check the name, and 'wherry peers' and the network if the registry should be in reach")
@@ -99,9 +99,10 @@ fn image_error(error: ImageError) -> ApiError {
     }
 }
 
-fn not_here(reference: &Reference) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, format!("{reference} is not here"))
-        .hint(format!("bring it here with 'wherry pull {reference}'; 'wherry images' lists what is here"))
+/// An image of which the manifest is here, and not all the rest.
+fn incomplete(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("not all of {name} is here"))
+        .hint(format!("'wherry inspect {name}' shows what is missing, 'wherry pull {name}' brings it"))
 }
 
 pub(super) fn stopping<E>(_: E) -> ApiError {
@@ -149,20 +150,11 @@ impl PullEvents for Teller {
 }
 
 /// Tells the client of an import which blobs come.
-struct ImportTeller {
-    store: Store,
-    events: Events<ImportEvent>,
-}
+struct ImportTeller(Events<ImportEvent>);
 
 impl bundle::Progress for ImportTeller {
-    fn entry(&mut self, name: &str, size: u64) {
-        let Some((algorithm, hex)) = name.strip_prefix("blobs/").and_then(|rest| rest.split_once('/')) else {
-            return;
-        };
-        if let Ok(digest) = format!("{algorithm}:{hex}").parse() {
-            let present = self.store.holds(&digest);
-            self.events.tell_if_free(ImportEvent::Blob { digest, size, present });
-        }
+    fn verified(&mut self, digest: &Digest, size: u64, new: bool) {
+        self.0.tell_if_free(ImportEvent::Blob { digest: *digest, size, present: !new });
     }
 }
 
@@ -227,6 +219,14 @@ impl Backend for Node {
         Ok(CancelSummary { reference: reference.to_string(), pulls: pulls.len(), blobs: cancelled })
     }
 
+    async fn check(
+        &self,
+        request: CheckRequest,
+        events: Events<CheckEvent>,
+    ) -> Result<CheckSummary, ApiError> {
+        self.check_blobs(request, events).await
+    }
+
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
         let summary = |image: LocalImage| ImageSummary {
             reference: image.reference.to_string(),
@@ -240,19 +240,14 @@ impl Backend for Node {
     }
 
     async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
-        let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
-        let local = self.images.local_image(&reference, platform.as_ref()).await.map_err(image_error)?;
-        let local = local.ok_or_else(|| match &platform {
-            Some(platform) => {
-                ApiError::new(ErrorCode::NotFound, format!("{reference} for {platform} is not here"))
-                    .hint(format!("bring it here with 'wherry pull --platform {platform} {reference}'"))
-            }
-            None => not_here(&reference),
-        })?;
+        let local = self.find(&request.reference, platform.as_ref()).await?;
+        let reference = local.reference.clone();
         let others = self.images.local_images(|image| Some(other(image))).await.map_err(image_error)?;
         let config = local.image.image().map(|image| image.config.digest);
-        let blob = config.and_then(|digest| self.store.get(&digest)).ok_or_else(|| not_here(&reference))?;
+        let blob = config
+            .and_then(|digest| self.store.get(&digest))
+            .ok_or_else(|| incomplete(&reference.to_string()))?;
         let (store, transfers) = (self.store.clone(), self.transfers.clone());
         let describe = move || {
             let config = blob.read(MAX_CONFIG).map_err(|error| {
@@ -268,7 +263,7 @@ impl Backend for Node {
 
     async fn import(&self, archive: Archive, events: Events<ImportEvent>) -> Result<ImportSummary, ApiError> {
         let store = self.store.clone();
-        let mut teller = ImportTeller { store: store.clone(), events };
+        let mut teller = ImportTeller(events);
         let reader = SyncIoBridge::new(archive);
         let work = move || bundle::import(&store, reader, &mut teller);
         let imported = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
@@ -305,16 +300,26 @@ impl Backend for Node {
     }
 
     async fn export(&self, reference: &str, out: DuplexStream) -> Result<(), ApiError> {
-        let reference = self.parse(reference)?;
-        let local = self.images.local_image(&reference, None).await.map_err(image_error)?;
-        let local = local.filter(|image| image.whole).ok_or_else(|| not_here(&reference))?;
+        let local = self.find(reference, None).await?;
+        let reference = local.reference.clone();
+        if !local.whole {
+            return Err(incomplete(&reference.to_string()));
+        }
         let names = if reference.target().tag().is_some() { vec![reference.to_string()] } else { Vec::new() };
         let image = ExportImage { names, manifest: *local.top.digest() };
         let store = self.store.clone();
         let writer = SyncIoBridge::new(out);
         let work = move || bundle::export(&store, &[image], writer);
         let exported = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
-        exported.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+        exported.map_err(|error| {
+            let told = ApiError::new(ErrorCode::Internal, error.to_string());
+            match error {
+                ExportError::Damaged(_) => {
+                    told.hint(format!("'wherry pull {reference}' brings it again; export then once more"))
+                }
+                _ => told,
+            }
+        })
     }
 
     async fn peers(&self) -> Result<Vec<PeerInfo>, ApiError> {
@@ -333,14 +338,13 @@ fn here(store: &Store, transfers: &Transfers, blob: &Descriptor) -> (LayerState,
     if store.holds(&blob.digest) {
         return (LayerState::Here, blob.size);
     }
-    let arriving = transfers.get(blob.digest, blob.size);
-    let bytes = match (arriving, ChunkMap::new(blob.size)) {
-        (Some(transfer), _) => Some(transfer.progress().linked.max(transfer.before())),
-        (None, Ok(map)) => store.partial_bytes(&blob.digest, map),
-        (None, Err(_)) => None,
-    };
-    match bytes {
+    if let Some(transfer) = transfers.get(blob.digest, blob.size) {
+        return (LayerState::Arriving, transfer.progress().linked.max(transfer.before()));
+    }
+    let partly = ChunkMap::new(blob.size).ok().and_then(|map| store.partial_bytes(&blob.digest, map));
+    match partly {
         Some(bytes) if bytes > 0 => (LayerState::Partly, bytes),
+        _ if store.is_set_aside(&blob.digest) => (LayerState::Damaged, 0),
         _ => (LayerState::Missing, 0),
     }
 }
@@ -351,16 +355,6 @@ fn other(image: LocalImage) -> OtherImage {
 }
 
 impl Node {
-    /// What people call an image: a name without a registry means the default origin, as it does at the gateway, so that
-    /// one name means one image.
-    fn parse(&self, reference: &str) -> Result<Reference, ApiError> {
-        Reference::parse_at(reference, self.images.default_origin()).map_err(|error| {
-            ApiError::new(ErrorCode::BadRequest, error.to_string()).hint(
-                "write it as REGISTRY/REPOSITORY:TAG or @DIGEST, such as debian:12 or quay.io/org/app:1.0",
-            )
-        })
-    }
-
     /// Imported images stay: nothing could bring them back once they were evicted. What the reference named before an
     /// import may go.
     async fn pin(&self, reference: &Reference, blobs: &[Digest]) -> Result<(), ApiError> {

@@ -1,7 +1,11 @@
 //! A whole node: the parts wired, started in order and ended in order.
 
 mod backend;
+mod care;
+mod checking;
+mod find;
 mod holdings;
+mod losses;
 mod pulls;
 mod upkeep;
 
@@ -15,6 +19,7 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use wherry_gateway::Host;
 use wherry_gateway::origin::{CredentialSources, OriginSettings, Origins, SettingsError};
@@ -29,6 +34,8 @@ use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::swarm::{self, Client, Swarm, SwarmError, SwarmSettings};
 use crate::transfer::{Signer, Transfers};
+use care::Care;
+pub use care::{CHECKED_FOR, CLEARED_FOR, GROUNDLESS_FOR, MAX_SUSPICIONS, READ_AGAIN};
 use holdings::Shelf;
 pub use pulls::MAX_PULLS;
 use pulls::Pulls;
@@ -146,11 +153,13 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let default_origin = host(&config.default_origin)?;
     let store = open_store(&config).await?;
     let metrics = Metrics::default();
+    let (care, suspicions) = Care::new();
     let shelf = Arc::new(Shelf {
         store: store.clone(),
         metrics: metrics.clone(),
         transfers: OnceLock::new(),
         images: OnceLock::new(),
+        care: care.clone(),
     });
     let (key, certificate) = (membership.key.clone(), membership.certificate.clone());
     let network = certificate.network;
@@ -161,6 +170,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let swarm = swarm::start(settings, shelf.clone(), stops.talking.clone()).await?;
     let client = swarm.client();
     let upkeep = Upkeep::new(store.clone(), client.clone());
+    let gone = store.evicted();
     let peers = Arc::new(client.clone());
     let transfers = Transfers::new(
         store.clone(),
@@ -183,10 +193,14 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         default_origin,
         tag_ttl: config.tag_ttl,
         clock: Arc::new(now),
+        served: Arc::new(move |blob, client| care.served(blob, client)),
     })
     .map_err(Box::new)
     .map_err(NodeError::Images)?;
     let _ = shelf.images.set(images.clone());
+
+    let telling = losses::tell(images.clone(), metrics.clone(), gone);
+    let caring = care::run(store.clone(), suspicions, stops.talking.clone());
 
     let listening = swarm.listening();
     let bootstrap = listening();
@@ -221,6 +235,8 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         control: tokio::spawn(control::serve(listeners.control, node.clone(), stops.serving.clone())),
         pages: tokio::spawn(status::serve(listeners.status, node.clone(), metrics, stops.talking.clone())),
         upkeep: tokio::spawn(upkeep.run(stops.talking.clone())),
+        caring: tokio::spawn(caring),
+        telling: AbortOnDropHandle::new(tokio::spawn(telling)),
     };
     let ended = async move {
         shutdown.cancelled().await;
@@ -252,6 +268,8 @@ struct Serving {
     control: JoinHandle<()>,
     pages: JoinHandle<()>,
     upkeep: JoinHandle<()>,
+    caring: JoinHandle<()>,
+    telling: AbortOnDropHandle<()>,
 }
 
 async fn end(
@@ -274,6 +292,8 @@ async fn end(
     stops.talking.cancel();
     let _ = serving.pages.await;
     let _ = serving.upkeep.await;
+    let _ = serving.caring.await;
+    drop(serving.telling);
     swarm.join().await;
     let store = node.store.clone();
     match tokio::task::spawn_blocking(move || store.close()).await {

@@ -42,12 +42,12 @@ pub(super) fn recover(shared: &Arc<Shared>) -> Result<(), StoreError> {
     find_partials(shared, &mut state)?;
     let blobs: u64 = state.blobs.iter().map(|(digest, entry)| entry_charge(digest, entry.size)).sum();
     let partials: u64 = state.partials.values().map(|entry| entry.charge).sum();
-    let damaged: u64 = files::list(&shared.layout.damaged())?
-        .iter()
-        .filter_map(|name| fs::symlink_metadata(shared.layout.damaged().join(name)).ok())
-        .map(|data| data.len().next_multiple_of(4096))
-        .sum();
-    state.used = blobs + partials + damaged;
+    for name in files::list(&shared.layout.damaged())? {
+        if let Ok(data) = fs::symlink_metadata(shared.layout.damaged().join(&name)) {
+            state.damaged.insert(name, data.len().next_multiple_of(4096));
+        }
+    }
+    state.used = blobs + partials + state.damaged.values().sum::<u64>();
     let last_use = state.blobs.values().map(|entry| entry.record().used).max().unwrap_or(0);
     shared.clock.store(last_use + 1, Ordering::Relaxed);
     *lock(&shared.state) = state;
