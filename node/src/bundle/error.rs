@@ -131,6 +131,9 @@ pub enum ImportError {
         "no image is in the archive: it needs an index.json (OCI layout) or a manifest.json (docker-archive)"
     )]
     NoImage,
+    /// One image was to be given a name.
+    #[error("the archive has {0} images, and a name is for one: nothing was kept")]
+    NotOne(usize),
     /// The store refused.
     #[error("cannot store {entry}: {source}")]
     Store {

@@ -71,6 +71,24 @@ pub fn import(
     reader: impl Read,
     progress: &mut dyn Progress,
 ) -> Result<Imported, ImportError> {
+    take_in(store, reader, progress, false)
+}
+
+/// The same for an archive that must have one image, so that it can be given a name.
+pub fn import_one(
+    store: &Store,
+    reader: impl Read,
+    progress: &mut dyn Progress,
+) -> Result<Imported, ImportError> {
+    take_in(store, reader, progress, true)
+}
+
+fn take_in(
+    store: &Store,
+    reader: impl Read,
+    progress: &mut dyn Progress,
+    one: bool,
+) -> Result<Imported, ImportError> {
     let mut intake = Intake::new(store);
     let resolved = intake.read(reader, progress).and_then(|()| {
         let oci = intake.index.take();
@@ -80,6 +98,10 @@ pub fn import(
             None if !docker.is_empty() => docker::images(&mut intake, &docker),
             None => Err(ImportError::NoImage),
         }
+    });
+    let resolved = resolved.and_then(|images| match images.len() {
+        found if one && found != 1 => Err(ImportError::NotOne(found)),
+        _ => Ok(images),
     });
     let needed: HashSet<Digest> = match &resolved {
         Ok(images) => images.iter().flat_map(|image| &image.blobs).copied().collect(),

@@ -1,6 +1,6 @@
 //! `wherry inspect`.
 
-use super::args::ImageArgs;
+use super::args::InspectArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, print, print_json};
@@ -11,7 +11,7 @@ use crate::images::inspect::{ImageDetails, LayerState};
 /// How much of an instruction is shown, in characters; `--json` has all of it.
 const MAX_SHOWN: usize = 200;
 
-pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(), Failure> {
+pub(super) async fn run(args: &InspectArgs, environment: &Environment) -> Result<(), Failure> {
     let platform = args.platform.as_ref().map(ToString::to_string);
     let request = InspectRequest { reference: args.reference.clone(), platform };
     let details = args.node.client(environment).inspect(&request).await?;

@@ -31,6 +31,7 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
         ("SIZE", Align::Right),
         ("LAYERS", Align::Right),
         ("HERE FOR", Align::Left),
+        ("PINNED", Align::Left),
     ]);
     for image in images {
         table.row([
@@ -41,6 +42,7 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
             image
                 .added
                 .map_or_else(String::new, |added| show_age(Duration::from_secs(now.saturating_sub(added)))),
+            if image.pinned { "yes".to_owned() } else { String::new() },
         ]);
     }
     table.to_string()

@@ -13,6 +13,7 @@ mod demo;
 mod environment;
 mod failure;
 mod inspect;
+mod keep;
 mod list;
 mod network;
 mod output;
@@ -64,6 +65,9 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(&args, environment),
         Command::Pull(args) => talk(pull::run(&args, environment)),
         Command::Cancel(args) => talk(cancel::run(&args, environment)),
+        Command::Rm(args) => talk(keep::remove(&args, environment)),
+        Command::Pin(args) => talk(keep::pin(&args, true, environment)),
+        Command::Unpin(args) => talk(keep::pin(&args, false, environment)),
         Command::Check(args) => talk(check::run(&args, environment)),
         Command::Import(args) => talk(archive::import(&args, environment)),
         Command::Export(args) => talk(archive::export(&args, environment)),

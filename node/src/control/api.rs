@@ -5,8 +5,10 @@
 //! | `POST /v1/pull` with a [`PullRequest`] | lines: [`PullEvent`]s, then `done` with a [`PullSummary`] or `failed` |
 //! | `POST /v1/cancel` with a [`CancelRequest`] | [`CancelSummary`] |
 //! | `POST /v1/check` with a [`CheckRequest`] | lines: [`CheckEvent`]s, then `done` with a [`CheckSummary`] or `failed` |
-//! | `POST /v1/import` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
-//! | `GET /v1/export?reference=R` | an archive, then the trailer [`OUTCOME`] |
+//! | `POST /v1/remove` with a [`RemoveRequest`] | [`RemoveSummary`] |
+//! | `POST /v1/pin` with a [`PinRequest`] | [`PinSummary`] |
+//! | `POST /v1/import[?name=R]` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
+//! | `GET /v1/export?reference=R` | an archive, with its name in [`EXPORTED`], then the trailer [`OUTCOME`] |
 //! | `GET /v1/images` | a list of [`ImageSummary`] |
 //! | `GET /v1/inspect?reference=R[&platform=P]` | [`ImageDetails`] |
 //! | `GET /v1/peers` | a list of [`PeerInfo`] |
@@ -35,6 +37,9 @@ pub const EVENT_QUEUE: usize = 256;
 
 /// The trailer that ends an archive: `complete`, or an [`ApiError`] as JSON. Without it the archive is cut off.
 pub const OUTCOME: &str = "wherry-outcome";
+
+/// The header of an archive that bears the image's whole name.
+pub const EXPORTED: &str = "wherry-image";
 
 /// The value of [`OUTCOME`] after a whole archive.
 pub const COMPLETE: &str = "complete";
@@ -91,6 +96,55 @@ pub enum CancelState {
     Read,
     /// It goes on: another image has it too, and is being pulled.
     Pulled,
+}
+
+/// Asks that images be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveRequest {
+    /// The images, as people write them. All of them are found before the first is removed.
+    pub references: Vec<String>,
+}
+
+/// What was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveSummary {
+    /// The images.
+    pub removed: Vec<RemovedImage>,
+}
+
+/// An image that is not here any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedImage {
+    /// Its whole name.
+    pub reference: String,
+    /// Its manifest.
+    pub digest: Digest,
+    /// How many blobs were removed.
+    pub blobs: usize,
+    /// How many bytes they had.
+    pub bytes: u64,
+    /// How many of its blobs stay, since other images have them too.
+    pub shared: usize,
+}
+
+/// Asks that an image stay here whatever the disk budget, or no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinRequest {
+    /// The image, as people write it.
+    pub reference: String,
+    /// Whether it is to be pinned.
+    pub pinned: bool,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinSummary {
+    /// Its whole name.
+    pub reference: String,
+    /// Whether it is pinned now.
+    pub pinned: bool,
+    /// How many blobs that concerns.
+    pub blobs: usize,
 }
 
 /// Asks that stored blobs be read and hashed.
@@ -263,16 +317,18 @@ pub struct ImportedImage {
 /// An image of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSummary {
-    /// Its whole reference.
+    /// Its whole name: a reference, or `<none>@DIGEST` if it came without one.
     pub reference: String,
     /// Its manifest.
     pub digest: Digest,
-    /// Bytes of its layers, each counted once.
+    /// Bytes of its configuration and layers, each counted once.
     pub size: u64,
     /// How many layers it has.
     pub layers: usize,
     /// When it came here, in seconds since 1970, if that is known.
     pub added: Option<u64>,
+    /// Whether it is pinned, so that it stays whatever the disk budget.
+    pub pinned: bool,
 }
 
 /// A member of the network that the node is connected to.
@@ -317,6 +373,8 @@ pub enum ErrorCode {
     NoSpace,
     /// Somebody had it stopped.
     Cancelled,
+    /// Something that goes on at this moment stands in the way.
+    Conflict,
     /// The node is about to end.
     Stopping,
     /// The node itself failed.
@@ -343,7 +401,7 @@ impl ErrorCode {
             Self::BadRequest => 400,
             Self::Denied => 403,
             Self::NotFound => 404,
-            Self::Cancelled => 409,
+            Self::Cancelled | Self::Conflict => 409,
             Self::Internal => 500,
             Self::Unavailable => 502,
             Self::Stopping => 503,

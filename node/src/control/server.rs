@@ -21,8 +21,8 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{
-    ApiError, COMPLETE, CancelRequest, CheckRequest, EVENT_QUEUE, ErrorCode, InspectRequest, MAX_REQUEST,
-    OUTCOME, PullRequest,
+    ApiError, COMPLETE, CancelRequest, CheckRequest, EVENT_QUEUE, EXPORTED, ErrorCode, InspectRequest,
+    MAX_REQUEST, OUTCOME, PinRequest, PullRequest, RemoveRequest,
 };
 use super::archive::Archive;
 use super::backend::{Backend, Events};
@@ -58,6 +58,8 @@ pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: Cancel
     let router = Router::new()
         .route("/v1/pull", post(pull::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/cancel", post(cancel::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
+        .route("/v1/remove", post(remove::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
+        .route("/v1/pin", post(pin::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/check", post(check::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/import", post(import::<B>))
         .route("/v1/export", get(export::<B>))
@@ -118,6 +120,22 @@ async fn cancel<B: Backend>(
     Ok(json(control.backend.cancel(request).await))
 }
 
+async fn remove<B: Backend>(
+    State(control): State<Control<B>>,
+    request: Result<Json<RemoveRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(request) = request.map_err(bad)?;
+    Ok(json(control.backend.remove(request).await))
+}
+
+async fn pin<B: Backend>(
+    State(control): State<Control<B>>,
+    request: Result<Json<PinRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(request) = request.map_err(bad)?;
+    Ok(json(control.backend.pin(request).await))
+}
+
 async fn check<B: Backend>(
     State(control): State<Control<B>>,
     request: Result<Json<CheckRequest>, JsonRejection>,
@@ -129,12 +147,23 @@ async fn check<B: Backend>(
     Ok(ndjson(lines::body(work, events, None, control.shutdown)))
 }
 
-async fn import<B: Backend>(State(control): State<Control<B>>, body: Body) -> Response {
+/// What an archive's image is to be called.
+#[derive(Deserialize)]
+struct Naming {
+    name: Option<String>,
+}
+
+async fn import<B: Backend>(
+    State(control): State<Control<B>>,
+    naming: Result<Query<Naming>, QueryRejection>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Query(Naming { name }) = naming.map_err(bad)?;
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
     let (archive, leftover) = Archive::new(body);
     let backend = control.backend;
-    let work = async move { backend.import(archive, Events::new(sender)).await };
-    ndjson(lines::body(work, events, Some(leftover), control.shutdown))
+    let work = async move { backend.import(name, archive, Events::new(sender)).await };
+    Ok(ndjson(lines::body(work, events, Some(leftover), control.shutdown)))
 }
 
 fn ndjson(body: Body) -> Response {
@@ -169,6 +198,7 @@ async fn export<B: Backend>(
     let reference = name(query)?;
     let (reader, writer) = tokio::io::duplex(PIPE);
     let backend = control.backend;
+    let name = HeaderValue::try_from(backend.exported(&reference).await?).map_err(bad)?;
     let mut work = Box::pin(async move { backend.export(&reference, writer).await });
     let mut pieces = ReaderStream::with_capacity(reader, PIECE);
     let mut outcome = None;
@@ -203,7 +233,11 @@ async fn export<B: Backend>(
         Some((end(outcome, trailers), None))
     });
     let body = Body::new(StreamBody::new(first.chain(rest)));
-    let headers = [(CONTENT_TYPE, "application/x-tar"), (TRAILER, OUTCOME)];
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/x-tar")),
+        (TRAILER, HeaderValue::from_static(OUTCOME)),
+        (HeaderName::from_static(EXPORTED), name),
+    ];
     Ok((headers, body).into_response())
 }
 

@@ -121,8 +121,23 @@ impl Backend for Harbour {
         Err(ApiError::new(ErrorCode::NotFound, format!("no image {reference} for {platform}")))
     }
 
+    async fn remove(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
+        let image = |reference| RemovedImage { reference, digest: digest(), blobs: 1, bytes: 2, shared: 3 };
+        Ok(RemoveSummary { removed: request.references.into_iter().map(image).collect() })
+    }
+
+    async fn pin(&self, request: PinRequest) -> Result<PinSummary, ApiError> {
+        let PinRequest { reference, pinned } = request;
+        Ok(PinSummary { reference, pinned, blobs: 2 })
+    }
+
+    async fn exported(&self, reference: &str) -> Result<String, ApiError> {
+        Ok(format!("r.example/{reference}"))
+    }
+
     async fn import(
         &self,
+        _name: Option<String>,
         mut archive: Archive,
         events: Events<ImportEvent>,
     ) -> Result<ImportSummary, ApiError> {
@@ -262,7 +277,7 @@ async fn an_archive_reaches_the_node_byte_for_byte() {
     let bytes: Vec<u8> = (0..3_000_000u32).flat_map(|i| i.to_le_bytes()).collect();
     let digest = Digest::sha256(&bytes);
     let size = bytes.len() as u64;
-    let mut lines = running.client.import(std::io::Cursor::new(bytes)).await.unwrap();
+    let mut lines = running.client.import(None, std::io::Cursor::new(bytes)).await.unwrap();
     assert_eq!(lines.next().await.unwrap(), Step::Event(ImportEvent::Blob { digest, size, present: false }));
     let Step::Done(summary) = lines.next().await.unwrap() else { panic!("no end") };
     assert_eq!(summary.images[0].digest, digest);
@@ -273,7 +288,7 @@ async fn a_refused_archive_is_refused_at_once_and_the_reason_gets_through() {
     let running = start();
     let mut bytes = b"evil".to_vec();
     bytes.resize(50_000_000, 0);
-    let mut lines = running.client.import(std::io::Cursor::new(bytes)).await.unwrap();
+    let mut lines = running.client.import(None, std::io::Cursor::new(bytes)).await.unwrap();
     let error = refused(lines.next().await.unwrap_err());
     assert_eq!(error.message, "the archive is damaged");
 }
@@ -296,7 +311,7 @@ async fn a_client_that_cannot_read_its_archive_any_further_leaves_no_image() {
     }
     let running = start();
     // Whether the answer's head comes first is a matter of luck; that nothing is done is not.
-    match running.client.import(Breaks(false)).await {
+    match running.client.import(None, Breaks(false)).await {
         Ok(mut lines) => assert!(lines.next().await.is_err()),
         Err(error) => assert!(matches!(error, ClientError::Local(_) | ClientError::Lost(_)), "{error}"),
     }
@@ -306,7 +321,10 @@ async fn a_client_that_cannot_read_its_archive_any_further_leaves_no_image() {
 async fn an_export_arrives_whole_or_with_the_reason_why_not() {
     let running = start();
     let mut out = Vec::new();
-    assert_eq!(running.client.export("fine", &mut out).await.unwrap(), 1_000_000);
+    assert_eq!(
+        running.client.export("fine", &mut out).await.unwrap(),
+        ("r.example/fine".to_owned(), 1_000_000)
+    );
     assert!(out.len() == 1_000_000 && out.iter().all(|byte| *byte == 7));
 
     let mut out = Vec::new();

@@ -8,6 +8,7 @@ mod error;
 pub mod inspect;
 mod length;
 mod list;
+mod names;
 mod others;
 mod platform;
 mod pull;
@@ -40,9 +41,10 @@ pub use content::BlobHandle;
 use content::Unproven;
 pub use error::ImageError;
 pub use list::{COUNT_FOR, LocalImage};
+pub use names::{ImageName, LEAST_DIGITS, Wanted};
 pub use platform::{choose, parse_platform, this_platform};
 pub use pull::{PARALLEL, PullEvents, Pulled};
-pub use records::{Grant, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
+pub use records::{Grant, KeptImage, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
 /// How long an origin that was out of reach is not asked again about tags of which the site knows an answer.
 const DOWN_FOR: Duration = Duration::from_secs(15);

@@ -71,6 +71,10 @@ impl Images {
             Some(image) => image.blobs().filter(|blob| !blob.is_foreign()).cloned().collect(),
             None => Vec::new(),
         };
+        let size = blobs.iter().map(|blob| blob.size).sum();
+        if let Some(budget) = self.0.parts.store.usage().budget.filter(|budget| size > *budget) {
+            return Err(ImageError::LargerThanBudget { what: reference.to_string(), size, budget });
+        }
         let fetches: Vec<_> =
             blobs.iter().map(|blob| self.pull_blob(reference, blob, events).boxed()).collect();
         let mut running = stream::iter(fetches).buffer_unordered(PARALLEL);
@@ -80,15 +84,13 @@ impl Images {
             from_peers += progress.from_peers;
             from_origin += progress.from_origin;
         }
+        if reference.target().digest().is_some() {
+            self.keep_image(reference.clone().into(), &top).await?;
+        }
         // Whoever is told that an image is here may cut the power now.
         let store = self.0.parts.store.clone();
         blocking(move || Ok(store.sync()?)).await?;
-        Ok(Pulled {
-            digest: *top.digest(),
-            bytes: blobs.iter().map(|blob| blob.size).sum(),
-            from_peers,
-            from_origin,
-        })
+        Ok(Pulled { digest: *top.digest(), bytes: size, from_peers, from_origin })
     }
 
     /// Makes sure, before anything large is fetched, that an image which is alone runs on the platform that was asked

@@ -11,19 +11,21 @@ use wherry_gateway::server::RefusalKind;
 use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
 use wherry_proto::{ChunkMap, Digest};
 
+use super::keep::{pin_anew, pin_blobs};
 use super::pulls::Job;
 use super::{Node, now};
 use crate::bundle::{self, ExportError, ExportImage};
 use crate::control::api::{
     ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, CheckEvent, CheckRequest,
     CheckSummary, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage,
-    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary,
+    InspectRequest, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary, RemoveRequest,
+    RemoveSummary,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::images::inspect::{self, LayerState, OtherImage};
-use crate::images::{ImageError, LocalImage, MAX_CONFIG, PullEvents, parse_platform};
+use crate::images::{ImageError, ImageName, LocalImage, MAX_CONFIG, PullEvents, Wanted, parse_platform};
 use crate::status::{Addresses, MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::transfer::{Progress, Transfers};
 
 impl Report for Node {
@@ -163,12 +165,13 @@ impl Backend for Node {
         let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
         let job = self.pulls.begin(reference, platform)?;
-        let (images, pull) = (self.images.clone(), job.clone());
+        let (store, images, pull) = (self.store.clone(), self.images.clone(), job.clone());
         let work = async move {
             let begun = Instant::now();
             let teller = Teller { job: pull.clone(), events, present: AtomicU64::new(0) };
             let (reference, platform) = (pull.reference(), pull.platform());
             let pulled = images.pull(reference, platform, &teller).await.map_err(image_error)?;
+            pin_anew(&store, &images, reference).await?;
             Ok(PullSummary {
                 reference: reference.to_string(),
                 digest: pulled.digest,
@@ -228,12 +231,18 @@ impl Backend for Node {
     }
 
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
-        let summary = |image: LocalImage| ImageSummary {
-            reference: image.reference.to_string(),
-            digest: *image.top.digest(),
-            size: image.size(),
-            layers: image.image.image().map_or(0, |image| image.layers.len()),
-            added: image.since,
+        let store = self.store.clone();
+        let summary = move |image: LocalImage| {
+            let reference = image.name.to_string();
+            let pinned = store.pinned_by(&reference).is_ok_and(|pins| !pins.is_empty());
+            ImageSummary {
+                digest: *image.top.digest(),
+                size: image.size(),
+                layers: image.image.image().map_or(0, |image| image.layers.len()),
+                added: image.since,
+                pinned,
+                reference,
+            }
         };
         let whole = self.images.local_images(move |image| image.whole.then(|| summary(image)));
         whole.await.map_err(image_error)
@@ -242,12 +251,10 @@ impl Backend for Node {
     async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
         let platform = platform(request.platform.as_deref())?;
         let local = self.find(&request.reference, platform.as_ref()).await?;
-        let reference = local.reference.clone();
+        let reference = local.name.to_string();
         let others = self.images.local_images(|image| Some(other(image))).await.map_err(image_error)?;
         let config = local.image.image().map(|image| image.config.digest);
-        let blob = config
-            .and_then(|digest| self.store.get(&digest))
-            .ok_or_else(|| incomplete(&reference.to_string()))?;
+        let blob = config.and_then(|digest| self.store.get(&digest)).ok_or_else(|| incomplete(&reference))?;
         let (store, transfers) = (self.store.clone(), self.transfers.clone());
         let describe = move || {
             let config = blob.read(MAX_CONFIG).map_err(|error| {
@@ -255,17 +262,38 @@ impl Backend for Node {
                 ApiError::new(ErrorCode::Internal, message)
             })?;
             let here = |layer: &Descriptor| here(&store, &transfers, layer);
-            inspect::inspect(&reference.to_string(), &local.image, &config, &others, here)
+            inspect::inspect(&reference, &local.image, &config, &others, here)
                 .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
         };
         tokio::task::spawn_blocking(describe).await.map_err(stopping)?
     }
 
-    async fn import(&self, archive: Archive, events: Events<ImportEvent>) -> Result<ImportSummary, ApiError> {
+    async fn remove(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
+        self.remove_images(request).await
+    }
+
+    async fn pin(&self, request: PinRequest) -> Result<PinSummary, ApiError> {
+        match request.pinned {
+            true => self.pin_image(&request.reference).await,
+            false => self.unpin_image(&request.reference).await,
+        }
+    }
+
+    async fn import(
+        &self,
+        name: Option<String>,
+        archive: Archive,
+        events: Events<ImportEvent>,
+    ) -> Result<ImportSummary, ApiError> {
+        let name = name.map(|name| self.parse_tag(&name)).transpose()?;
         let store = self.store.clone();
         let mut teller = ImportTeller(events);
         let reader = SyncIoBridge::new(archive);
-        let work = move || bundle::import(&store, reader, &mut teller);
+        let one = name.is_some();
+        let work = move || match one {
+            true => bundle::import_one(&store, reader, &mut teller),
+            false => bundle::import(&store, reader, &mut teller),
+        };
         let imported = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
         let imported = imported.map_err(|error| {
             let code = if error.is_no_space() { ErrorCode::NoSpace } else { ErrorCode::BadRequest };
@@ -280,17 +308,27 @@ impl Backend for Node {
                     format!("the manifest {} has left the store", image.digest),
                 )
             })?;
-            let size = image.size;
-            let mut named = false;
-            for reference in image.names.iter().filter_map(|name| self.parse(name).ok()) {
-                self.images.set_tag(&reference, &manifest).await.map_err(image_error)?;
-                self.pin(&reference, &image.blobs).await?;
-                named = true;
-                let reference = Some(reference.to_string());
-                images.push(ImportedImage { reference, digest: image.digest, size });
+            let references: Vec<Reference> = match &name {
+                Some(name) => vec![name.clone()],
+                None => image.names.iter().filter_map(|name| self.parse(name).ok()).collect(),
+            };
+            for reference in &references {
+                self.images.set_tag(reference, &manifest).await.map_err(image_error)?;
             }
-            if !named {
-                images.push(ImportedImage { reference: None, digest: image.digest, size });
+            let mut names: Vec<ImageName> = references.into_iter().map(ImageName::from).collect();
+            if names.is_empty() {
+                let unnamed = ImageName::Unnamed(image.digest);
+                self.images.keep_image(unnamed.clone(), &manifest).await.map_err(image_error)?;
+                names.push(unnamed);
+            }
+            for name in names {
+                // Imported images stay: nothing could bring them back once they were evicted.
+                pin_blobs(&self.store, name.to_string(), image.blobs.clone()).await?;
+                let reference = match name {
+                    ImageName::Reference(reference) => Some(reference.to_string()),
+                    ImageName::Unnamed(_) => None,
+                };
+                images.push(ImportedImage { reference, digest: image.digest, size: image.size });
             }
             for digest in &image.blobs {
                 self.swarm.announce(*digest).await;
@@ -299,13 +337,20 @@ impl Backend for Node {
         Ok(ImportSummary { images })
     }
 
+    async fn exported(&self, reference: &str) -> Result<String, ApiError> {
+        Ok(self.find(reference, None).await?.name.to_string())
+    }
+
     async fn export(&self, reference: &str, out: DuplexStream) -> Result<(), ApiError> {
         let local = self.find(reference, None).await?;
-        let reference = local.reference.clone();
+        let name = local.name.to_string();
         if !local.whole {
-            return Err(incomplete(&reference.to_string()));
+            return Err(incomplete(&name));
         }
-        let names = if reference.target().tag().is_some() { vec![reference.to_string()] } else { Vec::new() };
+        let has_tag = matches!(&local.name, ImageName::Reference(it) if it.target().tag().is_some());
+        // A digest that was asked for may be one of an index that bears the name.
+        let is_named = has_tag && matches!(self.wanted(reference)?, Wanted::Named(_));
+        let names = if is_named { vec![name.clone()] } else { Vec::new() };
         let image = ExportImage { names, manifest: *local.top.digest() };
         let store = self.store.clone();
         let writer = SyncIoBridge::new(out);
@@ -315,7 +360,7 @@ impl Backend for Node {
             let told = ApiError::new(ErrorCode::Internal, error.to_string());
             match error {
                 ExportError::Damaged(_) => {
-                    told.hint(format!("'wherry pull {reference}' brings it again; export then once more"))
+                    told.hint(format!("'wherry pull {name}' brings it again; export then once more"))
                 }
                 _ => told,
             }
@@ -351,21 +396,5 @@ fn here(store: &Store, transfers: &Transfers, blob: &Descriptor) -> (LayerState,
 
 fn other(image: LocalImage) -> OtherImage {
     let layers = image.image.image().map(|image| image.layers.iter().map(|layer| layer.digest).collect());
-    OtherImage { reference: image.reference.to_string(), layers: layers.unwrap_or_default() }
-}
-
-impl Node {
-    /// Imported images stay: nothing could bring them back once they were evicted. What the reference named before an
-    /// import may go.
-    async fn pin(&self, reference: &Reference, blobs: &[Digest]) -> Result<(), ApiError> {
-        let (store, name, blobs) = (self.store.clone(), reference.to_string(), blobs.to_vec());
-        let pin = move || {
-            blobs.iter().try_for_each(|digest| store.pin(&name, digest))?;
-            let blobs: HashSet<Digest> = blobs.into_iter().collect();
-            let before = store.pinned_by(&name)?;
-            before.iter().filter(|digest| !blobs.contains(digest)).try_for_each(|old| store.unpin(&name, old))
-        };
-        let pinned: Result<(), StoreError> = tokio::task::spawn_blocking(pin).await.map_err(stopping)?;
-        pinned.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
-    }
+    OtherImage { reference: image.name.to_string(), layers: layers.unwrap_or_default() }
 }

@@ -5,6 +5,7 @@ mod care;
 mod checking;
 mod find;
 mod holdings;
+mod keep;
 mod losses;
 mod pulls;
 mod upkeep;

@@ -151,6 +151,11 @@ impl Pulls {
         stopped
     }
 
+    /// Whether an image is being pulled.
+    pub(super) fn has(&self, reference: &Reference) -> bool {
+        self.lock().iter().any(|job| job.reference == *reference)
+    }
+
     /// The blobs that the pulls which are under way bring.
     pub(super) fn wanted(&self) -> HashSet<Digest> {
         self.lock().iter().flat_map(|job| job.blobs()).copied().collect()

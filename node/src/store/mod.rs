@@ -295,6 +295,12 @@ impl Store {
         Ok(there)
     }
 
+    /// Removes what was begun of a blob, with whatever length, unless it is being filled now.
+    pub fn remove_partials(&self, digest: &Digest) {
+        let files = lock(&self.shared.files);
+        self.shared.drop_partials(&files, |(partial, _)| partial == digest);
+    }
+
     /// All held blobs with their lengths, in no order: a snapshot.
     pub fn blobs(&self) -> impl Iterator<Item = (Digest, u64)> + use<> {
         let blobs: Vec<_> =
