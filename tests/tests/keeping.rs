@@ -63,7 +63,7 @@ fn removal_takes_what_no_other_image_has_and_leaves_the_rest() -> Result<()> {
     assert_eq!(removed["removed"][0]["blobs"], 3, "{removed}");
     let removed = site.node.json(&["rm", &reference])?;
     assert_eq!((&removed["removed"][0]["blobs"], &removed["removed"][0]["shared"]), (&0.into(), &3.into()));
-    assert_eq!(site.names()?, [other.clone()]);
+    assert_eq!(site.names()?, std::slice::from_ref(&other));
     ensure!(site.node.json(&["check", &other])?["missing"] == serde_json::json!([]), "it should be whole");
     let said = site.node.run(&["rm", &other])?;
     assert!(said.contains("removed") && said.contains("2.00 MiB"), "{said}");
@@ -89,6 +89,11 @@ fn what_is_being_pulled_is_not_removed() -> Result<()> {
     assert!(said.contains("on its way") && said.contains("wherry cancel"), "{said}");
     let inspected = site.node.run(&["inspect", &reference])?;
     assert!(inspected.contains("on its way") && !inspected.contains("pull the image"), "{inspected}");
+    let status = site.node.json(&["status"])?;
+    let transfer = &status["transfers"][0];
+    assert_eq!(transfer["images"], serde_json::json!([reference]), "{status}");
+    assert!(transfer["sources"].as_u64() >= Some(1), "the registry is a source: {status}");
+    assert!(status["store"]["bytes"].as_u64() < Some(32 * MIB), "what has arrived counts: {status}");
     site.node.run(&["cancel", &reference])?;
     pull.stop(SOON)?;
     site.node.run(&["rm", &reference])?;

@@ -57,10 +57,11 @@ pub(super) enum Command {
         wherry pull alpine\n  \
         wherry pull registry.local:5000/edge/agent:1.4\n  \
         wherry pull ghcr.io/example/app@sha256:…\n  \
-        wherry pull --platform linux/arm64 alpine   for another machine than this one\n\n\
+        wherry pull --platform linux/arm64 alpine   for another machine than this one\n  \
+        wherry pull --refresh alpine                the registry is asked now, whatever it said a minute ago\n\n\
         Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.\n\n\
         Ctrl-C leaves the pull to the node, which goes on with it: 'wherry cancel' stops it.")]
-    Pull(ImageArgs),
+    Pull(PullArgs),
     /// Stop fetching an image; what has arrived of it is kept for the next pull
     #[command(after_help = "Example:\n  wherry cancel docker.io/library/debian:13\n\n\
         Blobs that a client of the gateway reads at this moment, or that another image which is being pulled has too, \
@@ -254,7 +255,7 @@ impl NodeArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ImageArgs {
+pub(super) struct PullArgs {
     /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; without a registry it is one of the node's
     /// default origin
     #[arg(value_name = "REF", value_parser = reference)]
@@ -262,6 +263,9 @@ pub(super) struct ImageArgs {
     /// Of an image for several platforms, the one for this, such as linux/arm64 or linux/arm/v7 [default: the node's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
     pub(super) platform: Option<Platform>,
+    /// Ask the registry what the tag means even if it said so within tag_ttl
+    #[arg(long)]
+    pub(super) refresh: bool,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }

@@ -146,6 +146,7 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
             ("FROM PEERS", Align::Right),
             ("FROM ORIGIN", Align::Right),
             ("SOURCES", Align::Right),
+            ("IMAGE", Align::Left),
         ]);
         for transfer in &status.transfers {
             table.row([
@@ -155,6 +156,7 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
                 show_size(transfer.from_peers),
                 show_size(transfer.from_origin),
                 transfer.sources.to_string(),
+                transfer.images.join(", "),
             ]);
         }
         out += &format!("\n{table}");

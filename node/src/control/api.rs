@@ -53,6 +53,9 @@ pub struct PullRequest {
     /// Of an index, the image for this platform, as `OS/ARCH[/VARIANT]`; if none is named, for the node's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+    /// Whether the registry is to be asked what the tag means even if it said so a short time ago.
+    #[serde(default)]
+    pub refresh: bool,
 }
 
 /// Asks that an image be fetched no further.
@@ -279,6 +282,12 @@ pub struct PullSummary {
     pub from_origin: u64,
     /// Bytes that were here before, those of blobs that were not whole included.
     pub present: u64,
+    /// Whether the registry said now what the tag means, to this node or to one of its site. A digest needs no asking.
+    pub asked: bool,
+    /// Why not.
+    pub unasked: Option<String>,
+    /// How long ago it said so, in seconds; unknown for a digest, and for a name that was given at this site.
+    pub tag_age_seconds: Option<u64>,
 }
 
 /// What happens while an archive is imported.

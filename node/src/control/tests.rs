@@ -89,6 +89,9 @@ impl Backend for Harbour {
                     from_peers: 999,
                     from_origin: 0,
                     present: 0,
+                    asked: true,
+                    unasked: None,
+                    tag_age_seconds: Some(0),
                 })
             }
         }
@@ -195,7 +198,11 @@ fn start() -> Running {
 }
 
 async fn pull(running: &Running, reference: &str) -> Progress<PullEvent, PullSummary> {
-    running.client.pull(&PullRequest { reference: reference.to_owned(), platform: None }).await.unwrap()
+    running
+        .client
+        .pull(&PullRequest { reference: reference.to_owned(), platform: None, refresh: false })
+        .await
+        .unwrap()
 }
 
 fn refused(error: ClientError) -> ApiError {
@@ -427,8 +434,10 @@ async fn an_answer_that_stops_in_the_middle_is_an_error() {
     });
     let client = Client::new(&path);
     for _ in 0..2 {
-        let mut lines =
-            client.pull(&PullRequest { reference: "x".to_owned(), platform: None }).await.unwrap();
+        let mut lines = client
+            .pull(&PullRequest { reference: "x".to_owned(), platform: None, refresh: false })
+            .await
+            .unwrap();
         let error = lines.next().await.unwrap_err();
         assert!(matches!(error, ClientError::Lost(_)), "{error}");
     }

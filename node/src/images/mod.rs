@@ -136,6 +136,19 @@ pub struct Resolved {
     pub source: Source,
     /// How long ago an origin confirmed the tag; `None` if none ever did, and for a digest, which cannot age.
     pub age: Option<Duration>,
+    /// Why no origin was asked what the tag means, or none said it; `None` if one did, and for a digest.
+    pub unasked: Option<Unasked>,
+}
+
+/// Why what a tag means does not come from its origin now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unasked {
+    /// The site asked it a short time ago.
+    #[error("the registry was not asked again so soon")]
+    Lately,
+    /// It gives no answer.
+    #[error("the registry does not say: {0}")]
+    Silent(String),
 }
 
 impl Images {
@@ -176,10 +189,27 @@ impl Images {
             TagOrDigest::Digest(_) => self
                 .manifest_by_another(reference, true)
                 .await?
-                .map(|manifest| Resolved { manifest, source: Source::Peer, age: None }),
+                .map(|manifest| Resolved { manifest, source: Source::Peer, age: None, unasked: None }),
             TagOrDigest::Tag(_) => self.tag_by_anybody(reference).await?,
         };
         found.ok_or(error)
+    }
+
+    /// The same, with the origin asked by this node itself whatever it said a short time ago. Where it does not say, what
+    /// is known serves.
+    pub async fn manifest_anew(&self, reference: &Reference) -> Result<Resolved, ImageError> {
+        if reference.target().tag().is_none() {
+            return self.manifest(reference).await;
+        }
+        let error = match self.tag_anew(reference).await {
+            Ok(resolved) => return Ok(resolved),
+            Err(error) => error,
+        };
+        let mut resolved = self.manifest(reference).await?;
+        if let Some(unasked) = &mut resolved.unasked {
+            *unasked = Unasked::Silent(tags::why(&error));
+        }
+        Ok(resolved)
     }
 
     /// `for_all`: this node asks the origin, and no other node of the site to do so.
@@ -205,7 +235,7 @@ impl Images {
         digest: Digest,
         for_all: bool,
     ) -> Result<Resolved, ImageError> {
-        let resolved = |manifest, source| Resolved { manifest, source, age: None };
+        let resolved = |manifest, source| Resolved { manifest, source, age: None, unasked: None };
         let own = self.0.records.grant(reference.host(), reference.repository(), &digest)?;
         if let Some(grant) = &own {
             if !may_be_manifest(&grant.media_type) {

@@ -51,7 +51,7 @@ impl From<Reference> for ImageName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
     /// A name.
-    Named(Reference),
+    Named(ImageName),
     /// A digest as it is written, or its beginning with at least [`LEAST_DIGITS`] digits.
     Digest(String),
 }
@@ -62,15 +62,17 @@ impl Wanted {
     /// # Errors
     /// When it is neither a name nor a digest nor the beginning of one; whether it is does not depend on `default`.
     pub fn parse_at(text: &str, default: &Host) -> Result<Self, NameError> {
-        let digest = text.strip_prefix(NONE).unwrap_or(text);
-        let Some((algorithm, hex)) = digest.split_once(':').filter(|(name, _)| is_algorithm(name)) else {
-            return Reference::parse_at(text, default).map(Self::Named);
+        if text.starts_with(NONE) {
+            return text.parse().map(Self::Named);
+        }
+        let Some((algorithm, hex)) = text.split_once(':').filter(|(name, _)| is_algorithm(name)) else {
+            return Ok(Self::Named(Reference::parse_at(text, default)?.into()));
         };
         let is_beginning =
             hex.len() >= LEAST_DIGITS && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        match digest.parse::<Digest>() {
-            Ok(_) => Ok(Self::Digest(digest.to_owned())),
-            Err(_) if is_beginning && hex.len() < full_len(algorithm) => Ok(Self::Digest(digest.to_owned())),
+        match text.parse::<Digest>() {
+            Ok(_) => Ok(Self::Digest(text.to_owned())),
+            Err(_) if is_beginning && hex.len() < full_len(algorithm) => Ok(Self::Digest(text.to_owned())),
             Err(error) => Err(error.into()),
         }
     }
@@ -103,7 +105,8 @@ mod tests {
             assert_eq!(wanted(&text).unwrap(), Wanted::Digest(text.clone()));
             text.parse::<Reference>().unwrap_err();
         }
-        assert_eq!(wanted(&format!("<none>@{full}")).unwrap(), Wanted::Digest(full.clone()));
+        let unnamed = Wanted::Named(ImageName::Unnamed(full.parse().unwrap()));
+        assert_eq!(wanted(&format!("<none>@{full}")).unwrap(), unnamed);
         for text in ["sha256:1", "sha256:latest", &full[..full.len() - 53], "sha256:", &format!("{full}0")] {
             wanted(text).unwrap_err();
         }

@@ -26,7 +26,7 @@ use crate::images::inspect::{self, LayerState, OtherImage};
 use crate::images::{ImageError, ImageName, LocalImage, MAX_CONFIG, PullEvents, Wanted, parse_platform};
 use crate::status::{Addresses, MAX_TRANSFERS, NodeStatus, Report, State, StoreStatus, TransferStatus};
 use crate::store::Store;
-use crate::transfer::{Progress, Transfers};
+use crate::transfer::{Progress, Transfer, Transfers};
 
 impl Report for Node {
     async fn status(&self) -> NodeStatus {
@@ -44,27 +44,13 @@ impl Report for Node {
             store: StoreStatus {
                 blobs: usage.blobs as u64,
                 partial_blobs: usage.partials as u64,
-                bytes: usage.used,
+                bytes: usage.on_disk,
                 budget: usage.budget,
                 free: usage.free,
             },
             images,
             peers: self.swarm.neighbours().len(),
-            transfers: transfers
-                .iter()
-                .take(MAX_TRANSFERS)
-                .map(|transfer| {
-                    let progress = transfer.progress();
-                    TransferStatus {
-                        digest: transfer.digest(),
-                        size: transfer.size(),
-                        bytes: progress.linked,
-                        from_peers: progress.from_peers,
-                        from_origin: progress.from_origin,
-                        sources: progress.sources,
-                    }
-                })
-                .collect(),
+            transfers: self.transfer_status(transfers).await,
             traffic: self.metrics.traffic(),
             errors: self.metrics.errors(),
         }
@@ -164,13 +150,15 @@ impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
         let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
+        let refresh = request.refresh;
+        let is_tag = reference.target().tag().is_some();
         let job = self.pulls.begin(reference, platform)?;
         let (store, images, pull) = (self.store.clone(), self.images.clone(), job.clone());
         let work = async move {
             let begun = Instant::now();
             let teller = Teller { job: pull.clone(), events, present: AtomicU64::new(0) };
             let (reference, platform) = (pull.reference(), pull.platform());
-            let pulled = images.pull(reference, platform, &teller).await.map_err(image_error)?;
+            let pulled = images.pull(reference, platform, refresh, &teller).await.map_err(image_error)?;
             pin_anew(&store, &images, reference).await?;
             Ok(PullSummary {
                 reference: reference.to_string(),
@@ -179,6 +167,9 @@ impl Backend for Node {
                 from_peers: pulled.from_peers,
                 from_origin: pulled.from_origin,
                 present: teller.present.load(Ordering::Relaxed),
+                asked: is_tag && pulled.unasked.is_none(),
+                unasked: pulled.unasked.map(|why| why.to_string()),
+                tag_age_seconds: pulled.age.map(|age| age.as_secs()),
             })
         };
         self.pulls.run(job, work).await
@@ -375,6 +366,37 @@ impl Backend for Node {
             connected_seconds: now().saturating_sub(neighbour.since),
         };
         Ok(self.swarm.neighbours().into_iter().map(info).collect())
+    }
+}
+
+impl Node {
+    /// The blobs on their way, each with the images that are wanted.
+    async fn transfer_status(&self, transfers: Vec<Arc<Transfer>>) -> Vec<TransferStatus> {
+        let listed = || transfers.iter().take(MAX_TRANSFERS);
+        let mut images = self.pulls.images();
+        // What a runtime wants has no pull.
+        let others: HashSet<Digest> = listed()
+            .map(|transfer| transfer.digest())
+            .filter(|digest| !images.contains_key(digest))
+            .collect();
+        if !others.is_empty() {
+            images.extend(self.images.users_of(others).await.unwrap_or_default());
+        }
+        listed()
+            .map(|transfer| {
+                let progress = transfer.progress();
+                let names = images.get(&transfer.digest());
+                TransferStatus {
+                    digest: transfer.digest(),
+                    images: names.map(|names| names.iter().cloned().collect()).unwrap_or_default(),
+                    size: transfer.size(),
+                    bytes: progress.linked,
+                    from_peers: progress.from_peers,
+                    from_origin: progress.from_origin,
+                    sources: progress.sources,
+                }
+            })
+            .collect()
     }
 }
 

@@ -7,7 +7,7 @@ use wherry_gateway::{NameError, Platform, Reference};
 use super::Node;
 use super::backend::image_error;
 use crate::control::api::{ApiError, ErrorCode};
-use crate::images::{LocalImage, Wanted};
+use crate::images::{ImageName, LocalImage, Wanted};
 
 fn no_name(error: &NameError) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, error.to_string())
@@ -37,11 +37,19 @@ impl Node {
 
     /// An image of which the manifests are here.
     pub(super) async fn find(&self, text: &str, platform: Option<&Platform>) -> Result<LocalImage, ApiError> {
-        let beginning = match self.wanted(text)? {
-            Wanted::Named(reference) => return self.find_named(&reference, platform).await,
+        let wanted = self.wanted(text)?;
+        let beginning = match wanted.clone() {
+            Wanted::Named(ImageName::Reference(reference)) => {
+                return self.find_named(&reference, platform).await;
+            }
+            Wanted::Named(ImageName::Unnamed(digest)) => digest.to_string(),
             Wanted::Digest(beginning) => beginning,
         };
-        let found = self.images.local_by_digest(&beginning, platform).await.map_err(image_error)?;
+        let mut found = self.images.local_by_digest(&beginning, platform).await.map_err(image_error)?;
+        // One of several names was meant.
+        if let Wanted::Named(name) = &wanted {
+            found.retain(|image| image.name == *name);
+        }
         let digests: BTreeSet<_> = found.iter().map(|image| *image.top.digest()).collect();
         if digests.len() > 1 {
             let all: Vec<String> = digests.iter().map(ToString::to_string).collect();

@@ -101,8 +101,10 @@ pub enum Why {
 /// How much space a store takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes charged to the budget: held, partial and staged blobs.
+    /// Bytes charged to the budget: held, partial and staged blobs, the latter two with all that is still to come.
     pub used: u64,
+    /// The same without what is still to come.
+    pub on_disk: u64,
     /// The budget, if there is one.
     pub budget: Option<u64>,
     /// Bytes of the disk that are free and not promised to open files.
@@ -351,9 +353,13 @@ impl Store {
     /// How much space is taken and free.
     pub fn usage(&self) -> Usage {
         let free = self.shared.free();
+        let unwritten = self.shared.unwritten.load(Ordering::Relaxed);
         let state = lock(&self.shared.state);
+        let abandoned = state.partials.values().filter(|partial| !partial.open);
+        let absent: u64 = abandoned.map(|partial| partial.absent).sum();
         Usage {
             used: state.used,
+            on_disk: state.used.saturating_sub(unwritten).saturating_sub(absent),
             budget: self.shared.budget,
             free,
             blobs: state.blobs.len(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -195,7 +196,10 @@ fn find_partials(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
             {
                 let closed = data.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 let charge = partial_charge(digest.algorithm(), map);
-                state.partials.insert((digest, map.size()), PartialEntry { open: false, charge, closed });
+                let absent = map.size().saturating_sub(data.blocks() * 512);
+                state
+                    .partials
+                    .insert((digest, map.size()), PartialEntry { open: false, charge, absent, closed });
             }
             Some(_) => files::remove(&path)?,
             None => tracing::warn!(path = %path.display(), "this is no partial blob and is left alone"),

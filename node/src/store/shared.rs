@@ -71,6 +71,8 @@ impl Entry {
 pub(super) struct PartialEntry {
     pub(super) open: bool,
     pub(super) charge: u64,
+    /// Bytes of it that are not on the disk, while it is not open.
+    pub(super) absent: u64,
     /// When it was last closed; older ones are evicted first.
     pub(super) closed: SystemTime,
 }
