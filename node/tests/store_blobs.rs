@@ -240,6 +240,42 @@ fn a_flipped_byte_is_found_and_the_blob_no_longer_held() {
 }
 
 #[test]
+fn wrong_bytes_are_never_read_as_the_blob_and_no_longer_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for whole in [false, true] {
+        let digest = put(&store, &bytes(3, 500_000));
+        tamper(&path_of(dir.path(), &digest), |bytes| bytes[0] ^= 1);
+        let blob = store.get(&digest).unwrap();
+        let error = match whole {
+            true => blob.read(1 << 20).unwrap_err(),
+            false => blob.checked_reader().unwrap().read_to_end(&mut Vec::new()).unwrap_err(),
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        assert!(blob.is_lost() && !store.holds(&digest) && store.is_set_aside(&digest));
+        // One that came in its place is not blamed for the old one.
+        put(&store, &bytes(3, 500_000));
+        assert!(blob.read(1 << 20).is_ok() && store.holds(&digest));
+        store.remove(&digest).unwrap();
+    }
+}
+
+#[test]
+fn what_was_set_aside_is_kept_for_a_look_and_makes_room_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_budget(dir.path(), 3 * CHARGE);
+    let digests: Vec<_> = (0..3).map(|i| put(&store, &bytes(i, BLOB))).collect();
+    tamper(&path_of(dir.path(), &digests[2]), |bytes| bytes[0] ^= 1);
+    assert!(!store.verify(&digests[2]).unwrap());
+    let aside = dir.path().join("damaged").join(digests[2].hex());
+    assert!(aside.exists());
+    assert_eq!(store.usage().used, 3 * CHARGE);
+    put(&store, &bytes(2, BLOB));
+    assert!(!aside.exists() && digests.iter().all(|digest| store.holds(digest)));
+    assert_eq!(store.usage().used, 3 * CHARGE);
+}
+
+#[test]
 fn a_damaged_chain_is_made_anew_and_never_given_out() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -190,3 +190,147 @@ fn check(store: &Store, digest: &Digest, stop: &CancellationToken) -> Result<(),
     };
     store.verify_while(digest, paced).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use wherry_proto::SecretKey;
+
+    use super::*;
+    use crate::store::StoreSettings;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    struct Ward {
+        dir: tempfile::TempDir,
+        store: Store,
+        care: Care,
+        stop: CancellationToken,
+        running: tokio::task::JoinHandle<()>,
+    }
+
+    impl Ward {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
+            let (care, suspicions) = Care::new();
+            let stop = CancellationToken::new();
+            let running = tokio::spawn(run(store.clone(), suspicions, stop.clone()));
+            Self { dir, store, care, stop, running }
+        }
+
+        /// A blob of many chunks that rots once it is stored.
+        fn rotten(&self, seed: u8) -> StoredBlob {
+            let blob = self.sound(seed);
+            let hex = blob.digest().hex();
+            let path = self.dir.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[LEN - 1] ^= 1;
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+            blob
+        }
+
+        fn sound(&self, seed: u8) -> StoredBlob {
+            let bytes = vec![seed; LEN];
+            self.store.put(&Digest::sha256(&bytes), &bytes).unwrap()
+        }
+
+        async fn is_set_aside(&self, blob: &StoredBlob) {
+            let gone = async {
+                while self.store.holds(&blob.digest()) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, gone).await.unwrap();
+        }
+
+        /// Whether nothing was suspected, or all of it has been looked into.
+        fn is_idle(&self) -> bool {
+            lock(&self.care.memory).waiting.is_empty()
+        }
+
+        async fn end(self) {
+            self.stop.cancel();
+            self.running.await.unwrap();
+        }
+    }
+
+    const LEN: usize = 300_000;
+
+    fn client(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    fn doubt(blob: &StoredBlob, index: u32) -> (BlobName, u32) {
+        (BlobName { digest: blob.digest(), size: blob.size() }, index)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_blob_that_a_client_reads_again_is_checked_and_one_that_many_read_is_not() {
+        let ward = Ward::new();
+        let blob = ward.rotten(1);
+        for number in 1..100 {
+            ward.care.served(&blob, client(number));
+        }
+        assert!(ward.is_idle() && ward.store.holds(&blob.digest()));
+        ward.care.served(&blob, client(7));
+        ward.is_set_aside(&blob).await;
+        assert!(blob.is_lost() && ward.store.is_set_aside(&blob.digest()));
+        ward.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_blob_that_was_not_checked_since_the_start_is_when_it_was_served() {
+        let mut ward = Ward::new();
+        let digest = ward.rotten(2).digest();
+        ward.stop.cancel();
+        ward.running.await.unwrap();
+        drop(ward.store);
+        ward.store = Store::open(ward.dir.path(), StoreSettings::default()).unwrap();
+        let (care, suspicions) = Care::new();
+        (ward.care, ward.stop) = (care, CancellationToken::new());
+        ward.running = tokio::spawn(run(ward.store.clone(), suspicions, ward.stop.clone()));
+        let blob = ward.store.get(&digest).unwrap();
+        ward.care.served(&blob, client(1));
+        ward.is_set_aside(&blob).await;
+        ward.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_peer_that_is_right_is_heard_and_one_that_was_wrong_is_not() {
+        let ward = Ward::new();
+        let (sound, rotten) = (ward.sound(3), ward.rotten(4));
+        let [liar, honest] = [5, 6].map(|seed| SecretKey::from_seed([seed; 32]).node());
+        let (blob, index) = doubt(&sound, 0);
+        ward.care.doubted(&ward.store, liar, blob, index);
+        let looked = async {
+            let is_done = || {
+                let memory = lock(&ward.care.memory);
+                memory.groundless.contains_key(&liar) && memory.waiting.is_empty()
+            };
+            while !is_done() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looked).await.unwrap();
+        // What it says is not looked into any more, be it true.
+        let last = ChunkMap::new(rotten.size()).unwrap().last().get();
+        let (blob, last) = doubt(&rotten, last);
+        ward.care.doubted(&ward.store, liar, blob, last);
+        assert!(ward.is_idle());
+        ward.care.doubted(&ward.store, honest, blob, last);
+        ward.is_set_aside(&rotten).await;
+        assert!(ward.store.holds(&sound.digest()));
+        ward.end().await;
+    }
+
+    #[test]
+    fn what_no_peer_can_mean_has_no_ground() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
+        let digest = store.put(&Digest::sha256(b"blob"), b"blob").unwrap().digest();
+        for (size, index) in [(4, 0), (4, 1), (5, 0), (u64::MAX, 0)] {
+            assert!(!doubt_has_ground(&store, &BlobName { digest, size }, index).unwrap());
+        }
+    }
+}
