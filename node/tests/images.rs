@@ -417,7 +417,7 @@ async fn a_pull_for_another_platform_brings_that_one_and_nothing_else() {
     lab.origin.add("app", &arm);
     let (node, reference) = (lab.node(), lab.reference("app:1"));
     let pull = async |platform: &str| {
-        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), &Unseen).await
+        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), false, &Unseen).await
     };
     assert_eq!(pull("linux/arm/v7").await.unwrap().digest, index.digest);
     // Nodes that might have held its manifest were asked before the origin: nothing is left of that.
@@ -446,7 +446,7 @@ async fn an_image_of_one_platform_is_not_pulled_for_another() {
     lab.origin.tag("app", "1", &image);
     let (node, reference) = (lab.node(), lab.reference("app:1"));
     let pull = async |platform: &str| {
-        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), &Unseen).await
+        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), false, &Unseen).await
     };
     let error = pull("linux/arm64").await.unwrap_err().to_string();
     assert!(error.contains("it has linux/amd64"), "{error}");

@@ -12,7 +12,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use wherry_node::store::{Store, StoreError, StoreSettings, Table};
+use wherry_node::store::{Gone, Store, StoreError, StoreSettings, Table, Why};
 use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, Digest};
 
 fn open(dir: &Path) -> Store {
@@ -198,7 +198,10 @@ fn a_record_without_its_file_is_dropped_after_a_crash_and_at_the_first_read() {
     assert!(store.get(&first).unwrap().open().is_err());
     assert!(store.get(&second).unwrap().open().is_err());
     assert!(store.get(&first).is_none() && store.get(&second).is_none());
-    assert_eq!([gone.try_recv().unwrap(), gone.try_recv().unwrap()], [first, second]);
+    assert_eq!(
+        [gone.try_recv().unwrap(), gone.try_recv().unwrap()].map(|gone| (gone.digest, gone.why)),
+        [(first, Why::Damaged), (second, Why::Damaged)]
+    );
     let third = put(&store, b"third");
     drop(store);
 
@@ -218,7 +221,7 @@ fn that_a_blob_has_left_is_told_although_its_file_cannot_be_removed() {
     let mut gone = store.evicted();
     store.remove(&digest).unwrap_err();
     assert!(!store.holds(&digest));
-    assert_eq!(gone.try_recv().unwrap(), digest);
+    assert_eq!(gone.try_recv().unwrap(), Gone { digest, why: Why::Removed });
 }
 
 #[test]
@@ -234,6 +237,42 @@ fn a_flipped_byte_is_found_and_the_blob_no_longer_held() {
     // And it may come back.
     assert_eq!(put(&store, &bytes(3, 500_000)), digest);
     assert!(store.verify(&digest).unwrap());
+}
+
+#[test]
+fn wrong_bytes_are_never_read_as_the_blob_and_no_longer_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for whole in [false, true] {
+        let digest = put(&store, &bytes(3, 500_000));
+        tamper(&path_of(dir.path(), &digest), |bytes| bytes[0] ^= 1);
+        let blob = store.get(&digest).unwrap();
+        let error = match whole {
+            true => blob.read(1 << 20).unwrap_err(),
+            false => blob.checked_reader().unwrap().read_to_end(&mut Vec::new()).unwrap_err(),
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        assert!(blob.is_lost() && !store.holds(&digest) && store.is_set_aside(&digest));
+        // One that came in its place is not blamed for the old one.
+        put(&store, &bytes(3, 500_000));
+        assert!(blob.read(1 << 20).is_ok() && store.holds(&digest));
+        store.remove(&digest).unwrap();
+    }
+}
+
+#[test]
+fn what_was_set_aside_is_kept_for_a_look_and_makes_room_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_budget(dir.path(), 3 * CHARGE);
+    let digests: Vec<_> = (0..3).map(|i| put(&store, &bytes(i, BLOB))).collect();
+    tamper(&path_of(dir.path(), &digests[2]), |bytes| bytes[0] ^= 1);
+    assert!(!store.verify(&digests[2]).unwrap());
+    let aside = dir.path().join("damaged").join(digests[2].hex());
+    assert!(aside.exists());
+    assert_eq!(store.usage().used, 3 * CHARGE);
+    put(&store, &bytes(2, BLOB));
+    assert!(!aside.exists() && digests.iter().all(|digest| store.holds(digest)));
+    assert_eq!(store.usage().used, 3 * CHARGE);
 }
 
 #[test]
@@ -315,7 +354,7 @@ fn the_least_recently_used_blob_goes_first() {
     let fourth = put(&store, &bytes(3, BLOB));
     assert_eq!(store.usage().used, 3 * CHARGE);
     assert!(!store.holds(&digests[1]) && store.holds(&digests[0]) && store.holds(&fourth));
-    assert_eq!(gone.try_recv().unwrap(), digests[1]);
+    assert_eq!(gone.try_recv().unwrap(), Gone { digest: digests[1], why: Why::Evicted });
     assert!(!path_of(dir.path(), &digests[1]).exists());
     drop(store);
 

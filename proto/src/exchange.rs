@@ -60,6 +60,13 @@ pub enum Request {
         /// How many states the asker has beside the initial one.
         from: u32,
     },
+    /// That a chunk which came does not link, so that its giver may look at its disk. There is no answer.
+    Unlinked {
+        /// The blob.
+        blob: BlobName,
+        /// The chunk's number.
+        index: u32,
+    },
 }
 
 impl Message for Request {

@@ -16,7 +16,7 @@ use crate::{BlobName, Digest, PauseRecord, TagRecord, WanWord};
 /// 1: the first. 2: the tags of a repository can be asked for; tag records bear their signer's certificate.
 /// 3: blobs are followed while they arrive, for which stream claims cover all states before them; a node can be asked
 /// to lead, and to ask an origin what a reference means; whoever asks for a chain says which it has.
-/// 4: nodes of a site tell each other of the links that lead out of it.
+/// 4: nodes of a site tell each other of the links that lead out of it, and whoever gave a chunk that it does not link.
 pub const PROTOCOL_VERSION: u16 = 4;
 
 /// The longest name of a site, in bytes.

@@ -147,6 +147,7 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("request-cancel", frame(Request::Cancel { id: 2 })),
         ("request-follow", frame(Request::Follow { id: 5, blob: blob() })),
         ("request-states", frame(Request::States { id: 6, blob: blob(), attempt: attempt(), from: 7 })),
+        ("request-unlinked", frame(Request::Unlinked { blob: blob(), index: 3 })),
         ("response-chunk", frame(Response::Chunk { id: 2, len: MAX_CHUNK_LEN })),
         ("response-chain", frame(Response::Chain { id: 1, claim: claim(), len: 0 })),
         ("response-busy", frame(Response::Busy { id: 2 })),

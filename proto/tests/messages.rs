@@ -134,6 +134,7 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(id, blob, attempt, from)| Request::States { id, blob, attempt, from }),
         (any::<u32>(), blob(), any::<u32>()).prop_map(|(id, blob, index)| Request::Chunk { id, blob, index }),
         any::<u32>().prop_map(|id| Request::Cancel { id }),
+        (blob(), any::<u32>()).prop_map(|(blob, index)| Request::Unlinked { blob, index }),
     ]
 }
 

@@ -105,6 +105,10 @@ impl Reference {
             Some((first, rest)) if Host::looks_like_host(first) => (first.parse()?, rest),
             _ => (default.clone(), named),
         };
+        let is_digest = |text: &str| text.starts_with("sha256:") || text.starts_with("sha512:");
+        if digest.is_none() && is_digest(text) {
+            return Err(wrong("a digest alone says not where the image is"));
+        }
         let (repository, tag) = match rest.split_once(':') {
             Some((repository, tag)) => (repository, Some(tag.parse::<Tag>()?)),
             None => (rest, None),
@@ -224,6 +228,8 @@ mod tests {
             "a:b:c",
             "a b",
             "a@b@c",
+            "sha256:1",
+            DIGEST,
             "docker.io",
             "a/b:",
             "../etc/passwd",

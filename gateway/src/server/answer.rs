@@ -160,10 +160,13 @@ impl<C: Content> Gateway<C> {
             return Ok(reply);
         }
         reply.body = match reader.read(range).await? {
-            Body::File(StoredFile { file, offset, len }) if len == reply.len && len <= SMALL => {
-                let bytes = self.cache.read(file, offset, len as usize).await.map_err(|error| {
+            Body::File(stored) if stored.len == reply.len && stored.len <= SMALL => {
+                let StoredFile { file, offset, len, .. } = &stored;
+                let read = self.cache.read(Arc::clone(file), *offset, *len as usize).await;
+                let bytes = read.map_err(|error| {
                     internal(&format!("the stored blob {digest:?} cannot be read: {error}"))
                 })?;
+                stored.is_sent();
                 Body::Bytes(bytes)
             }
             body => body,

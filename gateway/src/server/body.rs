@@ -89,6 +89,7 @@ impl Outgoing {
                 return Poll::Ready(Some(match mapping {
                     Ok(mapping) => {
                         if file.stored.len == 0 {
+                            file.stored.is_sent();
                             self.file = None;
                         }
                         Ok(self.exchange.wire().announce(mapping))
@@ -149,7 +150,7 @@ impl Piece {
 impl FileBody {
     /// The next part of the file, once it can be sent without waiting for a disk.
     fn poll_window(&mut self, cx: &mut Context<'_>, cache: &PageCache) -> Poll<io::Result<Mapping>> {
-        let StoredFile { file, offset, len } = &mut self.stored;
+        let StoredFile { file, offset, len, .. } = &mut self.stored;
         let window = WINDOW.min(*len);
         if self.bringing.is_none() && !is_cached(file, *offset, window) {
             let bringing = cache.clone().bring_in(Arc::clone(file), *offset, window);

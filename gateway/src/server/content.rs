@@ -99,18 +99,34 @@ pub enum Break {
 ///
 /// Nobody may change or shorten the file while it is being served: the part that was already promised could
 /// not be taken back. Files that are unlinked go on being served.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoredFile {
     pub(super) file: Arc<File>,
     pub(super) offset: u64,
     pub(super) len: u64,
+    sent: Option<Sent>,
 }
+
+/// Who is told that all of a file was sent.
+type Sent = Arc<dyn Fn() + Send + Sync>;
 
 impl StoredFile {
     /// `len` bytes of `file` from `offset`. The file's own position is neither used nor moved, so one open
     /// file may serve any number of clients.
     pub fn new(file: impl Into<Arc<File>>, offset: u64, len: u64) -> Self {
-        Self { file: file.into(), offset, len }
+        Self { file: file.into(), offset, len, sent: None }
+    }
+
+    /// Calls this when the last of the bytes is on its way to the client. On the network threads, so it must not block.
+    #[must_use]
+    pub fn once_sent(self, sent: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { sent: Some(Arc::new(sent)), ..self }
+    }
+
+    pub(super) fn is_sent(&self) {
+        if let Some(sent) = &self.sent {
+            sent();
+        }
     }
 }
 

@@ -131,6 +131,9 @@ pub enum ImportError {
         "no image is in the archive: it needs an index.json (OCI layout) or a manifest.json (docker-archive)"
     )]
     NoImage,
+    /// One image was to be given a name.
+    #[error("the archive has {0} images, and a name is for one: nothing was kept")]
+    NotOne(usize),
     /// The store refused.
     #[error("cannot store {entry}: {source}")]
     Store {
@@ -178,6 +181,9 @@ pub enum ExportError {
         /// Why.
         source: io::Error,
     },
+    /// A blob is damaged, and is no longer held.
+    #[error("the stored blob {0} is damaged: its bytes on the disk have another digest. It is set aside")]
+    Damaged(Box<Digest>),
     /// The archive could not be written.
     #[error("cannot write the archive: {0}")]
     Write(#[source] io::Error),

@@ -118,7 +118,10 @@ impl Contents {
         }
         let missing = |digest: &Digest, by: String| ExportError::Missing { digest: Box::new(*digest), by };
         let blob = store.get(digest).ok_or_else(|| missing(digest, by.to_owned()))?;
-        let bytes = blob.read(MAX_MANIFEST_LEN).map_err(|error| bad(error.to_string()))?;
+        let bytes = blob.read(MAX_MANIFEST_LEN).map_err(|error| match blob.is_lost() {
+            true => ExportError::Damaged(Box::new(*digest)),
+            false => bad(error.to_string()),
+        })?;
         let told = descriptor.map_or("", |descriptor| &descriptor.media_type);
         let manifest = Manifest::parse(&bytes, told).map_err(bad)?;
         let media_type = manifest.media_type().to_owned();
@@ -161,8 +164,11 @@ impl Contents {
         for algorithm in algorithms {
             folder(&mut tar, &format!("blobs/{}/", algorithm.name()))?;
             for (digest, blob) in self.blobs.iter().filter(|(digest, _)| digest.algorithm() == algorithm) {
-                let failed = |source| ExportError::Read { digest: Box::new(*digest), source };
-                let file = blob.open().map_err(failed)?;
+                let failed = |source| match blob.is_lost() {
+                    true => ExportError::Damaged(Box::new(*digest)),
+                    false => ExportError::Read { digest: Box::new(*digest), source },
+                };
+                let file = blob.checked_reader().map_err(failed)?;
                 // Exactly as many bytes as the header says, or the archive is not one.
                 let mut bytes = Exactly { left: blob.size(), inner: file, failed: None };
                 let written = tar.append_data(&mut header(blob.size()), blob_path(digest), &mut bytes);

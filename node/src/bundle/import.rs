@@ -27,6 +27,11 @@ pub trait Progress {
         let _ = (name, size);
     }
 
+    /// A blob was read and has its digest; `new` if the store did not have it before.
+    fn verified(&mut self, digest: &Digest, size: u64, new: bool) {
+        let _ = (digest, size, new);
+    }
+
     /// So many bytes more of the entry are in the store, or were there already.
     fn advanced(&mut self, bytes: u64) {
         let _ = bytes;
@@ -66,6 +71,24 @@ pub fn import(
     reader: impl Read,
     progress: &mut dyn Progress,
 ) -> Result<Imported, ImportError> {
+    take_in(store, reader, progress, false)
+}
+
+/// The same for an archive that must have one image, so that it can be given a name.
+pub fn import_one(
+    store: &Store,
+    reader: impl Read,
+    progress: &mut dyn Progress,
+) -> Result<Imported, ImportError> {
+    take_in(store, reader, progress, true)
+}
+
+fn take_in(
+    store: &Store,
+    reader: impl Read,
+    progress: &mut dyn Progress,
+    one: bool,
+) -> Result<Imported, ImportError> {
     let mut intake = Intake::new(store);
     let resolved = intake.read(reader, progress).and_then(|()| {
         let oci = intake.index.take();
@@ -75,6 +98,10 @@ pub fn import(
             None if !docker.is_empty() => docker::images(&mut intake, &docker),
             None => Err(ImportError::NoImage),
         }
+    });
+    let resolved = resolved.and_then(|images| match images.len() {
+        found if one && found != 1 => Err(ImportError::NotOne(found)),
+        _ => Ok(images),
     });
     let needed: HashSet<Digest> = match &resolved {
         Ok(images) => images.iter().flat_map(|image| &image.blobs).copied().collect(),
@@ -208,13 +235,16 @@ impl<'a> Intake<'a> {
         progress: &mut dyn Progress,
     ) -> Result<Digest, ImportError> {
         if let Some(digest) = expected
-            && let Some(held) = self.store.get(&digest)
+            && let Some(held) = self
+                .sound(&digest)
+                .map_err(|source| ImportError::Store { entry: entry.to_owned(), source })?
         {
-            // The store's own bytes are verified, so the archive's need not be read.
+            // The archive's bytes need not be read.
             if held.size() != size {
                 return Err(wrong_length(&digest, held.size(), size, entry));
             }
             progress.advanced(size);
+            progress.verified(&digest, size, false);
             self.blobs.insert(digest, held);
             return Ok(digest);
         }
@@ -238,6 +268,7 @@ impl<'a> Intake<'a> {
         }
         let (blob, new) = staged.finish_new(expected).map_err(refused)?;
         let digest = blob.digest();
+        progress.verified(&digest, size, new);
         if new {
             self.added.push(digest);
         }
@@ -250,9 +281,21 @@ impl<'a> Intake<'a> {
         if let Some(blob) = self.blobs.get(digest) {
             return Some(blob.clone());
         }
-        let blob = self.store.get(digest)?;
+        let sound =
+            self.sound(digest).inspect_err(|error| tracing::warn!(%error, "a stored blob cannot be checked"));
+        let blob = sound.ok().flatten()?;
         self.blobs.insert(*digest, blob.clone());
         Some(blob)
+    }
+
+    /// A blob that the store holds and that is still what its digest says: one that has rotted is set aside.
+    fn sound(&self, digest: &Digest) -> Result<Option<StoredBlob>, StoreError> {
+        let Some(held) = self.store.get(digest) else { return Ok(None) };
+        match self.store.verify(digest) {
+            Ok(true) => Ok(Some(held)),
+            Ok(false) | Err(StoreError::NotHeld(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the archive itself has this blob.

@@ -23,5 +23,5 @@ mod tarball;
 
 pub use error::{ExportError, ImportError, PackError};
 pub use export::{ExportImage, export};
-pub use import::{Imported, ImportedImage, Progress, import};
+pub use import::{Imported, ImportedImage, Progress, import, import_one};
 pub use pack::pack_directory;

@@ -22,10 +22,9 @@ use crate::control::api::ImportSummary;
 use crate::control::{ClientError, Step};
 
 pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failure> {
-    let client = args.node.client(environment);
     let from = args.from.as_path();
     let summary = if from == Path::new("-") {
-        send(&client, standard(io::stdin().as_fd())?, environment).await?
+        send(args, standard(io::stdin().as_fd())?, environment).await?
     } else {
         let unreadable =
             |error: io::Error| Failure::new(format!("{} cannot be read: {error}", from.display()));
@@ -38,7 +37,7 @@ pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Resu
                 let from = from.to_owned();
                 move || pack_directory(&from, BufWriter::with_capacity(64 << 10, writer))
             });
-            let outcome = send(&client, reader, environment).await;
+            let outcome = send(args, reader, environment).await;
             // When packing failed the node has seen a cut-off archive, and why it was cut off is here.
             match packed.await {
                 Ok(Err(error)) if !matches!(error, PackError::Write(_)) => {
@@ -48,7 +47,7 @@ pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Resu
             }
         } else {
             let file = tokio::fs::File::open(from).await.map_err(unreadable)?;
-            send(&client, file, environment).await?
+            send(args, file, environment).await?
         }
     };
     if args.node.json {
@@ -56,18 +55,21 @@ pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Resu
     }
     let mut out = String::new();
     for image in &summary.images {
-        let name = image.reference.as_deref().unwrap_or("(without a name)");
-        out += &format!("{} {} {}\n", harmless(name), image.digest, show_size(image.size));
+        let name = image.reference.clone().unwrap_or_else(|| format!("<none>@{}", image.digest));
+        out += &format!("{} {} {}\n", harmless(&name), image.digest, show_size(image.size));
+    }
+    if summary.images.iter().any(|image| image.reference.is_none()) {
+        note("an image without a name is used by its digest; 'wherry import --name REF' gives it one");
     }
     print(&out)
 }
 
 async fn send(
-    client: &crate::control::Client,
+    args: &ImportArgs,
     archive: impl AsyncRead + Send + 'static,
     environment: &Environment,
 ) -> Result<ImportSummary, ClientError> {
-    let mut lines = client.import(archive).await?;
+    let mut lines = args.node.client(environment).import(args.name.as_deref(), archive).await?;
     let mut reporter = reporter(environment);
     loop {
         match lines.next().await? {
@@ -105,10 +107,10 @@ pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Resu
     let partial = NamedTempFile::with_prefix_in(".wherry-export-", folder).map_err(unwritable)?;
     let mut file = tokio::fs::File::from_std(partial.reopen().map_err(unwritable)?);
     let mut stop = Stop::new()?;
-    let bytes = tokio::select! {
-        bytes = client.export(&args.reference, &mut file) => match bytes {
+    let (name, bytes) = tokio::select! {
+        exported = client.export(&args.reference, &mut file) => match exported {
             Err(ClientError::Local(error)) => return Err(unwritable(error)),
-            bytes => bytes?,
+            exported => exported?,
         },
         status = stop.asked() => {
             let message = "nothing was written".to_owned();
@@ -123,7 +125,7 @@ pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Resu
     partial.persist(&args.output).map_err(|error| unwritable(error.error))?;
     if args.node.json {
         return print_json(&json!({
-            "reference": args.reference,
+            "reference": name,
             "output": args.output.display().to_string(),
             "bytes": bytes,
         }));

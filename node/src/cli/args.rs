@@ -5,14 +5,14 @@ use std::sync::LazyLock;
 
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use wherry_gateway::{NameError, Platform, Reference};
+use wherry_gateway::{Host, NameError, Platform, Reference};
 
 use super::environment::Environment;
 use super::failure::Failure;
 use crate::config::{Flag, KEYS, Key, Sources, control_sockets};
 use crate::control::Client;
 use crate::identity::DEFAULT_DAYS;
-use crate::images::parse_platform;
+use crate::images::{Wanted, parse_platform};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -61,10 +61,11 @@ pub(super) enum Command {
         wherry pull alpine\n  \
         wherry pull registry.local:5000/edge/agent:1.4\n  \
         wherry pull ghcr.io/example/app@sha256:…\n  \
-        wherry pull --platform linux/arm64 alpine   for another machine than this one\n\n\
+        wherry pull --platform linux/arm64 alpine   for another machine than this one\n  \
+        wherry pull --refresh alpine                the registry is asked now, whatever it said a minute ago\n\n\
         Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.\n\n\
         Ctrl-C leaves the pull to the node, which goes on with it: 'wherry cancel' stops it.")]
-    Pull(ImageArgs),
+    Pull(PullArgs),
     /// Stop fetching an image; what has arrived of it is kept for the next pull
     #[command(after_help = "Example:\n  wherry cancel docker.io/library/debian:13\n\n\
         Blobs that a client of the gateway reads at this moment, or that another image which is being pulled has too, \
@@ -74,12 +75,30 @@ pub(super) enum Command {
     Images(NodeArgs),
     /// Show what an image is made of: layers, what made each, and which other images here share them
     #[command(after_help = "Example:\n  wherry inspect docker.io/library/debian:13")]
-    Inspect(ImageArgs),
+    Inspect(InspectArgs),
+    /// Remove images; what other images have too stays
+    #[command(after_help = "Examples:\n  \
+        wherry rm docker.io/library/debian:12\n  \
+        wherry rm sha256:1849e2c0a7f3   one without a name, by its digest or the first 12 digits of it\n\n\
+        An image that is being pulled is not removed: 'wherry cancel' stops that.")]
+    Rm(ImagesArgs),
+    /// Keep an image whatever the disk budget; imported images are pinned from the start
+    Pin(OneImageArgs),
+    /// Let an image make room for others when the disk budget is used up
+    Unpin(OneImageArgs),
+    /// Read and hash what is stored, and set aside what the disk has damaged: the next pull brings it again
+    #[command(after_help = "Examples:\n  \
+        wherry check                              everything that this node has\n  \
+        wherry check docker.io/library/debian:13  one image\n\n\
+        Exit status 1 means that something was damaged. A node also checks by itself what it has served, now and then, \
+        and what a client or a peer found to be wrong.")]
+    Check(CheckArgs),
     /// Take images from an archive or an OCI layout, without any network
     #[command(after_help = "Examples:\n  \
         wherry import image.tar            what 'docker save', 'podman save' or 'wherry export' wrote\n  \
         wherry import layout/              the folder of an OCI layout\n  \
-        docker save app | wherry import -")]
+        docker save app | wherry import -\n  \
+        wherry import --name edge/app:1 layout/   gives the one image in there this name")]
     Import(ImportArgs),
     /// Write an image as an archive that wherry, docker, podman and skopeo read
     #[command(after_help = "Examples:\n  \
@@ -266,7 +285,7 @@ impl NodeArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ImageArgs {
+pub(super) struct PullArgs {
     /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; without a registry it is one of the node's
     /// default origin
     #[arg(value_name = "REF", value_parser = reference)]
@@ -274,6 +293,40 @@ pub(super) struct ImageArgs {
     /// Of an image for several platforms, the one for this, such as linux/arm64 or linux/arm/v7 [default: the node's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
     pub(super) platform: Option<Platform>,
+    /// Ask the registry what the tag means even if it said so within tag_ttl
+    #[arg(long)]
+    pub(super) refresh: bool,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct InspectArgs {
+    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; or sha256:… alone, of which 12 digits are
+    /// enough
+    #[arg(value_name = "IMAGE", value_parser = image)]
+    pub(super) reference: String,
+    /// Of an image for several platforms, the one for this, such as linux/arm64 or linux/arm/v7 [default: the node's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
+    pub(super) platform: Option<Platform>,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ImagesArgs {
+    /// The images, by name or digest
+    #[arg(value_name = "IMAGE", value_parser = image, required = true)]
+    pub(super) references: Vec<String>,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct OneImageArgs {
+    /// The image, by name or digest
+    #[arg(value_name = "IMAGE", value_parser = image)]
+    pub(super) reference: String,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }
@@ -306,19 +359,31 @@ pub(super) struct CancelArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    /// The images, by name or digest; if none is named, everything that is stored
+    #[arg(value_name = "IMAGE", value_parser = image)]
+    pub(super) references: Vec<String>,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
     /// An archive, a folder with an OCI layout, or - for standard input
     #[arg(value_name = "FILE|DIR|-")]
     pub(super) from: PathBuf,
+    /// What to call the image in there, if there is one alone
+    #[arg(long, value_name = "REF", value_parser = reference)]
+    pub(super) name: Option<String>,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
-    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; without a registry it is one of the node's
-    /// default origin
-    #[arg(value_name = "REF", value_parser = reference)]
+    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; or sha256:… alone, of which 12 digits are
+    /// enough
+    #[arg(value_name = "IMAGE", value_parser = image)]
     pub(super) reference: String,
     /// Where to write it; - is standard output
     #[arg(short, long, value_name = "FILE|-", default_value = "-")]
@@ -395,6 +460,11 @@ pub(super) enum NetworkCommand {
 /// A text that can be a reference, as it was given: which registry is meant without one, only the node knows.
 fn reference(text: &str) -> Result<String, NameError> {
     text.parse::<Reference>().map(|_| text.to_owned())
+}
+
+/// A name as above, a digest, or the beginning of one: the image is here.
+fn image(text: &str) -> Result<String, NameError> {
+    Wanted::parse_at(text, &Host::docker_io()).map(|_| text.to_owned())
 }
 
 fn days() -> clap::builder::RangedI64ValueParser<u32> {

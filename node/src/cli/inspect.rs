@@ -1,6 +1,6 @@
 //! `wherry inspect`.
 
-use super::args::ImageArgs;
+use super::args::InspectArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, print, print_json};
@@ -11,7 +11,7 @@ use crate::images::inspect::{ImageDetails, LayerState};
 /// How much of an instruction is shown, in characters; `--json` has all of it.
 const MAX_SHOWN: usize = 200;
 
-pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(), Failure> {
+pub(super) async fn run(args: &InspectArgs, environment: &Environment) -> Result<(), Failure> {
     let platform = args.platform.as_ref().map(ToString::to_string);
     let request = InspectRequest { reference: args.reference.clone(), platform };
     let details = args.node.client(environment).inspect(&request).await?;
@@ -37,7 +37,13 @@ pub(super) fn page(image: &ImageDetails) -> String {
     let layers = if image.layers.len() == 1 { "layer" } else { "layers" };
     line("size", &format!("{} in {} {layers}{shared}", show_size(image.size), image.layers.len()));
     if image.layers.iter().any(|layer| layer.state != LayerState::Here) {
-        line("here", &format!("{} of it; pull the image to bring the rest", show_size(image.here)));
+        let has = |state| image.layers.iter().any(|layer| layer.state == state);
+        let rest = match (has(LayerState::Arriving), has(LayerState::Damaged)) {
+            (true, _) => "it is on its way",
+            (false, true) => "a layer was damaged and is set aside: pull the image to bring it again",
+            (false, false) => "pull the image to bring the rest",
+        };
+        line("here", &format!("{} of it; {rest}", show_size(image.here)));
     }
     let run = &image.run;
     line("entrypoint", &words(&run.entrypoint));
@@ -66,6 +72,8 @@ pub(super) fn page(image: &ImageDetails) -> String {
             match layer.state {
                 LayerState::Here => "here".to_owned(),
                 LayerState::Partly => format!("partly here, {}", show_size(layer.here)),
+                LayerState::Arriving => format!("on its way, {} here", show_size(layer.here)),
+                LayerState::Damaged => "damaged, set aside".to_owned(),
                 LayerState::Missing => "missing".to_owned(),
             }
         );

@@ -33,6 +33,7 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
         ("SIZE", Align::Right),
         ("LAYERS", Align::Right),
         ("HERE FOR", Align::Left),
+        ("PINNED", Align::Left),
     ]);
     for image in images {
         table.row([
@@ -43,6 +44,7 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
             image
                 .added
                 .map_or_else(String::new, |added| show_age(Duration::from_secs(now.saturating_sub(added)))),
+            if image.pinned { "yes".to_owned() } else { String::new() },
         ]);
     }
     table.to_string()
@@ -175,6 +177,7 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
             ("FROM PEERS", Align::Right),
             ("FROM ORIGIN", Align::Right),
             ("SOURCES", Align::Right),
+            ("IMAGE", Align::Left),
         ]);
         for transfer in &status.transfers {
             table.row([
@@ -184,6 +187,7 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
                 show_size(transfer.from_peers),
                 show_size(transfer.from_origin),
                 transfer.sources.to_string(),
+                transfer.images.join(", "),
             ]);
         }
         out += &format!("\n{table}");

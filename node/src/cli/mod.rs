@@ -8,11 +8,13 @@
 mod archive;
 mod args;
 mod cancel;
+mod check;
 mod config;
 mod demo;
 mod environment;
 mod failure;
 mod inspect;
+mod keep;
 mod list;
 mod network;
 mod output;
@@ -72,6 +74,10 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(&args, environment),
         Command::Pull(args) => talk(pull::run(&args, environment)),
         Command::Cancel(args) => talk(cancel::run(&args, environment)),
+        Command::Rm(args) => talk(keep::remove(&args, environment)),
+        Command::Pin(args) => talk(keep::pin(&args, true, environment)),
+        Command::Unpin(args) => talk(keep::pin(&args, false, environment)),
+        Command::Check(args) => talk(check::run(&args, environment)),
         Command::Import(args) => talk(archive::import(&args, environment)),
         Command::Export(args) => talk(archive::export(&args, environment)),
         Command::Inspect(args) => talk(inspect::run(&args, environment)),

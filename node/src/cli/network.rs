@@ -103,7 +103,9 @@ fn identity_json(identity: &Identity, now: u64) -> serde_json::Value {
     json!({
         "peer_id": identity.node,
         "network": certificate.map(|certificate| certificate.network),
-        "roles": certificate.map(|certificate| certificate.roles.to_string()),
+        "roles": certificate.map(|certificate| {
+            certificate.roles.to_string().split(", ").map(str::to_owned).collect::<Vec<_>>()
+        }),
         "expires": certificate.map(|certificate| certificate.expires),
         "expired": certificate.map(|certificate| certificate.expires <= now),
         "bootstrap": identity.bootstrap,

@@ -28,7 +28,7 @@ pub(super) trait Reporter {
     /// Something happened to an archive that is being imported.
     fn import(&mut self, event: &ImportEvent) {
         let ImportEvent::Blob { digest, size, present } = event;
-        let what = if *present { "here already" } else { "kept" };
+        let what = if *present { "here already" } else { "verified" };
         note(&format!("{} {what}, {}", digest.short(), show_size(*size)));
     }
     /// Time has passed.

@@ -2,20 +2,20 @@
 
 use tokio::time::MissedTickBehavior;
 
-use super::args::ImageArgs;
+use super::args::PullArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, note, print, print_json};
 use super::progress::{TICK, reporter, sources};
 use super::stop::Stop;
-use crate::config::units::{show_seconds, show_size};
+use crate::config::units::{show_age, show_seconds, show_size};
 use crate::control::Step;
-use crate::control::api::PullRequest;
+use crate::control::api::{PullRequest, PullSummary};
 
-pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(), Failure> {
+pub(super) async fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     let client = args.node.client(environment);
     let platform = args.platform.as_ref().map(ToString::to_string);
-    let request = PullRequest { reference: args.reference.clone(), platform };
+    let request = PullRequest { reference: args.reference.clone(), platform, refresh: args.refresh };
     let mut stop = Stop::new()?;
     let mut lines = tokio::select! {
         lines = client.pull(&request) => lines?,
@@ -53,6 +53,9 @@ pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(
         text += &format!(", {} here already", show_size(summary.present));
     }
     note(&text);
+    if let Some(line) = age(&summary, args.refresh) {
+        note(&line);
+    }
     if args.node.json {
         print_json(&summary)
     } else {
@@ -60,8 +63,21 @@ pub(super) async fn run(args: &ImageArgs, environment: &Environment) -> Result<(
     }
 }
 
+/// How old the answer is to what the tag means, if it does not come from the registry now.
+pub(super) fn age(summary: &PullSummary, refresh: bool) -> Option<String> {
+    let why = harmless(summary.unasked.as_deref()?);
+    let said = match summary.tag_age_seconds {
+        Some(seconds) => {
+            format!("as the registry said {} ago", show_age(Duration::from_secs(seconds)))
+        }
+        None => "as this site knows it".to_owned(),
+    };
+    let advice = if refresh { "" } else { " ('wherry pull --refresh' asks it now)" };
+    Some(format!("{} is what it is {said}: {why}{advice}", harmless(&summary.reference)))
+}
+
 /// What the node does without this command.
-fn left(args: &ImageArgs, status: u8, does: &str) -> Failure {
+fn left(args: &PullArgs, status: u8, does: &str) -> Failure {
     let (node, reference) = (&args.node, &args.reference);
     Failure::Interrupted {
         status,

@@ -183,10 +183,11 @@ fn images_are_listed_with_size_and_age() {
         size: 48 << 20,
         layers: 1,
         added: Some(1_000),
+        pinned: true,
     };
     let expected = format!(
-        "IMAGE                        DIGEST            SIZE  LAYERS  HERE FOR\n\
-         docker.io/library/debian:13  {}  48.0 MiB       1  2 hours\n",
+        "IMAGE                        DIGEST            SIZE  LAYERS  HERE FOR  PINNED\n\
+         docker.io/library/debian:13  {}  48.0 MiB       1  2 hours   yes\n",
         digest().short()
     );
     assert_eq!(list::images_table(&[image], 8_300), expected);

@@ -4,8 +4,11 @@
 //! |---|---|
 //! | `POST /v1/pull` with a [`PullRequest`] | lines: [`PullEvent`]s, then `done` with a [`PullSummary`] or `failed` |
 //! | `POST /v1/cancel` with a [`CancelRequest`] | [`CancelSummary`] |
-//! | `POST /v1/import` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
-//! | `GET /v1/export?reference=R` | an archive, then the trailer [`OUTCOME`] |
+//! | `POST /v1/check` with a [`CheckRequest`] | lines: [`CheckEvent`]s, then `done` with a [`CheckSummary`] or `failed` |
+//! | `POST /v1/remove` with a [`RemoveRequest`] | [`RemoveSummary`] |
+//! | `POST /v1/pin` with a [`PinRequest`] | [`PinSummary`] |
+//! | `POST /v1/import[?name=R]` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
+//! | `GET /v1/export?reference=R` | an archive, with its name in [`EXPORTED`], then the trailer [`OUTCOME`] |
 //! | `GET /v1/images` | a list of [`ImageSummary`] |
 //! | `GET /v1/inspect?reference=R[&platform=P]` | [`ImageDetails`] |
 //! | `GET /v1/peers` | a list of [`PeerInfo`] |
@@ -38,6 +41,9 @@ pub const EVENT_QUEUE: usize = 256;
 /// The trailer that ends an archive: `complete`, or an [`ApiError`] as JSON. Without it the archive is cut off.
 pub const OUTCOME: &str = "wherry-outcome";
 
+/// The header of an archive that bears the image's whole name.
+pub const EXPORTED: &str = "wherry-image";
+
 /// The value of [`OUTCOME`] after a whole archive.
 pub const COMPLETE: &str = "complete";
 
@@ -50,6 +56,9 @@ pub struct PullRequest {
     /// Of an index, the image for this platform, as `OS/ARCH[/VARIANT]`; if none is named, for the node's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+    /// Whether the registry is to be asked what the tag means even if it said so a short time ago.
+    #[serde(default)]
+    pub refresh: bool,
 }
 
 /// Asks that an image be fetched no further.
@@ -93,6 +102,113 @@ pub enum CancelState {
     Read,
     /// It goes on: another image has it too, and is being pulled.
     Pulled,
+}
+
+/// Asks that images be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveRequest {
+    /// The images, as people write them. All of them are found before the first is removed.
+    pub references: Vec<String>,
+}
+
+/// What was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveSummary {
+    /// The images.
+    pub removed: Vec<RemovedImage>,
+}
+
+/// An image that is not here any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedImage {
+    /// Its whole name.
+    pub reference: String,
+    /// Its manifest.
+    pub digest: Digest,
+    /// How many blobs were removed.
+    pub blobs: usize,
+    /// How many bytes they had.
+    pub bytes: u64,
+    /// How many of its blobs stay, since other images have them too.
+    pub shared: usize,
+}
+
+/// Asks that an image stay here whatever the disk budget, or no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinRequest {
+    /// The image, as people write it.
+    pub reference: String,
+    /// Whether it is to be pinned.
+    pub pinned: bool,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinSummary {
+    /// Its whole name.
+    pub reference: String,
+    /// Whether it is pinned now.
+    pub pinned: bool,
+    /// How many blobs that concerns.
+    pub blobs: usize,
+}
+
+/// Asks that stored blobs be read and hashed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckRequest {
+    /// The images, as people write them; if there are none, everything that the store has.
+    #[serde(default)]
+    pub references: Vec<String>,
+}
+
+/// What happens while blobs are checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum CheckEvent {
+    /// How far it has come.
+    Progress {
+        /// Blobs that were checked.
+        blobs: usize,
+        /// Blobs that are to be checked.
+        of_blobs: usize,
+        /// Bytes that were hashed.
+        bytes: u64,
+        /// Bytes that are to be hashed.
+        of_bytes: u64,
+    },
+    /// A blob has other bytes than its digest's, and was set aside.
+    Damaged {
+        /// The blob.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+    },
+}
+
+/// What a check has found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckSummary {
+    /// How many blobs were checked.
+    pub blobs: usize,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Those that were damaged and are set aside: the next pull brings them again.
+    pub damaged: Vec<DamagedBlob>,
+    /// Blobs of the images that were named which are not here.
+    pub missing: Vec<Digest>,
+}
+
+/// A blob that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The images here that it belongs to.
+    pub images: Vec<String>,
 }
 
 /// Asks what an image that is here is made of.
@@ -176,13 +292,19 @@ pub struct PullSummary {
     pub from_origin: u64,
     /// Bytes that were here before, those of blobs that were not whole included.
     pub present: u64,
+    /// Whether the registry said now what the tag means, to this node or to one of its site. A digest needs no asking.
+    pub asked: bool,
+    /// Why not.
+    pub unasked: Option<String>,
+    /// How long ago it said so, in seconds; unknown for a digest, and for a name that was given at this site.
+    pub tag_age_seconds: Option<u64>,
 }
 
 /// What happens while an archive is imported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum ImportEvent {
-    /// A blob was read, verified and kept, or was here already.
+    /// A blob was read and verified. It is kept when the whole archive is: nothing of a damaged one stays.
     Blob {
         /// The blob.
         digest: Digest,
@@ -214,16 +336,18 @@ pub struct ImportedImage {
 /// An image of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSummary {
-    /// Its whole reference.
+    /// Its whole name: a reference, or `<none>@DIGEST` if it came without one.
     pub reference: String,
     /// Its manifest.
     pub digest: Digest,
-    /// Bytes of its layers, each counted once.
+    /// Bytes of its configuration and layers, each counted once.
     pub size: u64,
     /// How many layers it has.
     pub layers: usize,
     /// When it came here, in seconds since 1970, if that is known.
     pub added: Option<u64>,
+    /// Whether it is pinned, so that it stays whatever the disk budget.
+    pub pinned: bool,
 }
 
 /// A member of the network that the node is connected to.
@@ -288,6 +412,8 @@ pub enum ErrorCode {
     NoSpace,
     /// Somebody had it stopped.
     Cancelled,
+    /// Something that goes on at this moment stands in the way.
+    Conflict,
     /// The node is about to end.
     Stopping,
     /// The node itself failed.
@@ -314,7 +440,7 @@ impl ErrorCode {
             Self::BadRequest => 400,
             Self::Denied => 403,
             Self::NotFound => 404,
-            Self::Cancelled => 409,
+            Self::Cancelled | Self::Conflict => 409,
             Self::Internal => 500,
             Self::Unavailable => 502,
             Self::Stopping => 503,

@@ -6,8 +6,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::api::{
-    ApiError, CancelRequest, CancelSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
-    InspectRequest, PeerInfo, PullEvent, PullRequest, PullSummary, WanRequest, WanStatus, WanSummary,
+    ApiError, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
 };
 use super::archive::Archive;
 use crate::status::Report;
@@ -29,6 +28,19 @@ pub trait Backend: Report {
     /// arrived stays.
     fn cancel(&self, request: CancelRequest) -> impl Future<Output = Result<CancelSummary, ApiError>> + Send;
 
+    /// Removes images, and those of their blobs that no other image has; nothing that is being fetched.
+    fn remove(&self, request: RemoveRequest) -> impl Future<Output = Result<RemoveSummary, ApiError>> + Send;
+
+    /// Has an image stay whatever the disk budget, or no longer.
+    fn pin(&self, request: PinRequest) -> impl Future<Output = Result<PinSummary, ApiError>> + Send;
+
+    /// Reads and hashes what is stored, and sets aside what is damaged.
+    fn check(
+        &self,
+        request: CheckRequest,
+        events: Events<CheckEvent>,
+    ) -> impl Future<Output = Result<CheckSummary, ApiError>> + Send;
+
     /// All images that are here whole, in any order.
     fn images(&self) -> impl Future<Output = Result<Vec<ImageSummary>, ApiError>> + Send;
 
@@ -37,12 +49,16 @@ pub trait Backend: Report {
     -> impl Future<Output = Result<ImageDetails, ApiError>> + Send;
 
     /// Takes the images of an OCI layout or docker-archive, which may be compressed with gzip. Nothing of a damaged
-    /// archive may become an image.
+    /// archive may become an image. With a name the archive must have one image, and that gets it.
     fn import(
         &self,
+        name: Option<String>,
         archive: Archive,
         events: Events<ImportEvent>,
     ) -> impl Future<Output = Result<ImportSummary, ApiError>> + Send;
+
+    /// The whole name of an image that is to be exported.
+    fn exported(&self, reference: &str) -> impl Future<Output = Result<String, ApiError>> + Send;
 
     /// Writes an image that is here as an archive. As long as nothing was written, an error is answered with its
     /// proper status; so check everything first.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HOST, TE};
-use axum::http::{Method, Request, StatusCode};
+use axum::http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -19,9 +19,7 @@ use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{
-    ApiError, COMPLETE, CancelRequest, CancelSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
-    InspectRequest, Line, MAX_ANSWER, MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PullEvent, PullRequest,
-    PullSummary, WanRequest, WanStatus, WanSummary,
+    ApiError, COMPLETE, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, EXPORTED, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line, MAX_ANSWER, MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.
@@ -150,6 +148,16 @@ impl Client {
         self.post("/v1/wan", request).await
     }
 
+    /// Removes images of the node.
+    pub async fn remove(&self, request: &RemoveRequest) -> Result<RemoveSummary, ClientError> {
+        self.post("/v1/remove", request).await
+    }
+
+    /// Has an image of the node stay, or no longer.
+    pub async fn pin(&self, request: &PinRequest) -> Result<PinSummary, ClientError> {
+        self.post("/v1/pin", request).await
+    }
+
     async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -159,26 +167,46 @@ impl Client {
         let request = Request::builder().method(Method::POST).uri(path);
         let request = request.header(CONTENT_TYPE, "application/json");
         let (answer, _connection) = self.send(request, body.into()).await?;
-        parsed(answer).await
+        parsed(answer.into_body()).await
     }
 
-    /// Gives the node an archive.
+    /// Has the node check what it has stored.
+    pub async fn check(
+        &self,
+        request: &CheckRequest,
+    ) -> Result<Progress<CheckEvent, CheckSummary>, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::Nonsense(error.to_string()))?;
+        self.lines("/v1/check", "application/json", body.into()).await
+    }
+
+    /// Gives the node an archive; with a name one that has a single image, which is called so.
     pub async fn import(
         &self,
+        name: Option<&str>,
         archive: impl AsyncRead + Send + 'static,
     ) -> Result<Progress<ImportEvent, ImportSummary>, ClientError> {
         let body = Body::from_stream(ReaderStream::with_capacity(archive, 64 << 10));
-        self.lines("/v1/import", "application/x-tar", body).await
+        let path = match name {
+            Some(name) => {
+                let mut pair = url::form_urlencoded::Serializer::new(String::new());
+                format!("/v1/import?{}", pair.append_pair("name", name).finish())
+            }
+            None => "/v1/import".to_owned(),
+        };
+        self.lines(&path, "application/x-tar", body).await
     }
 
-    /// Takes an image from the node as an archive, and returns how many bytes that were. Only if there is no error
-    /// what was written is an archive.
+    /// Takes an image from the node as an archive, and returns its whole name and how many bytes that were. Only if there
+    /// is no error what was written is an archive.
     pub async fn export(
         &self,
         reference: &str,
         out: &mut (impl AsyncWrite + Unpin),
-    ) -> Result<u64, ClientError> {
-        let (mut body, _connection) = self.get(&format!("/v1/export?{}", query(reference))).await?;
+    ) -> Result<(String, u64), ClientError> {
+        let (answer, _connection) = self.get(&format!("/v1/export?{}", query(reference))).await?;
+        let name = answer.headers().get(EXPORTED).and_then(|name| name.to_str().ok());
+        let name = name.unwrap_or(reference).to_owned();
+        let mut body = answer.into_body();
         let mut written = 0;
         let mut outcome = None;
         while let Some(frame) = body.frame().await {
@@ -198,7 +226,7 @@ impl Client {
                 .map_or_else(|error| ClientError::Nonsense(error.to_string()), ClientError::Refused));
         }
         out.flush().await.map_err(ClientError::Local)?;
-        Ok(written)
+        Ok((name, written))
     }
 
     /// The node's images.
@@ -227,8 +255,8 @@ impl Client {
     }
 
     async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let (body, _connection) = self.get(path).await?;
-        parsed(body).await
+        let (answer, _connection) = self.get(path).await?;
+        parsed(answer.into_body()).await
     }
 
     async fn lines<E, D>(
@@ -238,11 +266,16 @@ impl Client {
         body: Body,
     ) -> Result<Progress<E, D>, ClientError> {
         let request = Request::builder().method(Method::POST).uri(path).header(CONTENT_TYPE, media_type);
-        let (body, connection) = self.send(request, body).await?;
-        Ok(Progress { body, read: Vec::new(), _connection: connection, says: PhantomData })
+        let (answer, connection) = self.send(request, body).await?;
+        Ok(Progress {
+            body: answer.into_body(),
+            read: Vec::new(),
+            _connection: connection,
+            says: PhantomData,
+        })
     }
 
-    async fn get(&self, path: &str) -> Result<(Incoming, AbortOnDropHandle<()>), ClientError> {
+    async fn get(&self, path: &str) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), ClientError> {
         self.send(Request::builder().uri(path).header(TE, "trailers"), Body::empty()).await
     }
 
@@ -250,7 +283,7 @@ impl Client {
         &self,
         request: http::request::Builder,
         body: Body,
-    ) -> Result<(Incoming, AbortOnDropHandle<()>), ClientError> {
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), ClientError> {
         let request = request
             .header(HOST, "wherry")
             .body(body)
@@ -268,7 +301,7 @@ impl Client {
         })?;
         let status = answer.status();
         if status == StatusCode::OK {
-            return Ok((answer.into_body(), connection));
+            return Ok((answer, connection));
         }
         let body = whole(answer.into_body()).await?;
         Err(serde_json::from_slice(&body)

@@ -21,8 +21,7 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{
-    ApiError, COMPLETE, CancelRequest, EVENT_QUEUE, ErrorCode, InspectRequest, MAX_REQUEST, OUTCOME,
-    PullRequest, WanRequest,
+    ApiError, COMPLETE, CancelRequest, CheckRequest, EVENT_QUEUE, EXPORTED, ErrorCode, InspectRequest, MAX_REQUEST, OUTCOME, PinRequest, PullRequest, RemoveRequest, WanRequest,
 };
 use super::archive::Archive;
 use super::backend::{Backend, Events};
@@ -58,6 +57,9 @@ pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: Cancel
     let router = Router::new()
         .route("/v1/pull", post(pull::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/cancel", post(cancel::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
+        .route("/v1/remove", post(remove::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
+        .route("/v1/pin", post(pin::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
+        .route("/v1/check", post(check::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/import", post(import::<B>))
         .route("/v1/export", get(export::<B>))
         .route("/v1/images", get(images::<B>))
@@ -118,12 +120,50 @@ async fn cancel<B: Backend>(
     Ok(json(control.backend.cancel(request).await))
 }
 
-async fn import<B: Backend>(State(control): State<Control<B>>, body: Body) -> Response {
+async fn remove<B: Backend>(
+    State(control): State<Control<B>>,
+    request: Result<Json<RemoveRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(request) = request.map_err(bad)?;
+    Ok(json(control.backend.remove(request).await))
+}
+
+async fn pin<B: Backend>(
+    State(control): State<Control<B>>,
+    request: Result<Json<PinRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(request) = request.map_err(bad)?;
+    Ok(json(control.backend.pin(request).await))
+}
+
+async fn check<B: Backend>(
+    State(control): State<Control<B>>,
+    request: Result<Json<CheckRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(request) = request.map_err(bad)?;
+    let (sender, events) = mpsc::channel(EVENT_QUEUE);
+    let backend = control.backend;
+    let work = async move { backend.check(request, Events::new(sender)).await };
+    Ok(ndjson(lines::body(work, events, None, control.shutdown)))
+}
+
+/// What an archive's image is to be called.
+#[derive(Deserialize)]
+struct Naming {
+    name: Option<String>,
+}
+
+async fn import<B: Backend>(
+    State(control): State<Control<B>>,
+    naming: Result<Query<Naming>, QueryRejection>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Query(Naming { name }) = naming.map_err(bad)?;
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
     let (archive, leftover) = Archive::new(body);
     let backend = control.backend;
-    let work = async move { backend.import(archive, Events::new(sender)).await };
-    ndjson(lines::body(work, events, Some(leftover), control.shutdown))
+    let work = async move { backend.import(name, archive, Events::new(sender)).await };
+    Ok(ndjson(lines::body(work, events, Some(leftover), control.shutdown)))
 }
 
 fn ndjson(body: Body) -> Response {
@@ -170,6 +210,7 @@ async fn export<B: Backend>(
     let reference = name(query)?;
     let (reader, writer) = tokio::io::duplex(PIPE);
     let backend = control.backend;
+    let name = HeaderValue::try_from(backend.exported(&reference).await?).map_err(bad)?;
     let mut work = Box::pin(async move { backend.export(&reference, writer).await });
     let mut pieces = ReaderStream::with_capacity(reader, PIECE);
     let mut outcome = None;
@@ -204,7 +245,11 @@ async fn export<B: Backend>(
         Some((end(outcome, trailers), None))
     });
     let body = Body::new(StreamBody::new(first.chain(rest)));
-    let headers = [(CONTENT_TYPE, "application/x-tar"), (TRAILER, OUTCOME)];
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/x-tar")),
+        (TRAILER, HeaderValue::from_static(OUTCOME)),
+        (HeaderName::from_static(EXPORTED), name),
+    ];
     Ok((headers, body).into_response())
 }
 

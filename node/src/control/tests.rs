@@ -92,6 +92,9 @@ impl Backend for Harbour {
                     from_peers: 999,
                     from_origin: 0,
                     present: 0,
+                    asked: true,
+                    unasked: None,
+                    tag_age_seconds: Some(0),
                 })
             }
         }
@@ -104,6 +107,16 @@ impl Backend for Harbour {
         }
     }
 
+    async fn check(
+        &self,
+        request: CheckRequest,
+        events: Events<CheckEvent>,
+    ) -> Result<CheckSummary, ApiError> {
+        events.tell(CheckEvent::Damaged { digest: digest(), size: 5 }).await;
+        let damaged = DamagedBlob { digest: digest(), size: 5, images: request.references };
+        Ok(CheckSummary { blobs: 1, bytes: 5, seconds: 0.5, damaged: vec![damaged], missing: Vec::new() })
+    }
+
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
         Ok(Vec::new())
     }
@@ -114,8 +127,23 @@ impl Backend for Harbour {
         Err(ApiError::new(ErrorCode::NotFound, format!("no image {reference} for {platform}")))
     }
 
+    async fn remove(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
+        let image = |reference| RemovedImage { reference, digest: digest(), blobs: 1, bytes: 2, shared: 3 };
+        Ok(RemoveSummary { removed: request.references.into_iter().map(image).collect() })
+    }
+
+    async fn pin(&self, request: PinRequest) -> Result<PinSummary, ApiError> {
+        let PinRequest { reference, pinned } = request;
+        Ok(PinSummary { reference, pinned, blobs: 2 })
+    }
+
+    async fn exported(&self, reference: &str) -> Result<String, ApiError> {
+        Ok(format!("r.example/{reference}"))
+    }
+
     async fn import(
         &self,
+        _name: Option<String>,
         mut archive: Archive,
         events: Events<ImportEvent>,
     ) -> Result<ImportSummary, ApiError> {
@@ -183,7 +211,11 @@ fn start() -> Running {
 }
 
 async fn pull(running: &Running, reference: &str) -> Progress<PullEvent, PullSummary> {
-    running.client.pull(&PullRequest { reference: reference.to_owned(), platform: None }).await.unwrap()
+    running
+        .client
+        .pull(&PullRequest { reference: reference.to_owned(), platform: None, refresh: false })
+        .await
+        .unwrap()
 }
 
 fn refused(error: ClientError) -> ApiError {
@@ -265,7 +297,7 @@ async fn an_archive_reaches_the_node_byte_for_byte() {
     let bytes: Vec<u8> = (0..3_000_000u32).flat_map(|i| i.to_le_bytes()).collect();
     let digest = Digest::sha256(&bytes);
     let size = bytes.len() as u64;
-    let mut lines = running.client.import(std::io::Cursor::new(bytes)).await.unwrap();
+    let mut lines = running.client.import(None, std::io::Cursor::new(bytes)).await.unwrap();
     assert_eq!(lines.next().await.unwrap(), Step::Event(ImportEvent::Blob { digest, size, present: false }));
     let Step::Done(summary) = lines.next().await.unwrap() else { panic!("no end") };
     assert_eq!(summary.images[0].digest, digest);
@@ -276,7 +308,7 @@ async fn a_refused_archive_is_refused_at_once_and_the_reason_gets_through() {
     let running = start();
     let mut bytes = b"evil".to_vec();
     bytes.resize(50_000_000, 0);
-    let mut lines = running.client.import(std::io::Cursor::new(bytes)).await.unwrap();
+    let mut lines = running.client.import(None, std::io::Cursor::new(bytes)).await.unwrap();
     let error = refused(lines.next().await.unwrap_err());
     assert_eq!(error.message, "the archive is damaged");
 }
@@ -299,7 +331,7 @@ async fn a_client_that_cannot_read_its_archive_any_further_leaves_no_image() {
     }
     let running = start();
     // Whether the answer's head comes first is a matter of luck; that nothing is done is not.
-    match running.client.import(Breaks(false)).await {
+    match running.client.import(None, Breaks(false)).await {
         Ok(mut lines) => assert!(lines.next().await.is_err()),
         Err(error) => assert!(matches!(error, ClientError::Local(_) | ClientError::Lost), "{error}"),
     }
@@ -309,7 +341,10 @@ async fn a_client_that_cannot_read_its_archive_any_further_leaves_no_image() {
 async fn an_export_arrives_whole_or_with_the_reason_why_not() {
     let running = start();
     let mut out = Vec::new();
-    assert_eq!(running.client.export("fine", &mut out).await.unwrap(), 1_000_000);
+    assert_eq!(
+        running.client.export("fine", &mut out).await.unwrap(),
+        ("r.example/fine".to_owned(), 1_000_000)
+    );
     assert!(out.len() == 1_000_000 && out.iter().all(|byte| *byte == 7));
 
     let mut out = Vec::new();
@@ -331,6 +366,17 @@ async fn a_torn_export_looks_torn_to_clients_that_read_no_trailers() {
     assert!(whole.ends_with(b"0\r\n\r\n"));
     let torn = raw(&running, &request("torn")).await;
     assert!(torn.starts_with(b"HTTP/1.1 200") && !torn.ends_with(b"0\r\n\r\n"));
+}
+
+#[tokio::test]
+async fn a_check_tells_what_it_finds_as_it_goes() {
+    let running = start();
+    let request = CheckRequest { references: vec!["app".to_owned()] };
+    let mut lines = running.client.check(&request).await.unwrap();
+    let found = lines.next().await.unwrap();
+    assert_eq!(found, Step::Event(CheckEvent::Damaged { digest: digest(), size: 5 }));
+    let Step::Done(summary) = lines.next().await.unwrap() else { panic!("not done") };
+    assert_eq!(summary.damaged[0].images, ["app"]);
 }
 
 #[tokio::test]
@@ -401,8 +447,10 @@ async fn an_answer_that_stops_in_the_middle_is_an_error() {
     });
     let client = Client::new(&path);
     for _ in 0..2 {
-        let mut lines =
-            client.pull(&PullRequest { reference: "x".to_owned(), platform: None }).await.unwrap();
+        let mut lines = client
+            .pull(&PullRequest { reference: "x".to_owned(), platform: None, refresh: false })
+            .await
+            .unwrap();
         let error = lines.next().await.unwrap_err();
         assert!(matches!(error, ClientError::Lost), "{error}");
     }

@@ -1,6 +1,7 @@
 //! What the gateway's server asks for.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use wherry_gateway::server::{
 use wherry_gateway::{Host, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
-use super::{Grant, ImageError, Images, MAX_TAGS, Records, blocking};
+use super::{Grant, ImageError, Images, MAX_TAGS, Records, Served, blocking};
 use crate::store::StoredBlob;
 use crate::transfer::{Fetched, Route, Transfer, TransferError, Transfers};
 
@@ -34,6 +35,8 @@ pub struct BlobHandle {
     transfers: Transfers,
     origins: Origins,
     unproven: Option<Arc<Unproven>>,
+    // Who reads it through the gateway, and who is told that it was read whole.
+    reader: Option<(IpAddr, Served)>,
 }
 
 /// How many blobs on their way are waited for, to remember what they belong to; of what is beyond, the site or the origin
@@ -99,7 +102,7 @@ impl BlobHandle {
         origins: Origins,
         unproven: Option<Arc<Unproven>>,
     ) -> Self {
-        Self { size, digest, route, transfers, origins, unproven }
+        Self { size, digest, route, transfers, origins, unproven, reader: None }
     }
 
     /// Starts to fetch it, unless it is here or on its way.
@@ -118,9 +121,19 @@ impl BlobHandle {
 
     async fn stored(&self, blob: StoredBlob, range: Range<u64>) -> Result<Body, Refusal> {
         let digest = self.digest;
-        let opened = tokio::task::spawn_blocking(move || blob.open()).await;
+        let reader = self.reader.clone().filter(|_| range == (0..self.size));
+        let opened = {
+            let blob = blob.clone();
+            tokio::task::spawn_blocking(move || blob.open()).await
+        };
         match opened {
-            Ok(Ok(file)) => Ok(Body::File(StoredFile::new(file, range.start, range.end - range.start))),
+            Ok(Ok(file)) => {
+                let file = StoredFile::new(file, range.start, range.end - range.start);
+                Ok(Body::File(match reader {
+                    Some((client, served)) => file.once_sent(move || served(&blob, client)),
+                    None => file,
+                }))
+            }
             Ok(Err(error)) => Err(Refusal::new(
                 RefusalKind::Internal,
                 format!(
@@ -221,9 +234,11 @@ impl Content for Images {
 
     async fn blob(&self, ask: Ask, digest: Digest, _want: Want) -> Result<BlobHandle, Refusal> {
         // The same normalisation of the repository as for manifests.
-        let reference = Reference::new(self.origin_of(&ask), ask.repository, TagOrDigest::Digest(digest));
+        let origin = self.origin_of(&ask);
+        let reference = Reference::new(origin, ask.repository, TagOrDigest::Digest(digest));
         let handle = Self::blob(self, reference.host(), reference.repository(), digest).await;
-        handle.map_err(|error| error.into_refusal(true))
+        let handle = handle.map_err(|error| error.into_refusal(true))?;
+        Ok(BlobHandle { reader: Some((ask.client.ip(), self.0.parts.served.clone())), ..handle })
     }
 
     async fn tags(&self, ask: Ask) -> Result<Vec<String>, Refusal> {

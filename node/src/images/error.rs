@@ -8,6 +8,7 @@ use wherry_gateway::origin::OriginError;
 use wherry_gateway::server::{Refusal, RefusalKind};
 use wherry_proto::Digest;
 
+use crate::config::units::show_size;
 use crate::store::StoreError;
 use crate::transfer::TransferError;
 
@@ -59,6 +60,18 @@ pub enum ImageError {
         /// The platforms that there are.
         has: String,
     },
+    /// An image does not fit into the store, whatever else left it.
+    #[error(
+        "{what} has {}, more than the whole disk budget of {}: raise --disk-budget", show_size(*size), show_size(*budget)
+    )]
+    LargerThanBudget {
+        /// The image.
+        what: String,
+        /// Bytes of its blobs.
+        size: u64,
+        /// The budget in bytes.
+        budget: u64,
+    },
     /// The store or its index failed.
     #[error(transparent)]
     Store(Arc<StoreError>),
@@ -105,6 +118,7 @@ impl ImageError {
             Self::NotAManifest { .. } | Self::NoManifest { .. } | Self::NoPlatform { .. } => {
                 Refusal::new(unknown, message)
             }
+            Self::LargerThanBudget { .. } => Refusal::new(RefusalKind::NoSpace, message),
             Self::Store(error) if error.is_no_space() => Refusal::new(RefusalKind::NoSpace, message),
             Self::Store(_) | Self::Unreadable { .. } => Refusal::new(RefusalKind::Internal, message),
             Self::Stopped => Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER),

@@ -40,11 +40,11 @@ pub struct ImageDetails {
     pub platform: String,
     /// When it was made, as its maker wrote it.
     pub created: Option<String>,
-    /// Bytes of all layers, each counted once.
+    /// Bytes of the configuration and all layers, each counted once.
     pub size: u64,
     /// Bytes of those layers that other images here have too.
     pub shared_size: u64,
-    /// Bytes of layers that are here, each counted once.
+    /// Bytes of the configuration and of layers that are here, each counted once.
     pub here: u64,
     /// The layers, the base first.
     pub layers: Vec<LayerDetails>,
@@ -91,6 +91,10 @@ pub enum LayerState {
     Here,
     /// Some of it.
     Partly,
+    /// Some of it, or nothing yet, and it is on its way.
+    Arriving,
+    /// Nothing of it: it was here, turned out to be damaged and was set aside.
+    Damaged,
     /// Nothing of it.
     Missing,
 }
@@ -227,8 +231,9 @@ pub fn inspect(
             }
         }
     }
-    let (mut size, mut shared_size, mut all_here) = (0u64, 0u64, 0u64);
-    let mut counted = std::collections::HashSet::new();
+    // The configuration is here, since it was read.
+    let (mut size, mut shared_size, mut all_here) = (image.config.size, 0u64, image.config.size);
+    let mut counted = std::collections::HashSet::from([image.config.digest]);
     let layers = image
         .layers
         .iter()
@@ -446,7 +451,7 @@ mod tests {
         assert_eq!(image.history[3].instruction, "WORKDIR /srv");
         let made: Vec<_> = image.history.iter().filter_map(|step| step.layer).collect();
         assert_eq!(made, [0, 1]);
-        assert_eq!(image.size, 15_066 + 382);
+        assert_eq!(image.size, 15_066 + 382 + image.config.size);
         assert_eq!(image.shared_size, 0);
         assert_eq!(image.run.entrypoint, ["/bin/sh"]);
         assert_eq!(image.run.cmd, ["-c", "echo   hello"]);
@@ -481,7 +486,7 @@ mod tests {
     #[test]
     fn a_layer_that_is_there_twice_counts_once() {
         let image = details(manifest(&[b"1234", b"56", b"1234"]).as_bytes(), "{}", &[]);
-        assert_eq!((image.layers.len(), image.size), (3, 6));
+        assert_eq!((image.layers.len(), image.size), (3, 6 + image.config.size));
     }
 
     #[test]
@@ -542,7 +547,9 @@ mod tests {
         let image = inspect("x", &parsed(manifest.as_bytes()), b"{}", &[], here).unwrap();
         let states: Vec<_> = image.layers.iter().map(|layer| (layer.state, layer.here)).collect();
         let one = (LayerState::Here, 3);
-        assert_eq!((states, image.here, image.size), (vec![one, (LayerState::Partly, 2), one], 5, 8));
+        let expected =
+            (vec![one, (LayerState::Partly, 2), one], 5 + image.config.size, 8 + image.config.size);
+        assert_eq!((states, image.here, image.size), expected);
     }
 
     #[test]

@@ -114,7 +114,10 @@ impl Images {
         let linked = blocking(move || Ok(link(&map, map.last(), from, &bytes))).await;
         match linked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?.to {
             End::Digest(reached) if reached == digest => Ok(u64::from(map.len(map.last()))),
-            _ => Err("its last chunk does not lead to the digest".to_owned()),
+            _ => {
+                peers.unlinked(node, digest, map, map.last()).await;
+                Err("its last chunk does not lead to the digest".to_owned())
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The images that are here, whole or in part.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -7,16 +8,19 @@ use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference}
 use wherry_proto::Digest;
 
 use super::platform::{choose, chosen, this_platform};
-use super::{ImageError, Images, TagEntry, blocking};
+use super::{ImageError, ImageName, Images, KeptImage, TagEntry, blocking};
 
 /// For how long a count of the images here serves.
 pub const COUNT_FOR: Duration = Duration::from_secs(2);
+
+/// How many blobs one image may have, over all platforms, before further ones are not looked at.
+const MAX_PARTS: usize = 1 << 16;
 
 /// An image of which the manifests are here.
 #[derive(Debug, Clone)]
 pub struct LocalImage {
     /// What it is called.
-    pub reference: Reference,
+    pub name: ImageName,
     /// The manifest that the reference names: an index, or the image itself.
     pub top: Manifest,
     /// The image: of an index the one for this platform, or else the first that is here.
@@ -44,18 +48,131 @@ impl Images {
         let images = self.clone();
         blocking(move || {
             let mut found = Vec::new();
-            for tag in images.records().all_tags() {
-                let (reference, entry) = tag?;
-                let here = images.local(&reference, &Meaning::of(&entry), None);
-                match here {
+            images.each_name(|name, meaning| {
+                match images.local(name, meaning, None) {
                     Ok(image) => found.extend(image.and_then(&mut tell)),
                     // One that is damaged, or was never an image, hides none of the others.
-                    Err(error) => debug!(%reference, %error, "an image is left out"),
+                    Err(error) => debug!(image = %name, %error, "an image is left out"),
                 }
-            }
+            })?;
             Ok(found)
         })
         .await
+    }
+
+    /// The names of the images here that each of these blobs belongs to, be it as manifest, configuration or layer, as far
+    /// as the manifests are here that tell.
+    pub async fn users_of(
+        &self,
+        blobs: HashSet<Digest>,
+    ) -> Result<HashMap<Digest, BTreeSet<String>>, ImageError> {
+        let images = self.clone();
+        blocking(move || {
+            let mut users: HashMap<Digest, BTreeSet<String>> = HashMap::new();
+            images.each_name(|name, meaning| {
+                for part in images.parts_of(meaning) {
+                    if blobs.contains(&part) {
+                        users.entry(part).or_default().insert(name.to_string());
+                    }
+                }
+            })?;
+            Ok(users)
+        })
+        .await
+    }
+
+    /// Every name that is known here, with what it means.
+    fn each_name(&self, mut each: impl FnMut(&ImageName, &Meaning)) -> Result<(), ImageError> {
+        for tag in self.records().all_tags() {
+            let (reference, entry) = tag?;
+            each(&reference.into(), &Meaning::of(&entry));
+        }
+        for kept in self.records().all_kept() {
+            let (name, kept) = kept?;
+            let digest = match &name {
+                ImageName::Unnamed(digest) => Some(digest),
+                ImageName::Reference(reference) => reference.target().digest(),
+            };
+            let Some(digest) = digest.copied() else { continue };
+            each(&name, &Meaning { digest, media_type: kept.media_type, since: Some(kept.since) });
+        }
+        Ok(())
+    }
+
+    /// The images here whose digests begin like this, in one name after the other: a digest as it is written, or its
+    /// beginning. What has the digest is the `top` of each, be it one of an index.
+    pub async fn local_by_digest(
+        &self,
+        beginning: &str,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<LocalImage>, ImageError> {
+        let (images, beginning, platform) = (self.clone(), beginning.to_owned(), platform.cloned());
+        blocking(move || {
+            let is_meant = |digest: &Digest| digest.to_string().starts_with(&beginning);
+            let mut found: Vec<LocalImage> = Vec::new();
+            images.each_name(|name, meaning| {
+                let here = match is_meant(&meaning.digest) {
+                    true => images.local(name, meaning, platform.as_ref()),
+                    false => images.local(name, meaning, None),
+                };
+                let Ok(Some(image)) = here else { return };
+                if is_meant(image.top.digest()) {
+                    found.push(image);
+                } else if is_meant(image.image.digest()) {
+                    found.push(LocalImage { top: image.image.clone(), ..image });
+                }
+            })?;
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Remembers an image that is known by its digest alone.
+    pub async fn keep_image(&self, name: ImageName, manifest: &Manifest) -> Result<(), ImageError> {
+        let kept = KeptImage { media_type: manifest.media_type().to_owned(), since: (self.0.parts.clock)() };
+        let records = self.records().clone();
+        blocking(move || Ok(records.keep(&name, &kept)?)).await
+    }
+
+    /// Forgets a name. What it meant stays in the store.
+    pub async fn forget(&self, name: &ImageName) -> Result<bool, ImageError> {
+        let (records, name) = (self.records().clone(), name.clone());
+        let forgotten = blocking(move || Ok(records.forget(&name)?)).await;
+        *self.0.count.lock().await = None;
+        forgotten
+    }
+
+    /// All blobs that an image leads to, whether they are here or not: of an index those of every platform of which the
+    /// manifest is here.
+    pub async fn parts(&self, image: &LocalImage) -> Result<HashSet<Digest>, ImageError> {
+        let media_type = image.top.media_type().to_owned();
+        let meaning = Meaning { digest: *image.top.digest(), media_type, since: None };
+        let images = self.clone();
+        blocking(move || Ok(images.parts_of(&meaning))).await
+    }
+
+    /// All that a reference leads to: the manifest, and as far as manifests are here what they name.
+    fn parts_of(&self, meaning: &Meaning) -> HashSet<Digest> {
+        let mut parts = HashSet::from([meaning.digest]);
+        let mut manifests = vec![(meaning.digest, meaning.media_type.clone())];
+        while let Some((digest, media_type)) = manifests.pop() {
+            // One that cannot be read names nothing.
+            let Ok(Some(manifest)) = self.read_manifest(digest, Some(&media_type)) else { continue };
+            match manifest.content() {
+                ManifestContent::Index(index) => {
+                    for entry in &index.manifests {
+                        if parts.len() < MAX_PARTS && parts.insert(entry.digest) {
+                            manifests.push((entry.digest, entry.media_type.clone()));
+                        }
+                    }
+                }
+                ManifestContent::Image(image) => {
+                    let room = MAX_PARTS.saturating_sub(parts.len());
+                    parts.extend(image.blobs().map(|blob| blob.digest).take(room));
+                }
+            }
+        }
+        parts
     }
 
     /// How many images are here with all their blobs, as it was at most [`COUNT_FOR`] ago: finding out reads every
@@ -91,14 +208,14 @@ impl Images {
                 None => records.tag(&reference)?.as_ref().map(Meaning::of),
             };
             let Some(meaning) = meaning else { return Ok(None) };
-            images.local(&reference, &meaning, platform.as_ref())
+            images.local(&reference.into(), &meaning, platform.as_ref())
         })
         .await
     }
 
     fn local(
         &self,
-        reference: &Reference,
+        name: &ImageName,
         meaning: &Meaning,
         platform: Option<&Platform>,
     ) -> Result<Option<LocalImage>, ImageError> {
@@ -108,7 +225,7 @@ impl Images {
         let read = |entry: &Descriptor| self.read_manifest(entry.digest, Some(&entry.media_type));
         let image = match (top.content(), platform) {
             (ManifestContent::Image(_), _) => Some(top.clone()),
-            (ManifestContent::Index(index), Some(wanted)) => read(chosen(reference, index, wanted)?)?,
+            (ManifestContent::Index(index), Some(wanted)) => read(chosen(name, index, wanted)?)?,
             (ManifestContent::Index(index), None) => {
                 let ours = choose(&index.manifests, &this_platform());
                 let mut here = None;
@@ -125,7 +242,7 @@ impl Images {
         let whole = image.image().is_some_and(|image| {
             image.blobs().filter(|blob| !blob.is_foreign()).all(|blob| self.0.parts.store.holds(&blob.digest))
         });
-        Ok(Some(LocalImage { reference: reference.clone(), top, image, whole, since: meaning.since }))
+        Ok(Some(LocalImage { name: name.clone(), top, image, whole, since: meaning.since }))
     }
 }
 

@@ -8,6 +8,7 @@ mod error;
 pub mod inspect;
 mod length;
 mod list;
+mod names;
 mod others;
 mod platform;
 mod pull;
@@ -16,6 +17,7 @@ mod site;
 mod tags;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,7 +33,7 @@ use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
 use crate::flights::Flights;
 use crate::status::Metrics;
-use crate::store::Store;
+use crate::store::{Store, StoredBlob};
 use crate::swarm::Clock;
 use crate::transfer::{Fetched, Peers, Route, TransferError, Transfers};
 
@@ -39,9 +41,10 @@ pub use content::BlobHandle;
 use content::Unproven;
 pub use error::ImageError;
 pub use list::{COUNT_FOR, LocalImage};
+pub use names::{ImageName, LEAST_DIGITS, Wanted};
 pub use platform::{choose, parse_platform, this_platform};
 pub use pull::{PARALLEL, PullEvents, Pulled};
-pub use records::{Grant, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
+pub use records::{Grant, KeptImage, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
 /// How long an origin that was out of reach is not asked again about tags of which the site knows an answer.
 const DOWN_FOR: Duration = Duration::from_secs(15);
@@ -102,7 +105,12 @@ pub struct ImagesParts {
     pub tag_ttl: Duration,
     /// The time in seconds since the Unix epoch.
     pub clock: Clock,
+    /// Is told of every blob that a client of the gateway has read whole from the store.
+    pub served: Served,
 }
+
+/// Who is told that a client with this address has read a blob whole from the store. Must not block.
+pub type Served = Arc<dyn Fn(&StoredBlob, IpAddr) + Send + Sync>;
 
 /// Names and manifests. Clones share everything.
 #[derive(Clone)]
@@ -128,6 +136,19 @@ pub struct Resolved {
     pub source: Source,
     /// How long ago an origin confirmed the tag; `None` if none ever did, and for a digest, which cannot age.
     pub age: Option<Duration>,
+    /// Why no origin was asked what the tag means, or none said it; `None` if one did, and for a digest.
+    pub unasked: Option<Unasked>,
+}
+
+/// Why what a tag means does not come from its origin now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unasked {
+    /// The site asked it a short time ago.
+    #[error("the registry was not asked again so soon")]
+    Lately,
+    /// It gives no answer.
+    #[error("the registry does not say: {0}")]
+    Silent(String),
 }
 
 impl Images {
@@ -168,10 +189,27 @@ impl Images {
             TagOrDigest::Digest(_) => self
                 .manifest_by_another(reference, true)
                 .await?
-                .map(|manifest| Resolved { manifest, source: Source::Peer, age: None }),
+                .map(|manifest| Resolved { manifest, source: Source::Peer, age: None, unasked: None }),
             TagOrDigest::Tag(_) => self.tag_by_anybody(reference).await?,
         };
         found.ok_or(error)
+    }
+
+    /// The same, with the origin asked by this node itself whatever it said a short time ago. Where it does not say, what
+    /// is known serves.
+    pub async fn manifest_anew(&self, reference: &Reference) -> Result<Resolved, ImageError> {
+        if reference.target().tag().is_none() {
+            return self.manifest(reference).await;
+        }
+        let error = match self.tag_anew(reference).await {
+            Ok(resolved) => return Ok(resolved),
+            Err(error) => error,
+        };
+        let mut resolved = self.manifest(reference).await?;
+        if let Some(unasked) = &mut resolved.unasked {
+            *unasked = Unasked::Silent(tags::why(&error));
+        }
+        Ok(resolved)
     }
 
     /// `for_all`: this node asks the origin, and no other node of the site to do so.
@@ -197,7 +235,7 @@ impl Images {
         digest: Digest,
         for_all: bool,
     ) -> Result<Resolved, ImageError> {
-        let resolved = |manifest, source| Resolved { manifest, source, age: None };
+        let resolved = |manifest, source| Resolved { manifest, source, age: None, unasked: None };
         let own = self.0.records.grant(reference.host(), reference.repository(), &digest)?;
         if let Some(grant) = &own {
             if !may_be_manifest(&grant.media_type) {
@@ -310,9 +348,12 @@ impl Images {
             let source = ManifestError::TooLong { size: blob.size() };
             return Err(ImageError::NotAManifest { digest, source });
         }
-        let raw = blob
-            .read(MAX_MANIFEST as u64)
-            .map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })?;
+        let raw = match blob.read(MAX_MANIFEST as u64) {
+            Ok(raw) => raw,
+            // What is damaged is as good as not here: others have it.
+            Err(_) if blob.is_lost() => return Ok(None),
+            Err(error) => return Err(ImageError::Unreadable { digest, why: error.to_string() }),
+        };
         let raw = Bytes::from(raw);
         // The bytes are the digest's and mostly say themselves what they are. What others say of them counts only where
         // it lets them be read: it may be false, and must hide nothing.

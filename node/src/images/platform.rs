@@ -1,7 +1,7 @@
 //! Which image of an index runs where.
 
 use wherry_gateway::manifest::Index;
-use wherry_gateway::{Descriptor, Platform, Reference};
+use wherry_gateway::{Descriptor, Platform};
 
 use super::ImageError;
 
@@ -100,7 +100,7 @@ fn number(variant: &str) -> Option<u32> {
 
 /// The same, with an error that lists what there is.
 pub(super) fn chosen<'a>(
-    reference: &Reference,
+    what: &dyn std::fmt::Display,
     index: &'a Index,
     wanted: &Platform,
 ) -> Result<&'a Descriptor, ImageError> {
@@ -111,7 +111,7 @@ pub(super) fn chosen<'a>(
         has.retain(|platform| platform != "unknown/unknown");
         has.dedup();
         let has = if has.is_empty() { "none that it names".to_owned() } else { has.join(", ") };
-        ImageError::NoPlatform { what: reference.to_string(), wanted: wanted.to_string(), has }
+        ImageError::NoPlatform { what: what.to_string(), wanted: wanted.to_string(), has }
     })
 }
 

@@ -9,7 +9,7 @@ use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference,
 use wherry_proto::Digest;
 
 use super::platform::{chosen, runs, this_platform};
-use super::{ImageError, Images, MAX_CONFIG, blocking};
+use super::{ImageError, Images, MAX_CONFIG, Unasked, blocking};
 use crate::limits::Limited;
 use crate::store::StoredBlob;
 use crate::transfer::{Fetched, Progress, Transfer, TransferError};
@@ -35,7 +35,7 @@ pub trait PullEvents: Send + Sync {
 }
 
 /// What a pull has brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pulled {
     /// The manifest that the reference names: an index, or the image itself.
     pub digest: Digest,
@@ -45,17 +45,27 @@ pub struct Pulled {
     pub from_peers: u64,
     /// Bytes that came from the origin.
     pub from_origin: u64,
+    /// How long ago an origin confirmed what the tag means, as in [`Resolved::age`](super::Resolved::age).
+    pub age: Option<Duration>,
+    /// Why it was not asked now, as in [`Resolved::unasked`](super::Resolved::unasked).
+    pub unasked: Option<Unasked>,
 }
 
 impl Images {
-    /// Brings all blobs of an image into the store. Of an index, the image for this platform or for `platform`.
+    /// Brings all blobs of an image into the store. Of an index, the image for this platform or for `platform`. With
+    /// `refresh` the origin is asked what the tag means whatever it said a short time ago.
     pub async fn pull(
         &self,
         reference: &Reference,
         platform: Option<&Platform>,
+        refresh: bool,
         events: &dyn PullEvents,
     ) -> Result<Pulled, ImageError> {
-        let top = self.manifest(reference).await?.manifest;
+        let resolved = match refresh {
+            true => self.manifest_anew(reference).await?,
+            false => self.manifest(reference).await?,
+        };
+        let (top, age, unasked) = (resolved.manifest, resolved.age, resolved.unasked);
         let manifest = match top.content() {
             ManifestContent::Image(image) => {
                 if let Some(wanted) = platform {
@@ -74,6 +84,10 @@ impl Images {
             Some(image) => image.blobs().filter(|blob| !blob.is_foreign()).cloned().collect(),
             None => Vec::new(),
         };
+        let size = blobs.iter().map(|blob| blob.size).sum();
+        if let Some(budget) = self.0.parts.store.usage().budget.filter(|budget| size > *budget) {
+            return Err(ImageError::LargerThanBudget { what: reference.to_string(), size, budget });
+        }
         let fetches: Vec<_> =
             blobs.iter().map(|blob| self.pull_blob(reference, blob, events).boxed()).collect();
         let mut running = stream::iter(fetches).buffer_unordered(PARALLEL);
@@ -83,15 +97,13 @@ impl Images {
             from_peers += progress.from_peers;
             from_origin += progress.from_origin;
         }
+        if reference.target().digest().is_some() {
+            self.keep_image(reference.clone().into(), &top).await?;
+        }
         // Whoever is told that an image is here may cut the power now.
         let store = self.0.parts.store.clone();
         blocking(move || Ok(store.sync()?)).await?;
-        Ok(Pulled {
-            digest: *top.digest(),
-            bytes: blobs.iter().map(|blob| blob.size).sum(),
-            from_peers,
-            from_origin,
-        })
+        Ok(Pulled { digest: *top.digest(), bytes: size, from_peers, from_origin, age, unasked })
     }
 
     /// Makes sure, before anything large is fetched, that an image which is alone runs on the platform that was asked

@@ -4,6 +4,7 @@ use bincode::{Decode, Encode};
 use wherry_gateway::{Host, Manifest, ManifestContent, Reference, Repository};
 use wherry_proto::{Digest, TagRecord};
 
+use super::ImageName;
 use crate::store::{Store, StoreError, Table};
 
 /// The most tags of one repository that are listed.
@@ -14,6 +15,9 @@ pub const MAX_IMAGES: usize = 10_000;
 
 /// The version of [`TagEntry`]'s layout, and so of the [`TagRecord`] within: it goes up with every change of either.
 const TAG_VERSION: u8 = 2;
+
+/// The version of [`KeptImage`]'s layout: it goes up with every change.
+const KEPT_VERSION: u8 = 1;
 
 /// The version of [`Grant`]'s layout: it goes up with every change.
 const GRANT_VERSION: u8 = 2;
@@ -62,10 +66,20 @@ impl Grant {
     }
 }
 
+/// An image that is known by its digest alone: one that was pulled by it, or that came without a name.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct KeptImage {
+    /// The media type of its manifest.
+    pub media_type: String,
+    /// Since when it is known, in seconds since the Unix epoch.
+    pub since: u64,
+}
+
 /// The index tables of this room.
 #[derive(Clone)]
 pub struct Records {
     tags: Table<TagEntry>,
+    kept: Table<KeptImage>,
     grants: Table<Grant>,
 }
 
@@ -76,7 +90,11 @@ fn grant_key(host: &Host, repository: &Repository, digest: &Digest) -> String {
 impl Records {
     /// The tables in a store's index.
     pub fn open(store: &Store) -> Result<Self, StoreError> {
-        Ok(Self { tags: store.table("tags", TAG_VERSION)?, grants: store.table("grants", GRANT_VERSION)? })
+        Ok(Self {
+            tags: store.table("tags", TAG_VERSION)?,
+            kept: store.table("kept", KEPT_VERSION)?,
+            grants: store.table("grants", GRANT_VERSION)?,
+        })
     }
 
     /// What is known of a reference that names a tag.
@@ -126,6 +144,28 @@ impl Records {
             Err(error) => Some(Err(error)),
         });
         tags.take(MAX_IMAGES)
+    }
+
+    /// Remembers an image that is known by its digest alone.
+    pub fn keep(&self, name: &ImageName, kept: &KeptImage) -> Result<(), StoreError> {
+        let change = |known: Option<KeptImage>| known.is_none().then(|| kept.clone());
+        self.kept.update(name.to_string().as_bytes(), change).map(|_| ())
+    }
+
+    /// Every image that is known by its digest alone, at most [`MAX_IMAGES`], each read when it is its turn.
+    pub fn all_kept(&self) -> impl Iterator<Item = Result<(ImageName, KeptImage), StoreError>> + '_ {
+        let read = |key: Vec<u8>| String::from_utf8(key).ok()?.parse().ok();
+        let kept = self.kept.iter().filter_map(move |item| match item {
+            Ok((key, kept)) => Some(Ok((read(key)?, kept))),
+            Err(error) => Some(Err(error)),
+        });
+        kept.take(MAX_IMAGES)
+    }
+
+    /// Forgets a name; says whether it was known. What belongs to the repository is known as before.
+    pub fn forget(&self, name: &ImageName) -> Result<bool, StoreError> {
+        let key = name.to_string();
+        Ok(self.tags.remove(key.as_bytes())? | self.kept.remove(key.as_bytes())?)
     }
 
     /// Whether anything is known of a repository: a tag, or something that belongs to it.
@@ -208,6 +248,9 @@ mod tests {
         let record = TagRecord::sign(&key, &certificate, meaning);
         let tag = encode(TAG_VERSION, &TagEntry { record, confirmed: 5, since: 6 }).unwrap();
         let grant = encode(GRANT_VERSION, &Grant { unfolded: true, ..Grant::of(8, "text/plain") }).unwrap();
+        let kept = KeptImage { media_type: "text/plain".to_owned(), since: 6 };
+        let kept = encode(KEPT_VERSION, &kept).unwrap();
+        assert_eq!(kept, b"\x01\x0a\0\0\0\0\0\0\0text/plain\x06\0\0\0\0\0\0\0");
         let written = [tag, grant].map(|bytes| (bytes[0], bytes.len(), Digest::sha256(&bytes).hex()));
         let as_before = [
             (2, 321, "f2024f8ae236f9336708a412bc2cee8ce76b99346e1e8879772cb8c89bd4ed32".to_owned()),

@@ -9,7 +9,8 @@ use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference};
 use wherry_proto::{TagMeaning, TagRecord};
 
-use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, blocking};
+use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, Unasked, blocking};
+use crate::config::units::show_age;
 
 /// How far ahead of this node's clock a time may lie at which an origin confirmed a tag, in seconds. One beyond this comes
 /// from a wrong clock and says nothing of the answer's age, which then is unknown, as if it had not been confirmed.
@@ -46,6 +47,14 @@ const PATIENCE_AFTER_ANOTHER: Duration = Duration::from_secs(2);
 /// How long an origin is waited for when it is the only hope.
 const PATIENCE: Duration = Duration::from_secs(25);
 
+/// What an origin said, without the rest.
+pub(super) fn why(error: &ImageError) -> String {
+    match error {
+        ImageError::Unknown { origin, .. } => origin.to_string(),
+        other => other.to_string(),
+    }
+}
+
 fn silent(host: &Host, what: String, waited: Duration) -> OriginError {
     let why = format!("it gave no answer within {:.1} s", waited.as_secs_f32());
     OriginError::Unreachable { host: host.to_string(), what, why }
@@ -70,13 +79,30 @@ impl Heard {
     }
 }
 
+impl Resolved {
+    /// After another node asked the origin for this one: what it says may be from a moment ago all the same.
+    fn just_asked(self) -> Self {
+        let is_new = self.age.is_some_and(|age| age <= ANSWER_TIME);
+        Self { unasked: self.unasked.filter(|_| !is_new), ..self }
+    }
+}
+
 impl Images {
     /// What a tag means as the first of the other nodes says that reaches the origin.
     pub(super) async fn tag_by_anybody(&self, reference: &Reference) -> Result<Option<Resolved>, ImageError> {
         let Some(record) = self.0.parts.site.resolve(reference, true).await else { return Ok(None) };
         let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
         self.hear(reference, record, &mut heard)?;
-        self.fresh(reference, &heard, Instant::now() + ANSWER_TIME).await
+        let resolved = self.fresh(reference, &heard, Instant::now() + ANSWER_TIME).await?;
+        Ok(resolved.map(Resolved::just_asked))
+    }
+
+    /// What the origin says now, asked by this node itself.
+    pub(super) async fn tag_anew(&self, reference: &Reference) -> Result<Resolved, ImageError> {
+        let known = self.0.records.tag(reference)?;
+        let patience = if known.is_some() { PATIENCE_WITH_ANSWER } else { PATIENCE };
+        // As if nothing were known, so that one that was out of reach a moment ago is asked too.
+        self.ask_origin(reference, known.as_ref(), false, patience).await
     }
 
     /// `for_all`: as in [`Images::resolve_for`].
@@ -108,7 +134,7 @@ impl Images {
             if let Some(Some(record)) = heard.unless_late(until, resolving).await {
                 self.hear(reference, record, &mut heard)?;
                 if let Some(resolved) = self.fresh(reference, &heard, until).await? {
-                    return Ok(resolved);
+                    return Ok(resolved.just_asked());
                 }
             }
         }
@@ -203,8 +229,9 @@ impl Images {
         let given = timeout_at(until, self.known_manifest(reference, entry, source)).await;
         match given.unwrap_or(Ok(None))? {
             Some(resolved) => {
-                info!(%reference, age = ?resolved.age, %error, "the origin does not answer: the site's newest answer serves");
-                Ok(resolved)
+                let (age, error) = (resolved.age.map_or_else(|| "unknown".to_owned(), show_age), why(&error));
+                info!(%reference, age, error, "the origin does not answer: the site's newest answer serves");
+                Ok(Resolved { unasked: Some(Unasked::Silent(error)), ..resolved })
             }
             None => Err(error),
         }
@@ -227,7 +254,8 @@ impl Images {
             },
         };
         self.learn(reference, &manifest).await?;
-        Ok(Some(Resolved { manifest, source, age: self.age(entry.confirmed) }))
+        let age = self.age(entry.confirmed);
+        Ok(Some(Resolved { manifest, source, age, unasked: Some(Unasked::Lately) }))
     }
 
     async fn ask_origin(
@@ -277,7 +305,7 @@ impl Images {
             None => (self.manifest_from_origin(reference).await?, Source::Origin),
         };
         self.change(reference, &manifest, (self.0.parts.clock)()).await?;
-        Ok(Resolved { manifest, source, age: Some(Duration::ZERO) })
+        Ok(Resolved { manifest, source, age: Some(Duration::ZERO), unasked: None })
     }
 
     /// Signs and remembers what a tag means now. `confirmed` is when an origin said so, 0 if none did.

@@ -12,25 +12,24 @@ use wherry_gateway::server::RefusalKind;
 use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
 use wherry_proto::{ChunkMap, Digest};
 
+use super::keep::{pin_anew, pin_blobs};
 use super::pulls::Job;
 use super::{Node, now};
-use crate::bundle::{self, ExportImage};
+use crate::bundle::{self, ExportError, ExportImage};
 use crate::control::api::{
-    ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, ErrorCode, ImageDetails,
-    ImageSummary, ImportEvent, ImportSummary, ImportedImage, InspectRequest, PeerInfo, PullEvent,
-    PullRequest, PullSummary, WanRequest, WanSummary,
+    ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, CheckEvent, CheckRequest, CheckSummary, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage, InspectRequest, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::identity;
 use crate::images::inspect::{self, LayerState, OtherImage};
-use crate::images::{ImageError, LocalImage, MAX_CONFIG, PullEvents, parse_platform};
+use crate::images::{ImageError, ImageName, LocalImage, MAX_CONFIG, PullEvents, Wanted, parse_platform};
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
     Addresses, Joined, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
 };
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::swarm::Refusal;
-use crate::transfer::{Progress, Transfers};
+use crate::transfer::{Progress, Transfer, Transfers};
 
 impl Report for Node {
     async fn status(&self) -> NodeStatus {
@@ -49,7 +48,7 @@ impl Report for Node {
             store: StoreStatus {
                 blobs: usage.blobs as u64,
                 partial_blobs: usage.partials as u64,
-                bytes: usage.used,
+                bytes: usage.on_disk,
                 budget: usage.budget,
                 free: usage.free,
             },
@@ -57,21 +56,7 @@ impl Report for Node {
             peers: self.swarm.neighbours().len(),
             refused: self.swarm.refusals().into_iter().map(refused).collect(),
             joined,
-            transfers: transfers
-                .iter()
-                .take(MAX_TRANSFERS)
-                .map(|transfer| {
-                    let progress = transfer.progress();
-                    TransferStatus {
-                        digest: transfer.digest(),
-                        size: transfer.size(),
-                        bytes: progress.linked,
-                        from_peers: progress.from_peers,
-                        from_origin: progress.from_origin,
-                        sources: progress.sources,
-                    }
-                })
-                .collect(),
+            transfers: self.transfer_status(transfers).await,
             wan: self.limits.status(),
             traffic: self.metrics.traffic(),
             errors: self.metrics.errors(),
@@ -84,7 +69,7 @@ fn platform(text: Option<&str>) -> Result<Option<Platform>, ApiError> {
     platform.map_err(|why| ApiError::new(ErrorCode::BadRequest, why))
 }
 
-fn image_error(error: ImageError) -> ApiError {
+pub(super) fn image_error(error: ImageError) -> ApiError {
     let advice = match &error {
         ImageError::Unknown { .. } => {
             Some("check the name, and 'wherry peers' and the network if the registry should be in reach")
@@ -109,9 +94,10 @@ fn image_error(error: ImageError) -> ApiError {
     }
 }
 
-fn not_here(reference: &Reference) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, format!("{reference} is not here"))
-        .hint(format!("bring it here with 'wherry pull {reference}'; 'wherry images' lists what is here"))
+/// An image of which the manifest is here, and not all the rest.
+fn incomplete(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("not all of {name} is here"))
+        .hint(format!("'wherry inspect {name}' shows what is missing, 'wherry pull {name}' brings it"))
 }
 
 pub(super) fn stopping<E>(_: E) -> ApiError {
@@ -170,20 +156,11 @@ impl PullEvents for Teller {
 }
 
 /// Tells the client of an import which blobs come.
-struct ImportTeller {
-    store: Store,
-    events: Events<ImportEvent>,
-}
+struct ImportTeller(Events<ImportEvent>);
 
 impl bundle::Progress for ImportTeller {
-    fn entry(&mut self, name: &str, size: u64) {
-        let Some((algorithm, hex)) = name.strip_prefix("blobs/").and_then(|rest| rest.split_once('/')) else {
-            return;
-        };
-        if let Ok(digest) = format!("{algorithm}:{hex}").parse() {
-            let present = self.store.holds(&digest);
-            self.events.tell_if_free(ImportEvent::Blob { digest, size, present });
-        }
+    fn verified(&mut self, digest: &Digest, size: u64, new: bool) {
+        self.0.tell_if_free(ImportEvent::Blob { digest: *digest, size, present: !new });
     }
 }
 
@@ -191,8 +168,11 @@ impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
         let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
+        let refresh = request.refresh;
+        let is_tag = reference.target().tag().is_some();
         let job = self.pulls.begin(reference, platform)?;
-        let (images, pull, limits) = (self.images.clone(), job.clone(), self.limits.clone());
+        let (store, images) = (self.store.clone(), self.images.clone());
+        let (pull, limits) = (job.clone(), self.limits.clone());
         let work = async move {
             let begun = Instant::now();
             let teller = Teller {
@@ -203,7 +183,8 @@ impl Backend for Node {
                 told: Mutex::default(),
             };
             let (reference, platform) = (pull.reference(), pull.platform());
-            let pulled = images.pull(reference, platform, &teller).await.map_err(image_error)?;
+            let pulled = images.pull(reference, platform, refresh, &teller).await.map_err(image_error)?;
+            pin_anew(&store, &images, reference).await?;
             Ok(PullSummary {
                 reference: reference.to_string(),
                 digest: pulled.digest,
@@ -211,6 +192,9 @@ impl Backend for Node {
                 from_peers: pulled.from_peers,
                 from_origin: pulled.from_origin,
                 present: teller.present.load(Ordering::Relaxed),
+                asked: is_tag && pulled.unasked.is_none(),
+                unasked: pulled.unasked.map(|why| why.to_string()),
+                tag_age_seconds: pulled.age.map(|age| age.as_secs()),
             })
         };
         self.pulls.run(job, work).await
@@ -254,32 +238,39 @@ impl Backend for Node {
         Ok(CancelSummary { reference: reference.to_string(), pulls: pulls.len(), blobs: cancelled })
     }
 
+    async fn check(
+        &self,
+        request: CheckRequest,
+        events: Events<CheckEvent>,
+    ) -> Result<CheckSummary, ApiError> {
+        self.check_blobs(request, events).await
+    }
+
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
-        let summary = |image: LocalImage| ImageSummary {
-            reference: image.reference.to_string(),
-            digest: *image.top.digest(),
-            size: image.size(),
-            layers: image.image.image().map_or(0, |image| image.layers.len()),
-            added: image.since,
+        let store = self.store.clone();
+        let summary = move |image: LocalImage| {
+            let reference = image.name.to_string();
+            let pinned = store.pinned_by(&reference).is_ok_and(|pins| !pins.is_empty());
+            ImageSummary {
+                digest: *image.top.digest(),
+                size: image.size(),
+                layers: image.image.image().map_or(0, |image| image.layers.len()),
+                added: image.since,
+                pinned,
+                reference,
+            }
         };
         let whole = self.images.local_images(move |image| image.whole.then(|| summary(image)));
         whole.await.map_err(image_error)
     }
 
     async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
-        let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
-        let local = self.images.local_image(&reference, platform.as_ref()).await.map_err(image_error)?;
-        let local = local.ok_or_else(|| match &platform {
-            Some(platform) => {
-                ApiError::new(ErrorCode::NotFound, format!("{reference} for {platform} is not here"))
-                    .hint(format!("bring it here with 'wherry pull --platform {platform} {reference}'"))
-            }
-            None => not_here(&reference),
-        })?;
+        let local = self.find(&request.reference, platform.as_ref()).await?;
+        let reference = local.name.to_string();
         let others = self.images.local_images(|image| Some(other(image))).await.map_err(image_error)?;
         let config = local.image.image().map(|image| image.config.digest);
-        let blob = config.and_then(|digest| self.store.get(&digest)).ok_or_else(|| not_here(&reference))?;
+        let blob = config.and_then(|digest| self.store.get(&digest)).ok_or_else(|| incomplete(&reference))?;
         let (store, transfers) = (self.store.clone(), self.transfers.clone());
         let describe = move || {
             let config = blob.read(MAX_CONFIG).map_err(|error| {
@@ -287,17 +278,38 @@ impl Backend for Node {
                 ApiError::new(ErrorCode::Internal, message)
             })?;
             let here = |layer: &Descriptor| here(&store, &transfers, layer);
-            inspect::inspect(&reference.to_string(), &local.image, &config, &others, here)
+            inspect::inspect(&reference, &local.image, &config, &others, here)
                 .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
         };
         tokio::task::spawn_blocking(describe).await.map_err(stopping)?
     }
 
-    async fn import(&self, archive: Archive, events: Events<ImportEvent>) -> Result<ImportSummary, ApiError> {
+    async fn remove(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
+        self.remove_images(request).await
+    }
+
+    async fn pin(&self, request: PinRequest) -> Result<PinSummary, ApiError> {
+        match request.pinned {
+            true => self.pin_image(&request.reference).await,
+            false => self.unpin_image(&request.reference).await,
+        }
+    }
+
+    async fn import(
+        &self,
+        name: Option<String>,
+        archive: Archive,
+        events: Events<ImportEvent>,
+    ) -> Result<ImportSummary, ApiError> {
+        let name = name.map(|name| self.parse_tag(&name)).transpose()?;
         let store = self.store.clone();
-        let mut teller = ImportTeller { store: store.clone(), events };
+        let mut teller = ImportTeller(events);
         let reader = SyncIoBridge::new(archive);
-        let work = move || bundle::import(&store, reader, &mut teller);
+        let one = name.is_some();
+        let work = move || match one {
+            true => bundle::import_one(&store, reader, &mut teller),
+            false => bundle::import(&store, reader, &mut teller),
+        };
         let imported = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
         let imported = imported.map_err(|error| {
             let code = if error.is_no_space() { ErrorCode::NoSpace } else { ErrorCode::BadRequest };
@@ -312,17 +324,27 @@ impl Backend for Node {
                     format!("the manifest {} has left the store", image.digest),
                 )
             })?;
-            let size = image.size;
-            let mut named = false;
-            for reference in image.names.iter().filter_map(|name| self.parse(name).ok()) {
-                self.images.set_tag(&reference, &manifest).await.map_err(image_error)?;
-                self.pin(&reference, &image.blobs).await?;
-                named = true;
-                let reference = Some(reference.to_string());
-                images.push(ImportedImage { reference, digest: image.digest, size });
+            let references: Vec<Reference> = match &name {
+                Some(name) => vec![name.clone()],
+                None => image.names.iter().filter_map(|name| self.parse(name).ok()).collect(),
+            };
+            for reference in &references {
+                self.images.set_tag(reference, &manifest).await.map_err(image_error)?;
             }
-            if !named {
-                images.push(ImportedImage { reference: None, digest: image.digest, size });
+            let mut names: Vec<ImageName> = references.into_iter().map(ImageName::from).collect();
+            if names.is_empty() {
+                let unnamed = ImageName::Unnamed(image.digest);
+                self.images.keep_image(unnamed.clone(), &manifest).await.map_err(image_error)?;
+                names.push(unnamed);
+            }
+            for name in names {
+                // Imported images stay: nothing could bring them back once they were evicted.
+                pin_blobs(&self.store, name.to_string(), image.blobs.clone()).await?;
+                let reference = match name {
+                    ImageName::Reference(reference) => Some(reference.to_string()),
+                    ImageName::Unnamed(_) => None,
+                };
+                images.push(ImportedImage { reference, digest: image.digest, size: image.size });
             }
             for digest in &image.blobs {
                 self.swarm.announce(*digest).await;
@@ -331,17 +353,34 @@ impl Backend for Node {
         Ok(ImportSummary { images })
     }
 
+    async fn exported(&self, reference: &str) -> Result<String, ApiError> {
+        Ok(self.find(reference, None).await?.name.to_string())
+    }
+
     async fn export(&self, reference: &str, out: DuplexStream) -> Result<(), ApiError> {
-        let reference = self.parse(reference)?;
-        let local = self.images.local_image(&reference, None).await.map_err(image_error)?;
-        let local = local.filter(|image| image.whole).ok_or_else(|| not_here(&reference))?;
-        let names = if reference.target().tag().is_some() { vec![reference.to_string()] } else { Vec::new() };
+        let local = self.find(reference, None).await?;
+        let name = local.name.to_string();
+        if !local.whole {
+            return Err(incomplete(&name));
+        }
+        let has_tag = matches!(&local.name, ImageName::Reference(it) if it.target().tag().is_some());
+        // A digest that was asked for may be one of an index that bears the name.
+        let is_named = has_tag && matches!(self.wanted(reference)?, Wanted::Named(_));
+        let names = if is_named { vec![name.clone()] } else { Vec::new() };
         let image = ExportImage { names, manifest: *local.top.digest() };
         let store = self.store.clone();
         let writer = SyncIoBridge::new(out);
         let work = move || bundle::export(&store, &[image], writer);
         let exported = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
-        exported.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+        exported.map_err(|error| {
+            let told = ApiError::new(ErrorCode::Internal, error.to_string());
+            match error {
+                ExportError::Damaged(_) => {
+                    told.hint(format!("'wherry pull {name}' brings it again; export then once more"))
+                }
+                _ => told,
+            }
+        })
     }
 
     async fn peers(&self) -> Result<Vec<PeerInfo>, ApiError> {
@@ -371,19 +410,49 @@ impl Backend for Node {
     }
 }
 
+impl Node {
+    /// The blobs on their way, each with the images that are wanted.
+    async fn transfer_status(&self, transfers: Vec<Arc<Transfer>>) -> Vec<TransferStatus> {
+        let listed = || transfers.iter().take(MAX_TRANSFERS);
+        let mut images = self.pulls.images();
+        // What a runtime wants has no pull.
+        let others: HashSet<Digest> = listed()
+            .map(|transfer| transfer.digest())
+            .filter(|digest| !images.contains_key(digest))
+            .collect();
+        if !others.is_empty() {
+            images.extend(self.images.users_of(others).await.unwrap_or_default());
+        }
+        listed()
+            .map(|transfer| {
+                let progress = transfer.progress();
+                let names = images.get(&transfer.digest());
+                TransferStatus {
+                    digest: transfer.digest(),
+                    images: names.map(|names| names.iter().cloned().collect()).unwrap_or_default(),
+                    size: transfer.size(),
+                    bytes: progress.linked,
+                    from_peers: progress.from_peers,
+                    from_origin: progress.from_origin,
+                    sources: progress.sources,
+                }
+            })
+            .collect()
+    }
+}
+
 /// How much of a blob is here. Reads the disk.
 fn here(store: &Store, transfers: &Transfers, blob: &Descriptor) -> (LayerState, u64) {
     if store.holds(&blob.digest) {
         return (LayerState::Here, blob.size);
     }
-    let arriving = transfers.get(blob.digest, blob.size);
-    let bytes = match (arriving, ChunkMap::new(blob.size)) {
-        (Some(transfer), _) => Some(transfer.progress().linked.max(transfer.before())),
-        (None, Ok(map)) => store.partial_bytes(&blob.digest, map),
-        (None, Err(_)) => None,
-    };
-    match bytes {
+    if let Some(transfer) = transfers.get(blob.digest, blob.size) {
+        return (LayerState::Arriving, transfer.progress().linked.max(transfer.before()));
+    }
+    let partly = ChunkMap::new(blob.size).ok().and_then(|map| store.partial_bytes(&blob.digest, map));
+    match partly {
         Some(bytes) if bytes > 0 => (LayerState::Partly, bytes),
+        _ if store.is_set_aside(&blob.digest) => (LayerState::Damaged, 0),
         _ => (LayerState::Missing, 0),
     }
 }
@@ -395,7 +464,7 @@ fn refused(refusal: Refusal) -> RefusedNode {
 
 fn other(image: LocalImage) -> OtherImage {
     let layers = image.image.image().map(|image| image.layers.iter().map(|layer| layer.digest).collect());
-    OtherImage { reference: image.reference.to_string(), layers: layers.unwrap_or_default() }
+    OtherImage { reference: image.name.to_string(), layers: layers.unwrap_or_default() }
 }
 
 impl Node {
@@ -406,29 +475,5 @@ impl Node {
         let read = tokio::task::spawn_blocking(move || identity::certificate(&data).ok().flatten()).await;
         let certificate = read.ok().flatten().filter(|certificate| *certificate != self.certificate)?;
         Some(Joined { network: certificate.network, expires: certificate.expires })
-    }
-
-    /// What people call an image: a name without a registry means the default origin, as it does at the gateway, so that
-    /// one name means one image.
-    fn parse(&self, reference: &str) -> Result<Reference, ApiError> {
-        Reference::parse_at(reference, self.images.default_origin()).map_err(|error| {
-            ApiError::new(ErrorCode::BadRequest, error.to_string()).hint(
-                "write it as REGISTRY/REPOSITORY:TAG or @DIGEST, such as debian:12 or quay.io/org/app:1.0",
-            )
-        })
-    }
-
-    /// Imported images stay: nothing could bring them back once they were evicted. What the reference named before an
-    /// import may go.
-    async fn pin(&self, reference: &Reference, blobs: &[Digest]) -> Result<(), ApiError> {
-        let (store, name, blobs) = (self.store.clone(), reference.to_string(), blobs.to_vec());
-        let pin = move || {
-            blobs.iter().try_for_each(|digest| store.pin(&name, digest))?;
-            let blobs: HashSet<Digest> = blobs.into_iter().collect();
-            let before = store.pinned_by(&name)?;
-            before.iter().filter(|digest| !blobs.contains(digest)).try_for_each(|old| store.unpin(&name, old))
-        };
-        let pinned: Result<(), StoreError> = tokio::task::spawn_blocking(pin).await.map_err(stopping)?;
-        pinned.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use wherry_gateway::{Host, Repository};
 use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord, WanWord};
 
+use super::care::Care;
 use crate::images::Images;
 use crate::limits::Limits;
 use crate::status::Metrics;
@@ -32,13 +33,14 @@ pub(super) struct Shelf {
     pub(super) images: OnceLock<Images>,
     pub(super) swarm: OnceLock<Client>,
     pub(super) limits: Limits,
+    pub(super) care: Care,
 }
 
 struct Counted {
     file: File,
     metrics: Metrics,
     // Keeps the blob from being evicted while it is read.
-    _blob: StoredBlob,
+    blob: StoredBlob,
 }
 
 impl ReadAt for Counted {
@@ -46,6 +48,10 @@ impl ReadAt for Counted {
         self.file.read_exact_at(buf, offset)?;
         self.metrics.to_peers.inc_by(buf.len() as u64);
         Ok(())
+    }
+
+    fn is_sound(&self) -> bool {
+        !self.blob.is_lost()
     }
 
     fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> bool {
@@ -121,8 +127,12 @@ impl Holdings for Shelf {
 
     fn open(&self, digest: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>> {
         let Some(blob) = self.store.get(digest) else { return Ok(None) };
-        let counted = Counted { file: blob.open()?, metrics: self.metrics.clone(), _blob: blob };
+        let counted = Counted { file: blob.open()?, metrics: self.metrics.clone(), blob };
         Ok(Some(Arc::new(counted)))
+    }
+
+    fn doubted(&self, by: NodeId, blob: BlobName, index: u32) {
+        self.care.doubted(&self.store, by, blob, index);
     }
 
     fn arriving(&self, blob: &BlobName) -> Option<Arc<dyn Arriving>> {

@@ -1,7 +1,12 @@
 //! A whole node: the parts wired, started in order and ended in order.
 
 mod backend;
+mod care;
+mod checking;
+mod find;
 mod holdings;
+mod keep;
+mod losses;
 mod pulls;
 mod upkeep;
 
@@ -16,6 +21,7 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use wherry_gateway::Host;
 use wherry_gateway::origin::{CredentialSources, OriginSettings, Origins, SettingsError};
@@ -32,6 +38,8 @@ use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::swarm::{self, Client, Swarm, SwarmError, SwarmSettings};
 use crate::transfer::{Signer, Transfers};
+use care::Care;
+pub use care::{CHECKED_FOR, CLEARED_FOR, GROUNDLESS_FOR, MAX_SUSPICIONS, READ_AGAIN};
 use holdings::Shelf;
 pub use pulls::MAX_PULLS;
 use pulls::Pulls;
@@ -159,6 +167,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let store = open_store(&config).await?;
     let metrics = Metrics::default();
     let limits = open_limits(&config, &membership, &store, &metrics).await?;
+    let (care, suspicions) = Care::new();
     let shelf = Arc::new(Shelf {
         store: store.clone(),
         metrics: metrics.clone(),
@@ -166,6 +175,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         images: OnceLock::new(),
         swarm: OnceLock::new(),
         limits: limits.clone(),
+        care: care.clone(),
     });
     let (key, certificate) = (membership.key.clone(), membership.certificate.clone());
     let stops = Stops::default();
@@ -177,6 +187,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let _ = shelf.swarm.set(client.clone());
     let upkeep = Upkeep::new(store.clone(), client.clone());
     let talk = Talk::new(limits.clone(), client.clone());
+    let gone = store.evicted();
     let peers = Arc::new(client.clone());
     let transfers = Transfers::new(
         store.clone(),
@@ -200,10 +211,14 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         default_origin,
         tag_ttl: config.tag_ttl,
         clock: Arc::new(now),
+        served: Arc::new(move |blob, client| care.served(blob, client)),
     })
     .map_err(Box::new)
     .map_err(NodeError::Images)?;
     let _ = shelf.images.set(images.clone());
+
+    let telling = losses::tell(images.clone(), metrics.clone(), gone);
+    let caring = care::run(store.clone(), suspicions, stops.talking.clone());
 
     let listening = swarm.listening();
     let bootstrap = listening();
@@ -241,6 +256,8 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         pages: tokio::spawn(status::serve(listeners.status, node.clone(), metrics, stops.talking.clone())),
         upkeep: tokio::spawn(upkeep.run(stops.talking.clone())),
         talk: tokio::spawn(talk.run(stops.talking.clone())),
+        caring: tokio::spawn(caring),
+        telling: AbortOnDropHandle::new(tokio::spawn(telling)),
     };
     let ended = async move {
         shutdown.cancelled().await;
@@ -296,6 +313,8 @@ struct Serving {
     pages: JoinHandle<()>,
     upkeep: JoinHandle<()>,
     talk: JoinHandle<()>,
+    caring: JoinHandle<()>,
+    telling: AbortOnDropHandle<()>,
 }
 
 async fn end(
@@ -320,6 +339,8 @@ async fn end(
     let _ = serving.pages.await;
     let _ = serving.upkeep.await;
     let _ = serving.talk.await;
+    let _ = serving.caring.await;
+    drop(serving.telling);
     swarm.join().await;
     let (store, limits) = (node.store.clone(), node.limits.clone());
     let close = move || {

@@ -1,6 +1,6 @@
 //! The pulls that commands have asked for. Each goes on when its client leaves, until it is done or somebody stops it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -150,6 +150,22 @@ impl Pulls {
             job.ended.cancelled().await;
         }
         stopped
+    }
+
+    /// Whether an image is being pulled.
+    pub(super) fn has(&self, reference: &Reference) -> bool {
+        self.lock().iter().any(|job| job.reference == *reference)
+    }
+
+    /// The blobs that pulls bring, each with the images that have it.
+    pub(super) fn images(&self) -> HashMap<Digest, BTreeSet<String>> {
+        let mut images: HashMap<Digest, BTreeSet<String>> = HashMap::new();
+        for job in self.lock().iter() {
+            for blob in job.blobs() {
+                images.entry(*blob).or_default().insert(job.reference.to_string());
+            }
+        }
+        images
     }
 
     /// The blobs that the pulls which are under way bring.

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use wherry_proto::Digest;
 
-use crate::store::{Store, StoreError};
+use crate::store::{Gone, Store, StoreError};
 use crate::swarm::{Client, Notice};
 
 /// Under which key of the index the addresses of other nodes are remembered.
@@ -23,7 +23,7 @@ pub(super) fn remembered(store: &Store) -> Result<Vec<String>, StoreError> {
 pub(super) struct Upkeep {
     store: Store,
     swarm: Client,
-    gone: Receiver<Digest>,
+    gone: Receiver<Gone>,
     notices: Receiver<Notice>,
 }
 
@@ -72,10 +72,10 @@ async fn take_back(store: &Store, swarm: &Client, digest: Digest) {
 }
 
 /// Withdraws what leaves.
-async fn withdraw(store: &Store, swarm: &Client, mut gone: Receiver<Digest>) {
+async fn withdraw(store: &Store, swarm: &Client, mut gone: Receiver<Gone>) {
     loop {
         match gone.recv().await {
-            Ok(digest) => take_back(store, swarm, digest).await,
+            Ok(gone) => take_back(store, swarm, gone.digest).await,
             Err(RecvError::Lagged(missed)) => {
                 info!(
                     missed,
@@ -135,6 +135,7 @@ mod tests {
             images: OnceLock::new(),
             swarm: OnceLock::new(),
             limits: Limits::none(SecretKey::from_seed([1; 32]).node()),
+            care: crate::node::care::Care::new().0,
         };
         let key = SecretKey::from_seed([1; 32]);
         let settings = SwarmSettings {

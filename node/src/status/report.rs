@@ -116,7 +116,7 @@ pub struct StoreStatus {
     pub blobs: u64,
     /// Blobs that are not whole yet.
     pub partial_blobs: u64,
-    /// Bytes that all of them take.
+    /// Bytes that all of them take now, those that are still to come left out.
     pub bytes: u64,
     /// The most bytes that they may take, if that is bounded.
     pub budget: Option<u64>,
@@ -129,6 +129,8 @@ pub struct StoreStatus {
 pub struct TransferStatus {
     /// The blob.
     pub digest: Digest,
+    /// The images that it belongs to, as far as that is known.
+    pub images: Vec<String>,
     /// Its length in bytes.
     pub size: u64,
     /// Bytes of it that are here and linked.
@@ -137,7 +139,7 @@ pub struct TransferStatus {
     pub from_peers: u64,
     /// Bytes that came from the origin, in this transfer.
     pub from_origin: u64,
-    /// How many peers send at the moment.
+    /// How many it comes from at the moment: peers that have some of it, and the origin while this node reads that.
     pub sources: usize,
 }
 

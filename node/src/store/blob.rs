@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
-use wherry_proto::Digest;
+use wherry_proto::{ChainBuilder, ChunkMap, Digest};
 
 use super::shared::{Entry, Shared};
 
@@ -44,7 +45,7 @@ impl StoredBlob {
         };
         let path = shared.layout.blob(&self.digest);
         let damaged = |error: io::Error| {
-            shared.lose(&self.digest, &error.to_string());
+            self.lose(&error.to_string());
             error
         };
         let file = match File::open(&path) {
@@ -59,7 +60,8 @@ impl StoredBlob {
         Err(damaged(io::Error::new(io::ErrorKind::InvalidData, why)))
     }
 
-    /// All its bytes, if they are at most `limit`.
+    /// All its bytes, if they are at most `limit`. They are hashed: bytes that have another digest are an error, and the
+    /// blob is then no longer held.
     pub fn read(&self, limit: u64) -> io::Result<Vec<u8>> {
         if self.entry.size > limit {
             let why = format!("{} has {} bytes, more than {limit}", self.digest, self.entry.size);
@@ -67,7 +69,82 @@ impl StoredBlob {
         }
         let mut bytes = Vec::with_capacity(self.entry.size as usize);
         self.open()?.take(limit).read_to_end(&mut bytes)?;
+        self.judge(&Digest::of(self.digest.algorithm(), &bytes))?;
         Ok(bytes)
+    }
+
+    /// Its bytes in order, hashed as they are read: in place of the last of them comes an error if they have another
+    /// digest, and the blob is then no longer held.
+    pub fn checked_reader(&self) -> io::Result<impl Read + use<>> {
+        let map = ChunkMap::new(self.entry.size).map_err(io::Error::other)?;
+        let file = self.open()?;
+        let builder = Some(ChainBuilder::new(self.digest.algorithm(), map));
+        Ok(Checked { blob: self.clone(), file, builder, left: self.entry.size })
+    }
+
+    /// Whether it turned out to be missing or damaged since this was given out.
+    pub fn is_lost(&self) -> bool {
+        self.entry.is_lost()
+    }
+
+    /// When its bytes were last found to have its digest; `None` while they were not since the start.
+    pub fn checked(&self) -> Option<Instant> {
+        self.entry.checked()
+    }
+
+    /// Takes in which digest its bytes were found to have.
+    pub(super) fn judge(&self, found: &Digest) -> io::Result<()> {
+        if *found == self.digest {
+            self.entry.note_checked();
+            return Ok(());
+        }
+        let why = format!("the bytes on the disk have the digest {found}");
+        self.lose(&why);
+        Err(io::Error::new(io::ErrorKind::InvalidData, why))
+    }
+
+    /// Whether that its file could not be read means that its bytes are not there; then it is no longer held.
+    pub(super) fn failed(&self, error: &io::Error) -> bool {
+        let is_gone = error.kind() == io::ErrorKind::InvalidData
+            || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        if is_gone {
+            self.lose(&error.to_string());
+        }
+        is_gone
+    }
+
+    fn lose(&self, why: &str) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.lose_this(&self.digest, &self.entry, why);
+        }
+    }
+}
+
+/// Hashes what is read of a blob.
+struct Checked {
+    blob: StoredBlob,
+    file: File,
+    builder: Option<ChainBuilder>,
+    left: u64,
+}
+
+impl Read for Checked {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = self.left.min(buffer.len() as u64) as usize;
+        let read = self.file.read(&mut buffer[..most]).inspect_err(|error| {
+            self.blob.failed(error);
+        })?;
+        let wrong = |error: wherry_proto::WrongSize| io::Error::new(io::ErrorKind::InvalidData, error);
+        if let Some(builder) = &mut self.builder {
+            builder.update(&buffer[..read]).map_err(wrong)?;
+        }
+        self.left -= read as u64;
+        if self.left == 0
+            && let Some(builder) = self.builder.take()
+        {
+            self.blob.judge(&builder.finish().map_err(wrong)?.digest())?;
+        }
+        Ok(read)
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use wherry_proto::{ChunkIndex, Digest, TooLarge};
 
+use crate::config::units::show_size;
+
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -18,8 +20,7 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// There is no room, neither free nor to be made by eviction.
-    #[error("no space for {}: {free} are free on the disk, {}; {}", wanted(*needed), of_budget(*budget, *used),
-        advice(*budget))]
+    #[error("no space for {}: {}", wanted(*needed), shortage(*needed, *free, *budget, *used))]
     NoSpace {
         /// Bytes that were asked for; 0 if a write failed and its length is not known.
         needed: u64,
@@ -86,7 +87,7 @@ pub enum StoreError {
         index: ChunkIndex,
     },
     /// A pinned blob was to be removed.
-    #[error("{0} is pinned: unpin what needs it before you remove it")]
+    #[error("{0} is pinned: 'wherry unpin' what needs it before you remove it")]
     Pinned(Digest),
     /// What entered the store did not become durable.
     #[error("what entered the store could not be made durable: {0}")]
@@ -145,20 +146,24 @@ fn owner(pid: Option<u32>) -> String {
 }
 
 fn wanted(needed: u64) -> String {
-    if needed == 0 { "what was to be written".to_owned() } else { format!("{needed} more bytes") }
+    if needed == 0 { "what was to be written".to_owned() } else { format!("{} more", show_size(needed)) }
 }
 
-fn of_budget(budget: Option<u64>, used: u64) -> String {
+fn shortage(needed: u64, free: u64, budget: Option<u64>, used: u64) -> String {
     match budget {
-        Some(budget) => format!("{used} of the budget of {budget} are in use"),
-        None => format!("the store has {used}"),
-    }
-}
-
-fn advice(budget: Option<u64>) -> &'static str {
-    match budget {
-        Some(_) => "free disk space, raise --disk-budget, or unpin images",
-        None => "free disk space, or remove images that are no longer needed",
+        Some(budget) if needed > budget => {
+            format!("that alone is more than the disk budget of {}: raise --disk-budget", show_size(budget))
+        }
+        Some(budget) if needed > budget.saturating_sub(used) => format!(
+            "{} of the disk budget of {} are in use, by what is pinned, being fetched or being read; raise \
+             --disk-budget, or let images go with 'wherry unpin' or 'wherry rm'",
+            show_size(used),
+            show_size(budget)
+        ),
+        _ => format!(
+            "the disk has {} left; free some disk space, or remove images with 'wherry rm'",
+            show_size(free)
+        ),
     }
 }
 

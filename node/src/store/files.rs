@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -152,12 +153,16 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
 /// Empties a folder of files and folders.
 pub(super) fn empty_dir(path: &Path) -> Result<(), StoreError> {
     for name in list(path)? {
-        let path = path.join(name);
-        let is_dir = fs::symlink_metadata(&path).is_ok_and(|data| data.is_dir());
-        let done = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        done.map_err(|error| StoreError::io("remove", &path, error))?;
+        remove_any(&path.join(name))?;
     }
     Ok(())
+}
+
+/// Removes a file, or a folder with all that is in it.
+pub(super) fn remove_any(path: &Path) -> Result<(), StoreError> {
+    let is_dir = fs::symlink_metadata(path).is_ok_and(|data| data.is_dir());
+    let done = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    done.map_err(|error| StoreError::io("remove", path, error))
 }
 
 /// The names in a folder; none if there is no such folder. Names that are not UTF-8 come out altered, which
@@ -190,16 +195,33 @@ const HASH_BUFFER: usize = 1 << 20;
 
 /// Hashes a file of `map.size()` bytes; a file of another length is an error of kind `InvalidData`.
 pub(super) fn hash(file: &mut impl Read, algorithm: Algorithm, map: ChunkMap) -> io::Result<StateChain> {
+    // Never breaks, so that there is a chain.
+    let chain = hash_while(file, algorithm, map, |_| ControlFlow::Continue(()))?;
+    chain.ok_or_else(|| io::ErrorKind::Interrupted.into())
+}
+
+/// The same, telling `goes_on` of each piece how many bytes it had; `None` if that said to break off.
+pub(super) fn hash_while(
+    file: &mut impl Read,
+    algorithm: Algorithm,
+    map: ChunkMap,
+    mut goes_on: impl FnMut(u64) -> ControlFlow<()>,
+) -> io::Result<Option<StateChain>> {
     let wrong = |error: wherry_proto::WrongSize| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut builder = ChainBuilder::new(algorithm, map);
     let mut buffer = vec![0; HASH_BUFFER];
     loop {
         match file.read(&mut buffer) {
             Ok(0) => break,
-            Ok(n) => builder.update(&buffer[..n]).map_err(wrong)?,
+            Ok(n) => {
+                builder.update(&buffer[..n]).map_err(wrong)?;
+                if goes_on(n as u64).is_break() {
+                    return Ok(None);
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    builder.finish().map_err(wrong)
+    builder.finish().map(Some).map_err(wrong)
 }

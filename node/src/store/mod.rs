@@ -8,7 +8,7 @@
 //! <data>/partial/<algorithm>-<hex>-<n>      a sparse file that is being filled; beside it, as .links, the link
 //!                                           of each chunk that is there
 //! <data>/staging/                           blobs that are being written in order; emptied at every start
-//! <data>/damaged/                           what turned out to be damaged since the last start
+//! <data>/damaged/                           what turned out to be damaged since the last start, while there is room
 //! <data>/index/                             which blobs are held, pins, and the tables of other rooms
 //! ```
 //!
@@ -23,9 +23,9 @@
 //! chunk of a partial blob.
 //!
 //! **The budget** counts blobs, chains and links in blocks of 4 KiB, partial and staged blobs with their full length
-//! from the moment they are opened. The index comes on top (a few MiB). When something does not fit, abandoned
-//! partial blobs go first, then blobs by their last use; pinned blobs and blobs that somebody holds a
-//! [`StoredBlob`] of stay. 16 MiB of the disk are left free for the index.
+//! from the moment they are opened. The index comes on top (a few MiB). When something does not fit, what was set
+//! aside as damaged goes first, then abandoned partial blobs, then blobs by their last use; pinned blobs and blobs that
+//! somebody holds a [`StoredBlob`] of stay. 16 MiB of the disk are left free for the index.
 //!
 //! An idle store has no timer and writes nothing. Memory: about 200 bytes for each held blob.
 
@@ -44,7 +44,8 @@ mod table;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -53,7 +54,7 @@ use std::thread::JoinHandle;
 use bincode::{Decode, Encode};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::broadcast;
-use wherry_proto::{Algorithm, ChunkMap, Digest, StateChain};
+use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, End, StateChain, link};
 
 pub use blob::StoredBlob;
 #[cfg(test)]
@@ -77,11 +78,33 @@ pub struct StoreSettings {
     pub budget: Option<u64>,
 }
 
+/// A blob that has left the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    /// The blob.
+    pub digest: Digest,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a blob has left the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// To make room.
+    Evicted,
+    /// Somebody had it removed.
+    Removed,
+    /// Its file is missing or has other bytes than its digest's.
+    Damaged,
+}
+
 /// How much space a store takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes charged to the budget: held, partial and staged blobs.
+    /// Bytes charged to the budget: held, partial and staged blobs, the latter two with all that is still to come.
     pub used: u64,
+    /// The same without what is still to come.
+    pub on_disk: u64,
     /// The budget, if there is one.
     pub budget: Option<u64>,
     /// Bytes of the disk that are free and not promised to open files.
@@ -171,8 +194,50 @@ impl Store {
 
     /// Hashes a held blob again. One that is damaged is no longer held, and the answer is `false`.
     pub fn verify(&self, digest: &Digest) -> Result<bool, StoreError> {
+        // Nothing breaks it off.
+        Ok(self.verify_while(digest, |_| ControlFlow::Continue(()))?.unwrap_or(true))
+    }
+
+    /// The same, telling `goes_on` of each piece how many bytes it had; `None` if that said to break off.
+    pub fn verify_while(
+        &self,
+        digest: &Digest,
+        goes_on: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<bool>, StoreError> {
         let blob = self.get(digest).ok_or(StoreError::NotHeld(*digest))?;
-        Ok(self.rehash(&blob)?.is_some())
+        let map = ChunkMap::new(blob.size())?;
+        let Ok(mut file) = blob.open() else { return Ok(Some(false)) };
+        let hashed = match files::hash_while(&mut file, digest.algorithm(), map, goes_on) {
+            Err(error) if blob.failed(&error) => return Ok(Some(false)),
+            hashed => {
+                hashed.map_err(|error| StoreError::io("read", &self.shared.layout.blob(digest), error))?
+            }
+        };
+        Ok(hashed.map(|chain| blob.judge(&chain.digest()).is_ok()))
+    }
+
+    /// Whether a chunk of a held blob still links as its chain says: reads that chunk alone. Nothing follows from it.
+    pub fn links(&self, digest: &Digest, index: ChunkIndex) -> Result<bool, StoreError> {
+        let blob = self.get(digest).ok_or(StoreError::NotHeld(*digest))?;
+        let Some(chain) = self.chain(digest)? else { return Ok(false) };
+        let map = chain.map();
+        let mut bytes = vec![0; map.len(index) as usize];
+        let read = blob.open().and_then(|file| file.read_exact_at(&mut bytes, map.offset(index)));
+        match read {
+            Err(error) if blob.failed(&error) => return Ok(false),
+            read => read.map_err(|error| StoreError::io("read", &self.shared.layout.blob(digest), error))?,
+        }
+        let Ok(link) = link(&map, index, chain.from(index), &bytes) else { return Ok(false) };
+        Ok(match (link.to, map.next(index)) {
+            (End::State(state), Some(next)) => state == chain.from(next),
+            (End::Digest(reached), None) => reached == *digest,
+            _ => false,
+        })
+    }
+
+    /// Whether a blob was set aside because it was damaged, and its file is still there for a look.
+    pub fn is_set_aside(&self, digest: &Digest) -> bool {
+        lock(&self.shared.state).damaged.contains_key(&digest.hex())
     }
 
     fn rehash(&self, blob: &StoredBlob) -> Result<Option<StateChain>, StoreError> {
@@ -181,11 +246,7 @@ impl Store {
         let Ok(mut file) = blob.open() else { return Ok(None) };
         let chain = files::hash(&mut file, digest.algorithm(), map)
             .map_err(|error| StoreError::io("read", &self.shared.layout.blob(&digest), error))?;
-        if chain.digest() == digest {
-            return Ok(Some(chain));
-        }
-        self.shared.lose(&digest, "its bytes have another digest");
-        Ok(None)
+        Ok(blob.judge(&chain.digest()).is_ok().then_some(chain))
     }
 
     /// Stores bytes that are at hand, if they have this digest.
@@ -229,11 +290,17 @@ impl Store {
         if self.is_pinned(digest) {
             return Err(StoreError::Pinned(*digest));
         }
-        let there = self.shared.take_out(digest).is_some();
+        let there = self.shared.take_out(digest, Why::Removed).is_some();
         if there {
             self.shared.remove_files(&Victim::Blob(*digest))?;
         }
         Ok(there)
+    }
+
+    /// Removes what was begun of a blob, with whatever length, unless it is being filled now.
+    pub fn remove_partials(&self, digest: &Digest) {
+        let files = lock(&self.shared.files);
+        self.shared.drop_partials(&files, |(partial, _)| partial == digest);
     }
 
     /// All held blobs with their lengths, in no order: a snapshot.
@@ -286,9 +353,13 @@ impl Store {
     /// How much space is taken and free.
     pub fn usage(&self) -> Usage {
         let free = self.shared.free();
+        let unwritten = self.shared.unwritten.load(Ordering::Relaxed);
         let state = lock(&self.shared.state);
+        let abandoned = state.partials.values().filter(|partial| !partial.open);
+        let absent: u64 = abandoned.map(|partial| partial.absent).sum();
         Usage {
             used: state.used,
+            on_disk: state.used.saturating_sub(unwritten).saturating_sub(absent),
             budget: self.shared.budget,
             free,
             blobs: state.blobs.len(),
@@ -298,7 +369,7 @@ impl Store {
 
     /// Tells of every blob that leaves: evicted, removed, or found damaged. A listener that falls 1,024 behind
     /// misses some, is told so, and can look at [`Store::holds`].
-    pub fn evicted(&self) -> broadcast::Receiver<Digest> {
+    pub fn evicted(&self) -> broadcast::Receiver<Gone> {
         self.shared.gone.subscribe()
     }
 

@@ -231,6 +231,7 @@ impl Drop for Partial {
             let mut state = lock(&shared.state);
             if let Some(entry) = state.partials.get_mut(key) {
                 entry.open = false;
+                entry.absent = absent(&self.data, self.map);
                 entry.closed = SystemTime::now();
             }
             !is_empty && !state.blobs.contains_key(&key.0)
@@ -247,12 +248,17 @@ impl std::fmt::Debug for Partial {
     }
 }
 
+/// How many bytes of a partial blob's file are not on the disk; none if that cannot be told.
+fn absent(data: &File, map: ChunkMap) -> u64 {
+    data.metadata().map_or(0, |data| map.size().saturating_sub(data.blocks() * 512))
+}
+
 /// Marks a partial blob as open, with its space reserved: how many bytes it may still take from the disk.
 fn claim(shared: &Arc<Shared>, key: PartialKey, charge: u64) -> Result<u64, StoreError> {
     let (digest, size) = key;
     let known = {
         let mut state = lock(&shared.state);
-        let open = PartialEntry { open: true, charge, closed: SystemTime::now() };
+        let open = PartialEntry { open: true, charge, absent: size, closed: SystemTime::now() };
         match state.partials.get_mut(&key) {
             Some(entry) if entry.open => return Err(StoreError::PartialInUse { digest, size }),
             Some(entry) => {

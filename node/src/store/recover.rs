@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,12 +43,12 @@ pub(super) fn recover(shared: &Arc<Shared>) -> Result<(), StoreError> {
     find_partials(shared, &mut state)?;
     let blobs: u64 = state.blobs.iter().map(|(digest, entry)| entry_charge(digest, entry.size)).sum();
     let partials: u64 = state.partials.values().map(|entry| entry.charge).sum();
-    let damaged: u64 = files::list(&shared.layout.damaged())?
-        .iter()
-        .filter_map(|name| fs::symlink_metadata(shared.layout.damaged().join(name)).ok())
-        .map(|data| data.len().next_multiple_of(4096))
-        .sum();
-    state.used = blobs + partials + damaged;
+    for name in files::list(&shared.layout.damaged())? {
+        if let Ok(data) = fs::symlink_metadata(shared.layout.damaged().join(&name)) {
+            state.damaged.insert(name, data.len().next_multiple_of(4096));
+        }
+    }
+    state.used = blobs + partials + state.damaged.values().sum::<u64>();
     let last_use = state.blobs.values().map(|entry| entry.record().used).max().unwrap_or(0);
     shared.clock.store(last_use + 1, Ordering::Relaxed);
     *lock(&shared.state) = state;
@@ -195,7 +196,10 @@ fn find_partials(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
             {
                 let closed = data.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 let charge = partial_charge(digest.algorithm(), map);
-                state.partials.insert((digest, map.size()), PartialEntry { open: false, charge, closed });
+                let absent = map.size().saturating_sub(data.blocks() * 512);
+                state
+                    .partials
+                    .insert((digest, map.size()), PartialEntry { open: false, charge, absent, closed });
             }
             Some(_) => files::remove(&path)?,
             None => tracing::warn!(path = %path.display(), "this is no partial blob and is left alone"),

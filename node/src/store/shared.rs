@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::broadcast;
@@ -15,7 +15,7 @@ use super::blob::StoredBlob;
 use super::commit::Queue;
 use super::files::{self, Layout};
 use super::index::{BlobRecord, Index};
-use super::{StoreError, links};
+use super::{Gone, StoreError, Why, links};
 
 /// File systems give space in blocks of about this many bytes.
 const BLOCK: u64 = 4096;
@@ -31,6 +31,10 @@ pub(super) struct Entry {
     pub(super) used: AtomicU64,
     /// The value of `used` that the index has.
     pub(super) recorded: AtomicU64,
+    /// When its bytes were last found to have its digest; `None` while they were not since the start.
+    checked: Mutex<Option<Instant>>,
+    /// That its bytes are missing or wrong.
+    lost: AtomicBool,
 }
 
 impl Entry {
@@ -40,7 +44,21 @@ impl Entry {
             chain: record.chain,
             used: record.used.into(),
             recorded: record.used.into(),
+            checked: Mutex::default(),
+            lost: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn note_checked(&self) {
+        *lock(&self.checked) = Some(Instant::now());
+    }
+
+    pub(super) fn checked(&self) -> Option<Instant> {
+        *lock(&self.checked)
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 
     pub(super) fn record(&self) -> BlobRecord {
@@ -53,6 +71,8 @@ impl Entry {
 pub(super) struct PartialEntry {
     pub(super) open: bool,
     pub(super) charge: u64,
+    /// Bytes of it that are not on the disk, while it is not open.
+    pub(super) absent: u64,
     /// When it was last closed; older ones are evicted first.
     pub(super) closed: SystemTime,
 }
@@ -66,6 +86,8 @@ pub(super) struct State {
     pub(super) partials: HashMap<PartialKey, PartialEntry>,
     /// How many names pin a blob.
     pub(super) pins: HashMap<Digest, u32>,
+    /// The names of files that were set aside, each with the bytes that it takes.
+    pub(super) damaged: HashMap<String, u64>,
     /// Bytes charged to the budget.
     pub(super) used: u64,
 }
@@ -95,7 +117,7 @@ pub(super) struct Shared {
     pub(super) clock: AtomicU64,
     /// Bytes that open files will still take from the disk.
     pub(super) unwritten: AtomicU64,
-    pub(super) gone: broadcast::Sender<Digest>,
+    pub(super) gone: broadcast::Sender<Gone>,
     pub(super) queue: Queue,
     /// Holds the lock on the folder.
     pub(super) _lock: File,
@@ -212,7 +234,8 @@ impl Shared {
     }
 
     /// Takes what must go out of the maps, so that `charge` more bytes fit, and charges them; `None` and no
-    /// change if they cannot fit. Abandoned partial blobs go first, then blobs by their last use.
+    /// change if they cannot fit. What was set aside goes first, then abandoned partial blobs, then blobs by their last
+    /// use.
     fn choose_victims(&self, charge: u64) -> Option<Vec<Victim>> {
         let mut state = lock(&self.state);
         let budget = self.budget.unwrap_or(u64::MAX);
@@ -226,12 +249,13 @@ impl Shared {
             .collect();
         blobs.sort_unstable_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
 
+        let damaged = state.damaged.iter().map(|(name, charge)| (Victim::Damaged(name.clone()), *charge));
         let partials = partials.into_iter().map(|(key, partial)| (Victim::Partial(*key), partial.charge));
         let blobs = blobs
             .into_iter()
             .map(|(digest, entry)| (Victim::Blob(*digest), entry_charge(digest, entry.size)));
         let mut victims = Vec::new();
-        for (victim, frees) in partials.chain(blobs) {
+        for (victim, frees) in damaged.chain(partials).chain(blobs) {
             if excess == 0 {
                 break;
             }
@@ -243,10 +267,11 @@ impl Shared {
         }
         for (victim, frees) in &victims {
             match victim {
+                Victim::Damaged(name) => drop(state.damaged.remove(name)),
                 Victim::Partial(key) => drop(state.partials.remove(key)),
                 Victim::Blob(digest) => {
                     state.blobs.remove(digest);
-                    self.tell_gone(digest);
+                    self.tell_gone(digest, Why::Evicted);
                 }
             }
             state.used = state.used.saturating_sub(*frees);
@@ -273,6 +298,7 @@ impl Shared {
     /// Removes the files and the record of what is in no map any more. `files` must be locked.
     pub(super) fn remove_files(&self, victim: &Victim) -> Result<(), StoreError> {
         match victim {
+            Victim::Damaged(name) => files::remove_any(&self.layout.damaged().join(name)),
             Victim::Partial((digest, size)) => {
                 files::remove(&self.layout.partial(digest, *size))?;
                 files::remove(&self.layout.links(digest, *size))
@@ -281,16 +307,16 @@ impl Shared {
                 self.unclean()?;
                 files::remove(&self.layout.blob(digest))?;
                 files::remove(&self.layout.chain(digest))?;
-                tracing::info!(%digest, "removed a blob");
+                tracing::debug!(%digest, "removed a blob");
                 self.forget(digest)
             }
         }
     }
 
     /// Tells whoever listens that a blob has left: as soon as it can be had no more, whatever becomes of its files.
-    fn tell_gone(&self, digest: &Digest) {
+    fn tell_gone(&self, digest: &Digest, why: Why) {
         // That nobody listens is no error.
-        let _ = self.gone.send(*digest);
+        let _ = self.gone.send(Gone { digest: *digest, why });
     }
 
     /// Drops the record of a blob that has left.
@@ -301,24 +327,42 @@ impl Shared {
     }
 
     /// Takes a held blob out of the map, if it is there: what it was charged with. `files` must be locked.
-    pub(super) fn take_out(&self, digest: &Digest) -> Option<u64> {
+    pub(super) fn take_out(&self, digest: &Digest, why: Why) -> Option<u64> {
         let mut state = lock(&self.state);
-        let charge = entry_charge(digest, state.blobs.remove(digest)?.size);
+        let entry = state.blobs.remove(digest)?;
+        entry.lost.store(why == Why::Damaged, Ordering::Release);
+        let charge = entry_charge(digest, entry.size);
         state.used = state.used.saturating_sub(charge);
-        self.tell_gone(digest);
+        self.tell_gone(digest, why);
         Some(charge)
     }
 
-    /// Drops a blob whose file is missing or damaged, and keeps what is left of it for a look.
+    /// Drops a blob whose file is missing or damaged, and sets aside what is left of it for a look.
     pub(super) fn lose(&self, digest: &Digest, why: &str) {
-        let _files = lock(&self.files);
-        let Some(charge) = self.take_out(digest) else { return };
-        tracing::warn!(%digest, why, "a stored blob is damaged and is no longer held; it will be fetched again");
+        let files = lock(&self.files);
+        self.set_aside(&files, digest, why);
+    }
+
+    /// The same for one of which a handle is at hand. Another one that came in its place meanwhile stays.
+    pub(super) fn lose_this(&self, digest: &Digest, entry: &Entry, why: &str) {
+        let files = lock(&self.files);
+        if !entry.is_lost() {
+            self.set_aside(&files, digest, why);
+        }
+    }
+
+    fn set_aside(&self, _files: &MutexGuard<'_, ()>, digest: &Digest, why: &str) {
+        let Some(charge) = self.take_out(digest, Why::Damaged) else { return };
+        tracing::debug!(%digest, why, "a stored blob is damaged and is no longer held");
         let done = self.unclean().and_then(|()| {
-            let from = self.layout.blob(digest);
-            match fs::rename(&from, self.layout.damaged().join(digest.hex())) {
-                // It still takes space, until the next start.
-                Ok(()) => lock(&self.state).used += charge,
+            let (from, name) = (self.layout.blob(digest), digest.hex());
+            match fs::rename(&from, self.layout.damaged().join(&name)) {
+                // It still takes space, until that is needed or the next start.
+                Ok(()) => {
+                    let mut state = lock(&self.state);
+                    let before = state.damaged.insert(name, charge).unwrap_or(0);
+                    state.used = state.used.saturating_sub(before).saturating_add(charge);
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(StoreError::io("move away", &from, error)),
             }
@@ -326,7 +370,7 @@ impl Shared {
             self.forget(digest)
         });
         if let Err(error) = done {
-            tracing::warn!(%error, "a damaged blob could not be cleared away");
+            tracing::warn!(%digest, %error, "a damaged blob could not be cleared away");
         }
     }
 
@@ -356,6 +400,8 @@ impl Shared {
         fs::rename(from, &to).map_err(|error| self.io_error("rename", from, 0, error))?;
         let record = BlobRecord { size: chain.map().size(), used: self.tick(), chain: chain_hash };
         let entry = Arc::new(Entry::new(record));
+        // The bytes were hashed on their way to the disk.
+        entry.note_checked();
         {
             let mut state = lock(&self.state);
             let own = blob_charge(digest.algorithm(), chain.map());
@@ -388,6 +434,7 @@ impl Shared {
 /// What leaves the store.
 #[derive(Debug)]
 pub(super) enum Victim {
+    Damaged(String),
     Partial(PartialKey),
     Blob(Digest),
 }

@@ -27,11 +27,15 @@ pub trait Holdings: Send + Sync + 'static {
     /// The bytes of a blob that is held; `None` if it is not.
     ///
     /// They are sent as they are read: to hash each chunk again before it leaves would cost as much as it costs the
-    /// taker, for every taker. A disk that rots unnoticed therefore makes this node send a wrong chunk of a blob which
-    /// it claims to hold, and the taker bans it, as it must: it cannot tell rot from a lie. The way out is with the
-    /// operator: the taker's log names the blob and the chunk, and a ban ends with the taker's run, or after
-    /// [`BAN_TIME`](super::BAN_TIME). A read that fails is refused and proves nothing against anybody.
+    /// taker, for every taker. A disk that rots therefore makes this node send a wrong chunk of a blob which it claims
+    /// to hold. The taker asks it for no more of the blob, or bans it for [`BAN_TIME`](super::BAN_TIME) where the chunk
+    /// proves it wrong, since rot cannot be told from a lie, and tells it: see [`Holdings::doubted`]. A read that fails
+    /// is refused and proves nothing against anybody.
     fn open(&self, digest: &Digest) -> io::Result<Option<Arc<dyn ReadAt>>>;
+
+    /// A member says that a chunk which this node gave it does not link. It may lie: whoever looks at the disk for it
+    /// must bound how often. Does not block.
+    fn doubted(&self, _by: NodeId, _blob: BlobName, _index: u32) {}
 
     /// The length in bytes of a blob that is on its way here, as far as this node believes what it was told.
     fn arriving_size(&self, _digest: &Digest) -> Option<u64> {
@@ -94,6 +98,11 @@ pub trait Holdings: Send + Sync + 'static {
 pub trait ReadAt: Send + Sync {
     /// Fills `buf` from `offset`; fewer bytes than that are an error.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Whether they may still be given: not once it is known that they are wrong.
+    fn is_sound(&self) -> bool {
+        true
+    }
 
     /// Fills `buf` from `offset` if that can be done without waiting for a disk; else says `false`, and what is in
     /// `buf` then means nothing.

@@ -22,6 +22,9 @@ const SITE_PATIENCE: Duration = Duration::from_millis(750);
 /// How long holders elsewhere are searched for.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long telling a peer that a chunk of its does not link may take.
+const TELL_TIME: Duration = Duration::from_secs(2);
+
 impl Peers for Client {
     fn me(&self) -> NodeId {
         Client::me(self)
@@ -138,6 +141,19 @@ impl Peers for Client {
             if let Ok(exchange) = self.exchange(node).await {
                 exchange.free().await;
             }
+        }
+        .boxed()
+    }
+
+    fn unlinked(&self, node: NodeId, digest: Digest, map: ChunkMap, index: ChunkIndex) -> BoxFuture<'_, ()> {
+        async move {
+            let told = async {
+                if let Ok(exchange) = self.exchange(node).await {
+                    exchange.unlinked(digest, map, index).await;
+                }
+            };
+            // It is for its own good, and nobody waits for that any longer.
+            let _ = tokio::time::timeout(TELL_TIME, told).await;
         }
         .boxed()
     }

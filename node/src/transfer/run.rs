@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 use wherry_proto::{Attempt, ChunkIndex, ChunkMap, Digest, Lead, Link, NodeId, State, StatePrefix, link};
 
-use super::planner::{DropReason, Effect, Event, Planner, Source, Succession, TICK, rank};
+use super::planner::{DropReason, Effect, Event, Planner, Proof, Source, Succession, TICK, rank};
 use super::reading::{self, Reading};
 use super::routes::Routes;
 use super::sources::{Found, PeerError, Route};
@@ -332,14 +332,19 @@ impl Driver {
             Effect::Drop(node, reason) => {
                 self.leave(node);
                 self.parts.metrics.failed(ErrorKind::Peer);
-                let blob = digest.short();
                 match reason {
+                    DropReason::WrongChunk(index) => {
+                        warn!(
+                            blob = %digest, peer = %node, %reason,
+                            "a peer sent wrong bytes: it is told, and not asked any more for this blob"
+                        );
+                        let (parts, map) = (self.parts.clone(), self.map());
+                        // Not cancelled with the rest: it is of use to the peer whatever becomes of this transfer.
+                        self.tasks.spawn(async move { parts.peers.unlinked(node, digest, map, index).await });
+                    }
                     // Peers come and go, and the swarm tells of that.
                     DropReason::Failed(why) => {
-                        debug!(%blob, peer = %node, why, "a peer cannot be asked for this blob")
-                    }
-                    reason => {
-                        warn!(%blob, peer = %node, %reason, "a peer is not asked any more for this blob")
+                        debug!(blob = %digest.short(), peer = %node, why, "a peer cannot be asked for this blob");
                     }
                 }
             }
@@ -347,9 +352,14 @@ impl Driver {
                 self.leave(node);
                 self.parts.metrics.failed(ErrorKind::Peer);
                 let why = format!("{proof} (blob {digest})");
-                let parts = self.parts.clone();
+                let (parts, map) = (self.parts.clone(), self.map());
                 // Not cancelled with the rest: the proof holds whatever becomes of this transfer.
-                self.tasks.spawn(async move { parts.peers.ban(node, &why).await });
+                self.tasks.spawn(async move {
+                    if let Proof::WrongChunk(index) = proof {
+                        parts.peers.unlinked(node, digest, map, index).await;
+                    }
+                    parts.peers.ban(node, &why).await;
+                });
             }
             Effect::OriginWrong(found) => {
                 self.parts.metrics.failed(ErrorKind::Origin);

@@ -119,6 +119,17 @@ pub trait Peers: Send + Sync + 'static {
     /// Returns when a node that was busy may be asked again.
     fn ready(&self, node: NodeId) -> BoxFuture<'_, ()>;
 
+    /// Tells a node that a chunk which it gave does not link, so that it may look at its disk.
+    fn unlinked(
+        &self,
+        _node: NodeId,
+        _digest: Digest,
+        _map: ChunkMap,
+        _index: ChunkIndex,
+    ) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
+
     /// Closes all connections to a node that provably lied, and takes none from it.
     fn ban<'a>(&'a self, node: NodeId, why: &'a str) -> BoxFuture<'a, ()>;
 

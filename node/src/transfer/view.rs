@@ -22,7 +22,7 @@ pub struct Progress {
     pub from_peers: u64,
     /// Bytes that the origin sent for this transfer.
     pub from_origin: u64,
-    /// How many peers it takes chunks from now.
+    /// How many it comes from now: peers, and the origin while this node reads that.
     pub sources: usize,
 }
 

@@ -512,6 +512,7 @@ impl Lab {
                 let clock = self.clock.clone();
                 move || clock.load(Ordering::Relaxed)
             }),
+            served: Arc::new(|_, _| {}),
         })
         .unwrap();
         Node { images, store, site, peers, _dir: dir }

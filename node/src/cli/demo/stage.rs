@@ -91,7 +91,7 @@ impl Stage {
         let data = self.folder.path().join("cloud");
         let flags = ["--site", "cloud", "--default-origin", REGISTRY, "--insecure", REGISTRY];
         let cloud = Process::start(&mut self.children, &self.program, "the cloud", data, &flags).await?;
-        let mut lines = cloud.client().import(tokio::fs::File::open(self.archive()).await?).await?;
+        let mut lines = cloud.client().import(None, tokio::fs::File::open(self.archive()).await?).await?;
         let summary = loop {
             if let Step::Done(summary) = lines.next().await? {
                 break summary;

@@ -31,7 +31,7 @@ pub(super) struct Shared {
     network: NetworkId,
     direct: bool,
     pub(super) patience: Patience,
-    outgoing: mpsc::Sender<Vec<u8>>,
+    outgoing: mpsc::Sender<Outgoing>,
     pending: Mutex<Pending>,
     // That what is owed or followed has changed.
     pub(super) asked: Notify,
@@ -40,6 +40,18 @@ pub(super) struct Shared {
     pub(super) busy: watch::Sender<bool>,
     closed: CancellationToken,
     why: OnceLock<ExchangeError>,
+}
+
+/// A written request, and who is to be told that the connection has taken it.
+struct Outgoing {
+    frame: Vec<u8>,
+    sent: Option<oneshot::Sender<()>>,
+}
+
+impl Outgoing {
+    const fn new(frame: Vec<u8>) -> Self {
+        Self { frame, sent: None }
+    }
 }
 
 pub(super) struct Pending {
@@ -250,10 +262,21 @@ impl Exchange {
         self.0.asked.notify_one();
         // There is room for a request for each blob, and for what ends it; a peer that takes none is as good as gone.
         let frame = encode_frame(&Request::Follow { id, blob });
-        if !begins || !frame.is_ok_and(|frame| self.0.outgoing.try_send(frame).is_ok()) {
+        if !begins || !frame.is_ok_and(|frame| self.0.outgoing.try_send(Outgoing::new(frame)).is_ok()) {
             inbox.end();
         }
         Follow::new(Arc::clone(&self.0), id, inbox)
+    }
+
+    /// Tells the peer that a chunk which it gave does not link. Returns when the connection has taken the words or has
+    /// ended: whoever closes it afterwards has told.
+    pub async fn unlinked(&self, digest: Digest, map: ChunkMap, index: ChunkIndex) {
+        let blob = BlobName { digest, size: map.size() };
+        let Ok(frame) = encode_frame(&Request::Unlinked { blob, index: index.get() }) else { return };
+        let (sent, is_sent) = oneshot::channel();
+        if self.0.outgoing.send(Outgoing { frame, sent: Some(sent) }).await.is_ok() {
+            let _ = is_sent.await;
+        }
     }
 
     /// Returns once the peer has a free slot, as far as it has said: at once if it was not busy when it answered
@@ -353,7 +376,7 @@ impl Shared {
     /// Takes a request back, as far as that gets through: if the line is full what comes is thrown away.
     fn cancel(&self, id: u32) {
         if let Ok(frame) = encode_frame(&Request::Cancel { id }) {
-            let _ = self.outgoing.try_send(frame);
+            let _ = self.outgoing.try_send(Outgoing::new(frame));
         }
     }
 
@@ -377,7 +400,7 @@ impl Shared {
         let _forget = Forget { shared: self, id };
         self.asked.notify_one();
         let frame = encode_frame(&request(id)).map_err(|error| self.protocol(&error.to_string()))?;
-        self.outgoing.send(frame).await.map_err(|_| self.why())?;
+        self.outgoing.send(Outgoing::new(frame)).await.map_err(|_| self.why())?;
         match timeout(self.patience.request, taken).await {
             Ok(Ok(taken)) => taken,
             Ok(Err(_)) => Err(self.why()),
@@ -405,12 +428,14 @@ impl Drop for Forget<'_> {
 
 async fn send<S: AsyncRead + AsyncWrite>(
     shared: &Shared,
-    mut requests: mpsc::Receiver<Vec<u8>>,
+    mut requests: mpsc::Receiver<Outgoing>,
     mut writer: WriteHalf<S>,
 ) -> ExchangeError {
-    while let Some(mut frames) = requests.recv().await {
-        while let Ok(mut frame) = requests.try_recv() {
+    while let Some(Outgoing { frame: mut frames, sent }) = requests.recv().await {
+        let mut told: Vec<_> = sent.into_iter().collect();
+        while let Ok(Outgoing { mut frame, sent }) = requests.try_recv() {
             frames.append(&mut frame);
+            told.extend(sent);
         }
         let write = async {
             writer.write_all(&frames).await?;
@@ -420,6 +445,10 @@ async fn send<S: AsyncRead + AsyncWrite>(
             Ok(Ok(())) => {}
             Ok(Err(error)) => return shared.gone(&error.to_string()),
             Err(_) => return ExchangeError::Silent(shared.node),
+        }
+        for sent in told {
+            // Whoever does not wait for it any more need not know.
+            let _ = sent.send(());
         }
     }
     shared.gone("nobody asks any more")

@@ -113,7 +113,7 @@ impl Source {
     /// Whether it is what a new search would find.
     fn is_current(&self) -> bool {
         match self {
-            Self::Held(_) => true,
+            Self::Held(file) => file.is_sound(),
             Self::Arriving(arriving) => !matches!(arriving.role(), Role::Held | Role::Gone),
         }
     }

@@ -205,6 +205,10 @@ impl Connection {
                     }
                     continue;
                 }
+                Request::Unlinked { blob, index } => {
+                    self.guest.uploader.holdings.doubted(self.guest.node, blob, index);
+                    continue;
+                }
                 Request::Chain { id, blob, known } => Wanted { id, blob, part: Part::Chain { known } },
                 Request::States { id, blob, attempt, from } => {
                     Wanted { id, blob, part: Part::States { attempt, from } }

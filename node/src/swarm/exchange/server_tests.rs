@@ -74,6 +74,8 @@ struct Stock {
     // How many searches for blobs that arrive are under way, and how many were at most.
     searching: AtomicUsize,
     most: AtomicUsize,
+    // Which chunks of the open blob did not link, as peers say.
+    doubted: Mutex<Vec<(NodeId, u32)>>,
 }
 
 impl Stock {
@@ -99,6 +101,11 @@ impl Holdings for Stock {
             return Ok(Some(Arc::new(self.gated.clone())));
         }
         Ok(Some(Arc::new(Open(Arc::clone(&self.open)))))
+    }
+
+    fn doubted(&self, by: NodeId, blob: BlobName, index: u32) {
+        assert_eq!((blob.digest, blob.size), (Digest::sha256(&self.open), self.open.len() as u64));
+        self.doubted.lock().unwrap().push((by, index));
     }
 
     fn arriving(&self, _: &BlobName) -> Option<Arc<dyn Arriving>> {
@@ -131,7 +138,7 @@ impl Giver {
         let gated = Gated { reads, gate: Arc::new(Mutex::new(closed)) };
         let open = Arc::new((0..open).map(|at| (at / 100 % 251) as u8).collect());
         let (searching, most) = Default::default();
-        let stock = Arc::new(Stock { gated, open, searching, most });
+        let stock = Arc::new(Stock { gated, open, searching, most, doubted: Mutex::default() });
         let uploader = Uploader::new(stock.clone(), key(1), key(9).network(), Buffers::default());
         Self { uploader, stock, reads: entered, gate: Some(gate) }
     }
@@ -187,6 +194,25 @@ impl Taker {
         assert_eq!(next(&mut follow).await, Some(held()));
         follow
     }
+}
+
+#[tokio::test]
+async fn whoever_gave_a_chunk_that_does_not_link_is_told_although_its_taker_leaves_at_once() {
+    let giver = Giver::new(200_000);
+    let taker = giver.taker(2);
+    taker.take(&giver, 1).await.unwrap();
+    let (digest, map) = giver.blob();
+    within(taker.exchange.unlinked(digest, map, map.index(1).unwrap())).await;
+    taker.exchange.close();
+    let told = async {
+        while giver.stock.doubted.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(told).await;
+    assert_eq!(*giver.stock.doubted.lock().unwrap(), [(key(2).node(), 1)]);
+    // Nobody waits for ever where there is nobody to tell.
+    within(taker.exchange.unlinked(digest, map, map.index(1).unwrap())).await;
 }
 
 async fn next(follow: &mut Follow) -> Option<Update> {

@@ -155,9 +155,13 @@ impl Planner {
         &self.ledger
     }
 
-    /// How many peers are used as sources now.
+    /// How many the blob comes from now: peers that have some of it, and the origin while it is read. What followers of a
+    /// reading have comes from that reading.
     pub fn sources(&self) -> usize {
-        self.peers.values().filter(|peer| peer.is_claimed() || !peer.here.is_empty()).count()
+        let reads = self.origin.reading.is_some();
+        let leads = |peer: &Peer| matches!(peer.role, Some(Role::Leading { .. }));
+        let gives = |peer: &&Peer| peer.is_claimed() || (!reads && (leads(peer) || !peer.here.is_empty()));
+        self.peers.values().filter(gives).count() + usize::from(reads)
     }
 
     /// The chunks that several peers have, or had: whoever follows this node may hear of them elsewhere.

@@ -1,0 +1,106 @@
+//! `wherry check`.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::args::CheckArgs;
+use super::environment::Environment;
+use super::failure::Failure;
+use super::output::{harmless, note, print, print_json};
+use super::stop::Stop;
+use crate::config::units::{show_seconds, show_size};
+use crate::control::Step;
+use crate::control::api::{CheckEvent, CheckRequest, CheckSummary};
+
+/// Fits into 80 columns.
+const BAR: &str = "{wide_bar} {msg:<24} {eta:>4}";
+
+pub(super) async fn run(args: &CheckArgs, environment: &Environment) -> Result<(), Failure> {
+    let client = args.node.client(environment);
+    let request = CheckRequest { references: args.references.clone() };
+    let mut stop = Stop::new()?;
+    let mut lines = client.check(&request).await?;
+    let bar = environment.stderr_is_terminal.then(|| {
+        // The template is a constant and right.
+        let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
+    });
+    let say = |line: String| match &bar {
+        Some(bar) => bar.suspend(|| note(&line)),
+        None => note(&line),
+    };
+    let outcome = loop {
+        let step = tokio::select! {
+            step = lines.next() => step,
+            status = stop.asked() => {
+                let message = "the check was broken off: what was found to be damaged is set aside".to_owned();
+                break Err(Failure::Interrupted { status, message, hint: None });
+            }
+        };
+        match step {
+            Ok(Step::Event(CheckEvent::Progress { bytes, of_bytes, .. })) => {
+                if let Some(bar) = &bar {
+                    bar.set_length(of_bytes);
+                    bar.set_position(bytes);
+                    bar.set_message(format!("{} of {}", show_size(bytes), show_size(of_bytes)));
+                }
+            }
+            Ok(Step::Event(CheckEvent::Damaged { digest, size })) => {
+                say(format!("{} damaged, {}, set aside", digest.short(), show_size(size)));
+            }
+            Ok(Step::Done(summary)) => break Ok(summary),
+            Err(error) => break Err(error.into()),
+        }
+    };
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let summary = outcome?;
+    if args.node.json {
+        print_json(&summary)?;
+    } else {
+        print(&page(&summary))?;
+    }
+    if summary.damaged.is_empty() {
+        return Ok(());
+    }
+    let blobs = if summary.damaged.len() == 1 {
+        "1 blob is".to_owned()
+    } else {
+        format!("{} blobs are", summary.damaged.len())
+    };
+    Err(Failure::with_hint(
+        format!("{blobs} damaged: the bytes on the disk are not those that were stored"),
+        "the next pull brings them again, from peers or the registry; check the disk, and import again what came by \
+         import and nobody else has",
+    ))
+}
+
+pub(super) fn page(summary: &CheckSummary) -> String {
+    let mut out = String::new();
+    for blob in &summary.damaged {
+        let images = match blob.images.is_empty() {
+            true => "no image that is known".to_owned(),
+            false => harmless(&blob.images.join(", ")),
+        };
+        out += &format!("damaged {} {} of {images}\n", blob.digest, show_size(blob.size));
+    }
+    for digest in &summary.missing {
+        out += &format!("missing {digest}\n");
+    }
+    let sound = summary.blobs - summary.damaged.len();
+    out += &format!(
+        "checked {} blobs with {} in {}: {}\n",
+        summary.blobs,
+        show_size(summary.bytes),
+        show_seconds(summary.seconds),
+        match (summary.damaged.len(), summary.missing.len()) {
+            (0, 0) => "all are right".to_owned(),
+            (0, missing) => format!("all are right, {missing} are not here"),
+            (damaged, 0) => format!("{sound} are right, {damaged} damaged and set aside"),
+            (damaged, missing) => {
+                format!("{sound} are right, {damaged} damaged and set aside, {missing} are not here")
+            }
+        }
+    );
+    out
+}

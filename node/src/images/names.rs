@@ -1,0 +1,123 @@
+//! What people call an image that is here: its name, or the beginning of its digest.
+
+use std::fmt;
+use std::str::FromStr;
+
+use wherry_gateway::{Host, NameError, Reference};
+use wherry_proto::Digest;
+
+/// How many hex digits of a digest are enough to mean an image, if no other one begins with them.
+pub const LEAST_DIGITS: usize = 12;
+
+/// What stands for the repository of an image that has none.
+const NONE: &str = "<none>@";
+
+/// The name by which a node knows an image.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ImageName {
+    /// A tag, or a digest, in an origin's repository.
+    Reference(Reference),
+    /// It came without a name, so that its digest alone leads to it. Written `<none>@sha256:…`.
+    Unnamed(Digest),
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reference(reference) => reference.fmt(f),
+            Self::Unnamed(digest) => write!(f, "{NONE}{digest}"),
+        }
+    }
+}
+
+impl FromStr for ImageName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        match text.strip_prefix(NONE) {
+            Some(digest) => Ok(Self::Unnamed(digest.parse()?)),
+            None => Ok(Self::Reference(text.parse()?)),
+        }
+    }
+}
+
+impl From<Reference> for ImageName {
+    fn from(reference: Reference) -> Self {
+        Self::Reference(reference)
+    }
+}
+
+/// What may stand where a command wants an image that is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// A name.
+    Named(ImageName),
+    /// A digest as it is written, or its beginning with at least [`LEAST_DIGITS`] digits.
+    Digest(String),
+}
+
+impl Wanted {
+    /// Reads what people write; a name without a registry is one at `default`.
+    ///
+    /// # Errors
+    /// When it is neither a name nor a digest nor the beginning of one; whether it is does not depend on `default`.
+    pub fn parse_at(text: &str, default: &Host) -> Result<Self, NameError> {
+        if text.starts_with(NONE) {
+            return text.parse().map(Self::Named);
+        }
+        let Some((algorithm, hex)) = text.split_once(':').filter(|(name, _)| is_algorithm(name)) else {
+            return Ok(Self::Named(Reference::parse_at(text, default)?.into()));
+        };
+        let is_beginning =
+            hex.len() >= LEAST_DIGITS && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        match text.parse::<Digest>() {
+            Ok(_) => Ok(Self::Digest(text.to_owned())),
+            Err(_) if is_beginning && hex.len() < full_len(algorithm) => Ok(Self::Digest(text.to_owned())),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn is_algorithm(name: &str) -> bool {
+    matches!(name, "sha256" | "sha512")
+}
+
+fn full_len(algorithm: &str) -> usize {
+    if algorithm == "sha256" { 64 } else { 128 }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use super::*;
+
+    const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn wanted(text: &str) -> Result<Wanted, NameError> {
+        Wanted::parse_at(text, &Host::docker_io())
+    }
+
+    #[test]
+    fn a_digest_alone_is_a_digest_and_never_a_tag() {
+        let full = format!("sha256:{HEX}");
+        for text in [full.clone(), format!("sha256:{}", &HEX[..12]), format!("sha256:{}", &HEX[..40])] {
+            assert_eq!(wanted(&text).unwrap(), Wanted::Digest(text.clone()));
+            text.parse::<Reference>().unwrap_err();
+        }
+        let unnamed = Wanted::Named(ImageName::Unnamed(full.parse().unwrap()));
+        assert_eq!(wanted(&format!("<none>@{full}")).unwrap(), unnamed);
+        for text in ["sha256:1", "sha256:latest", &full[..full.len() - 53], "sha256:", &format!("{full}0")] {
+            wanted(text).unwrap_err();
+        }
+        let named = Wanted::Named(format!("docker.io/library/app@{full}").parse().unwrap());
+        assert_eq!(wanted(&format!("app@{full}")).unwrap(), named);
+    }
+
+    #[test]
+    fn a_name_reads_back_as_it_is_written() {
+        for text in [format!("<none>@sha256:{HEX}"), "r.example/a:1".to_owned()] {
+            assert_eq!(text.parse::<ImageName>().unwrap().to_string(), text);
+        }
+    }
+}

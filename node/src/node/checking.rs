@@ -1,0 +1,130 @@
+//! `wherry check`: reads and hashes what the store has, because somebody asked.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+use wherry_proto::Digest;
+
+use super::Node;
+use super::backend::{image_error, stopping};
+use crate::control::Events;
+use crate::control::api::{ApiError, CheckEvent, CheckRequest, CheckSummary, DamagedBlob, ErrorCode};
+use crate::store::{Store, StoreError};
+
+/// How many bytes are hashed between two words about it, at least.
+const TELL_EVERY: u64 = 8 << 20;
+
+/// What was found.
+#[derive(Default)]
+struct Found {
+    blobs: usize,
+    bytes: u64,
+    damaged: Vec<(Digest, u64)>,
+}
+
+impl Node {
+    pub(super) async fn check_blobs(
+        &self,
+        request: CheckRequest,
+        events: Events<CheckEvent>,
+    ) -> Result<CheckSummary, ApiError> {
+        let begun = Instant::now();
+        let (blobs, missing) = self.to_check(&request).await?;
+        // Before any is set aside: a manifest that is tells no more of its image.
+        let wanted: HashSet<Digest> = blobs.keys().copied().collect();
+        let users = self.images.users_of(wanted).await.map_err(image_error)?;
+        let (store, broken_off) = (self.store.clone(), CancellationToken::new());
+        // The client may leave in the middle.
+        let _guard = broken_off.clone().drop_guard();
+        let work = move || check_all(&store, blobs, &events, &broken_off);
+        let found = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
+        let found = found.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
+        let damaged = found.damaged.into_iter().map(|(digest, size)| {
+            let images = users.get(&digest).map(|names| names.iter().cloned().collect());
+            DamagedBlob { digest, size, images: images.unwrap_or_default() }
+        });
+        Ok(CheckSummary {
+            blobs: found.blobs,
+            bytes: found.bytes,
+            seconds: begun.elapsed().as_secs_f64(),
+            damaged: damaged.collect(),
+            missing,
+        })
+    }
+
+    /// The blobs that are to be checked with their lengths, and those that are wanted and not here.
+    async fn to_check(
+        &self,
+        request: &CheckRequest,
+    ) -> Result<(BTreeMap<Digest, u64>, Vec<Digest>), ApiError> {
+        if request.references.is_empty() {
+            return Ok((self.store.blobs().collect(), Vec::new()));
+        }
+        let (mut here, mut missing) = (BTreeMap::new(), Vec::new());
+        for text in &request.references {
+            let found = self.find(text, None).await?;
+            let needed = found.image.image().into_iter().flat_map(|image| image.blobs());
+            for blob in needed.filter(|blob| !blob.is_foreign() && !self.store.holds(&blob.digest)) {
+                if !missing.contains(&blob.digest) {
+                    missing.push(blob.digest);
+                }
+            }
+            for part in self.images.parts(&found).await.map_err(image_error)? {
+                if let Some(blob) = self.store.get(&part) {
+                    here.insert(part, blob.size());
+                }
+            }
+        }
+        Ok((here, missing))
+    }
+}
+
+fn check_all(
+    store: &Store,
+    blobs: BTreeMap<Digest, u64>,
+    events: &Events<CheckEvent>,
+    broken_off: &CancellationToken,
+) -> Result<Found, StoreError> {
+    let (count, total) = (blobs.len(), blobs.values().sum());
+    let mut found = Found::default();
+    let tell = |found: &Found| {
+        let (blobs, bytes) = (found.blobs, found.bytes);
+        events.tell_if_free(CheckEvent::Progress { blobs, of_blobs: count, bytes, of_bytes: total });
+    };
+    tell(&found);
+    let mut told = 0;
+    for (digest, size) in blobs {
+        let before = found.bytes;
+        let goes_on = |bytes| {
+            found.bytes += bytes;
+            if found.bytes - told >= TELL_EVERY {
+                told = found.bytes;
+                tell(&found);
+            }
+            if broken_off.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        match store.verify_while(&digest, goes_on) {
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => {
+                found.damaged.push((digest, size));
+                events.tell_if_free(CheckEvent::Damaged { digest, size });
+            }
+            Ok(None) => break,
+            // It was found out in the meantime, as a manifest is that somebody reads.
+            Err(StoreError::NotHeld(_)) if store.is_set_aside(&digest) => {
+                found.damaged.push((digest, size));
+                events.tell_if_free(CheckEvent::Damaged { digest, size });
+            }
+            // It has left.
+            Err(StoreError::NotHeld(_)) => {}
+            Err(error) => return Err(error),
+        }
+        found.blobs += 1;
+        // As if it had been read to its end, so that all add up.
+        found.bytes = before + size;
+    }
+    tell(&found);
+    Ok(found)
+}

@@ -1,0 +1,148 @@
+//! Which images stay here: pins, and removal.
+
+use std::collections::HashSet;
+
+use wherry_gateway::Reference;
+use wherry_proto::Digest;
+
+use super::Node;
+use super::backend::{image_error, stopping};
+use crate::control::api::{ApiError, ErrorCode, PinSummary, RemoveRequest, RemoveSummary, RemovedImage};
+use crate::images::{ImageName, Images, LocalImage, Wanted};
+use crate::store::{Store, StoreError};
+
+fn failed(error: &StoreError) -> ApiError {
+    ApiError::new(ErrorCode::Internal, error.to_string())
+}
+
+/// Pins these blobs under an image's name, and nothing else: what the name meant before may go.
+pub(super) async fn pin_blobs(store: &Store, name: String, blobs: Vec<Digest>) -> Result<(), ApiError> {
+    let store = store.clone();
+    let pin = move || {
+        blobs.iter().try_for_each(|digest| store.pin(&name, digest))?;
+        let blobs: HashSet<Digest> = blobs.into_iter().collect();
+        let before = store.pinned_by(&name)?;
+        before.iter().filter(|digest| !blobs.contains(digest)).try_for_each(|old| store.unpin(&name, old))
+    };
+    let pinned: Result<(), StoreError> = tokio::task::spawn_blocking(pin).await.map_err(stopping)?;
+    pinned.map_err(|error| failed(&error))
+}
+
+/// The blobs of an image that are here.
+async fn parts_here(store: &Store, images: &Images, image: &LocalImage) -> Result<Vec<Digest>, ApiError> {
+    let parts = images.parts(image).await.map_err(image_error)?;
+    Ok(parts.into_iter().filter(|digest| store.holds(digest)).collect())
+}
+
+/// An image that was pinned stays so when it has been pulled anew and may mean something else.
+pub(super) async fn pin_anew(store: &Store, images: &Images, reference: &Reference) -> Result<(), ApiError> {
+    let name = reference.to_string();
+    if store.pinned_by(&name).map_err(|error| failed(&error))?.is_empty() {
+        return Ok(());
+    }
+    match images.local_image(reference, None).await.map_err(image_error)? {
+        Some(image) => pin_blobs(store, name, parts_here(store, images, &image).await?).await,
+        None => Ok(()),
+    }
+}
+
+impl Node {
+    pub(super) async fn pin_image(&self, text: &str) -> Result<PinSummary, ApiError> {
+        let image = self.find(text, None).await?;
+        if !image.whole {
+            let message = format!("{} is not here whole", image.name);
+            return Err(ApiError::new(ErrorCode::NotFound, message).hint("pull it, then pin it"));
+        }
+        let name = image.name.to_string();
+        let blobs = parts_here(&self.store, &self.images, &image).await?;
+        let count = blobs.len();
+        pin_blobs(&self.store, name.clone(), blobs).await?;
+        Ok(PinSummary { reference: name, pinned: true, blobs: count })
+    }
+
+    pub(super) async fn unpin_image(&self, text: &str) -> Result<PinSummary, ApiError> {
+        let name = match self.wanted(text)? {
+            // It need not be here.
+            Wanted::Named(reference) => reference.to_string(),
+            Wanted::Digest(_) => self.find(text, None).await?.name.to_string(),
+        };
+        let blobs = self.unpin_all(&name).await?;
+        if blobs == 0 {
+            return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not pinned"))
+                .hint("'wherry images' shows what is"));
+        }
+        Ok(PinSummary { reference: name, pinned: false, blobs })
+    }
+
+    async fn unpin_all(&self, name: &str) -> Result<usize, ApiError> {
+        let (store, name) = (self.store.clone(), name.to_owned());
+        let unpin = move || {
+            let pinned = store.pinned_by(&name)?;
+            pinned.iter().try_for_each(|digest| store.unpin(&name, digest))?;
+            Ok(pinned.len())
+        };
+        let unpinned = tokio::task::spawn_blocking(unpin).await.map_err(stopping)?;
+        unpinned.map_err(|error: StoreError| failed(&error))
+    }
+
+    pub(super) async fn remove_images(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
+        let mut images: Vec<(LocalImage, HashSet<Digest>)> = Vec::new();
+        for text in &request.references {
+            let image = self.find_one(text).await?;
+            let parts = self.images.parts(&image).await.map_err(image_error)?;
+            self.refuse_if_fetched(&image.name, &parts)?;
+            if images.iter().all(|(other, _)| other.name != image.name) {
+                images.push((image, parts));
+            }
+        }
+        let mut removed = Vec::new();
+        for (image, parts) in images {
+            let name = image.name.to_string();
+            self.images.forget(&image.name).await.map_err(image_error)?;
+            self.unpin_all(&name).await?;
+            let shared = self.images.users_of(parts.clone()).await.map_err(image_error)?;
+            let (store, alone) =
+                (self.store.clone(), parts.into_iter().filter(|part| !shared.contains_key(part)));
+            let alone: Vec<Digest> = alone.collect();
+            let work = move || remove_all(&store, &alone);
+            let done = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
+            let (blobs, bytes) = done.map_err(|error| failed(&error))?;
+            let shared = shared.keys().filter(|part| self.store.holds(part)).count();
+            tracing::info!(image = name, blobs, bytes, "an image was removed");
+            removed.push(RemovedImage { reference: name, digest: *image.top.digest(), blobs, bytes, shared });
+        }
+        Ok(RemoveSummary { removed })
+    }
+
+    /// Refuses what is being pulled, or of which something is on its way.
+    fn refuse_if_fetched(&self, name: &ImageName, parts: &HashSet<Digest>) -> Result<(), ApiError> {
+        let is_pulled = matches!(name, ImageName::Reference(reference) if self.pulls.has(reference));
+        if is_pulled || self.transfers.running().iter().any(|transfer| parts.contains(&transfer.digest())) {
+            let message = format!("{name} is on its way here: nothing was removed");
+            return Err(ApiError::new(ErrorCode::Conflict, message)
+                .hint(format!("stop that with 'wherry cancel {name}', or wait until it is here")));
+        }
+        Ok(())
+    }
+}
+
+/// Removes what is not pinned: how many blobs that were, and their bytes.
+fn remove_all(store: &Store, blobs: &[Digest]) -> Result<(usize, u64), StoreError> {
+    let (mut count, mut bytes) = (0, 0);
+    for digest in blobs {
+        let size = store.get(digest).map(|blob| blob.size());
+        match store.remove(digest) {
+            Ok(true) => {
+                count += 1;
+                bytes += size.unwrap_or(0);
+            }
+            // What is pinned under another name stays.
+            Ok(false) | Err(StoreError::Pinned(_)) => {}
+            Err(error) => return Err(error),
+        }
+        store.remove_partials(digest);
+    }
+    // Whoever is told that it is gone may cut the power now.
+    store.sync()?;
+    Ok((count, bytes))
+}

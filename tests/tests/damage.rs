@@ -1,0 +1,160 @@
+//! Disks that rot: whoever holds a damaged blob notices, says so, and heals itself; nobody is left waiting for it.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use wherry_proto::Digest;
+use wherry_tests::blobs::{Image, blob_is_right, push_image};
+use wherry_tests::clients::Skopeo;
+use wherry_tests::lab::Lab;
+use wherry_tests::network::Network;
+use wherry_tests::node::{Options, Wherry};
+use wherry_tests::registry::{self, Registry};
+use wherry_tests::wait::wait_until;
+
+const SOON: Duration = Duration::from_secs(30);
+
+const LAYER: u64 = 8 << 20;
+
+/// Flips a byte of a stored blob, as a disk would.
+fn flip(node: &Wherry, digest: &Digest, at: u64) -> Result<()> {
+    let hex = digest.hex();
+    let path = node.data().join("blobs/sha256").join(&hex[..2]).join(&hex);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let file = OpenOptions::new().read(true).write(true).open(&path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    byte[0] ^= 1;
+    Ok(file.write_all_at(&byte, at)?)
+}
+
+/// That the node warns of a damaged blob, by its digest and the image's name.
+fn is_warned_of(node: &Wherry, digest: &Digest, image: &str) -> Result<bool> {
+    let parts = ["WARN", "set aside", &digest.to_string(), image];
+    Ok(node.log()?.lines().any(|line| parts.iter().all(|part| line.contains(part))))
+}
+
+struct Holder {
+    node: Wherry,
+    image: Image,
+    reference: String,
+    origin: Registry,
+    lab: Lab,
+}
+
+fn holder(seed: u64) -> Result<Holder> {
+    let lab = Lab::new()?;
+    let origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let image = push_image(origin.addr(), "lab/noise", "1", seed, &[LAYER, 1 << 20])?;
+    let reference = image.reference(origin.host());
+    let node = Wherry::start(&lab, "node", Options::origin(origin.host()))?;
+    node.run(&["pull", &reference])?;
+    Ok(Holder { node, image, reference, origin, lab })
+}
+
+#[test]
+fn a_client_that_got_wrong_bytes_gets_the_right_ones_when_it_tries_again() -> Result<()> {
+    let Holder { node, image, reference, lab, origin: _origin } = holder(70)?;
+    let layer = image.layers[0];
+    flip(&node, &layer.digest, LAYER / 2)?;
+    let skopeo = Skopeo::new(&lab, "skopeo")?;
+    let from = format!("{}/{}", node.gateway()?, image.name());
+    let mut tries = 0;
+    wait_until("skopeo has the right bytes", SOON, || {
+        tries += 1;
+        Ok(skopeo.pull(&from, &format!("try-{tries}")).is_ok_and(|pulled| pulled.check(&image).is_ok()))
+    })?;
+    ensure!(blob_is_right(node.gateway()?, "lab/noise", &layer)?, "what is served now is wrong");
+    wait_until("it is warned of", SOON, || is_warned_of(&node, &layer.digest, &reference))?;
+    assert!(node.data().join("damaged").join(layer.digest.hex()).exists());
+    assert_eq!(node.json(&["status"])?["errors"]["store"], 1);
+    Ok(())
+}
+
+#[test]
+fn an_export_of_a_damaged_blob_fails_in_words_and_the_next_pull_heals_the_image() -> Result<()> {
+    let Holder { node, image, reference, lab, origin: _origin } = holder(71)?;
+    let layer = image.layers[1].digest;
+    flip(&node, &layer, 0)?;
+    let archive = lab.path().join("app.tar");
+    let export = ["export", &reference, "-o", &archive.display().to_string()];
+    let said = node.fails(&export)?;
+    assert!(said.contains(&layer.to_string()) && said.contains("wherry pull"), "{said}");
+    assert!(!archive.exists());
+    let inspected = node.run(&["inspect", &reference])?;
+    assert!(inspected.contains("damaged"), "{inspected}");
+    assert!(!node.json(&["images"])?.to_string().contains("lab/noise"));
+
+    node.run(&["pull", &reference])?;
+    node.run(&export)?;
+    let other = Wherry::start(&lab, "other", Options::default())?;
+    other.run(&["import", &archive.display().to_string()])?;
+
+    // What came by import alone is healed by another import.
+    flip(&other, &layer, 1000)?;
+    other.run(&["import", &archive.display().to_string()])?;
+    let checked = other.json(&["check"])?;
+    assert_eq!(checked["damaged"], serde_json::json!([]), "{checked}");
+    Ok(())
+}
+
+#[test]
+fn a_check_finds_what_is_damaged_and_sets_it_aside() -> Result<()> {
+    let Holder { node, image, reference, lab: _lab, origin: _origin } = holder(72)?;
+    let checked = node.json(&["check"])?;
+    // Manifest, config and layers.
+    assert_eq!((&checked["blobs"], &checked["damaged"]), (&4.into(), &serde_json::json!([])), "{checked}");
+    for digest in [image.manifest, image.config.digest, image.layers[0].digest] {
+        flip(&node, &digest, 5)?;
+        let said = node.fails(&["check"])?;
+        assert!(said.contains("1 blob is damaged") && said.contains("next pull"), "{said}");
+        wait_until("it is warned of", SOON, || is_warned_of(&node, &digest, &reference))?;
+        node.run(&["check"])?;
+        node.run(&["pull", &reference])?;
+        let checked = node.json(&["check", &reference])?;
+        assert_eq!(
+            (&checked["blobs"], &checked["missing"]),
+            (&4.into(), &serde_json::json!([])),
+            "{checked}"
+        );
+    }
+    for blob in image.blobs() {
+        ensure!(blob_is_right(node.gateway()?, "lab/noise", &blob)?, "{} is wrong", blob.digest);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_damaged_holder_learns_it_from_the_taker_whose_pull_ends_in_words() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let image = push_image(origin.addr(), "lab/noise", "1", 73, &[LAYER])?;
+    let reference = image.reference(origin.host());
+    let layer = image.layers[0];
+    let network = Network::new(&lab)?;
+    let options = Options::origin(origin.host());
+    let holder = network.member(&lab, "holder", options.clone(), &[])?;
+    holder.run(&["pull", &reference])?;
+    origin.stop()?;
+    flip(&holder, &layer.digest, LAYER / 3)?;
+    let taker = network.member(&lab, "taker", options, &[&holder])?;
+
+    let begun = Instant::now();
+    let said = taker.fails(&["pull", &reference])?;
+    assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
+    assert!(said.contains(&layer.digest.short()) && said.contains("does not link"), "{said}");
+    let holder_id = &holder.addresses()?.peer_id;
+    let log = taker.log()?;
+    let warns = |line: &str| ["WARN", "wrong bytes", holder_id].iter().all(|part| line.contains(part));
+    assert!(log.lines().any(warns), "{log}");
+    wait_until("the holder sets it aside", SOON, || is_warned_of(&holder, &layer.digest, &reference))?;
+
+    origin.restart()?;
+    taker.run(&["pull", &reference]).context("with the origin back")?;
+    ensure!(blob_is_right(taker.gateway()?, "lab/noise", &layer)?, "the taker has wrong bytes");
+    holder.run(&["pull", &reference])?;
+    ensure!(blob_is_right(holder.gateway()?, "lab/noise", &layer)?, "the holder has wrong bytes");
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! What stays on a node and what does not: pins, removal, the disk budget, and images without a name.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use wherry_tests::blobs::{Image, push_image};
+use wherry_tests::clients::Skopeo;
+use wherry_tests::lab::Lab;
+use wherry_tests::netns::Alone;
+use wherry_tests::node::{Options, Wherry, refused};
+use wherry_tests::registry::{self, Registry};
+use wherry_tests::wait::wait_until;
+
+const SOON: Duration = Duration::from_secs(30);
+
+const MIB: u64 = 1 << 20;
+
+struct Site {
+    node: Wherry,
+    origin: Registry,
+    lab: Lab,
+}
+
+fn site(budget: Option<&str>) -> Result<Site> {
+    let lab = Lab::new()?;
+    let origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let mut options = Options::origin(origin.host());
+    if let Some(budget) = budget {
+        options = options.with("--disk-budget").with(budget);
+    }
+    let node = Wherry::start(&lab, "node", options)?;
+    Ok(Site { node, origin, lab })
+}
+
+impl Site {
+    /// Pushes an image of one layer.
+    fn image(&self, name: &str, seed: u64, layer: u64) -> Result<(Image, String)> {
+        let image = push_image(self.origin.addr(), name, "1", seed, &[layer])?;
+        let reference = image.reference(self.origin.host());
+        Ok((image, reference))
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let images = self.node.json(&["images"])?;
+        let name = |image: &Value| image["reference"].as_str().map(str::to_owned);
+        Ok(images.as_array().context("no list")?.iter().filter_map(name).collect())
+    }
+}
+
+#[test]
+fn removal_takes_what_no_other_image_has_and_leaves_the_rest() -> Result<()> {
+    let site = site(None)?;
+    let (first, reference) = site.image("lab/one", 80, 2 * MIB)?;
+    // The same layer and config under another name.
+    let (second, other) = site.image("lab/two", 80, 2 * MIB)?;
+    let (_, third) = site.image("lab/three", 81, MIB)?;
+    for name in [&reference, &other, &third] {
+        site.node.run(&["pull", name])?;
+    }
+    assert_eq!(first.layers, second.layers);
+    let removed = site.node.json(&["rm", &third])?;
+    assert_eq!(removed["removed"][0]["blobs"], 3, "{removed}");
+    let removed = site.node.json(&["rm", &reference])?;
+    assert_eq!((&removed["removed"][0]["blobs"], &removed["removed"][0]["shared"]), (&0.into(), &3.into()));
+    assert_eq!(site.names()?, std::slice::from_ref(&other));
+    ensure!(site.node.json(&["check", &other])?["missing"] == serde_json::json!([]), "it should be whole");
+    let said = site.node.run(&["rm", &other])?;
+    assert!(said.contains("removed") && said.contains("2.00 MiB"), "{said}");
+    let status = site.node.json(&["status"])?;
+    assert_eq!((&status["store"]["blobs"], &status["store"]["bytes"]), (&0.into(), &0.into()), "{status}");
+    let said = site.node.fails(&["rm", &other])?;
+    assert!(said.contains("not here"), "{said}");
+    // And it comes back.
+    site.node.run(&["pull", &other]).map(drop)
+}
+
+#[test]
+fn what_is_being_pulled_is_not_removed() -> Result<()> {
+    let wire = Alone::enter()?;
+    let site = site(None)?;
+    let (_, reference) = site.image("lab/slow", 82, 32 * MIB)?;
+    wire.shape("20mbit")?;
+    let mut pull = site.node.begin("pull", &["pull", &reference])?;
+    wait_until("the layer is on its way", SOON, || {
+        Ok(site.node.json(&["status"])?["transfers"].as_array().is_some_and(|all| !all.is_empty()))
+    })?;
+    let said = site.node.fails(&["rm", &reference])?;
+    assert!(said.contains("on its way") && said.contains("wherry cancel"), "{said}");
+    let inspected = site.node.run(&["inspect", &reference])?;
+    assert!(inspected.contains("on its way") && !inspected.contains("pull the image"), "{inspected}");
+    let status = site.node.json(&["status"])?;
+    let transfer = &status["transfers"][0];
+    assert_eq!(transfer["images"], serde_json::json!([reference]), "{status}");
+    assert!(transfer["sources"].as_u64() >= Some(1), "the registry is a source: {status}");
+    assert!(status["store"]["bytes"].as_u64() < Some(32 * MIB), "what has arrived counts: {status}");
+    site.node.run(&["cancel", &reference])?;
+    pull.stop(SOON)?;
+    site.node.run(&["rm", &reference])?;
+    assert_eq!(site.node.json(&["status"])?["store"]["bytes"], 0);
+    Ok(())
+}
+
+#[test]
+fn a_pinned_image_stays_and_others_make_room_by_name() -> Result<()> {
+    let site = site(Some("10MiB"))?;
+    let (_, pinned) = site.image("lab/pinned", 83, 4 * MIB)?;
+    let (_, loose) = site.image("lab/loose", 84, 4 * MIB)?;
+    let (_, next) = site.image("lab/next", 85, 4 * MIB)?;
+    let (_, big) = site.image("lab/big", 86, 12 * MIB)?;
+    let (_, fat) = site.image("lab/fat", 87, 8 * MIB)?;
+    for name in [&pinned, &loose] {
+        site.node.run(&["pull", name])?;
+    }
+    site.node.run(&["pin", &pinned])?;
+    site.node.run(&["pull", &next])?;
+    let mut names = site.names()?;
+    names.sort();
+    assert_eq!(names, [next.clone(), pinned.clone()]);
+    wait_until("the log names what made room", SOON, || {
+        Ok(site.node.log()?.lines().any(|line| line.contains("to make room") && line.contains(&loose)))
+    })?;
+
+    let said = site.node.fails(&["pull", &big])?;
+    assert!(said.contains("12.0 MiB") && said.contains("whole disk budget of 10.0 MiB"), "{said}");
+    let said = site.node.fails(&["pull", &fat])?;
+    assert!(said.contains("wherry unpin") && said.contains("disk budget of 10.0 MiB"), "{said}");
+    let said = site.node.run(&["images"])?;
+    assert!(said.lines().any(|line| line.contains("lab/pinned") && line.contains("yes")), "{said}");
+    site.node.run(&["unpin", &pinned])?;
+    let said = site.node.fails(&["unpin", &pinned])?;
+    assert!(said.contains("is not pinned"), "{said}");
+    site.node.run(&["pull", &fat])?;
+    assert_eq!(site.names()?, [fat]);
+    Ok(())
+}
+
+#[test]
+fn an_image_without_a_name_is_used_by_its_digest_or_gets_one() -> Result<()> {
+    let site = site(None)?;
+    let (_, reference) = site.image("lab/nameless", 88, MIB)?;
+    let skopeo = Skopeo::new(&site.lab, "skopeo")?;
+    let layout = site.lab.path().join("layout");
+    skopeo.copy(&format!("docker://{reference}"), &format!("oci:{}", layout.display()))?;
+    let from = layout.display().to_string();
+    let node = Wherry::start(&site.lab, "other", Options::default())?;
+    node.run(&["import", &from])?;
+    let listed = node.json(&["images"])?;
+    // skopeo writes a manifest of its own.
+    let digest = listed[0]["digest"].as_str().context("no digest")?.to_owned();
+    let (name, beginning) = (format!("<none>@{digest}"), &digest[..7 + 12]);
+    assert_eq!(listed[0]["reference"], name.as_str(), "{listed}");
+    for text in [digest.as_str(), beginning, &name] {
+        let inspected = node.json(&["inspect", text])?;
+        assert_eq!((&inspected["digest"], &inspected["size"]), (&digest.as_str().into(), &listed[0]["size"]));
+    }
+    let archive = site.lab.path().join("nameless.tar").display().to_string();
+    let exported = node.json(&["export", beginning, "-o", &archive])?;
+    assert_eq!(exported["reference"], name.as_str(), "{exported}");
+
+    // What is shorter, or no digest, is refused and never taken for a tag.
+    for text in ["sha256:1849", "sha256:latest"] {
+        refused(node.command()?.args(["inspect", text]), 2)?;
+    }
+    let said = refused(node.command()?.args(["pull", &digest]), 2)?;
+    assert!(said.contains("digest alone"), "{said}");
+
+    node.run(&["import", "--name", "site.example/named:1", &archive])?;
+    assert!(node.json(&["images"])?.to_string().contains("site.example/named:1"));
+    let said = node.fails(&["rm", beginning])?;
+    assert!(said.contains("several names"), "{said}");
+    node.run(&["rm", &name, "site.example/named:1"])?;
+    assert_eq!(node.json(&["status"])?["store"]["blobs"], 0);
+    Ok(())
+}
