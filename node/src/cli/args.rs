@@ -147,7 +147,11 @@ impl Command {
         match self {
             Self::Up(_) | Self::Completions { .. } => false,
             Self::Config(args) => args.json,
-            Self::Pull(args) | Self::Inspect(args) => args.node.json,
+            Self::Pull(args) => args.node.json,
+            Self::Inspect(args) => args.node.json,
+            Self::Rm(args) => args.node.json,
+            Self::Pin(args) | Self::Unpin(args) => args.node.json,
+            Self::Check(args) => args.node.json,
             Self::Cancel(args) => args.node.json,
             Self::Wan(args) => args.node.json,
             Self::Images(node) | Self::Peers(node) | Self::Status(node) => node.json,

@@ -1,33 +1,24 @@
 //! `wherry check`.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::time::Instant;
 
 use super::args::CheckArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{harmless, note, print, print_json};
+use super::screen::Screen;
 use super::stop::Stop;
 use crate::config::units::{show_seconds, show_size};
 use crate::control::Step;
 use crate::control::api::{CheckEvent, CheckRequest, CheckSummary};
-
-/// Fits into 80 columns.
-const BAR: &str = "{wide_bar} {msg:<24} {eta:>4}";
 
 pub(super) async fn run(args: &CheckArgs, environment: &Environment) -> Result<(), Failure> {
     let client = args.node.client(environment);
     let request = CheckRequest { references: args.references.clone() };
     let mut stop = Stop::new()?;
     let mut lines = client.check(&request).await?;
-    let bar = environment.stderr_is_terminal.then(|| {
-        // The template is a constant and right.
-        let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
-    });
-    let say = |line: String| match &bar {
-        Some(bar) => bar.suspend(|| note(&line)),
-        None => note(&line),
-    };
+    let started = Instant::now();
+    let mut screen = environment.stderr_is_terminal.then(Screen::default);
     let outcome = loop {
         let step = tokio::select! {
             step = lines.next() => step,
@@ -38,21 +29,23 @@ pub(super) async fn run(args: &CheckArgs, environment: &Environment) -> Result<(
         };
         match step {
             Ok(Step::Event(CheckEvent::Progress { bytes, of_bytes, .. })) => {
-                if let Some(bar) = &bar {
-                    bar.set_length(of_bytes);
-                    bar.set_position(bytes);
-                    bar.set_message(format!("{} of {}", show_size(bytes), show_size(of_bytes)));
+                if let Some(screen) = &mut screen {
+                    screen.draw(&[], &[row(bytes, of_bytes, started.elapsed().as_secs_f64())]);
                 }
             }
             Ok(Step::Event(CheckEvent::Damaged { digest, size })) => {
-                say(format!("{} damaged, {}, set aside", digest.short(), show_size(size)));
+                let line = format!("{} damaged, {}, set aside", digest.short(), show_size(size));
+                match &mut screen {
+                    Some(screen) => screen.draw(&[line], &[]),
+                    None => note(&line),
+                }
             }
             Ok(Step::Done(summary)) => break Ok(summary),
             Err(error) => break Err(error.into()),
         }
     };
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
+    if let Some(screen) = &mut screen {
+        screen.draw(&[], &[]);
     }
     let summary = outcome?;
     if args.node.json {
@@ -73,6 +66,14 @@ pub(super) async fn run(args: &CheckArgs, environment: &Environment) -> Result<(
         "the next pull brings them again, from peers or the registry; check the disk, and import again what came by \
          import and nobody else has",
     ))
+}
+
+/// Narrower than any terminal that is in use.
+fn row(bytes: u64, of_bytes: u64, seconds: f64) -> String {
+    let rate = bytes as f64 / seconds.max(0.001);
+    let left = of_bytes.saturating_sub(bytes) as f64 / rate.max(1.0);
+    let (bytes, of_bytes) = (show_size(bytes), show_size(of_bytes));
+    format!("{bytes} of {of_bytes}, {}/s, {} left", show_size(rate as u64), show_seconds(left))
 }
 
 pub(super) fn page(summary: &CheckSummary) -> String {

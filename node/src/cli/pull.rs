@@ -1,5 +1,7 @@
 //! `wherry pull`.
 
+use std::time::Duration;
+
 use tokio::time::MissedTickBehavior;
 
 use super::args::PullArgs;

@@ -6,7 +6,9 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::api::{
-    ApiError, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
+    ApiError, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, ImageDetails,
+    ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PinRequest, PinSummary, PullEvent,
+    PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
 };
 use super::archive::Archive;
 use crate::status::Report;

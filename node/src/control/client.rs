@@ -19,7 +19,10 @@ use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{
-    ApiError, COMPLETE, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, EXPORTED, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line, MAX_ANSWER, MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
+    ApiError, COMPLETE, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, EXPORTED,
+    ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line, MAX_ANSWER, MAX_LINE,
+    NodeStatus, OUTCOME, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary,
+    RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.

@@ -21,7 +21,8 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{
-    ApiError, COMPLETE, CancelRequest, CheckRequest, EVENT_QUEUE, EXPORTED, ErrorCode, InspectRequest, MAX_REQUEST, OUTCOME, PinRequest, PullRequest, RemoveRequest, WanRequest,
+    ApiError, COMPLETE, CancelRequest, CheckRequest, EVENT_QUEUE, EXPORTED, ErrorCode, InspectRequest,
+    MAX_REQUEST, OUTCOME, PinRequest, PullRequest, RemoveRequest, WanRequest,
 };
 use super::archive::Archive;
 use super::backend::{Backend, Events};

@@ -17,7 +17,10 @@ use super::pulls::Job;
 use super::{Node, now};
 use crate::bundle::{self, ExportError, ExportImage};
 use crate::control::api::{
-    ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, CheckEvent, CheckRequest, CheckSummary, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage, InspectRequest, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary,
+    ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, CheckEvent, CheckRequest,
+    CheckSummary, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage,
+    InspectRequest, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary, RemoveRequest,
+    RemoveSummary, WanRequest, WanSummary,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::identity;

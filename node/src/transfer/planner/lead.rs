@@ -35,6 +35,9 @@ const PATIENCE: u64 = 2;
 /// How many ticks a peer may take to say what it does before nobody waits for it any more.
 pub(super) const INTRODUCTION: u64 = 2;
 
+/// How many ticks a peer of higher rank that says nothing counts as one that may begin to lead.
+const QUIET: u64 = 10;
+
 /// How many ticks a holder's claim may take before nobody waits for it any more.
 const CLAIMING: u64 = 20;
 
@@ -348,9 +351,12 @@ impl Planner {
         if !self.searched_site || !self.may_lead() || self.leader().is_some() || self.awaits_words() {
             return;
         }
-        let would = |peer: &&super::Peer| peer.class == LinkClass::Lan && peer.may_lead();
-        let before =
-            self.peers.values().filter(would).filter(|peer| peer.rank > self.lead.rank).count() as u64;
+        // Where a whole site begins at once, many are connected before they have a word to say.
+        let is_quiet = |peer: &super::Peer| peer.role.is_none() && self.ticks < peer.since + QUIET;
+        let would = |peer: &&super::Peer| {
+            peer.class == LinkClass::Lan && peer.rank > self.lead.rank && (peer.may_lead() || is_quiet(peer))
+        };
+        let before = self.peers.values().filter(would).count() as u64;
         if self.lead.vacant >= before * PATIENCE {
             self.begin_to_lead();
         }
