@@ -233,7 +233,7 @@ async fn states_are_believed_of_members_alone_and_as_they_were_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_asked_for_a_blob_says_that_it_arrives() {
+async fn whoever_is_asked_for_a_blob_says_that_it_arrives_and_learns_who_wants_it_too() {
     let (a, b) = pair().await;
     let incoming = a.shelf.expect(&bytes(), leading(0));
     let digest = incoming.name().digest;
@@ -242,6 +242,7 @@ async fn whoever_is_asked_for_a_blob_says_that_it_arrives() {
     };
     let size = incoming.name().size;
     assert_eq!(want().await, [Offer { node: a.id(), size, arriving: true }]);
+    assert_eq!(incoming.followers(), [b.id()]);
     a.shelf.finish(&incoming);
     assert_eq!(want().await, [Offer { node: a.id(), size, arriving: false }]);
 }

@@ -30,6 +30,6 @@ pub trait Arriving: ReadAt {
     /// of the reading is known here, or fewer states than these.
     fn states(&self, attempt: &Attempt, from: u32) -> Option<(StreamClaim, Certificate, Vec<u8>)>;
 
-    /// Tells that a node follows the blob here: it may be worth following it back.
+    /// Tells that a node follows the blob here, or wants it: it may be worth following it back.
     fn followed(&self, by: NodeId);
 }

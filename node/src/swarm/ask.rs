@@ -13,7 +13,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use wherry_proto::{
-    Answer, Ask, Digest, Holding, Lead, LeadRefusal, List, MAX_TAG_PAGE, NodeId, Question, Reply, TagPage,
+    Answer, Ask, BlobName, Digest, Holding, Lead, LeadRefusal, List, MAX_TAG_PAGE, NodeId, Question, Reply,
+    TagPage,
 };
 
 use super::codec::{WireError, read_within, write_within};
@@ -210,7 +211,15 @@ fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answe
             return Holding::No;
         }
         let held = holdings.held(digest).map(|size| Holding::Held { size });
-        let arriving = || holdings.arriving_size(digest).map(|size| Holding::Arriving { size });
+        let arriving = || {
+            let size = holdings.arriving_size(digest)?;
+            // Whoever asks wants it too. Where a whole site begins at once it may take seconds until that one is connected
+            // and follows, and until then who is to lead would not be known.
+            if let Some(arriving) = holdings.arriving(&BlobName { digest: *digest, size }) {
+                arriving.followed(asker);
+            }
+            Some(Holding::Arriving { size })
+        };
         held.or_else(arriving).unwrap_or(Holding::No)
     };
     match question {
