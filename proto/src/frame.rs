@@ -141,6 +141,18 @@ impl<const MAX: usize> Text<MAX> {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// As much of a text as fits, with blanks for control characters: for words that only people read.
+    pub fn cut(text: &str) -> Self {
+        let mut cut = String::new();
+        for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+            if cut.len() + c.len_utf8() > MAX {
+                break;
+            }
+            cut.push(c);
+        }
+        Self(cut)
+    }
 }
 
 impl<const MAX: usize> TryFrom<String> for Text<MAX> {

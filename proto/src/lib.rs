@@ -34,8 +34,9 @@ pub use membership::{
     CERTIFICATE_PREFIX, Certificate, CertificateError, CertificateTextError, MAX_CERTIFICATE_TEXT, Roles,
 };
 pub use message::{
-    Answer, Ask, Hello, Holding, Lead, LeadRefusal, MAX_SITE_LEN, MAX_TAG_PAGE, MAX_WANT, PROTOCOL_VERSION,
-    Ports, Question, Reply, SiteName, TagName, TagPage, Version,
+    Answer, Ask, Hello, Holding, Lead, LeadRefusal, MAX_PLATFORM_LEN, MAX_SITE_LEN, MAX_TAG_PAGE, MAX_WANT,
+    MAX_WHY_LEN, PROTOCOL_VERSION, Ports, PreloadRefusal, PreloadState, Preloading, Question, Reply,
+    SiteName, TagName, TagPage, Version, WantedImage,
 };
 pub use prefix::StatePrefix;
 pub use tag::{

@@ -16,7 +16,8 @@ use crate::{BlobName, Digest, PauseRecord, TagRecord, WanWord};
 /// 1: the first. 2: the tags of a repository can be asked for; tag records bear their signer's certificate.
 /// 3: blobs are followed while they arrive, for which stream claims cover all states before them; a node can be asked
 /// to lead, and to ask an origin what a reference means; whoever asks for a chain says which it has.
-/// 4: nodes of a site tell each other of the links that lead out of it, and whoever gave a chunk that it does not link.
+/// 4: nodes of a site tell each other of the links that lead out of it; whoever gave a chunk is told that it does not
+/// link; nodes can be asked to bring an image to themselves.
 pub const PROTOCOL_VERSION: u16 = 4;
 
 /// The longest name of a site, in bytes.
@@ -27,6 +28,12 @@ pub const MAX_WANT: usize = 64;
 
 /// How many tags one answer may name; whoever wants more asks for those behind the last.
 pub const MAX_TAG_PAGE: usize = 128;
+
+/// The longest name of a platform, `OS/ARCH[/VARIANT]`, in bytes.
+pub const MAX_PLATFORM_LEN: usize = 128;
+
+/// The longest reason that is given in words, in bytes.
+pub const MAX_WHY_LEN: usize = 1024;
 
 /// A tag's name.
 pub type TagName = Text<MAX_TAG_LEN>;
@@ -146,6 +153,20 @@ pub enum Question {
     /// What the peer does with the links that lead out of the site; and what the asker does. Only neighbours of the same
     /// site ask.
     Wan(WanWord),
+    /// Whether the peer will bring an image to itself and pin it. One that it is bringing already goes on; how it goes is
+    /// told by [`Question::Preloading`]. Every member may ask.
+    Preload(WantedImage),
+    /// How an image comes that the peer was asked to bring.
+    Preloading(WantedImage),
+}
+
+/// An image that a node is asked to bring to itself.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Encode, Decode)]
+pub struct WantedImage {
+    /// The whole reference.
+    pub reference: Text<MAX_REFERENCE_LEN>,
+    /// Of an index, the image for this platform; if none is named, for that of the node which is asked.
+    pub platform: Option<Text<MAX_PLATFORM_LEN>>,
 }
 
 impl Message for Ask {
@@ -177,6 +198,48 @@ pub enum Answer {
     Lead(Lead),
     /// To [`Question::Wan`]; `None` to whoever is at another site.
     Wan(Option<WanWord>),
+    /// To [`Question::Preload`]: why it will not, if it will not.
+    Preload(Result<(), PreloadRefusal>),
+    /// To [`Question::Preloading`]; `None` if the peer knows of none, as after a restart.
+    Preloading(Option<Preloading>),
+}
+
+/// Why a node does not bring an image to itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode, thiserror::Error)]
+pub enum PreloadRefusal {
+    /// It brings as many images as it can at a time.
+    #[error("it brings as many images as it can at a time: ask again when some are there")]
+    Busy,
+    /// It cannot read the name or the platform.
+    #[error("it cannot read the name or the platform of the image")]
+    Name,
+    /// It is shutting down, or starts.
+    #[error("it is starting or shutting down: ask again once it is up")]
+    Stopping,
+}
+
+/// How an image comes to a node.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Preloading {
+    /// Bytes of it that are there.
+    pub here: u64,
+    /// Bytes of it in all; 0 as long as that is not known.
+    pub bytes: u64,
+    /// How far it has come.
+    pub state: PreloadState,
+}
+
+/// How far an image has come.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum PreloadState {
+    /// It is on its way.
+    Running,
+    /// A limit is all that it waits for: in words.
+    Waiting(Text<MAX_WHY_LEN>),
+    /// It is there and pinned.
+    Done,
+    /// It does not come: why.
+    Failed(Text<MAX_WHY_LEN>),
 }
 
 /// Whether a node leads as it was asked to.

@@ -64,6 +64,18 @@ fn lead_question() -> Question {
     Question::Lead { blob: blob(), origin: "r.example".parse().unwrap(), repository: "a/b".parse().unwrap() }
 }
 
+fn wanted(platform: Option<&str>) -> WantedImage {
+    WantedImage {
+        reference: "r.example/a/b:1".parse().unwrap(),
+        platform: platform.map(|it| it.parse().unwrap()),
+    }
+}
+
+fn preloading(state: PreloadState) -> String {
+    let preloading = Preloading { here: 300, bytes: 70_000, state };
+    frame(Reply { id: 10, answer: Answer::Preloading(Some(preloading)) })
+}
+
 fn update<const N: usize>(role: Role, runs: [(u32, u32); N]) -> Response {
     let here = List::first_of(runs.map(|(from, len)| Run { from, len }));
     Response::Update { id: 5, update: Update { role, here } }
@@ -107,6 +119,7 @@ fn every_message_has_the_bytes_that_are_written_down() {
     let want = Question::Want(List::first_of([blob().digest, Digest::of(Algorithm::Sha512, b"blob")]));
     let holdings = Answer::Want(List::first_of([Holding::No, Holding::Held { size: 1 << 40 }]));
     let arriving = Answer::Want(List::first_of([Holding::Arriving { size: 5 }]));
+    let preload = |answer| frame(Reply { id: 9, answer: Answer::Preload(answer) });
     let lead = |lead| frame(Reply { id: 6, answer: Answer::Lead(lead) });
     let refuse = |why| lead(Lead::Refuse(why));
     let following = |stream| Role::Following { stream, known: 2, may_lead: true };
@@ -172,6 +185,21 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("ask-wan", frame(Ask { id: 8, question: Question::Wan(word(Some(pause()))) })),
         ("reply-wan", frame(Reply { id: 8, answer: Answer::Wan(Some(word(None))) })),
         ("reply-wan-none", frame(Reply { id: 8, answer: Answer::Wan(None) })),
+        ("ask-preload", frame(Ask { id: 9, question: Question::Preload(wanted(None)) })),
+        (
+            "ask-preload-platform",
+            frame(Ask { id: 9, question: Question::Preload(wanted(Some("linux/arm64"))) }),
+        ),
+        ("ask-preloading", frame(Ask { id: 10, question: Question::Preloading(wanted(None)) })),
+        ("reply-preload", preload(Ok(()))),
+        ("reply-preload-busy", preload(Err(PreloadRefusal::Busy))),
+        ("reply-preload-name", preload(Err(PreloadRefusal::Name))),
+        ("reply-preload-stopping", preload(Err(PreloadRefusal::Stopping))),
+        ("reply-preloading-none", frame(Reply { id: 10, answer: Answer::Preloading(None) })),
+        ("reply-preloading-running", preloading(PreloadState::Running)),
+        ("reply-preloading-waiting", preloading(PreloadState::Waiting("a pause".parse().unwrap()))),
+        ("reply-preloading-done", preloading(PreloadState::Done)),
+        ("reply-preloading-failed", preloading(PreloadState::Failed("no space".parse().unwrap()))),
     ];
     let found: String = found.iter().map(|(name, bytes)| format!("{name} {bytes}\n")).collect();
     assert_eq!(found, include_str!("golden.txt"), "as it is now:\n{found}");

@@ -64,6 +64,8 @@ fn question() -> impl Strategy<Value = Question> {
             repository: repository.parse().unwrap(),
         }),
         word().prop_map(Question::Wan),
+        wanted().prop_map(Question::Preload),
+        wanted().prop_map(Question::Preloading),
     ]
 }
 
@@ -79,6 +81,24 @@ fn word() -> impl Strategy<Value = WanWord> {
     (any::<(u32, u64, bool, bool, bool)>(), prop::option::of(pause())).prop_map(
         |((day, spent, takes, gives, counts), pause)| WanWord { day, spent, takes, gives, counts, pause },
     )
+}
+
+fn wanted() -> impl Strategy<Value = WantedImage> {
+    ("[!-~]{0,640}", prop::option::of("[a-z0-9/]{0,96}")).prop_map(|(reference, platform)| WantedImage {
+        reference: reference.parse().unwrap(),
+        platform: platform.map(|platform| platform.parse().unwrap()),
+    })
+}
+
+fn preloading() -> impl Strategy<Value = Preloading> {
+    let why = "[ -~é]{0,512}".prop_map(|why| why.parse().unwrap());
+    let state = prop_oneof![
+        Just(PreloadState::Running),
+        why.clone().prop_map(PreloadState::Waiting),
+        Just(PreloadState::Done),
+        why.prop_map(PreloadState::Failed),
+    ];
+    (any::<(u64, u64)>(), state).prop_map(|((here, bytes), state)| Preloading { here, bytes, state })
 }
 
 fn lead() -> impl Strategy<Value = Lead> {
@@ -101,6 +121,14 @@ fn answer() -> impl Strategy<Value = Answer> {
             .prop_map(|(names, more)| Answer::Tags(TagPage { names: List::first_of(names), more })),
         lead().prop_map(Answer::Lead),
         prop::option::of(word()).prop_map(Answer::Wan),
+        prop::sample::select(vec![
+            Ok(()),
+            Err(PreloadRefusal::Busy),
+            Err(PreloadRefusal::Name),
+            Err(PreloadRefusal::Stopping),
+        ])
+        .prop_map(Answer::Preload),
+        prop::option::of(preloading()).prop_map(Answer::Preloading),
     ]
 }
 
@@ -321,6 +349,21 @@ fn the_longest_requests_and_responses_fit() {
     let [origin, repository] =
         [MAX_ORIGIN_LEN, MAX_REPOSITORY_LEN].map(|len| "x".repeat(len).parse().unwrap());
     round(Ask { id, question: Question::Lead { blob, origin, repository } });
+    let [reference, platform] = [MAX_REFERENCE_LEN, MAX_PLATFORM_LEN].map(|len| "x".repeat(len));
+    let wanted =
+        WantedImage { reference: reference.parse().unwrap(), platform: Some(platform.parse().unwrap()) };
+    round(Ask { id, question: Question::Preload(wanted) });
+    let why = Text::cut(&"x".repeat(MAX_WHY_LEN + 1));
+    let state = PreloadState::Failed(why);
+    let preloading = Preloading { here: u64::MAX, bytes: u64::MAX, state };
+    round(Reply { id, answer: Answer::Preloading(Some(preloading)) });
+}
+
+#[test]
+fn words_for_people_are_cut_where_a_character_ends() {
+    assert_eq!(Text::<5>::cut("aéé\n").as_str(), "aéé");
+    assert_eq!(Text::<6>::cut("aéé\nb").as_str(), "aéé ");
+    assert_eq!(Text::<2>::cut("aé").as_str(), "a");
 }
 
 #[test]

@@ -66,6 +66,15 @@ pub(super) enum Command {
         Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.\n\n\
         Ctrl-C leaves the pull to the node, which goes on with it: 'wherry cancel' stops it.")]
     Pull(PullArgs),
+    /// Bring images to all nodes of the site before anyone asks, and pin them there
+    #[command(after_help = "Examples:\n  \
+        wherry preload debian:12 quay.io/org/app:1.0         to all nodes of the site that are connected\n  \
+        wherry preload --nodes 4f9GtVbW,192.0.2.7:4050 app:1  to these; 'wherry peers' shows ids and addresses\n  \
+        wherry preload --platform linux/arm64 debian:12      for other machines than these\n\n\
+        Each node pulls for itself, so the link that leads out of the site carries one copy, within its limits. Ctrl-C leaves \
+        that to the nodes, which go on. Exit status 1 means that some node has not got everything; the others have. With \
+        --json each line is an object. Every member of the network may ask.")]
+    Preload(PreloadArgs),
     /// Stop fetching an image; what has arrived of it is kept for the next pull
     #[command(after_help = "Example:\n  wherry cancel docker.io/library/debian:13\n\n\
         Blobs that a client of the gateway reads at this moment, or that another image which is being pulled has too, \
@@ -152,6 +161,7 @@ impl Command {
             Self::Rm(args) => args.node.json,
             Self::Pin(args) | Self::Unpin(args) => args.node.json,
             Self::Check(args) => args.node.json,
+            Self::Preload(args) => args.node.json,
             Self::Cancel(args) => args.node.json,
             Self::Wan(args) => args.node.json,
             Self::Images(node) | Self::Peers(node) | Self::Status(node) => node.json,
@@ -300,6 +310,24 @@ pub(super) struct PullArgs {
     /// Ask the registry what the tag means even if it said so within tag_ttl
     #[arg(long)]
     pub(super) refresh: bool,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PreloadArgs {
+    /// The images; without a registry they are of this node's default origin
+    #[arg(value_name = "REF", value_parser = reference, required = true)]
+    pub(super) references: Vec<String>,
+    /// To all nodes of the site that are connected, and this one [default]
+    #[arg(long, conflicts_with = "nodes")]
+    pub(super) site: bool,
+    /// To these nodes alone: peer ids, their last 6 characters or more, or addresses, as 'wherry peers' shows them
+    #[arg(long, value_name = "NODE,…", value_delimiter = ',')]
+    pub(super) nodes: Option<Vec<String>>,
+    /// Of an image for several platforms, the one for this, such as linux/arm64 [default: that of each node]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
+    pub(super) platform: Option<Platform>,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }

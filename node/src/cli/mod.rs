@@ -18,6 +18,7 @@ mod keep;
 mod list;
 mod network;
 mod output;
+mod preload;
 mod progress;
 mod pull;
 mod screen;
@@ -73,6 +74,7 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Completions { shell } => output::completions(shell),
         Command::Demo(args) => demo::run(&args, environment),
         Command::Pull(args) => talk(pull::run(&args, environment)),
+        Command::Preload(args) => talk(preload::run(&args, environment)),
         Command::Cancel(args) => talk(cancel::run(&args, environment)),
         Command::Rm(args) => talk(keep::remove(&args, environment)),
         Command::Pin(args) => talk(keep::pin(&args, true, environment)),

@@ -22,6 +22,11 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
+/// Writes one of several results for scripts: a line.
+pub(super) fn print_json_line<T: Serialize>(value: &T) -> Result<(), Failure> {
+    print(&(serde_json::to_string(value)? + "\n"))
+}
+
 /// Writes something that is no result. Nobody is left to tell when standard error is closed.
 pub(super) fn note(text: &str) {
     let _ = io::stderr().write_all(format!("{text}\n").as_bytes());

@@ -171,7 +171,10 @@ impl Tally {
             more = coming.len() - places;
             coming.truncate(places);
         }
-        let mut rows: Vec<String> = coming.iter().map(|blob| blob.row(width, now)).collect();
+        let mut rows: Vec<String> = coming
+            .iter()
+            .map(|blob| row(&blob.digest.short(), blob.bytes, blob.size, &blob.speed.at(now), width))
+            .collect();
         let (from_peers, from_origin) = self
             .blobs
             .iter()
@@ -188,42 +191,38 @@ impl Tally {
     }
 }
 
-impl Blob {
-    fn row(&self, width: usize, now: Instant) -> String {
-        let (rate, left) = match self.speed.at(now) {
-            Pace::Unknown => (String::new(), String::new()),
-            Pace::Still(_) => (String::new(), "waits".to_owned()),
-            Pace::Moves(rate) => {
-                (format!("{}/s", show_size(rate as u64)), left(self.size - self.bytes, rate))
-            }
-        };
-        let amount = format!("{} of {}", show_size(self.bytes), show_size(self.size));
-        // The widest that there are: 1023 KiB of 1023 KiB, 1023 KiB/s, 99m 59s left.
-        let (wide, narrow) =
-            (format!("{amount:>20}  {rate:>10}  {left:<12}"), format!("{amount:>20}  {left:<12}"));
-        let name = self.digest.short();
-        let room = |text: &str| width.saturating_sub(name.len() + text.len() + 3);
-        let text = if room(&wide) >= MIN_BAR { wide } else { narrow };
-        let bar = match room(&text) {
-            room if room < MIN_BAR => String::new(),
-            room => {
-                let columns = room.min(MAX_BAR);
-                let full = (columns as u64 * self.bytes).checked_div(self.size).unwrap_or(0) as usize;
-                format!("{}{} ", "█".repeat(full), "░".repeat(columns - full))
-            }
-        };
-        format!("{name} {bar}{text}").trim_end().to_owned()
-    }
+/// A row with a bar: of what has this name so many bytes of `size` are here, of which this is the pace.
+pub(super) fn row(name: &str, bytes: u64, size: u64, pace: &Pace, width: usize) -> String {
+    let (rate, left) = match pace {
+        Pace::Unknown => (String::new(), String::new()),
+        Pace::Still(_) => (String::new(), "waits".to_owned()),
+        Pace::Moves(rate) => (format!("{}/s", show_size(*rate as u64)), left(size - bytes, *rate)),
+    };
+    let amount = format!("{} of {}", show_size(bytes), show_size(size));
+    // The widest that there are: 1023 KiB of 1023 KiB, 1023 KiB/s, 99m 59s left.
+    let (wide, narrow) =
+        (format!("{amount:>20}  {rate:>10}  {left:<12}"), format!("{amount:>20}  {left:<12}"));
+    let room = |text: &str| width.saturating_sub(name.chars().count() + text.len() + 3);
+    let text = if room(&wide) >= MIN_BAR { wide } else { narrow };
+    let bar = match room(&text) {
+        room if room < MIN_BAR => String::new(),
+        room => {
+            let columns = room.min(MAX_BAR);
+            let full = (columns as u64 * bytes).checked_div(size).unwrap_or(0) as usize;
+            format!("{}{} ", "█".repeat(full), "░".repeat(columns - full))
+        }
+    };
+    format!("{name} {bar}{text}").trim_end().to_owned()
 }
 
-fn left(bytes: u64, rate: f64) -> String {
+pub(super) fn left(bytes: u64, rate: f64) -> String {
     let seconds = bytes as f64 / rate;
     if seconds > LONGEST { "unknown left".to_owned() } else { format!("{} left", show_seconds(seconds)) }
 }
 
 /// How fast bytes have arrived of late.
 #[derive(Default)]
-struct Speed {
+pub(super) struct Speed {
     // When how many were here; at most WINDOW / SAMPLE and a few.
     samples: VecDeque<(Instant, u64)>,
     // When the last came.
@@ -231,7 +230,8 @@ struct Speed {
     bytes: u64,
 }
 
-enum Pace {
+/// What a [`Speed`] comes to.
+pub(super) enum Pace {
     /// It has not been looked at for long enough.
     Unknown,
     /// Nothing has come for so many seconds.
@@ -241,7 +241,8 @@ enum Pace {
 }
 
 impl Speed {
-    fn saw(&mut self, bytes: u64, now: Instant) {
+    /// So many have arrived in all by now.
+    pub(super) fn saw(&mut self, bytes: u64, now: Instant) {
         if bytes > self.bytes || self.moved.is_none() {
             self.moved = Some(now);
         }
@@ -255,7 +256,7 @@ impl Speed {
         }
     }
 
-    fn at(&self, now: Instant) -> Pace {
+    pub(super) fn at(&self, now: Instant) -> Pace {
         let (Some(moved), Some((then, bytes))) = (self.moved, self.samples.front()) else {
             return Pace::Unknown;
         };

@@ -5,6 +5,7 @@
 //! | `POST /v1/pull` with a [`PullRequest`] | lines: [`PullEvent`]s, then `done` with a [`PullSummary`] or `failed` |
 //! | `POST /v1/cancel` with a [`CancelRequest`] | [`CancelSummary`] |
 //! | `POST /v1/check` with a [`CheckRequest`] | lines: [`CheckEvent`]s, then `done` with a [`CheckSummary`] or `failed` |
+//! | `POST /v1/preload` with a [`PreloadRequest`] | lines: [`PreloadEvent`]s, then `done` with a [`PreloadSummary`] or `failed` |
 //! | `POST /v1/remove` with a [`RemoveRequest`] | [`RemoveSummary`] |
 //! | `POST /v1/pin` with a [`PinRequest`] | [`PinSummary`] |
 //! | `POST /v1/import[?name=R]` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
@@ -151,6 +152,72 @@ pub struct PinSummary {
     pub pinned: bool,
     /// How many blobs that concerns.
     pub blobs: usize,
+}
+
+/// Asks that nodes bring images to themselves and pin them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreloadRequest {
+    /// The images, as in [`PullRequest::reference`]. Without a registry they are of the default origin of the node that is
+    /// asked, on all nodes.
+    pub references: Vec<String>,
+    /// Of an index, the image for this platform; if none is named, for that of each node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Which nodes: by their peer ids, the ends of those, or their addresses. If this is `None`, all of the site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<String>>,
+}
+
+/// What happens while nodes bring images to themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum PreloadEvent {
+    /// How far one image has come at one node. How it ended is told of each.
+    Progress(PreloadProgress),
+}
+
+/// How far an image has come at a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreloadProgress {
+    /// The node's peer id; of one that is not known, the name that was given.
+    pub node: String,
+    /// The whole reference.
+    pub reference: String,
+    /// Bytes of it that are there.
+    pub bytes: u64,
+    /// Bytes of it in all; 0 as long as that is not known.
+    pub of_bytes: u64,
+    /// How it is.
+    pub step: PreloadStep,
+    /// Why it waits or has failed.
+    pub why: Option<String>,
+}
+
+/// How an image is that a node brings to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PreloadStep {
+    /// On its way.
+    Running,
+    /// A limit is all that it waits for.
+    Waiting,
+    /// There, and pinned.
+    Done,
+    /// It does not come.
+    Failed,
+}
+
+/// How a preload ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PreloadSummary {
+    /// How many nodes were meant.
+    pub nodes: usize,
+    /// How many of them have not got everything.
+    pub failed: usize,
+    /// How many images were meant.
+    pub images: usize,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 /// Asks that stored blobs be read and hashed.

@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 
 use super::api::{
     ApiError, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, ImageDetails,
-    ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PinRequest, PinSummary, PullEvent,
-    PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
+    ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PinRequest, PinSummary, PreloadEvent,
+    PreloadRequest, PreloadSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary,
+    WanRequest, WanStatus, WanSummary,
 };
 use super::archive::Archive;
 use crate::status::Report;
@@ -58,6 +59,13 @@ pub trait Backend: Report {
         archive: Archive,
         events: Events<ImportEvent>,
     ) -> impl Future<Output = Result<ImportSummary, ApiError>> + Send;
+
+    /// Has nodes bring images to themselves, until all are there or have failed. They go on when the client goes away.
+    fn preload(
+        &self,
+        request: PreloadRequest,
+        events: Events<PreloadEvent>,
+    ) -> impl Future<Output = Result<PreloadSummary, ApiError>> + Send;
 
     /// The whole name of an image that is to be exported.
     fn exported(&self, reference: &str) -> impl Future<Output = Result<String, ApiError>> + Send;

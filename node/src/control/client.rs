@@ -21,8 +21,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::api::{
     ApiError, COMPLETE, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, EXPORTED,
     ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line, MAX_ANSWER, MAX_LINE,
-    NodeStatus, OUTCOME, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary,
-    RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
+    NodeStatus, OUTCOME, PeerInfo, PinRequest, PinSummary, PreloadEvent, PreloadRequest, PreloadSummary,
+    PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.
@@ -171,6 +171,15 @@ impl Client {
         let request = request.header(CONTENT_TYPE, "application/json");
         let (answer, _connection) = self.send(request, body.into()).await?;
         parsed(answer.into_body()).await
+    }
+
+    /// Has nodes bring images to themselves. They go on when the answer is dropped.
+    pub async fn preload(
+        &self,
+        request: &PreloadRequest,
+    ) -> Result<Progress<PreloadEvent, PreloadSummary>, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::Nonsense(error.to_string()))?;
+        self.lines("/v1/preload", "application/json", body.into()).await
     }
 
     /// Has the node check what it has stored.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{
     ApiError, COMPLETE, CancelRequest, CheckRequest, EVENT_QUEUE, EXPORTED, ErrorCode, InspectRequest,
-    MAX_REQUEST, OUTCOME, PinRequest, PullRequest, RemoveRequest, WanRequest,
+    MAX_REQUEST, OUTCOME, PinRequest, PreloadRequest, PullRequest, RemoveRequest, WanRequest,
 };
 use super::archive::Archive;
 use super::backend::{Backend, Events};
@@ -61,6 +61,7 @@ pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: Cancel
         .route("/v1/remove", post(remove::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/pin", post(pin::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/check", post(check::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
+        .route("/v1/preload", post(preload::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/import", post(import::<B>))
         .route("/v1/export", get(export::<B>))
         .route("/v1/images", get(images::<B>))
@@ -145,6 +146,17 @@ async fn check<B: Backend>(
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
     let backend = control.backend;
     let work = async move { backend.check(request, Events::new(sender)).await };
+    Ok(ndjson(lines::body(work, events, None, control.shutdown)))
+}
+
+async fn preload<B: Backend>(
+    State(control): State<Control<B>>,
+    request: Result<Json<PreloadRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(request) = request.map_err(bad)?;
+    let (sender, events) = mpsc::channel(EVENT_QUEUE);
+    let backend = control.backend;
+    let work = async move { backend.preload(request, Events::new(sender)).await };
     Ok(ndjson(lines::body(work, events, None, control.shutdown)))
 }
 

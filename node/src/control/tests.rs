@@ -117,6 +117,21 @@ impl Backend for Harbour {
         Ok(CheckSummary { blobs: 1, bytes: 5, seconds: 0.5, damaged: vec![damaged], missing: Vec::new() })
     }
 
+    async fn preload(
+        &self,
+        request: PreloadRequest,
+        events: Events<PreloadEvent>,
+    ) -> Result<PreloadSummary, ApiError> {
+        let nodes = request.nodes.unwrap_or_default();
+        for (node, reference) in nodes.iter().zip(&request.references) {
+            let (node, reference) = (node.clone(), reference.clone());
+            let (step, why) = (PreloadStep::Failed, Some("no such image".to_owned()));
+            let progress = PreloadProgress { node, reference, bytes: 1, of_bytes: 2, step, why };
+            events.tell(PreloadEvent::Progress(progress)).await;
+        }
+        Ok(PreloadSummary { nodes: nodes.len(), failed: nodes.len(), images: 1, seconds: 0.5 })
+    }
+
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
         Ok(Vec::new())
     }
@@ -366,6 +381,22 @@ async fn a_torn_export_looks_torn_to_clients_that_read_no_trailers() {
     assert!(whole.ends_with(b"0\r\n\r\n"));
     let torn = raw(&running, &request("torn")).await;
     assert!(torn.starts_with(b"HTTP/1.1 200") && !torn.ends_with(b"0\r\n\r\n"));
+}
+
+#[tokio::test]
+async fn a_preload_tells_how_each_node_does() {
+    let running = start();
+    let request = PreloadRequest {
+        references: vec!["app:1".to_owned()],
+        platform: None,
+        nodes: Some(vec!["quay".to_owned()]),
+    };
+    let mut lines = running.client.preload(&request).await.unwrap();
+    let Step::Event(PreloadEvent::Progress(told)) = lines.next().await.unwrap() else { panic!("no event") };
+    assert_eq!((told.node.as_str(), told.reference.as_str()), ("quay", "app:1"));
+    assert_eq!((told.step, told.why.as_deref()), (PreloadStep::Failed, Some("no such image")));
+    let Step::Done(summary) = lines.next().await.unwrap() else { panic!("not done") };
+    assert_eq!((summary.nodes, summary.failed), (1, 1));
 }
 
 #[tokio::test]

@@ -19,13 +19,15 @@ use crate::bundle::{self, ExportError, ExportImage};
 use crate::control::api::{
     ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, CheckEvent, CheckRequest,
     CheckSummary, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage,
-    InspectRequest, PeerInfo, PinRequest, PinSummary, PullEvent, PullRequest, PullSummary, RemoveRequest,
-    RemoveSummary, WanRequest, WanSummary,
+    InspectRequest, PeerInfo, PinRequest, PinSummary, PreloadEvent, PreloadRequest, PreloadSummary,
+    PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::identity;
 use crate::images::inspect::{self, LayerState, OtherImage};
-use crate::images::{ImageError, ImageName, LocalImage, MAX_CONFIG, PullEvents, Wanted, parse_platform};
+use crate::images::{
+    ImageError, ImageName, LocalImage, MAX_CONFIG, PullEvents, Pulled, Wanted, parse_platform,
+};
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
     Addresses, Joined, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
@@ -67,7 +69,7 @@ impl Report for Node {
     }
 }
 
-fn platform(text: Option<&str>) -> Result<Option<Platform>, ApiError> {
+pub(super) fn platform(text: Option<&str>) -> Result<Option<Platform>, ApiError> {
     let platform = text.map(parse_platform).transpose();
     platform.map_err(|why| ApiError::new(ErrorCode::BadRequest, why))
 }
@@ -105,6 +107,26 @@ fn incomplete(name: &str) -> ApiError {
 
 pub(super) fn stopping<E>(_: E) -> ApiError {
     ApiError::new(ErrorCode::Stopping, "the node is shutting down")
+}
+
+/// What there is to say of a pull that has ended well, of which `present` bytes were here before.
+pub(super) fn pull_summary(
+    reference: &Reference,
+    pulled: Pulled,
+    begun: Instant,
+    present: u64,
+) -> PullSummary {
+    PullSummary {
+        reference: reference.to_string(),
+        digest: pulled.digest,
+        seconds: begun.elapsed().as_secs_f64(),
+        from_peers: pulled.from_peers,
+        from_origin: pulled.from_origin,
+        present,
+        asked: reference.target().tag().is_some() && pulled.unasked.is_none(),
+        unasked: pulled.unasked.map(|why| why.to_string()),
+        tag_age_seconds: pulled.age.map(|age| age.as_secs()),
+    }
 }
 
 /// Tells the client of a pull how it goes.
@@ -172,7 +194,6 @@ impl Backend for Node {
         let reference = self.parse(&request.reference)?;
         let platform = platform(request.platform.as_deref())?;
         let refresh = request.refresh;
-        let is_tag = reference.target().tag().is_some();
         let job = self.pulls.begin(reference, platform)?;
         let (store, images) = (self.store.clone(), self.images.clone());
         let (pull, limits) = (job.clone(), self.limits.clone());
@@ -188,17 +209,7 @@ impl Backend for Node {
             let (reference, platform) = (pull.reference(), pull.platform());
             let pulled = images.pull(reference, platform, refresh, &teller).await.map_err(image_error)?;
             pin_anew(&store, &images, reference).await?;
-            Ok(PullSummary {
-                reference: reference.to_string(),
-                digest: pulled.digest,
-                seconds: begun.elapsed().as_secs_f64(),
-                from_peers: pulled.from_peers,
-                from_origin: pulled.from_origin,
-                present: teller.present.load(Ordering::Relaxed),
-                asked: is_tag && pulled.unasked.is_none(),
-                unasked: pulled.unasked.map(|why| why.to_string()),
-                tag_age_seconds: pulled.age.map(|age| age.as_secs()),
-            })
+            Ok(pull_summary(reference, pulled, begun, teller.present.load(Ordering::Relaxed)))
         };
         self.pulls.run(job, work).await
     }
@@ -239,6 +250,14 @@ impl Backend for Node {
             return Err(ApiError::new(ErrorCode::NotFound, message).hint("'wherry status' shows what is"));
         }
         Ok(CancelSummary { reference: reference.to_string(), pulls: pulls.len(), blobs: cancelled })
+    }
+
+    async fn preload(
+        &self,
+        request: PreloadRequest,
+        events: Events<PreloadEvent>,
+    ) -> Result<PreloadSummary, ApiError> {
+        self.preload_images(request, events).await
     }
 
     async fn check(

@@ -9,8 +9,12 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::time::timeout;
 use wherry_gateway::{Host, Repository};
-use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord, WanWord};
+use wherry_proto::{
+    BlobName, Digest, Lead, LeadRefusal, NodeId, PreloadRefusal, Preloading, StateChain, TagRecord, WanWord,
+    WantedImage,
+};
 
+use super::bring::Preloads;
 use super::care::Care;
 use crate::images::Images;
 use crate::limits::Limits;
@@ -31,6 +35,7 @@ pub(super) struct Shelf {
     // Transfers run, and names are known, once the swarm runs, which is asked about both itself.
     pub(super) transfers: OnceLock<Transfers>,
     pub(super) images: OnceLock<Images>,
+    pub(super) preloads: OnceLock<Preloads>,
     pub(super) swarm: OnceLock<Client>,
     pub(super) limits: Limits,
     pub(super) care: Care,
@@ -187,6 +192,14 @@ impl Holdings for Shelf {
         }
         self.limits.hear(asker, word);
         Some(self.limits.word())
+    }
+
+    fn preload(&self, asker: NodeId, image: &WantedImage) -> Result<(), PreloadRefusal> {
+        self.preloads.get().ok_or(PreloadRefusal::Stopping)?.begin(&asker, image)
+    }
+
+    fn preloading(&self, image: &WantedImage) -> Option<Preloading> {
+        self.preloads.get()?.look(image)
     }
 
     fn tag(&self, reference: &str) -> Option<TagRecord> {

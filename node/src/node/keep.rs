@@ -40,9 +40,23 @@ pub(super) async fn pin_anew(store: &Store, images: &Images, reference: &Referen
     if store.pinned_by(&name).map_err(|error| failed(&error))?.is_empty() {
         return Ok(());
     }
+    pin_pulled(store, images, reference).await
+}
+
+/// Pins an image that was pulled just now.
+pub(super) async fn pin_pulled(
+    store: &Store,
+    images: &Images,
+    reference: &Reference,
+) -> Result<(), ApiError> {
     match images.local_image(reference, None).await.map_err(image_error)? {
-        Some(image) => pin_blobs(store, name, parts_here(store, images, &image).await?).await,
-        None => Ok(()),
+        Some(image) => {
+            pin_blobs(store, reference.to_string(), parts_here(store, images, &image).await?).await
+        }
+        None => Err(ApiError::new(
+            ErrorCode::NotFound,
+            format!("{reference} left this node before it was pinned"),
+        )),
     }
 }
 

@@ -1,12 +1,14 @@
 //! A whole node: the parts wired, started in order and ended in order.
 
 mod backend;
+mod bring;
 mod care;
 mod checking;
 mod find;
 mod holdings;
 mod keep;
 mod losses;
+mod preload;
 mod pulls;
 mod upkeep;
 
@@ -38,9 +40,12 @@ use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::swarm::{self, Client, Swarm, SwarmError, SwarmSettings};
 use crate::transfer::{Signer, Transfers};
+pub use bring::MAX_PRELOADS;
+use bring::Preloads;
 use care::Care;
 pub use care::{CHECKED_FOR, CLEARED_FOR, GROUNDLESS_FOR, MAX_SUSPICIONS, READ_AGAIN};
 use holdings::Shelf;
+pub use preload::{AWAY_TIME, LEAST_ID_END};
 pub use pulls::MAX_PULLS;
 use pulls::Pulls;
 use upkeep::Upkeep;
@@ -120,6 +125,7 @@ pub struct Node {
     images: Images,
     transfers: Transfers,
     pulls: Arc<Pulls>,
+    preloads: Preloads,
     swarm: Client,
     limits: Limits,
     metrics: Metrics,
@@ -173,6 +179,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         metrics: metrics.clone(),
         transfers: OnceLock::new(),
         images: OnceLock::new(),
+        preloads: OnceLock::new(),
         swarm: OnceLock::new(),
         limits: limits.clone(),
         care: care.clone(),
@@ -216,6 +223,9 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     .map_err(Box::new)
     .map_err(NodeError::Images)?;
     let _ = shelf.images.set(images.clone());
+    let pulls = Arc::<Pulls>::default();
+    let preloads = Preloads::new(store.clone(), images.clone(), pulls.clone(), limits.clone());
+    let _ = shelf.preloads.set(preloads.clone());
 
     let telling = losses::tell(images.clone(), metrics.clone(), gone);
     let caring = care::run(store.clone(), suspicions, stops.talking.clone());
@@ -235,7 +245,8 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         store: store.clone(),
         images: images.clone(),
         transfers: transfers.clone(),
-        pulls: Arc::default(),
+        pulls,
+        preloads,
         swarm: client.clone(),
         limits,
         metrics: metrics.clone(),

@@ -77,13 +77,16 @@ impl Pulls {
     /// Takes up a pull. One of the same image whose client has left ends: what it has begun goes on for this one.
     ///
     /// # Errors
-    /// When there are [`MAX_PULLS`] others.
+    /// When there are [`MAX_PULLS`] others, or the node is about to end.
     pub(super) fn begin(
         &self,
         reference: Reference,
         platform: Option<Platform>,
     ) -> Result<Arc<Job>, ApiError> {
         let mut jobs = self.lock();
+        if self.is_ending.load(Ordering::Relaxed) {
+            return Err(stopping(()));
+        }
         jobs.retain(|job| {
             let stays = job.is_watched.load(Ordering::Relaxed) || !job.is_of(&reference, platform.as_ref());
             if !stays {

@@ -133,6 +133,7 @@ mod tests {
             metrics: Metrics::default(),
             transfers: OnceLock::new(),
             images: OnceLock::new(),
+            preloads: OnceLock::new(),
             swarm: OnceLock::new(),
             limits: Limits::none(SecretKey::from_seed([1; 32]).node()),
             care: crate::node::care::Care::new().0,

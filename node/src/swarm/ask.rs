@@ -234,6 +234,8 @@ fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answe
             Answer::Tags(TagPage { names: List::first_of(names), more })
         }
         Question::Wan(word) => Answer::Wan(holdings.wan(asker, word)),
+        Question::Preload(image) => Answer::Preload(holdings.preload(asker, image)),
+        Question::Preloading(image) => Answer::Preloading(holdings.preloading(image)),
         Question::Resolve(_) | Question::Lead { .. } => decline(question),
     }
 }

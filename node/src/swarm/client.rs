@@ -12,7 +12,8 @@ use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wherry_proto::{
-    Answer, Certificate, Digest, Holding, List, NodeId, Question, TagPage, TagRecord, Text, WanWord,
+    Answer, Certificate, Digest, Holding, List, NodeId, PreloadRefusal, Preloading, Question, TagPage,
+    TagRecord, Text, WanWord, WantedImage,
 };
 
 use super::actor::Command;
@@ -312,6 +313,25 @@ impl Client {
         let entry = self.0.neighbours.get(&node)?;
         match timeout(WANT_TIME, self.ask(&entry, Question::Wan(word))).await {
             Ok(Some(Answer::Wan(word))) => word,
+            _ => None,
+        }
+    }
+
+    /// Asks a neighbour to bring an image to itself. `None` if it does not answer within [`WANT_TIME`], or is not connected.
+    pub async fn preload(&self, node: NodeId, image: WantedImage) -> Option<Result<(), PreloadRefusal>> {
+        let entry = self.0.neighbours.get(&node)?;
+        match timeout(WANT_TIME, self.ask(&entry, Question::Preload(image))).await {
+            Ok(Some(Answer::Preload(answer))) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// How an image comes that a neighbour was asked to bring; `Some(None)` if it knows of none. `None` if it does not answer
+    /// within [`WANT_TIME`], or is not connected.
+    pub async fn preloading(&self, node: NodeId, image: WantedImage) -> Option<Option<Preloading>> {
+        let entry = self.0.neighbours.get(&node)?;
+        match timeout(WANT_TIME, self.ask(&entry, Question::Preloading(image))).await {
+            Ok(Some(Answer::Preloading(answer))) => Some(answer),
             _ => None,
         }
     }

@@ -9,7 +9,10 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rustix::io::{ReadWriteFlags, preadv2};
-use wherry_proto::{BlobName, Digest, Lead, LeadRefusal, NodeId, StateChain, TagRecord, WanWord};
+use wherry_proto::{
+    BlobName, Digest, Lead, LeadRefusal, NodeId, PreloadRefusal, Preloading, StateChain, TagRecord, WanWord,
+    WantedImage,
+};
 
 use super::arriving::Arriving;
 
@@ -81,6 +84,17 @@ pub trait Holdings: Send + Sync + 'static {
 
     /// A member tells what it does with the links that lead out of its site; what this node does, if it is the same site.
     fn wan(&self, _asker: NodeId, _word: &WanWord) -> Option<WanWord> {
+        None
+    }
+
+    /// Brings an image here and pins it, because a member asks for it; returns as soon as that has begun. Whoever brings
+    /// nothing is always starting.
+    fn preload(&self, _asker: NodeId, _image: &WantedImage) -> Result<(), PreloadRefusal> {
+        Err(PreloadRefusal::Stopping)
+    }
+
+    /// How an image comes that a member asked for.
+    fn preloading(&self, _image: &WantedImage) -> Option<Preloading> {
         None
     }
 
