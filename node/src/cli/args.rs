@@ -85,6 +85,11 @@ pub(super) enum Command {
     /// Show what an image is made of: layers, what made each, and which other images here share them
     #[command(after_help = "Example:\n  wherry inspect docker.io/library/debian:13")]
     Inspect(InspectArgs),
+    /// Say why an image is not here yet: who fetches it, what it waits for, and when it will be here
+    #[command(after_help = "Example:\n  wherry why docker.io/library/debian:13\n\n\
+        Peers are named by the end of their peer ids, which finds them in the log and in 'wherry peers'. Of an image that \
+        nobody pulls it says who has it.")]
+    Why(InspectArgs),
     /// Remove images; what other images have too stays
     #[command(after_help = "Examples:\n  \
         wherry rm docker.io/library/debian:12\n  \
@@ -157,7 +162,7 @@ impl Command {
             Self::Up(_) | Self::Completions { .. } => false,
             Self::Config(args) => args.json,
             Self::Pull(args) => args.node.json,
-            Self::Inspect(args) => args.node.json,
+            Self::Inspect(args) | Self::Why(args) => args.node.json,
             Self::Rm(args) => args.node.json,
             Self::Pin(args) | Self::Unpin(args) => args.node.json,
             Self::Check(args) => args.node.json,

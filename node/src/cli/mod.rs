@@ -29,6 +29,7 @@ mod tally;
 mod tests;
 mod up;
 mod wan;
+mod why;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -83,6 +84,7 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Import(args) => talk(archive::import(&args, environment)),
         Command::Export(args) => talk(archive::export(&args, environment)),
         Command::Inspect(args) => talk(inspect::run(&args, environment)),
+        Command::Why(args) => talk(why::run(&args, environment)),
         Command::Images(args) => talk(list::images(&args, environment)),
         Command::Peers(args) => talk(list::peers(&args, environment)),
         Command::Status(args) => talk(list::status(&args, environment)),

@@ -236,7 +236,7 @@ impl Nodes {
 }
 
 /// The end of a peer id, by which `--nodes` and grep find it; another name as it is.
-fn short(node: &str) -> String {
+pub(super) fn short(node: &str) -> String {
     let skip = if node.len() > 40 { node.chars().count().saturating_sub(SHORT_ID) } else { 0 };
     harmless(&node.chars().skip(skip).collect::<String>())
 }

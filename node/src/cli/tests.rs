@@ -410,3 +410,88 @@ fn the_links_out_of_a_site_are_told_of_in_lines_and_a_pause_says_who_knows() {
     assert!(told(0, 0, &limits, false).starts_with("site harbour goes on\n"));
     assert!(told(1, 1, &paused, false).contains("but somebody had it pause"));
 }
+
+#[test]
+fn a_preload_shows_a_bar_for_each_node_and_a_line_for_what_is_worth_one() {
+    use super::preload::Nodes;
+    use crate::control::api::{PreloadProgress, PreloadStep};
+    let node = |seed| SecretKey::from_seed([seed; 32]).node().to_string();
+    let end = |seed| node(seed).chars().skip(44).collect::<String>();
+    let progress = |seed, bytes, step, why: Option<&str>| PreloadProgress {
+        node: node(seed),
+        reference: "app:1".to_owned(),
+        bytes,
+        of_bytes: 8 << 20,
+        step,
+        why: why.map(str::to_owned),
+    };
+    let (mut nodes, start) = (Nodes::default(), Instant::now());
+    let at = |seconds| start + Duration::from_secs(seconds);
+    for seed in [1, 2] {
+        assert_eq!(nodes.event(&progress(seed, 0, PreloadStep::Running, None), at(0)), None);
+        assert_eq!(nodes.event(&progress(seed, 4 << 20, PreloadStep::Running, None), at(4)), None);
+    }
+    let rows = nodes.rows(80, 24, at(4));
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    assert!(rows.iter().any(|row| row.starts_with(&end(1)) && row.contains("4.00 MiB of 8.00 MiB")), "{rows:?}");
+    assert!(rows[2].starts_with("0 of 2 nodes are done, 8.00 MiB of 16.0 MiB there"), "{rows:?}");
+    assert!(rows.iter().all(|row| row.chars().count() < 80));
+    assert_eq!(nodes.rows(80, 3, at(4)).len(), 2);
+
+    let waiting = progress(1, 4 << 20, PreloadStep::Waiting, Some("a pause\u{1b}[2J"));
+    let line = nodes.event(&waiting, at(5)).unwrap();
+    assert_eq!(line, format!("{} app:1: waits: a pause\u{fffd}[2J", end(1)));
+    assert_eq!(nodes.event(&waiting, at(6)), None, "said once");
+    let line = nodes.event(&progress(1, 8 << 20, PreloadStep::Done, None), at(7)).unwrap();
+    assert_eq!(line, format!("{} app:1: there and pinned, 8.00 MiB", end(1)));
+    assert!(!nodes.is_done());
+    nodes.event(&progress(2, 4 << 20, PreloadStep::Failed, Some("no space")), at(8)).unwrap();
+    assert!(nodes.is_done() && nodes.rows(80, 24, at(8)).is_empty());
+}
+
+#[test]
+fn nodes_to_preload_are_all_of_the_site_or_those_that_are_named() {
+    let Command::Preload(args) = parse("wherry preload a b --nodes one,two --platform linux/arm64").unwrap()
+    else {
+        panic!("no preload")
+    };
+    assert_eq!(args.references, ["a", "b"]);
+    assert_eq!(args.nodes, Some(vec!["one".to_owned(), "two".to_owned()]));
+    assert!(matches!(parse("wherry preload --site a"), Ok(Command::Preload(args)) if args.nodes.is_none()));
+    assert!(parse("wherry preload").is_err());
+    assert!(parse("wherry preload --site --nodes one a").is_err());
+}
+
+#[test]
+fn why_says_what_would_be_done_for_an_image_that_nobody_pulls() {
+    use super::why::page;
+    use crate::control::api::{WhyImage, WhyState};
+    let mut why = WhyImage {
+        reference: "r.example/app:1".to_owned(),
+        state: WhyState::Absent,
+        registry: "r.example".to_owned(),
+        bytes: 0,
+        of_bytes: None,
+        rate: 0,
+        seconds_left: None,
+        limit: None,
+        holders: Vec::new(),
+        blobs: Vec::new(),
+    };
+    assert_eq!(
+        page(&why),
+        "r.example/app:1 is not here, and nobody pulls it\na pull would ask r.example: no node that is connected has all \
+         of it\n"
+    );
+    let holder = SecretKey::from_seed([1; 32]).node();
+    (why.holders, why.of_bytes) = (vec![holder], Some(2048));
+    let end = holder.to_string().chars().skip(44).collect::<String>();
+    assert_eq!(
+        page(&why),
+        format!(
+            "r.example/app:1 is not here whole, 0 B of 2.00 KiB, and nobody pulls it\na pull would take it from peer …{end}\n"
+        )
+    );
+    why.state = WhyState::Resolving;
+    assert!(page(&why).contains("it is not known yet what the name means"));
+}

@@ -12,6 +12,7 @@
 //! | `GET /v1/export?reference=R` | an archive, with its name in [`EXPORTED`], then the trailer [`OUTCOME`] |
 //! | `GET /v1/images` | a list of [`ImageSummary`] |
 //! | `GET /v1/inspect?reference=R[&platform=P]` | [`ImageDetails`] |
+//! | `GET /v1/why?reference=R[&platform=P]` | [`WhyImage`] |
 //! | `GET /v1/peers` | a list of [`PeerInfo`] |
 //! | `GET /v1/status` | [`NodeStatus`] |
 //! | `GET /v1/wan` | [`WanStatus`] |
@@ -26,6 +27,7 @@ use wherry_proto::{Digest, NodeId};
 pub use crate::images::inspect::ImageDetails;
 pub use crate::limits::{Limit, Limited, WanStatus};
 pub use crate::status::NodeStatus;
+pub use crate::transfer::{FailedPeer, Leads, PeerNow, PeerRate, WaitsFor, Why};
 
 /// The longest JSON body of a request, in bytes.
 pub const MAX_REQUEST: usize = 64 << 10;
@@ -415,6 +417,70 @@ pub struct ImageSummary {
     pub added: Option<u64>,
     /// Whether it is pinned, so that it stays whatever the disk budget.
     pub pinned: bool,
+}
+
+/// Why an image is not here yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WhyImage {
+    /// The whole reference.
+    pub reference: String,
+    /// How it is with the image.
+    pub state: WhyState,
+    /// The registry that it comes from.
+    pub registry: String,
+    /// Bytes of its blobs that are here.
+    pub bytes: u64,
+    /// Bytes of all its blobs, if its manifest is here.
+    pub of_bytes: Option<u64>,
+    /// Bytes a second that come now.
+    pub rate: u64,
+    /// When all will be here, in seconds, at this rate; unknown if something stands still.
+    pub seconds_left: Option<f64>,
+    /// The limit that keeps bytes from coming into the site now.
+    pub limit: Option<LimitNow>,
+    /// The neighbours that have all that is missing; as long as the manifest is not here, those that have that. Looked for
+    /// only while nothing of it is on its way.
+    pub holders: Vec<NodeId>,
+    /// Its configuration and layers, those that are here included.
+    pub blobs: Vec<BlobWhy>,
+}
+
+/// How it is with an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhyState {
+    /// All of it is here.
+    Here,
+    /// It is on its way.
+    Coming,
+    /// It is pulled, and not known yet what the name means.
+    Resolving,
+    /// Nobody fetches it.
+    Absent,
+}
+
+/// A limit that says no.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitNow {
+    /// Which.
+    pub limited: Limited,
+    /// The same in plain words, and what can be done.
+    pub why: String,
+}
+
+/// A blob of an image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlobWhy {
+    /// The blob.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Bytes of it that are here.
+    pub bytes: u64,
+    /// What is done for it now; `None` if it is here, or nobody fetches it yet.
+    pub transfer: Option<Why>,
+    /// The neighbours that have it; see [`WhyImage::holders`].
+    pub holders: Vec<NodeId>,
 }
 
 /// A member of the network that the node is connected to.

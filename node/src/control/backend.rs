@@ -9,7 +9,7 @@ use super::api::{
     ApiError, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, ImageDetails,
     ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PinRequest, PinSummary, PreloadEvent,
     PreloadRequest, PreloadSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary,
-    WanRequest, WanStatus, WanSummary,
+    WanRequest, WanStatus, WanSummary, WhyImage,
 };
 use super::archive::Archive;
 use crate::status::Report;
@@ -74,6 +74,9 @@ pub trait Backend: Report {
     /// proper status; so check everything first.
     fn export(&self, reference: &str, out: DuplexStream)
     -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Why an image is not here yet, and when it will be.
+    fn why(&self, request: InspectRequest) -> impl Future<Output = Result<WhyImage, ApiError>> + Send;
 
     /// All members that are connected, in any order.
     fn peers(&self) -> impl Future<Output = Result<Vec<PeerInfo>, ApiError>> + Send;

@@ -23,6 +23,7 @@ use super::api::{
     ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line, MAX_ANSWER, MAX_LINE,
     NodeStatus, OUTCOME, PeerInfo, PinRequest, PinSummary, PreloadEvent, PreloadRequest, PreloadSummary,
     PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
+    WhyImage,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.
@@ -248,12 +249,12 @@ impl Client {
 
     /// What the node knows about one of its images.
     pub async fn inspect(&self, request: &InspectRequest) -> Result<ImageDetails, ClientError> {
-        let mut path = format!("/v1/inspect?{}", query(&request.reference));
-        if let Some(platform) = &request.platform {
-            let mut pair = url::form_urlencoded::Serializer::new(String::new());
-            path = format!("{path}&{}", pair.append_pair("platform", platform).finish());
-        }
-        self.json(&path).await
+        self.json(&format!("/v1/inspect?{}", about(request))).await
+    }
+
+    /// Why an image is not here yet.
+    pub async fn why(&self, request: &InspectRequest) -> Result<WhyImage, ClientError> {
+        self.json(&format!("/v1/why?{}", about(request))).await
     }
 
     /// Who the node is connected to.
@@ -403,6 +404,15 @@ fn local(error: &hyper::Error) -> Option<io::Error> {
         source = inner.source();
     }
     None
+}
+
+fn about(request: &InspectRequest) -> String {
+    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
+    pairs.append_pair("reference", &request.reference);
+    if let Some(platform) = &request.platform {
+        pairs.append_pair("platform", platform);
+    }
+    pairs.finish()
 }
 
 fn query(reference: &str) -> String {

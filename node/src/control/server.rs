@@ -66,6 +66,7 @@ pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: Cancel
         .route("/v1/export", get(export::<B>))
         .route("/v1/images", get(images::<B>))
         .route("/v1/inspect", get(inspect::<B>))
+        .route("/v1/why", get(why::<B>))
         .route("/v1/peers", get(peers::<B>))
         .route("/v1/status", get(status::<B>))
         .route("/v1/wan", get(wan::<B>).post(pause::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
@@ -213,6 +214,14 @@ async fn inspect<B: Backend>(
 ) -> Result<Response, ApiError> {
     let Query(request) = query.map_err(bad)?;
     Ok(json(control.backend.inspect(request).await))
+}
+
+async fn why<B: Backend>(
+    State(control): State<Control<B>>,
+    query: Result<Query<InspectRequest>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(request) = query.map_err(bad)?;
+    Ok(json(control.backend.why(request).await))
 }
 
 async fn export<B: Backend>(

@@ -142,6 +142,10 @@ impl Backend for Harbour {
         Err(ApiError::new(ErrorCode::NotFound, format!("no image {reference} for {platform}")))
     }
 
+    async fn why(&self, request: InspectRequest) -> Result<WhyImage, ApiError> {
+        Err(ApiError::new(ErrorCode::Unavailable, format!("no word of {}", request.reference)))
+    }
+
     async fn remove(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
         let image = |reference| RemovedImage { reference, digest: digest(), blobs: 1, bytes: 2, shared: 3 };
         Ok(RemoveSummary { removed: request.references.into_iter().map(image).collect() })

@@ -20,7 +20,7 @@ use crate::control::api::{
     ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, CheckEvent, CheckRequest,
     CheckSummary, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage,
     InspectRequest, PeerInfo, PinRequest, PinSummary, PreloadEvent, PreloadRequest, PreloadSummary,
-    PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary,
+    PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary, WhyImage,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::identity;
@@ -304,6 +304,10 @@ impl Backend for Node {
                 .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
         };
         tokio::task::spawn_blocking(describe).await.map_err(stopping)?
+    }
+
+    async fn why(&self, request: InspectRequest) -> Result<WhyImage, ApiError> {
+        self.why_image(request).await
     }
 
     async fn remove(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {

@@ -11,6 +11,7 @@ mod losses;
 mod preload;
 mod pulls;
 mod upkeep;
+mod why;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

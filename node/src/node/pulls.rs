@@ -155,6 +155,11 @@ impl Pulls {
         stopped
     }
 
+    /// The pulls of an image, for whatever platform.
+    pub(super) fn of(&self, reference: &Reference) -> Vec<Arc<Job>> {
+        self.lock().iter().filter(|job| job.reference == *reference).cloned().collect()
+    }
+
     /// Whether an image is being pulled.
     pub(super) fn has(&self, reference: &Reference) -> bool {
         self.lock().iter().any(|job| job.reference == *reference)

@@ -4,6 +4,7 @@
 //! [`planner`] decides what to ask of whom; `run` carries that out; readers get the bytes in order as their
 //! chunks link.
 
+mod flow;
 mod following;
 mod origin;
 mod peers;
@@ -14,17 +15,19 @@ mod routes;
 mod run;
 mod sources;
 mod view;
+mod why;
 
 use std::collections::HashMap;
 use std::future::pending;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info_span};
@@ -34,6 +37,7 @@ use wherry_proto::{ChunkMap, Digest, Role, StreamClaim, TooLarge};
 pub use following::Signer;
 pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
 pub use view::Progress;
+pub use why::{FailedPeer, Leads, PeerNow, PeerRate, STILL, WaitsFor, Why};
 
 use crate::limits::{Limited, Limits};
 use crate::status::{ErrorKind, Metrics};
@@ -58,6 +62,9 @@ const SMALL: u64 = 4 << 20;
 
 /// A limit that ends within this time is waited for before a client is told of it.
 pub const SHORT_LIMIT: Duration = Duration::from_secs(4);
+
+/// How long a transfer may take to say what it does: it is busy with other things that happen.
+const WHY_TIME: Duration = Duration::from_secs(2);
 
 /// The unit in which shares of [`MEMORY`] are counted, in bytes.
 const SHARE: usize = 1 << 10;
@@ -210,6 +217,8 @@ pub struct Transfer {
     reading: AtomicUsize,
     // Bytes of it that lay in the store when it began.
     before: u64,
+    // Whether it has had its turn to run.
+    runs: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -364,6 +373,7 @@ async fn open(
         last_claim: Mutex::default(),
         reading: AtomicUsize::new(0),
         before,
+        runs: AtomicBool::new(false),
         stop: parts.stop.child_token(),
     });
     parts.lock().insert(key, transfer.clone());
@@ -385,6 +395,7 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
     };
     let ended = match turn {
         Some(turn) => {
+            transfer.runs.store(true, Ordering::Relaxed);
             let (view, partial) = (transfer.view.clone(), transfer.partial.clone());
             let (events, stop) = (transfer.events.clone(), transfer.stop.child_token());
             Driver::new(parts.clone(), view, partial, events, turn, stop).run(happenings).await
@@ -446,6 +457,19 @@ impl Transfer {
     /// Bytes of it that lay here when it began, from an earlier attempt.
     pub fn before(&self) -> u64 {
         self.before
+    }
+
+    /// What it does now, and what it waits for; `None` if it ends at this moment, or does not answer within 2 s.
+    pub async fn why(&self) -> Option<Why> {
+        if !self.runs.load(Ordering::Relaxed) {
+            return Some(Why::in_line());
+        }
+        let (reply, why) = oneshot::channel();
+        let asked = async {
+            self.events.send(Happening::Asked(reply)).await.ok()?;
+            why.await.ok()
+        };
+        timeout(WHY_TIME, asked).await.ok().flatten()
     }
 
     /// Waits until this node leads, may lead or follows somebody who does: from then on it is of use to others who have no

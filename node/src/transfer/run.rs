@@ -7,18 +7,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 use wherry_proto::{Attempt, ChunkIndex, ChunkMap, Digest, Lead, Link, NodeId, State, StatePrefix, link};
 
+use super::flow::Flow;
 use super::planner::{DropReason, Effect, Event, Planner, Proof, Source, Succession, TICK, rank};
 use super::reading::{self, Reading};
 use super::routes::Routes;
 use super::sources::{Found, PeerError, Route};
 use super::view::{Stance, View};
+use super::why::{Facts, Why};
 use super::{Parts, TransferError};
 use crate::status::ErrorKind;
 use crate::store::{Partial, StoreError};
@@ -52,6 +54,8 @@ pub(super) enum Happening {
     Followed(NodeId),
     /// The transfer may run once more, after its turn was given away while it waited for a limit.
     Turn(OwnedSemaphorePermit),
+    /// Somebody wants to know what it does.
+    Asked(oneshot::Sender<Why>),
 }
 
 /// What a reading of the origin gives.
@@ -72,6 +76,7 @@ pub(super) struct Driver {
     pub(super) partial: Arc<Partial>,
     planner: Planner,
     routes: Routes,
+    flow: Flow,
     arriving: HashMap<(Source, ChunkIndex), Held>,
     writing: Writing,
     events: mpsc::Sender<Happening>,
@@ -119,6 +124,7 @@ impl Driver {
             partial,
             planner,
             routes: Routes::default(),
+            flow: Flow::new(Instant::now()),
             arriving: HashMap::new(),
             writing: Writing::default(),
             events,
@@ -210,6 +216,7 @@ impl Driver {
             Happening::Chunk(source, index, links, held, took) => {
                 self.view.from_peers.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
                 self.parts.metrics.from_peers.inc_by(held.bytes.len() as u64);
+                self.flow.took(source, held.bytes.len() as u64, Instant::now());
                 self.arriving.insert((source, index), held);
                 if let Source::Peer(node) = source {
                     self.fetching.remove(&(node, index));
@@ -220,6 +227,7 @@ impl Driver {
             Happening::Origin(_, OriginStep::Chunk(index, link, held)) => {
                 self.view.from_origin.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
                 self.parts.metrics.from_origin.inc_by(held.bytes.len() as u64);
+                self.flow.took(Source::Origin, held.bytes.len() as u64, Instant::now());
                 self.arriving.insert((Source::Origin, index), held);
                 self.routes.gave();
                 Event::Arrived(Source::Origin, index, vec![link], Duration::ZERO)
@@ -243,6 +251,11 @@ impl Driver {
                 self.waits_for_turn = false;
                 // It may have been limited anew meanwhile.
                 Event::Limited(self.parts.limits.limited().is_some())
+            }
+            Happening::Asked(reply) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.why());
+                return Ok(false);
             }
             Happening::Followed(node) => match self.parts.peers.class(&node) {
                 Some(class) => Event::Met(node, class),
@@ -273,6 +286,20 @@ impl Driver {
             }
         }
         Ok(false)
+    }
+
+    fn why(&self) -> Why {
+        let now = Instant::now();
+        let linked = self.planner.ledger().linked().bytes();
+        Why::of(Facts {
+            summary: self.planner.summary(),
+            limited: self.view.waiting(),
+            origin: self.routes.current(),
+            origin_rate: self.flow.rate(&Source::Origin, now),
+            rate_of: &|node| self.flow.rate(&Source::Peer(*node), now),
+            still: self.flow.still(now).as_secs_f64(),
+            missing: self.map().size().saturating_sub(linked),
+        })
     }
 
     /// No limit says no any more: whoever has given its turn away has to have one again first.

@@ -15,6 +15,7 @@ pub use event::{DropReason, Effect, Event, Failure, LeadEnd, NoStates, Proof, So
 pub use lead::{STALL, rank};
 pub use peer::{MAX_REFUSED, PIPELINE};
 pub use sizes::Sizes;
+pub use summary::{Leads, PeerNow, Summary};
 
 use crate::swarm::LinkClass;
 use company::Dropped;
@@ -30,6 +31,7 @@ mod origin;
 mod peer;
 mod pick;
 mod sizes;
+mod summary;
 
 /// How much time passes between two [`Event::Tick`]s.
 pub const TICK: Duration = Duration::from_millis(500);

@@ -1,0 +1,145 @@
+//! `wherry why`.
+
+use wherry_proto::NodeId;
+
+use super::args::InspectArgs;
+use super::environment::Environment;
+use super::failure::Failure;
+use super::output::{harmless, print, print_json};
+use super::preload::short;
+use crate::config::units::{show_seconds, show_size};
+use crate::control::api::{BlobWhy, InspectRequest, Leads, LimitNow, WaitsFor, Why, WhyImage, WhyState};
+use crate::images::PARALLEL;
+use crate::transfer::STILL;
+
+/// How many peers are named one by one.
+const MAX_NAMED: usize = 4;
+
+pub(super) async fn run(args: &InspectArgs, environment: &Environment) -> Result<(), Failure> {
+    let platform = args.platform.as_ref().map(ToString::to_string);
+    let request = InspectRequest { reference: args.reference.clone(), platform };
+    let why = args.node.client(environment).why(&request).await?;
+    if args.node.json { print_json(&why) } else { print(&page(&why)) }
+}
+
+fn name(node: &NodeId) -> String {
+    format!("peer …{}", short(&node.to_string()))
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    let mut all: Vec<String> = nodes.iter().take(MAX_NAMED).map(name).collect();
+    if nodes.len() > MAX_NAMED {
+        all.push(format!("{} more", nodes.len() - MAX_NAMED));
+    }
+    all.join(", ")
+}
+
+/// What a person is told.
+pub(super) fn page(why: &WhyImage) -> String {
+    let image = harmless(&why.reference);
+    let registry = harmless(&why.registry);
+    let limited = match &why.limit {
+        Some(LimitNow { why, .. }) => format!("; but {}", harmless(why)),
+        None => String::new(),
+    };
+    match why.state {
+        WhyState::Here => return format!("{image} is here, {}\n", show_size(why.bytes)),
+        WhyState::Resolving => {
+            return format!(
+                "{image} is pulled, and it is not known yet what the name means: {registry} and the nodes of the site \
+                 are asked{limited}\n"
+            );
+        }
+        WhyState::Absent => {
+            let amount = match why.of_bytes {
+                Some(size) => format!(" whole, {} of {}", show_size(why.bytes), show_size(size)),
+                None => String::new(),
+            };
+            let from = match why.holders.is_empty() {
+                false => format!("would take it from {}", names(&why.holders)),
+                true => format!("would ask {registry}: no node that is connected has all of it{limited}"),
+            };
+            return format!("{image} is not here{amount}, and nobody pulls it\na pull {from}\n");
+        }
+        WhyState::Coming => {}
+    }
+    let of = why.of_bytes.unwrap_or(why.bytes);
+    let mut out = format!("{image}: {} of {} here", show_size(why.bytes), show_size(of));
+    out += &match why.seconds_left {
+        Some(left) => format!(", {}/s, {} left\n", show_size(why.rate), show_seconds(left)),
+        None if why.rate > 0 => format!(", {}/s, unknown when it will be done\n", show_size(why.rate)),
+        None => ", unknown when it will be done\n".to_owned(),
+    };
+    for blob in why.blobs.iter().filter(|blob| blob.transfer.is_some() || blob.bytes < blob.size) {
+        out += &paragraph(blob, why.limit.as_ref());
+    }
+    out
+}
+
+fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>) -> String {
+    let mut out = format!("\n{}  {} of {}", blob.digest.short(), show_size(blob.bytes), show_size(blob.size));
+    let Some(why) = &blob.transfer else {
+        return out
+            + &format!("\n  waits for its turn: {PARALLEL} blobs of an image are fetched at a time\n");
+    };
+    if let Some(left) = why.seconds_left {
+        out += &format!(", {}/s, {} left", show_size(why.rate), show_seconds(left));
+    }
+    out += "\n";
+    let mut line = |text: String| out += &format!("  {}\n", harmless(&text));
+    line(led(why));
+    for peer in why.peers.iter().filter(|peer| peer.rate > 0).take(MAX_NAMED) {
+        let far = if peer.peer.far { " at another site" } else { "" };
+        line(format!("takes {}/s from {}{far}", show_size(peer.rate), name(&peer.peer.node)));
+    }
+    if why.origin_rate > 0 {
+        line(format!("takes {}/s from {}", show_size(why.origin_rate), why.origin));
+    }
+    line(waits(why, limit));
+    if let Some(failed) = &why.origin_failed {
+        line(format!("{} cannot be read: {failed}", why.origin));
+    }
+    for failed in why.failed.iter().take(MAX_NAMED) {
+        line(format!("{} is not asked any more: {}", name(&failed.node), failed.why));
+    }
+    out
+}
+
+fn led(why: &Why) -> String {
+    match why.lead {
+        Leads::Needless => "a node of the site has all of it".to_owned(),
+        Leads::Here => format!("this node leads: it reads {} for the site", why.origin),
+        Leads::Peer(node) => format!("led by {}, which reads it for the site", name(&node)),
+        Leads::Promised(node) => format!("{} has said that it will read it for the site", name(&node)),
+        Leads::Searching => "nobody leads yet: the nodes of the site are asked who has it".to_owned(),
+        Leads::Asking => {
+            "nobody leads yet: this node cannot reach a registry that has it, and asks others of the site"
+                .to_owned()
+        }
+        Leads::Denied => "nobody leads: no node that was asked can reach a registry that has it".to_owned(),
+        Leads::Limited => "nobody leads: nothing may come into the site now".to_owned(),
+        Leads::Settling => "nobody leads yet: it is being settled who does".to_owned(),
+    }
+}
+
+/// What would have to be faster.
+fn waits(why: &Why, limit: Option<&LimitNow>) -> String {
+    let still = match why.still >= STILL {
+        true => format!("; nothing has come for {}", show_seconds(why.still)),
+        false => String::new(),
+    };
+    match why.waits_for {
+        WaitsFor::Turn => "waits for its turn: as many blobs as may are on their way here".to_owned(),
+        WaitsFor::Limit(_) => match limit {
+            Some(LimitNow { why, .. }) => format!("waits: {why}"),
+            None => "waits for a limit that has ended just now".to_owned(),
+        },
+        WaitsFor::Lead => format!("waits until somebody leads{still}"),
+        WaitsFor::Origin => format!("waits for this node's link to {}{still}", why.origin),
+        WaitsFor::Leader(node) => format!("waits for the link of {} to the registry{still}", name(&node)),
+        WaitsFor::Slot => {
+            format!("waits for a free slot: the peers that have what is missing send to others{still}")
+        }
+        WaitsFor::Peers => format!("waits for the links of the peers that it takes from{still}"),
+    }
+}
