@@ -9,7 +9,7 @@
     reason = "a test ends where something is not as it must be"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -421,5 +421,45 @@ proptest! {
         world.limits = limits;
         prop_assert!(world.run(random));
         prop_assert!(world.disk == world.truth, "the bytes on disk are those of the digest");
+    }
+}
+
+/// Of whom chunks are asked where two sign chains that contradict each other, one of them at another site, and a limit
+/// holds.
+fn asked_while_limited(far: NodeId, near: NodeId) -> BTreeSet<NodeId> {
+    let truth = blob(8 * CHUNK, 5);
+    let chain = true_chain(&truth);
+    let (invented, _) = invent(&truth, &chain, 4, 9);
+    let chains = BTreeMap::from([(near, Arc::new(chain.clone())), (far, Arc::new(invented))]);
+    let me = SecretKey::from_seed([99; 32]).node();
+    let mut planner = Planner::new(me, chain.digest(), chain.map(), &[], 1);
+    let mut events = VecDeque::from([
+        Event::Limited(true),
+        Event::Offered(far, LinkClass::Wan),
+        Event::Offered(near, LinkClass::Lan),
+        Event::SearchedSite,
+    ]);
+    let mut asked = BTreeSet::new();
+    while let Some(event) = events.pop_front() {
+        for effect in planner.apply(event) {
+            match effect {
+                Effect::Follow(node) => {
+                    let update = Update { role: Role::Held, here: List::first_of([]) };
+                    events.push_back(Event::Updated(node, update));
+                }
+                Effect::AskChain(node) => events.push_back(Event::Chain(node, chains[&node].clone())),
+                Effect::Fetch(node, ..) => _ = asked.insert(node),
+                _ => {}
+            }
+        }
+    }
+    asked
+}
+
+#[test]
+fn while_a_limit_holds_a_dispute_is_put_to_those_who_are_near_alone() {
+    let [one, other] = [1, 2].map(|seed| SecretKey::from_seed([seed; 32]).node());
+    for (far, near) in [(one, other), (other, one)] {
+        assert_eq!(asked_while_limited(far, near), BTreeSet::from([near]));
     }
 }

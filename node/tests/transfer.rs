@@ -28,11 +28,11 @@ use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
 use wherry_gateway::{Host, TagOrDigest};
-use wherry_node::limits::Limits;
+use wherry_node::limits::{LimitParts, LimitSettings, Limits, moment};
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
 use wherry_node::transfer::{
-    Fetched, Found, PeerError, Peers, Route, Signer, Transfer, TransferError, Transfers,
+    Fetched, Found, MAX_TRANSFERS, PeerError, Peers, Route, Signer, Transfer, TransferError, Transfers,
 };
 use wherry_proto::{
     Algorithm, Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NodeId, Roles, SecretKey, StateChain,
@@ -177,6 +177,30 @@ impl Lab {
         (transfers, metrics, store)
     }
 
+    /// A node whose site pauses.
+    fn paused_node(&self) -> (Transfers, Limits) {
+        let store = Store::open(self.dir.path(), StoreSettings::default()).unwrap();
+        let mut settings = OriginSettings::default();
+        settings.insecure.push(self.route.host.clone());
+        let origins = Arc::new(Origins::new(settings).unwrap());
+        let (metrics, Signer { key, certificate }) = (Metrics::default(), signer());
+        let limits = Limits::new(LimitParts {
+            settings: LimitSettings::default(),
+            key,
+            certificate,
+            site: "here".to_owned(),
+            store: store.clone(),
+            metrics: metrics.clone(),
+            clock: Arc::new(moment),
+        })
+        .unwrap();
+        limits.pause(true).unwrap();
+        let stop = CancellationToken::new();
+        let transfers =
+            Transfers::new(store, Arc::new(Nobody), origins, metrics, limits.clone(), signer(), stop);
+        (transfers, limits)
+    }
+
     async fn arriving(&self, transfers: &Transfers, digest: Digest, size: usize) -> Arc<Transfer> {
         match transfers.fetch(digest, size as u64, Some(self.route.clone())).await.unwrap() {
             Fetched::Arriving(transfer) => transfer,
@@ -215,6 +239,37 @@ async fn all_who_want_a_blob_at_once_share_one_transfer() {
     }
     assert_eq!(metrics.from_origin.get(), bytes.len() as u64);
     assert_eq!(store.get(&digest).unwrap().read(u64::MAX).unwrap(), bytes);
+    transfers.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_limit_holds_up_and_nobody_waits_for_makes_room() {
+    let lab = Lab::new([], FULL_SPEED).await;
+    let (transfers, _limits) = lab.paused_node();
+    let mut held_up = Vec::new();
+    for number in 0..MAX_TRANSFERS {
+        held_up.push(lab.arriving(&transfers, Digest::sha256(&number.to_le_bytes()), 100_000).await);
+    }
+    let all_wait = async {
+        while held_up.iter().any(|transfer| transfer.waits_for().is_none()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all_wait).await.expect("they wait for the limit");
+    let mut waiting = Vec::new();
+    for transfer in &held_up[1..] {
+        let mut wait = Box::pin(transfer.wait());
+        assert!(futures::poll!(&mut wait).is_pending());
+        waiting.push(wait);
+    }
+    let next = lab.arriving(&transfers, Digest::sha256(b"next"), 100_000).await;
+    assert!(matches!(held_up[0].wait().await, Err(TransferError::Cancelled)));
+    assert_eq!(transfers.running().len(), MAX_TRANSFERS);
+    let mut wait = Box::pin(next.wait());
+    assert!(futures::poll!(&mut wait).is_pending());
+    let full = transfers.fetch(Digest::sha256(b"another"), 100_000, Some(lab.route.clone())).await;
+    assert!(matches!(full, Err(TransferError::Full)), "somebody waits for each of them");
+    assert!(waiting.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
     transfers.close().await;
 }
 

@@ -241,6 +241,9 @@ pub enum Refusal {
     /// The connection follows too many blobs already, or this one.
     #[error("too many blobs are followed there already, or this one is")]
     TooManyFollowed,
+    /// A limit keeps bytes from leaving the site.
+    #[error("a limit keeps its site from giving anything to other sites now")]
+    GivesNothing,
 }
 
 /// The longest state chain in bytes: that of the largest blob under SHA-512.

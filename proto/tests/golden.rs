@@ -169,6 +169,7 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("response-no-such-chunk", frame(Response::Refused { id: 2, reason: Refusal::NoSuchChunk })),
         ("response-unreadable", frame(Response::Refused { id: 2, reason: Refusal::Unreadable })),
         ("response-too-many-followed", frame(Response::Refused { id: 2, reason: Refusal::TooManyFollowed })),
+        ("response-gives-nothing", frame(Response::Refused { id: 2, reason: Refusal::GivesNothing })),
         ("response-free", frame(Response::Free)),
         ("response-update-held", frame(update(Role::Held, []))),
         (

@@ -172,6 +172,7 @@ fn response() -> impl Strategy<Value = Response> {
         Just(Refusal::NoSuchChunk),
         Just(Refusal::Unreadable),
         Just(Refusal::TooManyFollowed),
+        Just(Refusal::GivesNothing),
     ];
     let claim = digest().prop_map(|digest| {
         let size = ChunkMap::new(7).unwrap();

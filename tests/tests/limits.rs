@@ -25,6 +25,9 @@ const RATE: u64 = 1_000_000;
 /// What may have left the origin and lie in sockets when the nodes stop reading.
 const IN_SOCKETS: u64 = 1 << 20;
 
+/// More than what manifests take, which count like all that comes in.
+const MANIFESTS: u64 = 64 << 10;
+
 struct Site {
     network: Network,
     relay: Relay,
@@ -100,12 +103,15 @@ fn is_quiet(relay: &Relay) -> Result<()> {
 #[test]
 fn a_rate_is_held_by_two_leaders_of_one_site_together() -> Result<()> {
     const LAYER: u64 = 8 << 20;
+    // Less than what is left of either when the other begins.
+    const SHARED: u64 = 6 << 20;
     let site = site()?;
     let images = [site.image("lab/one", 80, LAYER)?, site.image("lab/two", 81, LAYER)?];
     let limits = ["--wan-down", "8Mbit/s"];
     let one = site.node("one", &limits, &[])?;
     let two = site.node("two", &limits, &[&one])?;
     let references = images.each_ref().map(|image| image.reference(site.relay.host()));
+    let begun = Instant::now();
     let mut pulls = [
         one.begin("pull-one", &["pull", &references[0]])?,
         two.begin("pull-two", &["pull", &references[1]])?,
@@ -113,17 +119,28 @@ fn a_rate_is_held_by_two_leaders_of_one_site_together() -> Result<()> {
     let sent = || images.each_ref().map(|image| site.relay.sent(&image.layers[0].digest));
     let start =
         wait_for("something has come", SOON, || Ok((site.relay.sent_total() > 0).then(Instant::now)))?;
-    let shares =
-        wait_for("half of it has come", SOON, || Ok((sent().iter().sum::<u64>() >= LAYER).then(sent)))?;
+    // One may begin seconds before the other, alone, and sockets are filled at first: shares are of what comes later.
+    let before = wait_for("both read", SOON, || {
+        let sent = sent();
+        Ok(sent.iter().all(|own| *own >= IN_SOCKETS).then_some(sent))
+    })?;
+    let shares = wait_for("a good part more has come", SOON, || {
+        let sent = sent();
+        let more = [sent[0] - before[0], sent[1] - before[1]];
+        Ok((more[0] + more[1] >= SHARED).then_some(more))
+    })?;
     for own in shares {
         let own = own as f64 / shares.iter().sum::<u64>() as f64;
-        assert!((0.35..0.65).contains(&own), "one of them has {own} of the rate: {shares:?}");
+        assert!((0.3..0.7).contains(&own), "one of them has {own} of the rate: {shares:?} after {before:?}");
     }
     for pull in &mut pulls {
         ensure!(pull.wait_exit(SOON)?.success(), "{}", pull.tail());
     }
-    let rate = (2 * LAYER) as f64 / start.elapsed().as_secs_f64();
-    assert!((0.9..1.1).contains(&(rate / RATE as f64)), "{rate} bytes a second");
+    // When the first byte came is known from two sides: a machine under load sees it late.
+    let rate = |since: Instant| (2 * LAYER) as f64 / since.elapsed().as_secs_f64() / RATE as f64;
+    let (most, least) = (rate(start), rate(begun));
+    assert!(least < 1.1, "{least} of the rate at least");
+    assert!(most > 0.75, "{most} of the rate at most");
     for (node, image) in [&one, &two].into_iter().zip(&images) {
         assert!(blob_is_right(node.gateway()?, &image.repository, &image.layers[0])?);
     }
@@ -133,8 +150,10 @@ fn a_rate_is_held_by_two_leaders_of_one_site_together() -> Result<()> {
 
 #[test]
 fn a_budget_stops_the_whole_site_survives_a_restart_and_says_so() -> Result<()> {
-    const LAYER: u64 = 8 << 20;
+    const LAYER: u64 = 16 << 20;
     const BUDGET: u64 = 2 << 20;
+    // What is read at once, and may be beyond the budget.
+    const PIECE: u64 = 1 << 20;
     let site = site()?;
     let image = site.image("lab/noise", 82, LAYER)?;
     let reference = image.reference(site.relay.host());
@@ -145,8 +164,12 @@ fn a_budget_stops_the_whole_site_survives_a_restart_and_says_so() -> Result<()> 
     wait_until("the budget is used up", SOON, || is_limited_by(&node, "budget"))?;
     wait_until("the other node knows", SOON, || is_limited_by(&other, "budget"))?;
     is_quiet(&site.relay)?;
+    let spent = wan(&node)?["spent"].as_u64().context("spent")?;
+    assert!((BUDGET..BUDGET + PIECE).contains(&spent), "{spent} bytes");
+    // Manifests are spent and are no blob's bytes; what fills the sockets has been sent and is not spent. How much that is
+    // the kernel decides, by how evenly it was read.
     let sent = site.relay.sent_total();
-    assert!((BUDGET..BUDGET + RATE + IN_SOCKETS).contains(&sent), "{sent} bytes");
+    assert!((spent - MANIFESTS..LAYER).contains(&sent), "{sent} bytes sent, {spent} spent");
     wait_until("the pull says what it waits for", SOON, || {
         let told = pull.stderr()?;
         Ok(told.contains("waiting: ") && told.contains("wan_budget"))
@@ -249,7 +272,11 @@ fn outside_its_hours_a_site_takes_manifests_alone_and_says_when_it_takes_more() 
     assert_eq!(get(node.gateway()?, "/v2/lab/noise/manifests/1")?.status, 200);
     let path = format!("/v2/lab/noise/blobs/{}", image.layers[0].digest);
     let answer = get(node.gateway()?, &path)?;
-    is_clear(&answer, &["wan_window", "01:00-05:00 and 22:00-23:00", "next at"], 9 * 3600..10 * 3600)?;
+    is_clear(
+        &answer,
+        &["wan_window", "01:00-05:00 and 22:00-23:00", "next at"],
+        9 * 3600 - 120..10 * 3600 + 1,
+    )?;
     let pull = node.begin("pull", &["pull", &image.reference(site.relay.host())])?;
     wait_until("the pull says what it waits for", SOON, || Ok(pull.stderr()?.contains("waiting: ")))?;
     assert_eq!(site.relay.sent_total(), 0);

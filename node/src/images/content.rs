@@ -18,7 +18,7 @@ use wherry_proto::Digest;
 
 use super::{Grant, ImageError, Images, MAX_TAGS, Records, Served, blocking};
 use crate::store::StoredBlob;
-use crate::transfer::{Fetched, Route, Transfer, TransferError, Transfers};
+use crate::transfer::{Fetched, Route, SHORT_LIMIT, Transfer, TransferError, Transfers};
 
 /// How long the headers of a blob wait for its first byte, so that what cannot be had is refused before them.
 /// Registry clients give up on headers after 10 s at the earliest.
@@ -170,10 +170,12 @@ impl BlobHandle {
         let blob = blob.then(move |piece| {
             let limits = limits.clone();
             async move {
-                if let Ok(piece) = &piece {
-                    limits.taken(piece.len() as u64).await;
-                }
-                piece
+                // What came is what the origin sent; the client checks the digest itself.
+                let piece = piece.map_err(|_| Break::Stalled)?;
+                limits.paced(piece.len() as u64).await;
+                // A pause may last for days, and a client is better sent away than left with a body that says nothing.
+                let open = tokio::time::timeout(SHORT_LIMIT, limits.open()).await;
+                open.map(|()| piece).map_err(|_| Break::Stalled)
             }
         });
         let bytes = blob.map(move |piece| match piece {
@@ -182,8 +184,7 @@ impl BlobHandle {
                 left -= piece.len() as u64;
                 Ok(piece)
             }
-            // What came is what the origin sent; the client checks the digest itself.
-            Err(_) => Err(Break::Stalled),
+            Err(why) => Err(why),
         });
         let until_done = bytes.take_while(|piece| {
             let more = piece.as_ref().map_or(true, |piece| !piece.is_empty());

@@ -13,7 +13,7 @@ use super::window::{Hours, Moment, Window, hours};
 /// in microseconds; and how long a neighbour that said so lately has one, which says so anew every second.
 pub const ACTIVE_TIME: u64 = 2_500_000;
 
-/// How many nodes of a site are remembered as having spent something today.
+/// How many nodes of a site are remembered as having spent something today, besides the one that remembers.
 pub const MAX_SPENDERS: usize = 1024;
 
 /// What is limited; nothing of it is, unless it is set.
@@ -163,14 +163,20 @@ impl Book {
 
     fn spend(&mut self, now: Now, node: NodeId, bytes: impl FnOnce(u64) -> u64) {
         self.turn_page(now);
-        if self.spent.nodes.len() < MAX_SPENDERS || self.spent.nodes.contains_key(&node) {
+        let is_known = self.spent.nodes.contains_key(&node);
+        if is_known || node == self.me || self.spent.nodes.len() < MAX_SPENDERS {
             let spent = self.spent.nodes.entry(node).or_default();
             *spent = bytes(*spent);
         }
-        let is_used_up = self.settings.budget.is_some_and(|budget| self.total() >= budget);
-        if is_used_up {
-            self.spent.used_up.get_or_insert(now.moment.utc);
+        match self.is_used_up() {
+            true => _ = self.spent.used_up.get_or_insert(now.moment.utc),
+            // An earlier run may have had a smaller budget.
+            false => self.spent.used_up = None,
         }
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.settings.budget.is_some_and(|budget| self.total() >= budget)
     }
 
     fn total(&self) -> u64 {
@@ -234,8 +240,12 @@ impl Book {
         if let Hours::Closed { since, until } = hours(&self.settings.windows, now.moment) {
             return Some(Limited { by: Limit::Window, since, until: Some(until) });
         }
-        let used_up = self.spent.used_up.filter(|_| way == Way::Down && self.settings.budget.is_some())?;
-        Some(Limited { by: Limit::Budget, since: used_up, until: Some(now.moment.next_day()) })
+        if way == Way::Up || !self.is_used_up() {
+            return None;
+        }
+        // An earlier run may have had a larger budget.
+        let since = *self.spent.used_up.get_or_insert(now.moment.utc);
+        Some(Limited { by: Limit::Budget, since, until: Some(now.moment.next_day()) })
     }
 
     /// When [`Book::limited`] may say something else without anything happening, in seconds since the Unix epoch.
@@ -244,7 +254,7 @@ impl Book {
             Hours::Open { until } => until,
             Hours::Closed { until, .. } => Some(until),
         };
-        let day = self.spent.used_up.map(|_| now.moment.next_day());
+        let day = self.is_used_up().then(|| now.moment.next_day());
         window.into_iter().chain(day).min()
     }
 
@@ -366,6 +376,43 @@ mod tests {
         assert_eq!(again.limited(Way::Down, at(6)), limited, "a restart gives none of it back");
         assert_eq!(again.limited(Way::Down, at(43_200)), None);
         assert_eq!(again.spent_today(at(43_200)), (0, 0));
+    }
+
+    #[test]
+    fn after_a_restart_the_budget_that_is_set_then_holds_and_no_other() {
+        let with = |budget| LimitSettings { budget: Some(budget), ..LimitSettings::default() };
+        let mut book = book(with(1_000));
+        book.count(at(0), 1_000);
+        let again = |budget, spent| Book::new(with(budget), node(1), spent, None);
+        let mut raised = again(2_000, book.spent().clone());
+        assert_eq!(raised.limited(Way::Down, at(1)), None);
+        assert_eq!(raised.next_change(at(1)), None);
+        raised.count(at(2), 500);
+        raised.count(at(3), 500);
+        let since = raised.limited(Way::Down, at(4)).map(|limited| limited.since);
+        assert_eq!(since, Some(NOON + 3), "it is not used up since the smaller one was");
+        let mut lowered = again(500, Spent { used_up: None, ..book.spent().clone() });
+        let until = Some(NOON + 43_200);
+        assert_eq!(lowered.next_change(at(5)), until);
+        assert_eq!(
+            lowered.limited(Way::Down, at(5)),
+            Some(Limited { by: Limit::Budget, since: NOON + 5, until })
+        );
+    }
+
+    #[test]
+    fn what_this_node_spends_counts_however_many_others_do() {
+        let mut book = book(LimitSettings { budget: Some(10_000), ..LimitSettings::default() });
+        let key = |seed: u16| {
+            let mut bytes = [7; 32];
+            bytes[..2].copy_from_slice(&seed.to_le_bytes());
+            SecretKey::from_seed(bytes).node()
+        };
+        for seed in 0..=MAX_SPENDERS as u16 {
+            book.hear(at(0), key(seed), &word(1, false));
+        }
+        book.count(at(0), 5);
+        assert_eq!(book.spent_today(at(0)), (5, MAX_SPENDERS as u64 + 5));
     }
 
     #[test]

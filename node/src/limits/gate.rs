@@ -85,7 +85,10 @@ struct Inner {
     stirred: Notify,
     // That the neighbours are to be told at once.
     news: AtomicBool,
+    // That the pause record in the book is not written down.
     unsaved_pause: AtomicBool,
+    // Whoever writes the pause record holds it from reading the book on: an older record never replaces a newer one.
+    pen: Mutex<()>,
 }
 
 impl Limits {
@@ -132,6 +135,7 @@ impl Limits {
             stirred: Notify::new(),
             news: AtomicBool::new(false),
             unsaved_pause: AtomicBool::new(false),
+            pen: Mutex::default(),
         }))
     }
 
@@ -216,13 +220,18 @@ impl Limits {
 
     /// Bytes have come over a link that leads out. Returns when the next may be taken.
     pub async fn taken(&self, bytes: u64) {
+        self.paced(bytes).await;
+        self.open().await;
+    }
+
+    /// Bytes have come over a link that leads out. Returns when the next may be taken by the rate alone.
+    pub async fn paced(&self, bytes: u64) {
         self.0.metrics.wan_received.inc_by(bytes);
         let next = self.with(|book, now| {
             book.count(now, bytes);
             book.pass(Way::Down, now, bytes)
         });
         self.sleep_until(next).await;
-        self.open().await;
     }
 
     /// Returns when so many bytes may be asked of a peer at another site; [`Limits::count`] is to be told once they are
@@ -275,10 +284,24 @@ impl Limits {
             book.adopt(record.clone());
             record
         });
-        if let Some(keep) = &self.0.keep {
-            keep.put_pause(&record)?;
-        }
+        self.write_pause()?;
         Ok(record)
+    }
+
+    /// Writes down the newest pause record. What fails is tried again with the next save. Waits for the disk.
+    fn write_pause(&self) -> Result<(), StoreError> {
+        let Some(keep) = &self.0.keep else { return Ok(()) };
+        // It guards nothing that could be left half-changed.
+        let _pen = self.0.pen.lock().unwrap_or_else(PoisonError::into_inner);
+        // First: what is adopted from here on raises it again.
+        self.0.unsaved_pause.store(false, Ordering::SeqCst);
+        let record = self.book().pause().cloned();
+        let written = record.map_or(Ok(()), |record| keep.put_pause(&record));
+        if written.is_err() {
+            self.0.unsaved_pause.store(true, Ordering::SeqCst);
+            self.0.stirred.notify_one();
+        }
+        written
     }
 
     /// What a neighbour of this site says, be it in a question or an answer. A new record of the site's pause is passed on.
@@ -289,9 +312,8 @@ impl Limits {
             record.is_some_and(|record| book.adopt(record.clone()))
         });
         if is_news {
-            self.0.unsaved_pause.store(true, Ordering::Relaxed);
-            self.0.news.store(true, Ordering::Relaxed);
-            self.0.stirred.notify_one();
+            self.0.unsaved_pause.store(true, Ordering::SeqCst);
+            self.tell_news();
         }
     }
 
@@ -354,6 +376,19 @@ impl Limits {
         self.0.stirred.notified().await;
     }
 
+    /// The neighbours are to be told at once.
+    pub(super) fn tell_news(&self) {
+        self.0.news.store(true, Ordering::Relaxed);
+        self.0.stirred.notify_one();
+    }
+
+    /// Whether whoever said this knows at least what this node knows of the site's pause.
+    pub(super) fn knows_no_more_than(&self, word: &WanWord) -> bool {
+        let book = self.book();
+        let theirs = word.pause.as_ref();
+        book.pause().is_none_or(|own| theirs.is_some_and(|theirs| !own.supersedes(theirs)))
+    }
+
     /// Whether there is something to be told at once; asked once for each.
     pub(super) fn take_news(&self) -> bool {
         self.0.news.swap(false, Ordering::Relaxed)
@@ -380,19 +415,19 @@ impl Limits {
     /// Whether what was spent is worth a write, if it is other than `saved`.
     pub(super) fn unsaved(&self, saved: &Spent) -> bool {
         let book = self.book();
-        self.0.unsaved_pause.load(Ordering::Relaxed)
+        self.0.unsaved_pause.load(Ordering::SeqCst)
             || (book.settings().budget.is_some() && book.spent() != saved)
     }
 
     /// Writes down what is to outlive a restart, and returns what was spent. Waits for the disk.
     pub(super) fn save(&self) -> Spent {
-        let (spent, pause, has_budget) = {
+        let (spent, has_budget) = {
             let book = self.book();
-            (book.spent().clone(), book.pause().cloned(), book.settings().budget.is_some())
+            (book.spent().clone(), book.settings().budget.is_some())
         };
         let Some(keep) = &self.0.keep else { return spent };
-        let news = self.0.unsaved_pause.swap(false, Ordering::Relaxed);
-        let pause = pause.filter(|_| news).map_or(Ok(()), |record| keep.put_pause(&record));
+        let news = self.0.unsaved_pause.load(Ordering::SeqCst);
+        let pause = if news { self.write_pause() } else { Ok(()) };
         let sums = if has_budget { keep.put_spent(&spent) } else { Ok(()) };
         if let Err(error) = pause.and(sums) {
             warn!(%error, "what was spent and whether the site pauses is not written down");
@@ -404,5 +439,63 @@ impl Limits {
     /// Writes down the last of it, since the node ends. Waits for the disk.
     pub fn close(&self) {
         self.save();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use wherry_proto::Roles;
+
+    use super::*;
+    use crate::store::StoreSettings;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn limits(store: &Store, seed: u8) -> Limits {
+        let network = SecretKey::from_seed([9; 32]);
+        let key = SecretKey::from_seed([seed; 32]);
+        let certificate = Certificate::sign(&network, key.node(), Roles::MEMBER, 0, u64::MAX);
+        Limits::new(LimitParts {
+            settings: LimitSettings::default(),
+            key,
+            certificate,
+            site: "here".to_owned(),
+            store: store.clone(),
+            metrics: Metrics::default(),
+            clock: Arc::new(|| Moment { utc: NOW, offset: 0 }),
+        })
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn however_commands_neighbours_and_saves_meet_the_newest_record_is_written_down() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
+        let (ours, theirs) =
+            (limits(&store, 1), limits(&Store::open(elsewhere.path(), StoreSettings::default()).unwrap(), 2));
+        let is_over = AtomicBool::new(false);
+        for round in 0..40 {
+            is_over.store(false, Ordering::SeqCst);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::SeqCst) {
+                        ours.save();
+                    }
+                });
+                theirs.hear(ours.0.voice.as_ref().unwrap().key.node(), &ours.word());
+                theirs.pause(true).unwrap();
+                ours.hear(theirs.0.voice.as_ref().unwrap().key.node(), &theirs.word());
+                if round % 2 == 0 {
+                    ours.pause(false).unwrap();
+                }
+                is_over.store(true, Ordering::SeqCst);
+            });
+            // What the node does every some seconds, and when it ends.
+            ours.save();
+            let newest = ours.word().pause;
+            assert_eq!(Keep::open(&store).unwrap().pause().unwrap(), newest, "round {round}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Telling the neighbours of the site, and keeping what is to outlive a restart. While nothing crosses the border this does
 //! nothing at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -18,6 +18,9 @@ use crate::swarm::{Client, LinkClass, Notice};
 
 /// How often the neighbours are told what this node does while it uses the links.
 const TELL_TIME: Duration = Duration::from_secs(1);
+
+/// How long it is until a neighbour is told again that gave no answer, or does not know of the newest pause.
+const AGAIN_TIME: Duration = Duration::from_secs(5);
 
 /// How often what was spent is written down while that goes up, at most: so much of it a power cut may lose.
 const SAVE_TIME: Duration = Duration::from_secs(5);
@@ -65,11 +68,13 @@ impl Talk {
                 }
                 saved_at = Instant::now();
             }
+            telling.tell_those_behind(now);
             let next_tell = limits.is_to_tell().then_some(told + TELL_TIME);
             let next_save = limits.unsaved(&saved).then_some(saved_at + SAVE_TIME);
             let change =
                 limits.until_change().map(|wait| now + wait.clamp(Duration::from_millis(50), LOOK_TIME));
-            let next = next_tell.into_iter().chain(next_save).chain(change).min();
+            let again = telling.next_again();
+            let next = next_tell.into_iter().chain(next_save).chain(again).chain(change).min();
             let woken = async {
                 match next {
                     Some(next) => sleep_until(next).await,
@@ -83,7 +88,10 @@ impl Talk {
                         greet.push(neighbour.node);
                     }
                     Ok(Notice::Connected(_)) => {}
-                    Ok(Notice::Disconnected(node)) => limits.gone(&node),
+                    Ok(Notice::Disconnected(node)) => {
+                        limits.gone(&node);
+                        telling.behind.remove(&node);
+                    }
                     Err(RecvError::Lagged(_)) => greet = neighbours(&swarm),
                     Err(RecvError::Closed) => return,
                 },
@@ -107,12 +115,20 @@ struct Telling {
     under_way: FuturesUnordered<BoxFuture<'static, (NodeId, Option<WanWord>)>>,
     told: BTreeSet<NodeId>,
     again: BTreeSet<NodeId>,
+    // Neighbours that may not know what they are to know, and when they are told once more.
+    behind: BTreeMap<NodeId, Instant>,
 }
 
 impl Telling {
     fn new(limits: Limits, swarm: Client) -> Self {
-        let (under_way, told, again) = (FuturesUnordered::new(), BTreeSet::new(), BTreeSet::new());
-        Self { limits, swarm, under_way, told, again }
+        Self {
+            limits,
+            swarm,
+            under_way: FuturesUnordered::new(),
+            told: BTreeSet::new(),
+            again: BTreeSet::new(),
+            behind: BTreeMap::new(),
+        }
     }
 
     fn tell(&mut self, node: NodeId) {
@@ -124,13 +140,34 @@ impl Telling {
         self.under_way.push(async move { (node, swarm.wan(node, word).await) }.boxed());
     }
 
+    fn tell_those_behind(&mut self, now: Instant) {
+        let due: Vec<NodeId> =
+            self.behind.iter().filter(|(_, at)| **at <= now).map(|(node, _)| *node).collect();
+        for node in due {
+            self.behind.remove(&node);
+            // One that has gone is greeted when it comes back.
+            if self.swarm.class(&node) == Some(LinkClass::Lan) {
+                self.tell(node);
+            }
+        }
+    }
+
+    fn next_again(&self) -> Option<Instant> {
+        self.behind.values().min().copied()
+    }
+
     /// Takes in an answer; waits for ever while none is due.
     async fn answered(&mut self) {
         let Some((node, word)) = self.under_way.next().await else { return std::future::pending().await };
-        if let Some(word) = word {
-            self.limits.hear(node, &word);
+        if let Some(word) = &word {
+            self.limits.hear(node, word);
         }
         self.told.remove(&node);
+        if word.is_some_and(|word| self.limits.knows_no_more_than(&word)) {
+            self.behind.remove(&node);
+        } else {
+            self.behind.insert(node, Instant::now() + AGAIN_TIME);
+        }
         if self.again.remove(&node) {
             self.tell(node);
         }
@@ -148,6 +185,10 @@ pub async fn tell_all(limits: &Limits, swarm: &Client) -> (usize, usize) {
         let Some(answer) = answer else { continue };
         agree += usize::from(answer.pause == word.pause);
         limits.hear(node, &answer);
+    }
+    if agree < nodes.len() {
+        // Whoever keeps telling them is to begin with that.
+        limits.tell_news();
     }
     (nodes.len(), agree)
 }

@@ -426,8 +426,17 @@ impl Backend for Node {
     async fn pause(&self, request: WanRequest) -> Result<WanSummary, ApiError> {
         let limits = self.limits.clone();
         let paused = tokio::task::spawn_blocking(move || limits.pause(request.paused)).await;
-        paused.map_err(stopping)?.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
+        let written = paused.map_err(stopping)?;
+        // It holds whether it is written down or not.
         let (neighbours, agree) = tell_all(&self.limits, &self.swarm).await;
+        written.map_err(|error| {
+            let message = format!(
+                "this node cannot write down whether the site pauses, and may forget it when it ends: {error}"
+            );
+            ApiError::new(ErrorCode::Internal, message).hint(format!(
+                "it holds until then, and {agree} of {neighbours} neighbours know of it: mend the data folder"
+            ))
+        })?;
         info!(
             paused = request.paused,
             neighbours, agree, "the site's links to the outside were told to rest or go on"

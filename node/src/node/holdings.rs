@@ -69,13 +69,14 @@ impl ReadAt for Counted {
 }
 
 impl Shelf {
-    /// How cheaply a peer is reached. One that is not connected any more is given nothing whatever this says.
+    /// How cheaply a peer is reached; unknown of one that is not connected any more.
     fn class(&self, node: &NodeId) -> Option<LinkClass> {
         self.swarm.get()?.class(node)
     }
 
     fn is_dear(&self, node: &NodeId) -> bool {
-        self.class(node) == Some(LinkClass::Wan)
+        // Connections that carry chunks may outlive the one that tells the class.
+        self.class(node) != Some(LinkClass::Lan)
     }
 
     /// Fetches a blob for a node that cannot, as far as [`Images::may_read_for_others`] allows. A blob that is on its way

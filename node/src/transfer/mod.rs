@@ -334,8 +334,12 @@ async fn open(
     if let Some(blob) = parts.store.get(&digest) {
         return Ok(Fetched::Stored(blob));
     }
-    if parts.lock().len() >= MAX_TRANSFERS {
-        return Err(TransferError::Full);
+    let is_full = || parts.lock().len() >= MAX_TRANSFERS;
+    if is_full() {
+        make_room(&parts).await;
+        if is_full() {
+            return Err(TransferError::Full);
+        }
     }
     // Readers of a transfer that has failed may still hold its partial blob, which cannot be opened twice.
     let left = parts.partials().get(&key).and_then(Weak::upgrade);
@@ -380,6 +384,18 @@ async fn open(
     let span = info_span!("transfer", blob = %digest.short(), bytes = map.size());
     parts.tasks.spawn(run(parts.clone(), transfer.clone(), happenings).instrument(span));
     Ok(Fetched::Arriving(transfer))
+}
+
+/// Ends one of those that a limit holds up and nobody waits for: they may stay for days, and what comes from within the site
+/// needs their place.
+async fn make_room(parts: &Parts) {
+    let idle = parts.lock().values().find(|it| it.waits_for().is_some() && !it.view.is_watched()).cloned();
+    if let Some(idle) = idle
+        && idle.cancel() == 0
+    {
+        debug!(blob = %idle.digest.short(), "a transfer that waits for a limit makes room");
+        let _ = idle.wait().await;
+    }
 }
 
 async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Receiver<Happening>) {

@@ -82,7 +82,8 @@ pub(super) struct Driver {
     events: mpsc::Sender<Happening>,
     // While it waits for a limit others have it.
     turn: Option<OwnedSemaphorePermit>,
-    waits_for_turn: bool,
+    lacks_turn: bool,
+    asks_for_turn: bool,
     reading: u64,
     // Of the ledger, when the view was last told what is linked.
     revision: u64,
@@ -128,7 +129,8 @@ impl Driver {
             arriving: HashMap::new(),
             writing: Writing::default(),
             events,
-            waits_for_turn: false,
+            lacks_turn: false,
+            asks_for_turn: false,
             turn,
             reading: 0,
             revision: 0,
@@ -171,7 +173,7 @@ impl Driver {
                 _ = ticks.tick() => Some(Happening::Event(Event::Tick)),
                 Ok(()) = limits.changed() => {
                     let limited = limits.borrow_and_update().is_some();
-                    if !limited && self.waits_for_turn {
+                    if !limited && self.lacks_turn {
                         self.take_turn();
                         continue;
                     }
@@ -248,7 +250,7 @@ impl Driver {
             }
             Happening::Turn(turn) => {
                 self.turn = Some(turn);
-                self.waits_for_turn = false;
+                (self.lacks_turn, self.asks_for_turn) = (false, false);
                 // It may have been limited anew meanwhile.
                 Event::Limited(self.parts.limits.limited().is_some())
             }
@@ -266,11 +268,13 @@ impl Driver {
         let effects = self.planner.apply(event);
         self.view.sources.store(self.planner.sources(), Ordering::Relaxed);
         let revision = self.planner.ledger().revision();
-        if std::mem::replace(&mut self.revision, revision) != revision {
+        let is_other = std::mem::replace(&mut self.revision, revision) != revision;
+        if is_other {
             self.view.relinked(self.planner.ledger().linked());
         }
         self.tell_waits();
-        if is_told {
+        // What others have in common counts for one reading: another makes it void.
+        if is_told || is_other {
             self.view.have_in_common(self.planner.common());
         }
         self.view.stands(Stance {
@@ -302,8 +306,11 @@ impl Driver {
         })
     }
 
-    /// No limit says no any more: whoever has given its turn away has to have one again first.
-    fn take_turn(&self) {
+    /// Whoever has given its turn away and no longer waits for a limit has to have one again.
+    fn take_turn(&mut self) {
+        if std::mem::replace(&mut self.asks_for_turn, true) {
+            return;
+        }
         let (running, events) = (self.parts.running.clone(), self.events.clone());
         self.spawn(async move {
             if let Ok(turn) = running.acquire_owned().await {
@@ -316,7 +323,10 @@ impl Driver {
     fn tell_waits(&mut self) {
         let limited = if self.planner.waits_for_limit() { self.parts.limits.limited() } else { None };
         if limited.is_some() && self.turn.take().is_some() {
-            self.waits_for_turn = true;
+            self.lacks_turn = true;
+        } else if limited.is_none() && self.lacks_turn {
+            // The limit has ended, or a peer within the site has the blob.
+            self.take_turn();
         }
         self.view.waits_for(limited);
     }
@@ -366,8 +376,9 @@ impl Driver {
                             "a peer sent wrong bytes: it is told, and not asked any more for this blob"
                         );
                         let (parts, map) = (self.parts.clone(), self.map());
-                        // Not cancelled with the rest: it is of use to the peer whatever becomes of this transfer.
-                        self.tasks.spawn(async move { parts.peers.unlinked(node, digest, map, index).await });
+                        // Of use to the peer whatever becomes of this transfer, which does not wait for it.
+                        let tasks = parts.tasks.clone();
+                        tasks.spawn(async move { parts.peers.unlinked(node, digest, map, index).await });
                     }
                     // Peers come and go, and the swarm tells of that.
                     DropReason::Failed(why) => {
@@ -380,8 +391,9 @@ impl Driver {
                 self.parts.metrics.failed(ErrorKind::Peer);
                 let why = format!("{proof} (blob {digest})");
                 let (parts, map) = (self.parts.clone(), self.map());
-                // Not cancelled with the rest: the proof holds whatever becomes of this transfer.
-                self.tasks.spawn(async move {
+                // The proof holds whatever becomes of this transfer, which does not wait for it.
+                let tasks = parts.tasks.clone();
+                tasks.spawn(async move {
                     if let Proof::WrongChunk(index) = proof {
                         parts.peers.unlinked(node, digest, map, index).await;
                     }
@@ -474,9 +486,16 @@ impl Driver {
         let (digest, size) = (self.digest(), self.map().size());
         let known = self.planner.ledger().chain().cloned();
         let (parts, events) = (self.parts.clone(), self.events.clone());
+        let is_dear = parts.peers.class(&node) == Some(LinkClass::Wan);
         self.spawn(async move {
-            let event = match parts.peers.chain(node, digest, size, known).await {
-                Ok(chain) => Event::Chain(node, chain),
+            let event = match parts.peers.chain(node, digest, size, known.clone()).await {
+                Ok(chain) => {
+                    // One that is known already does not come again.
+                    if is_dear && known.is_none_or(|known| known != chain) {
+                        parts.limits.count(chain.to_bytes().len() as u64);
+                    }
+                    Event::Chain(node, chain)
+                }
                 Err(why) => Event::PeerFailed(node, why),
             };
             let _ = events.send(Happening::Event(event)).await;
@@ -530,11 +549,13 @@ impl Driver {
         self.fetching.insert((node, index), stop.clone());
         self.spawn(async move {
             let fetched = async {
-                let Some(share) = parts.share(map.len(index)).await else { return };
-                let asked = Instant::now();
+                // Memory is taken after the turn, and the time after both: a thin link neither holds up what comes from
+                // within the site nor passes for a peer that is slow.
                 if is_dear {
                     parts.limits.turn(u64::from(map.len(index))).await;
                 }
+                let Some(share) = parts.share(map.len(index)).await else { return };
+                let asked = Instant::now();
                 let event = match parts.peers.chunk(node, digest, map, index).await {
                     Ok(bytes) => {
                         if is_dear {

@@ -189,6 +189,11 @@ impl View {
         self.changes.subscribe()
     }
 
+    /// Whether anybody waits for what comes.
+    pub(super) fn is_watched(&self) -> bool {
+        self.changes.receiver_count() > 0
+    }
+
     pub(super) fn progress(&self) -> Progress {
         Progress {
             linked: self.lock().linked.bytes(),

@@ -319,6 +319,7 @@ impl Connection {
                 let (answer, slot) = self.find_chunk(id, blob, number, open).await?;
                 return Ok((answer, Some(slot)));
             }
+            _ if !uploader.holdings.gives_to(&self.guest.node) => return Err(GIVES_NOTHING),
             Part::Chain { known } => {
                 let uploader = Arc::clone(uploader);
                 let make = move || {
@@ -335,10 +336,13 @@ impl Connection {
             let _making = uploader.making.acquire().await.map_err(|_| UNREADABLE)?;
             tokio::task::spawn_blocking(make).await.map_err(|_| UNREADABLE)??
         };
-        if answer.body.len() <= FREE_STATES {
-            return Ok((answer, None));
-        }
-        Ok((answer, Some(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?)))
+        let len = answer.body.len();
+        let slot = match len <= FREE_STATES {
+            true => None,
+            false => Some(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?),
+        };
+        uploader.holdings.gave(&self.guest.node, u32::try_from(len).unwrap_or(u32::MAX));
+        Ok((answer, slot))
     }
 
     async fn find_chunk(
@@ -366,7 +370,7 @@ impl Connection {
             return Err(Unanswered::NotHere);
         }
         if !uploader.holdings.gives_to(node) {
-            return Err(Unanswered::NotHeld);
+            return Err(GIVES_NOTHING);
         }
         let wait = uploader.holdings.until_giving(node);
         sleep(wait.min(PACE_TIME)).await;
@@ -405,6 +409,8 @@ impl Connection {
         }
     }
 }
+
+const GIVES_NOTHING: Unanswered = Unanswered::Refused(Refusal::GivesNothing);
 
 /// The holdings panicked.
 const UNREADABLE: Unanswered = Unanswered::Refused(Refusal::Unreadable);

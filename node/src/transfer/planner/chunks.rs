@@ -7,6 +7,7 @@ use wherry_proto::{ChunkIndex, End, Link, NodeId, State};
 use super::Planner;
 use super::event::{DropReason, Effect, Proof, Source};
 use super::peer::Chain;
+use crate::swarm::LinkClass;
 
 /// How many chunks in a row may come from a peer that does not hold the blob, and do not link, before it is dropped: what
 /// it has may be from another reading.
@@ -191,8 +192,12 @@ impl Planner {
         {
             return;
         }
-        let ready = sides.iter().find(|node| self.peers.get(node).is_some_and(|peer| !peer.busy));
-        if let Some(node) = ready.copied() {
+        let ready = sides.iter().filter_map(|node| {
+            let peer = self.peers.get(node)?;
+            (!peer.busy && self.is_source(peer)).then_some((peer.class == LinkClass::Wan, *node))
+        });
+        // One at another site only where none is near: of several of a kind, the first.
+        if let Some((_, node)) = ready.min_by_key(|(is_dear, _)| *is_dear) {
             let mut starts: Vec<State> = Vec::new();
             for link in self.ledger.candidates(index) {
                 if !starts.contains(&link.from) {

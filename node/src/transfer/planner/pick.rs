@@ -15,7 +15,7 @@ const SCAN: usize = 1024;
 
 impl Planner {
     /// Whether chunks are taken from a peer now.
-    fn is_source(&self, peer: &Peer) -> bool {
+    pub(super) fn is_source(&self, peer: &Peer) -> bool {
         match peer.class {
             LinkClass::Lan => true,
             // Bytes from there are dear: the one who leads takes them.
