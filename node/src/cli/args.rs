@@ -324,7 +324,7 @@ pub(super) struct PreloadArgs {
     /// The images; without a registry they are of this node's default origin
     #[arg(value_name = "REF", value_parser = reference, required = true)]
     pub(super) references: Vec<String>,
-    /// To all nodes of the site that are connected, and this one [default]
+    /// To all nodes of the site that are connected, and this one; so it is without --nodes
     #[arg(long, conflicts_with = "nodes")]
     pub(super) site: bool,
     /// To these nodes alone: peer ids, their last 6 characters or more, or addresses, as 'wherry peers' shows them

@@ -433,7 +433,10 @@ fn a_preload_shows_a_bar_for_each_node_and_a_line_for_what_is_worth_one() {
     }
     let rows = nodes.rows(80, 24, at(4));
     assert_eq!(rows.len(), 3, "{rows:?}");
-    assert!(rows.iter().any(|row| row.starts_with(&end(1)) && row.contains("4.00 MiB of 8.00 MiB")), "{rows:?}");
+    assert!(
+        rows.iter().any(|row| row.starts_with(&end(1)) && row.contains("4.00 MiB of 8.00 MiB")),
+        "{rows:?}"
+    );
     assert!(rows[2].starts_with("0 of 2 nodes are done, 8.00 MiB of 16.0 MiB there"), "{rows:?}");
     assert!(rows.iter().all(|row| row.chars().count() < 80));
     assert_eq!(nodes.rows(80, 3, at(4)).len(), 2);
