@@ -331,21 +331,23 @@ impl Backend for Node {
                 Some(name) => vec![name.clone()],
                 None => image.names.iter().filter_map(|name| self.parse(name).ok()).collect(),
             };
-            for reference in &references {
-                self.images.set_tag(reference, &manifest).await.map_err(image_error)?;
-            }
             let mut names: Vec<ImageName> = references.into_iter().map(ImageName::from).collect();
             if names.is_empty() {
-                let unnamed = ImageName::Unnamed(image.digest);
-                self.images.keep_image(unnamed.clone(), &manifest).await.map_err(image_error)?;
-                names.push(unnamed);
+                names.push(ImageName::Unnamed(image.digest));
             }
             for name in names {
-                // Imported images stay: nothing could bring them back once they were evicted.
+                // Imported images stay: nothing could bring them back once they were evicted. Before it has the name, so
+                // that whoever removes the image by it also removes the pins.
                 pin_blobs(&self.store, name.to_string(), image.blobs.clone()).await?;
-                let reference = match name {
-                    ImageName::Reference(reference) => Some(reference.to_string()),
-                    ImageName::Unnamed(_) => None,
+                let reference = match &name {
+                    ImageName::Reference(reference) => {
+                        self.images.set_tag(reference, &manifest).await.map_err(image_error)?;
+                        Some(reference.to_string())
+                    }
+                    ImageName::Unnamed(_) => {
+                        self.images.keep_image(name.clone(), &manifest).await.map_err(image_error)?;
+                        None
+                    }
                 };
                 images.push(ImportedImage { reference, digest: image.digest, size: image.size });
             }

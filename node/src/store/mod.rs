@@ -56,7 +56,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::broadcast;
 use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, End, StateChain, link};
 
-pub use blob::StoredBlob;
+pub use blob::{Claim, StoredBlob};
 #[cfg(test)]
 pub(crate) use codec::encode;
 pub use error::{MAX_NAME_LEN, StoreError};
@@ -164,6 +164,15 @@ impl Store {
     /// A held blob. Reads memory only, and counts as a use of the blob.
     pub fn get(&self, digest: &Digest) -> Option<StoredBlob> {
         self.shared.get(digest)
+    }
+
+    /// Sees to it that a held blob stays, pinned or not, while the claim lives; `None` if it is not held. Reads memory
+    /// only, and counts as a use.
+    pub fn claim(&self, digest: &Digest) -> Option<Claim> {
+        let state = lock(&self.shared.state);
+        let entry = state.blobs.get(digest)?;
+        entry.used.store(self.shared.tick(), Ordering::Relaxed);
+        Some(StoredBlob::new(*digest, Arc::clone(entry), &self.shared).claimed())
     }
 
     /// Whether a blob is held; this is no use of it.
@@ -283,14 +292,20 @@ impl Store {
         is_known.then(|| partial::recorded_bytes(&self.shared, digest, map).unwrap_or(0))
     }
 
-    /// Removes a blob; says whether it was there. Pinned blobs stay, as an error; readers that have it open
+    /// Removes a blob; says whether it was there. Pinned and claimed blobs stay, as an error; readers that have it open
     /// read on.
     pub fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
         let _files = lock(&self.shared.files);
-        if self.is_pinned(digest) {
-            return Err(StoreError::Pinned(*digest));
-        }
-        let there = self.shared.take_out(digest, Why::Removed).is_some();
+        let there = {
+            let mut state = lock(&self.shared.state);
+            if state.pins.contains_key(digest) {
+                return Err(StoreError::Pinned(*digest));
+            }
+            if state.blobs.get(digest).is_some_and(|entry| entry.claims.load(Ordering::Acquire) > 0) {
+                return Err(StoreError::Claimed(*digest));
+            }
+            self.shared.take_out_of(&mut state, digest, Why::Removed).is_some()
+        };
         if there {
             self.shared.remove_files(&Victim::Blob(*digest))?;
         }
@@ -310,7 +325,7 @@ impl Store {
         blobs.into_iter()
     }
 
-    /// Keeps a blob from being evicted or removed, under a name; it need not be held yet. Several names may pin
+    /// Keeps a blob from being evicted or removed, under a name, and over restarts; it need not be held yet. Several names may pin
     /// one blob, and one name several blobs.
     pub fn pin(&self, name: &str, digest: &Digest) -> Result<(), StoreError> {
         check_name(name)?;
