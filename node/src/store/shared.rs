@@ -156,8 +156,13 @@ impl Shared {
     }
 
     pub(super) fn get(self: &Arc<Self>, digest: &Digest) -> Option<StoredBlob> {
+        let blob = self.look(digest)?;
+        blob.entry().used.store(self.tick(), Ordering::Relaxed);
+        Some(blob)
+    }
+
+    pub(super) fn look(self: &Arc<Self>, digest: &Digest) -> Option<StoredBlob> {
         let entry = lock(&self.state).blobs.get(digest).cloned()?;
-        entry.used.store(self.tick(), Ordering::Relaxed);
         Some(StoredBlob::new(*digest, entry, self))
     }
 
@@ -352,7 +357,10 @@ impl Shared {
     /// The same for one of which a handle is at hand. Another one that came in its place meanwhile stays.
     pub(super) fn lose_this(&self, digest: &Digest, entry: &Entry, why: &str) {
         let files = lock(&self.files);
-        if !entry.is_lost() {
+        // It may also have been removed or evicted, and fetched anew.
+        let is_held =
+            lock(&self.state).blobs.get(digest).is_some_and(|held| std::ptr::eq(Arc::as_ptr(held), entry));
+        if is_held {
             self.set_aside(&files, digest, why);
         }
     }
