@@ -48,7 +48,7 @@ pub(super) async fn pin_anew(store: &Store, images: &Images, reference: &Referen
 
 impl Node {
     pub(super) async fn pin_image(&self, text: &str) -> Result<PinSummary, ApiError> {
-        let image = self.find(text, None).await?;
+        let image = self.all_of(self.find(text, None).await?).await?;
         if !image.whole {
             let message = format!("{} is not here whole", image.name);
             return Err(ApiError::new(ErrorCode::NotFound, message).hint("pull it, then pin it"));
@@ -88,7 +88,7 @@ impl Node {
     pub(super) async fn remove_images(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
         let mut images: Vec<(LocalImage, Vec<Digest>)> = Vec::new();
         for text in &request.references {
-            let image = self.find_one(text).await?;
+            let image = self.all_of(self.find_one(text).await?).await?;
             let parts = self.images.parts(&image).await.map_err(image_error)?;
             self.refuse_if_fetched(&image.name, &parts)?;
             if images.iter().all(|(other, _)| other.name != image.name) {
@@ -142,7 +142,7 @@ impl Node {
 fn remove_all(store: &Store, blobs: &[Digest]) -> Result<(usize, u64), StoreError> {
     let (mut count, mut bytes) = (0, 0);
     for digest in blobs {
-        let size = store.get(digest).map(|blob| blob.size());
+        let size = store.look(digest).map(|blob| blob.size());
         match store.remove(digest) {
             Ok(true) => {
                 count += 1;
