@@ -8,6 +8,7 @@ mod holdings;
 mod keep;
 mod losses;
 mod pulls;
+mod recent;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -43,6 +44,7 @@ pub use care::{CHECKED_FOR, CLEARED_FOR, GROUNDLESS_FOR, MAX_SUSPICIONS, READ_AG
 use holdings::Shelf;
 pub use pulls::MAX_PULLS;
 use pulls::Pulls;
+use recent::Recent;
 use upkeep::Upkeep;
 
 /// Everything that a node starts with.
@@ -131,6 +133,7 @@ pub struct Node {
     listening: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     started: Instant,
     stopping: AtomicBool,
+    recent: Recent,
 }
 
 /// The time in seconds since the Unix epoch.
@@ -247,6 +250,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         listening: Box::new(listening),
         started: Instant::now(),
         stopping: AtomicBool::new(false),
+        recent: Recent::default(),
     });
     let mut options = ServerOptions::default();
     options.watcher = Some(count_answers(metrics.clone()));
