@@ -58,7 +58,7 @@ fn a_layout_comes_in_byte_for_byte_in_any_order_and_compression() {
         assert_eq!((found.digest, &found.names), (image.digest(), &vec!["1.0".to_owned()]));
         assert_eq!(found.media_type, OCI_MANIFEST);
         assert_eq!(found.blobs[0], image.digest());
-        assert_eq!(imported.guards.len(), 3);
+        assert_eq!(imported.claims.len(), 3);
         for bytes in image.blobs() {
             assert_eq!(&store.get(&Digest::sha256(bytes)).unwrap().read(1 << 20).unwrap(), bytes);
         }

@@ -404,6 +404,71 @@ fn pinned_blobs_and_blobs_in_use_stay_and_the_newcomer_is_refused() {
 }
 
 #[test]
+fn a_blob_that_cannot_be_opened_now_is_not_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let digest = put(&store, &bytes(1, BLOB));
+    let path = path_of(dir.path(), &digest);
+    let aside = dir.path().join("aside");
+    fs::rename(&path, &aside).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    assert!(matches!(store.verify(&digest), Err(StoreError::Io { what: "open", .. })));
+    assert!(store.holds(&digest));
+    fs::remove_file(&path).unwrap();
+    fs::rename(&aside, &path).unwrap();
+    assert!(store.verify(&digest).unwrap());
+}
+
+#[test]
+fn what_was_found_wrong_with_a_blob_does_not_set_aside_the_one_that_came_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let digest = put(&store, &bytes(1, BLOB));
+    tamper(&path_of(dir.path(), &digest), |bytes| bytes[BLOB - 1] ^= 1);
+    let mut anew = false;
+    let meanwhile = |_| {
+        if !std::mem::replace(&mut anew, true) {
+            assert!(store.remove(&digest).unwrap());
+            put(&store, &bytes(1, BLOB));
+        }
+        std::ops::ControlFlow::Continue(())
+    };
+    store.verify_while(&digest, meanwhile).unwrap();
+    assert!(anew && store.holds(&digest) && !store.is_set_aside(&digest));
+    assert!(store.verify(&digest).unwrap());
+}
+
+#[test]
+fn a_check_is_no_use_of_a_blob() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_budget(dir.path(), 2 * CHARGE);
+    let [first, second] = [0, 1].map(|seed| put(&store, &bytes(seed, BLOB)));
+    assert!(
+        store.verify(&first).unwrap()
+            && store.links(&first, ChunkMap::new(BLOB as u64).unwrap().last()).unwrap()
+    );
+    assert_eq!(store.look(&first).unwrap().size(), BLOB as u64);
+    put(&store, &bytes(2, BLOB));
+    assert!(!store.holds(&first) && store.holds(&second));
+}
+
+#[test]
+fn a_claimed_blob_is_neither_removed_nor_evicted_until_the_last_claim_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_budget(dir.path(), CHARGE);
+    let digest = put(&store, &bytes(1, BLOB));
+    let claims = [store.claim(&digest).unwrap(), store.claim(&digest).unwrap()];
+    for claim in claims {
+        assert!(matches!(store.remove(&digest), Err(StoreError::Claimed(claimed)) if claimed == digest));
+        let other = bytes(2, BLOB);
+        assert!(store.put(&Digest::sha256(&other), &other).unwrap_err().is_no_space());
+        assert_eq!(claim.read(1 << 30).unwrap(), bytes(1, BLOB));
+    }
+    assert!(store.remove(&digest).unwrap());
+    assert!(store.claim(&digest).is_none());
+}
+
+#[test]
 fn a_blob_that_is_removed_while_it_is_read_is_read_to_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -102,6 +102,31 @@ fn what_is_being_pulled_is_not_removed() -> Result<()> {
 }
 
 #[test]
+fn a_pull_by_digest_keeps_what_it_shares_with_an_image_that_is_removed_meanwhile() -> Result<()> {
+    let wire = Alone::enter()?;
+    let site = site(None)?;
+    // Of one seed, so that the first layer is the same.
+    let (_, small) = site.image("lab/small", 89, MIB)?;
+    let large = push_image(site.origin.addr(), "lab/large", "1", 89, &[MIB, 32 * MIB])?;
+    let manifest = large.reference(site.origin.host());
+    let name = manifest.strip_suffix(":1").context("no tag")?;
+    let reference = format!("{name}@{}", large.manifest);
+    site.node.run(&["pull", &small])?;
+    wire.shape("40mbit")?;
+    let mut pull = site.node.begin("pull", &["pull", &reference])?;
+    wait_until("the second layer is on its way", SOON, || {
+        let status = site.node.json(&["status"])?;
+        let all = status["transfers"].as_array().context("no transfers")?;
+        Ok(all.iter().any(|transfer| transfer["size"] == 32 * MIB))
+    })?;
+    let removed = site.node.json(&["rm", &small])?;
+    assert_eq!((&removed["removed"][0]["blobs"], &removed["removed"][0]["shared"]), (&2.into(), &1.into()));
+    ensure!(pull.wait_exit(Duration::from_secs(60))?.success(), "the pull failed");
+    assert_eq!(site.names()?, [reference]);
+    Ok(())
+}
+
+#[test]
 fn a_pinned_image_stays_and_others_make_room_by_name() -> Result<()> {
     let site = site(Some("10MiB"))?;
     let (_, pinned) = site.image("lab/pinned", 83, 4 * MIB)?;

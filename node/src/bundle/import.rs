@@ -9,7 +9,7 @@ use super::document::{DockerImage, LayoutFile, MAX_DOCKER_MANIFEST_LEN, MAX_MANI
 use super::name::{self, Name};
 use super::tarball::{Entry, Input, Kind, Tarball};
 use super::{ImportError, docker, resolve};
-use crate::store::{Store, StoreError, StoredBlob};
+use crate::store::{Claim, Store, StoreError, StoredBlob};
 
 /// How many entries an archive may have.
 const MAX_ENTRIES: usize = 1 << 16;
@@ -45,8 +45,8 @@ impl Progress for () {}
 pub struct Imported {
     /// The images, in the order of the archive's index.
     pub images: Vec<ImportedImage>,
-    /// Keeps their blobs from being evicted until they are pinned: drop it afterwards.
-    pub guards: Vec<StoredBlob>,
+    /// Keeps their blobs from being evicted or removed until they are pinned: drop it afterwards.
+    pub claims: Vec<Claim>,
 }
 
 /// An image that an archive held.
@@ -110,14 +110,14 @@ fn take_in(
     for digest in intake.added.iter().filter(|digest| !needed.contains(digest)) {
         intake.blobs.remove(digest);
         match store.remove(digest) {
-            // Pinned meanwhile: somebody else has found it of use.
-            Ok(_) | Err(StoreError::Pinned(_)) => {}
+            // Somebody else has found it of use meanwhile.
+            Ok(_) | Err(StoreError::Pinned(_) | StoreError::Claimed(_)) => {}
             Err(error) => tracing::warn!(%error, "a blob that no image needs could not be removed"),
         }
     }
     let images = resolved?;
-    let guards = intake.blobs.into_iter().filter(|(digest, _)| needed.contains(digest)).map(|(_, blob)| blob);
-    Ok(Imported { images, guards: guards.collect() })
+    let claims = intake.blobs.into_iter().filter(|(digest, _)| needed.contains(digest)).map(|(_, blob)| blob);
+    Ok(Imported { images, claims: claims.collect() })
 }
 
 /// What was read of an archive so far.
@@ -125,8 +125,8 @@ pub(super) struct Intake<'a> {
     store: &'a Store,
     /// Names of entries, normalized.
     seen: HashSet<String>,
-    /// Blobs of the archive and those of the store that its images need; held, so that none is evicted.
-    blobs: HashMap<Digest, StoredBlob>,
+    /// Blobs of the archive and those of the store that its images need; claimed, so that none leaves.
+    blobs: HashMap<Digest, Claim>,
     /// Blobs that were not in the store before.
     added: Vec<Digest>,
     /// `index.json`
@@ -269,28 +269,35 @@ impl<'a> Intake<'a> {
         let (blob, new) = staged.finish_new(expected).map_err(refused)?;
         let digest = blob.digest();
         progress.verified(&digest, size, new);
+        self.claim(digest, new).map_err(refused)
+    }
+
+    /// Claims what was stored, if nobody was so quick as to remove it.
+    fn claim(&mut self, digest: Digest, new: bool) -> Result<Digest, StoreError> {
         if new {
             self.added.push(digest);
         }
-        self.blobs.insert(digest, blob);
+        let claim = self.store.claim(&digest).ok_or(StoreError::NotHeld(digest))?;
+        self.blobs.insert(digest, claim);
         Ok(digest)
     }
 
     /// A blob of the archive or, since archives may leave out what a site has, of the store.
     pub(super) fn blob(&mut self, digest: &Digest) -> Option<StoredBlob> {
         if let Some(blob) = self.blobs.get(digest) {
-            return Some(blob.clone());
+            return Some(StoredBlob::clone(blob));
         }
         let sound =
             self.sound(digest).inspect_err(|error| tracing::warn!(%error, "a stored blob cannot be checked"));
-        let blob = sound.ok().flatten()?;
-        self.blobs.insert(*digest, blob.clone());
+        let claim = sound.ok().flatten()?;
+        let blob = StoredBlob::clone(&claim);
+        self.blobs.insert(*digest, claim);
         Some(blob)
     }
 
     /// A blob that the store holds and that is still what its digest says: one that has rotted is set aside.
-    fn sound(&self, digest: &Digest) -> Result<Option<StoredBlob>, StoreError> {
-        let Some(held) = self.store.get(digest) else { return Ok(None) };
+    fn sound(&self, digest: &Digest) -> Result<Option<Claim>, StoreError> {
+        let Some(held) = self.store.claim(digest) else { return Ok(None) };
         match self.store.verify(digest) {
             Ok(true) => Ok(Some(held)),
             Ok(false) | Err(StoreError::NotHeld(_)) => Ok(None),
@@ -307,13 +314,8 @@ impl<'a> Intake<'a> {
     pub(super) fn add(&mut self, bytes: &[u8]) -> Result<Digest, ImportError> {
         let digest = Digest::sha256(bytes);
         let new = !self.store.holds(&digest);
-        let stored = self.store.put(&digest, bytes);
-        let blob = stored.map_err(|source| ImportError::Store { entry: "a manifest".to_owned(), source })?;
-        if new {
-            self.added.push(digest);
-        }
-        self.blobs.insert(digest, blob);
-        Ok(digest)
+        let claimed = self.store.put(&digest, bytes).and_then(|_| self.claim(digest, new));
+        claimed.map_err(|source| ImportError::Store { entry: "a manifest".to_owned(), source })
     }
 
     /// The digest of a layer that docker's manifest names.

@@ -41,6 +41,10 @@ fn progress(bytes: u64) -> PullEvent {
 }
 
 impl Report for Harbour {
+    fn state(&self) -> State {
+        State::Ready
+    }
+
     async fn status(&self) -> NodeStatus {
         NodeStatus {
             version: "0.1.0".to_owned(),

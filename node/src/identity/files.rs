@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tempfile::NamedTempFile;
 use wherry_proto::{Certificate, CertificateError, NodeId, SecretKey};
@@ -53,6 +54,10 @@ impl Folder {
     const CERTIFICATE: &'static str = "certificate";
     const ADMITTED: &'static str = "network/admitted";
     pub(super) const BOOTSTRAP: &'static str = "network/bootstrap";
+
+    pub(super) fn certificate_written(&self) -> Option<SystemTime> {
+        fs::metadata(self.data.join(Self::CERTIFICATE)).ok()?.modified().ok()
+    }
 
     pub(super) fn new(data: &Path) -> Self {
         Self { data: data.to_owned() }

@@ -17,6 +17,7 @@ mod tests;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use wherry_proto::{
     Certificate, CertificateError, CertificateTextError, NetworkId, NodeId, Roles, SecretKey,
@@ -335,6 +336,11 @@ pub fn join(data: &Path, line: &str, now: u64, replace: bool) -> Result<Membersh
 pub fn certificate(data: &Path) -> Result<Option<Certificate>> {
     let folder = Folder::new(data);
     folder.key(Kind::Node)?.map_or(Ok(None), |key| folder.certificate(&key.node()))
+}
+
+/// When the certificate in a data folder was written; `None` if there is none.
+pub fn certificate_written(data: &Path) -> Option<SystemTime> {
+    Folder::new(data).certificate_written()
 }
 
 /// Tells who the node in this folder is. A node without a key gets one, so that it can be admitted before its first

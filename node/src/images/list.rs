@@ -69,12 +69,13 @@ impl Images {
         let images = self.clone();
         blocking(move || {
             let mut users: HashMap<Digest, BTreeSet<String>> = HashMap::new();
-            images.each_name(|name, meaning| {
-                for part in images.parts_of(meaning) {
+            images.try_each_name(|name, meaning| {
+                for part in images.parts_of(meaning)? {
                     if blobs.contains(&part) {
                         users.entry(part).or_default().insert(name.to_string());
                     }
                 }
+                Ok(())
             })?;
             Ok(users)
         })
@@ -83,9 +84,20 @@ impl Images {
 
     /// Every name that is known here, with what it means.
     fn each_name(&self, mut each: impl FnMut(&ImageName, &Meaning)) -> Result<(), ImageError> {
+        self.try_each_name(|name, meaning| {
+            each(name, meaning);
+            Ok(())
+        })
+    }
+
+    /// The same, up to the first error.
+    fn try_each_name(
+        &self,
+        mut each: impl FnMut(&ImageName, &Meaning) -> Result<(), ImageError>,
+    ) -> Result<(), ImageError> {
         for tag in self.records().all_tags() {
             let (reference, entry) = tag?;
-            each(&reference.into(), &Meaning::of(&entry));
+            each(&reference.into(), &Meaning::of(&entry))?;
         }
         for kept in self.records().all_kept() {
             let (name, kept) = kept?;
@@ -94,7 +106,7 @@ impl Images {
                 ImageName::Reference(reference) => reference.target().digest(),
             };
             let Some(digest) = digest.copied() else { continue };
-            each(&name, &Meaning { digest, media_type: kept.media_type, since: Some(kept.since) });
+            each(&name, &Meaning { digest, media_type: kept.media_type, since: Some(kept.since) })?;
         }
         Ok(())
     }
@@ -143,36 +155,42 @@ impl Images {
     }
 
     /// All blobs that an image leads to, whether they are here or not: of an index those of every platform of which the
-    /// manifest is here.
-    pub async fn parts(&self, image: &LocalImage) -> Result<HashSet<Digest>, ImageError> {
+    /// manifest is here. Each once, and behind the manifest that names it.
+    pub async fn parts(&self, image: &LocalImage) -> Result<Vec<Digest>, ImageError> {
         let media_type = image.top.media_type().to_owned();
         let meaning = Meaning { digest: *image.top.digest(), media_type, since: None };
         let images = self.clone();
-        blocking(move || Ok(images.parts_of(&meaning))).await
+        blocking(move || images.parts_of(&meaning)).await
     }
 
     /// All that a reference leads to: the manifest, and as far as manifests are here what they name.
-    fn parts_of(&self, meaning: &Meaning) -> HashSet<Digest> {
-        let mut parts = HashSet::from([meaning.digest]);
+    fn parts_of(&self, meaning: &Meaning) -> Result<Vec<Digest>, ImageError> {
+        let (mut parts, mut seen) = (vec![meaning.digest], HashSet::from([meaning.digest]));
         let mut manifests = vec![(meaning.digest, meaning.media_type.clone())];
         while let Some((digest, media_type)) = manifests.pop() {
-            // One that cannot be read names nothing.
-            let Ok(Some(manifest)) = self.read_manifest(digest, Some(&media_type)) else { continue };
+            let manifest = match self.read_manifest(digest, Some(&media_type)) {
+                Ok(Some(manifest)) => manifest,
+                // One that is not here, or never was a manifest, names nothing.
+                Ok(None) | Err(ImageError::NotAManifest { .. }) => continue,
+                Err(error) => return Err(error),
+            };
             match manifest.content() {
                 ManifestContent::Index(index) => {
                     for entry in &index.manifests {
-                        if parts.len() < MAX_PARTS && parts.insert(entry.digest) {
+                        if parts.len() < MAX_PARTS && seen.insert(entry.digest) {
+                            parts.push(entry.digest);
                             manifests.push((entry.digest, entry.media_type.clone()));
                         }
                     }
                 }
                 ManifestContent::Image(image) => {
                     let room = MAX_PARTS.saturating_sub(parts.len());
-                    parts.extend(image.blobs().map(|blob| blob.digest).take(room));
+                    let new = image.blobs().map(|blob| blob.digest).filter(|digest| seen.insert(*digest));
+                    parts.extend(new.take(room));
                 }
             }
         }
-        parts
+        Ok(parts)
     }
 
     /// How many images are here with all their blobs, as it was at most [`COUNT_FOR`] ago: finding out reads every

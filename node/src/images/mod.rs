@@ -334,16 +334,21 @@ impl Images {
         media_type: Option<&str>,
     ) -> Result<Option<Manifest>, ImageError> {
         let (images, media_type) = (self.clone(), media_type.map(str::to_owned));
-        blocking(move || images.read_manifest(digest, media_type.as_deref())).await
+        blocking(move || {
+            // Kept while it is read, and used: whoever looks through all images only reads.
+            let _used = images.0.parts.store.get(&digest);
+            images.read_manifest(digest, media_type.as_deref())
+        })
+        .await
     }
 
-    /// The same, for where reading may block.
+    /// The same, for where reading may block. This is no use of it.
     fn read_manifest(
         &self,
         digest: Digest,
         media_type: Option<&str>,
     ) -> Result<Option<Manifest>, ImageError> {
-        let Some(blob) = self.0.parts.store.get(&digest) else { return Ok(None) };
+        let Some(blob) = self.0.parts.store.look(&digest) else { return Ok(None) };
         if blob.size() > MAX_MANIFEST as u64 {
             let source = ManifestError::TooLong { size: blob.size() };
             return Err(ImageError::NotAManifest { digest, source });

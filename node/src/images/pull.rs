@@ -11,7 +11,7 @@ use wherry_proto::Digest;
 use super::platform::{chosen, runs, this_platform};
 use super::{ImageError, Images, MAX_CONFIG, Unasked, blocking};
 use crate::limits::Limited;
-use crate::store::StoredBlob;
+use crate::store::{Claim, StoreError, StoredBlob};
 use crate::transfer::{Fetched, Progress, Transfer, TransferError};
 
 /// How many blobs of one image are fetched side by side.
@@ -88,22 +88,40 @@ impl Images {
         if let Some(budget) = self.0.parts.store.usage().budget.filter(|budget| size > *budget) {
             return Err(ImageError::LargerThanBudget { what: reference.to_string(), size, budget });
         }
+        // Until all is here nothing may leave that is: other images that have it may be removed meanwhile.
+        let mut claims = vec![self.claim_manifest(&top).await?, self.claim_manifest(&manifest).await?];
+        if reference.target().digest().is_some() {
+            self.keep_image(reference.clone().into(), &top).await?;
+        }
         let fetches: Vec<_> =
             blobs.iter().map(|blob| self.pull_blob(reference, blob, events).boxed()).collect();
         let mut running = stream::iter(fetches).buffer_unordered(PARALLEL);
         let (mut from_peers, mut from_origin) = (0, 0);
         while let Some(progress) = running.next().await {
-            let progress = progress?;
+            let (progress, claim) = progress?;
+            claims.push(claim);
             from_peers += progress.from_peers;
             from_origin += progress.from_origin;
-        }
-        if reference.target().digest().is_some() {
-            self.keep_image(reference.clone().into(), &top).await?;
         }
         // Whoever is told that an image is here may cut the power now.
         let store = self.0.parts.store.clone();
         blocking(move || Ok(store.sync()?)).await?;
         Ok(Pulled { digest: *top.digest(), bytes: size, from_peers, from_origin, age, unasked })
+    }
+
+    fn claim(&self, digest: Digest) -> Result<Claim, ImageError> {
+        let claim = self.0.parts.store.claim(&digest);
+        claim.ok_or_else(|| StoreError::NotHeld(digest).into())
+    }
+
+    /// Claims a manifest that is at hand, whether it is still in the store or not.
+    async fn claim_manifest(&self, manifest: &Manifest) -> Result<Claim, ImageError> {
+        let (images, manifest) = (self.clone(), manifest.clone());
+        blocking(move || {
+            images.0.parts.store.put(manifest.digest(), manifest.raw())?;
+            images.claim(*manifest.digest())
+        })
+        .await
     }
 
     /// Makes sure, before anything large is fetched, that an image which is alone runs on the platform that was asked
@@ -146,17 +164,18 @@ impl Images {
         reference: &Reference,
         blob: &Descriptor,
         events: &dyn PullEvents,
-    ) -> Result<Progress, ImageError> {
+    ) -> Result<(Progress, Claim), ImageError> {
         let handle = self.blob(reference.host(), reference.repository(), blob.digest).await?;
         // Looked at before it is asked for, so that none of what comes for this pull counts as having been here.
         let running = self.0.parts.transfers.get(blob.digest, blob.size);
         let brought = running.map(|transfer| (transfer.progress(), transfer));
         match &handle.fetch().await? {
             Fetched::Stored(_) => {
+                let claim = self.claim(blob.digest)?;
                 events.started(blob, true, blob.size);
                 let here = Progress { linked: blob.size, ..Progress::default() };
                 events.done(&blob.digest, true, here);
-                Ok(here)
+                Ok((here, claim))
             }
             Fetched::Arriving(transfer) => {
                 let brought = brought.filter(|(_, running)| Arc::ptr_eq(running, transfer));
@@ -173,9 +192,10 @@ impl Images {
                     what: format!("blob {} of {reference}", blob.digest),
                     source,
                 })?;
+                let claim = self.claim(blob.digest)?;
                 let progress = since(transfer.progress());
                 events.done(&blob.digest, false, progress);
-                Ok(progress)
+                Ok((progress, claim))
             }
         }
     }

@@ -23,20 +23,23 @@ use crate::control::api::{
     PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary, WhyImage,
 };
 use crate::control::{Archive, Backend, Events};
-use crate::identity;
 use crate::images::inspect::{self, LayerState, OtherImage};
 use crate::images::{
     ImageError, ImageName, LocalImage, MAX_CONFIG, PullEvents, Pulled, Wanted, parse_platform,
 };
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
-    Addresses, Joined, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
+    Addresses, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
 };
 use crate::store::Store;
 use crate::swarm::Refusal;
 use crate::transfer::{Progress, Transfer, Transfers};
 
 impl Report for Node {
+    fn state(&self) -> State {
+        if self.stopping.load(Ordering::Relaxed) { State::Stopping } else { State::Ready }
+    }
+
     async fn status(&self) -> NodeStatus {
         let usage = self.store.usage();
         let transfers = self.transfers.running();
@@ -44,7 +47,7 @@ impl Report for Node {
         let joined = self.joined().await;
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: if self.stopping.load(Ordering::Relaxed) { State::Stopping } else { State::Ready },
+            state: self.state(),
             peer_id: self.key.node(),
             network: self.certificate.network,
             site: self.site.clone(),
@@ -272,7 +275,8 @@ impl Backend for Node {
         let store = self.store.clone();
         let summary = move |image: LocalImage| {
             let reference = image.name.to_string();
-            let pinned = store.pinned_by(&reference).is_ok_and(|pins| !pins.is_empty());
+            // A tag may mean something else than when it was pinned.
+            let pinned = store.pinned_by(&reference).is_ok_and(|pins| pins.contains(image.top.digest()));
             ImageSummary {
                 digest: *image.top.digest(),
                 size: image.size(),
@@ -354,21 +358,23 @@ impl Backend for Node {
                 Some(name) => vec![name.clone()],
                 None => image.names.iter().filter_map(|name| self.parse(name).ok()).collect(),
             };
-            for reference in &references {
-                self.images.set_tag(reference, &manifest).await.map_err(image_error)?;
-            }
             let mut names: Vec<ImageName> = references.into_iter().map(ImageName::from).collect();
             if names.is_empty() {
-                let unnamed = ImageName::Unnamed(image.digest);
-                self.images.keep_image(unnamed.clone(), &manifest).await.map_err(image_error)?;
-                names.push(unnamed);
+                names.push(ImageName::Unnamed(image.digest));
             }
             for name in names {
-                // Imported images stay: nothing could bring them back once they were evicted.
+                // Imported images stay: nothing could bring them back once they were evicted. Before it has the name, so
+                // that whoever removes the image by it also removes the pins.
                 pin_blobs(&self.store, name.to_string(), image.blobs.clone()).await?;
-                let reference = match name {
-                    ImageName::Reference(reference) => Some(reference.to_string()),
-                    ImageName::Unnamed(_) => None,
+                let reference = match &name {
+                    ImageName::Reference(reference) => {
+                        self.images.set_tag(reference, &manifest).await.map_err(image_error)?;
+                        Some(reference.to_string())
+                    }
+                    ImageName::Unnamed(_) => {
+                        self.images.keep_image(name.clone(), &manifest).await.map_err(image_error)?;
+                        None
+                    }
                 };
                 images.push(ImportedImage { reference, digest: image.digest, size: image.size });
             }
@@ -455,9 +461,8 @@ impl Node {
             .map(|transfer| transfer.digest())
             .filter(|digest| !images.contains_key(digest))
             .collect();
-        if !others.is_empty() {
-            images.extend(self.images.users_of(others).await.unwrap_or_default());
-        }
+        let users = self.recent_users(others).await;
+        images.extend(users.into_iter().filter(|(_, names)| !names.is_empty()));
         listed()
             .map(|transfer| {
                 let progress = transfer.progress();
@@ -500,15 +505,4 @@ fn refused(refusal: Refusal) -> RefusedNode {
 fn other(image: LocalImage) -> OtherImage {
     let layers = image.image.image().map(|image| image.layers.iter().map(|layer| layer.digest).collect());
     OtherImage { reference: image.name.to_string(), layers: layers.unwrap_or_default() }
-}
-
-impl Node {
-    /// What the data folder says of this node's membership, if that is something new.
-    async fn joined(&self) -> Option<Joined> {
-        let data = self.data.clone();
-        // What is wrong with these files is for the next start to say.
-        let read = tokio::task::spawn_blocking(move || identity::certificate(&data).ok().flatten()).await;
-        let certificate = read.ok().flatten().filter(|certificate| *certificate != self.certificate)?;
-        Some(Joined { network: certificate.network, expires: certificate.expires })
-    }
 }

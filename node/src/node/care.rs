@@ -49,6 +49,15 @@ pub(super) enum Suspicion {
     Chunk { by: NodeId, blob: BlobName, index: u32 },
 }
 
+impl Suspicion {
+    const fn key(&self) -> (Digest, Option<NodeId>) {
+        match self {
+            Self::Blob(digest) => (*digest, None),
+            Self::Chunk { by, blob, .. } => (blob.digest, Some(*by)),
+        }
+    }
+}
+
 /// Where suspicions are told. Clones share them.
 #[derive(Clone)]
 pub(super) struct Care {
@@ -58,7 +67,8 @@ pub(super) struct Care {
 
 #[derive(Default)]
 struct Memory {
-    waiting: HashSet<Digest>,
+    // A peer's doubt hides nobody else's suspicion of the same blob.
+    waiting: HashSet<(Digest, Option<NodeId>)>,
     reads: HashMap<(IpAddr, Digest), Instant>,
     cleared: HashMap<Digest, Instant>,
     groundless: HashMap<NodeId, Instant>,
@@ -106,7 +116,7 @@ impl Care {
             && !is_within(&memory.cleared, &digest, CLEARED_FOR);
         let is_due = blob.checked().is_none_or(|when| when.elapsed() >= CHECKED_FOR);
         if again || is_due {
-            self.suspect(&mut memory, digest, Suspicion::Blob(digest));
+            self.suspect(&mut memory, Suspicion::Blob(digest));
         }
     }
 
@@ -114,13 +124,14 @@ impl Care {
     pub(super) fn doubted(&self, store: &Store, by: NodeId, blob: BlobName, index: u32) {
         let mut memory = lock(&self.memory);
         if store.holds(&blob.digest) && !is_within(&memory.groundless, &by, GROUNDLESS_FOR) {
-            self.suspect(&mut memory, blob.digest, Suspicion::Chunk { by, blob, index });
+            self.suspect(&mut memory, Suspicion::Chunk { by, blob, index });
         }
     }
 
-    fn suspect(&self, memory: &mut Memory, digest: Digest, suspicion: Suspicion) {
-        if memory.waiting.insert(digest) && self.queue.try_send(suspicion).is_err() {
-            memory.waiting.remove(&digest);
+    fn suspect(&self, memory: &mut Memory, suspicion: Suspicion) {
+        let key = suspicion.key();
+        if memory.waiting.insert(key) && self.queue.try_send(suspicion).is_err() {
+            memory.waiting.remove(&key);
         }
     }
 }
@@ -142,6 +153,12 @@ pub(super) async fn run(store: Store, mut suspicions: Suspicions, stop: Cancella
 fn look_into(store: &Store, memory: &Mutex<Memory>, suspicion: &Suspicion, stop: &CancellationToken) {
     let (digest, looked) = match suspicion {
         Suspicion::Blob(digest) => (*digest, check(store, digest, stop)),
+        // What others said may have been looked into since, and so may other words of this peer.
+        Suspicion::Chunk { by, blob, .. }
+            if !store.holds(&blob.digest) || is_within(&lock(memory).groundless, by, GROUNDLESS_FOR) =>
+        {
+            (blob.digest, Ok(()))
+        }
         Suspicion::Chunk { by, blob, index } => {
             let looked = match doubt_has_ground(store, blob, *index) {
                 Ok(true) => {
@@ -159,7 +176,7 @@ fn look_into(store: &Store, memory: &Mutex<Memory>, suspicion: &Suspicion, stop:
         }
     };
     let mut memory = lock(memory);
-    memory.waiting.remove(&digest);
+    memory.waiting.remove(&suspicion.key());
     match looked {
         Ok(()) if store.holds(&digest) => {
             if matches!(suspicion, Suspicion::Blob(_)) {
@@ -175,7 +192,7 @@ fn look_into(store: &Store, memory: &Mutex<Memory>, suspicion: &Suspicion, stop:
 /// Whether a chunk is wrong; the least that has to be read to know whether a peer is right.
 fn doubt_has_ground(store: &Store, blob: &BlobName, index: u32) -> Result<bool, StoreError> {
     let index = ChunkMap::new(blob.size).ok().and_then(|map| map.index(index));
-    match (store.get(&blob.digest).filter(|held| held.size() == blob.size), index) {
+    match (store.look(&blob.digest).filter(|held| held.size() == blob.size), index) {
         (Some(_), Some(index)) => Ok(!store.links(&blob.digest, index)?),
         _ => Ok(false),
     }
@@ -321,6 +338,24 @@ mod tests {
         ward.care.doubted(&ward.store, honest, blob, last);
         ward.is_set_aside(&rotten).await;
         assert!(ward.store.holds(&sound.digest()));
+        ward.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_liar_said_before_it_was_found_out_is_not_looked_into_and_hides_no_clients_suspicion() {
+        let ward = Ward::new();
+        let rotten = ward.rotten(5);
+        let liar = SecretKey::from_seed([5; 32]).node();
+        let (blob, index) = doubt(&rotten, ChunkMap::new(rotten.size()).unwrap().last().get());
+        remember(&mut lock(&ward.care.memory).groundless, liar, GROUNDLESS_FOR);
+        let waiting = Suspicion::Chunk { by: liar, blob, index };
+        look_into(&ward.store, &ward.care.memory, &waiting, &ward.stop);
+        assert!(ward.store.holds(&rotten.digest()));
+        lock(&ward.care.memory).waiting.insert(waiting.key());
+        for _ in 0..2 {
+            ward.care.served(&rotten, client(1));
+        }
+        ward.is_set_aside(&rotten).await;
         ward.end().await;
     }
 

@@ -72,7 +72,7 @@ impl Node {
                 }
             }
             for part in self.images.parts(&found).await.map_err(image_error)? {
-                if let Some(blob) = self.store.get(&part) {
+                if let Some(blob) = self.store.look(&part) {
                     here.insert(part, blob.size());
                 }
             }

@@ -75,6 +75,12 @@ impl Node {
         self.find(text, None).await
     }
 
+    /// All that bears the name of an image that was found: what has the digest that was asked for may be one image of an
+    /// index, and what is done about the name is done to all of them.
+    pub(super) async fn all_of(&self, found: LocalImage) -> Result<LocalImage, ApiError> {
+        self.find(&found.name.to_string(), None).await
+    }
+
     async fn find_named(
         &self,
         reference: &Reference,

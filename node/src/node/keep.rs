@@ -62,7 +62,7 @@ pub(super) async fn pin_pulled(
 
 impl Node {
     pub(super) async fn pin_image(&self, text: &str) -> Result<PinSummary, ApiError> {
-        let image = self.find(text, None).await?;
+        let image = self.all_of(self.find(text, None).await?).await?;
         if !image.whole {
             let message = format!("{} is not here whole", image.name);
             return Err(ApiError::new(ErrorCode::NotFound, message).hint("pull it, then pin it"));
@@ -100,9 +100,9 @@ impl Node {
     }
 
     pub(super) async fn remove_images(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
-        let mut images: Vec<(LocalImage, HashSet<Digest>)> = Vec::new();
+        let mut images: Vec<(LocalImage, Vec<Digest>)> = Vec::new();
         for text in &request.references {
-            let image = self.find_one(text).await?;
+            let image = self.all_of(self.find_one(text).await?).await?;
             let parts = self.images.parts(&image).await.map_err(image_error)?;
             self.refuse_if_fetched(&image.name, &parts)?;
             if images.iter().all(|(other, _)| other.name != image.name) {
@@ -112,24 +112,36 @@ impl Node {
         let mut removed = Vec::new();
         for (image, parts) in images {
             let name = image.name.to_string();
-            self.images.forget(&image.name).await.map_err(image_error)?;
+            self.refuse_if_fetched(&image.name, &parts)?;
+            let shared = self.needed_elsewhere(&name, &parts).await?;
             self.unpin_all(&name).await?;
-            let shared = self.images.users_of(parts.clone()).await.map_err(image_error)?;
-            let (store, alone) =
-                (self.store.clone(), parts.into_iter().filter(|part| !shared.contains_key(part)));
-            let alone: Vec<Digest> = alone.collect();
-            let work = move || remove_all(&store, &alone);
-            let done = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
-            let (blobs, bytes) = done.map_err(|error| failed(&error))?;
-            let shared = shared.keys().filter(|part| self.store.holds(part)).count();
+            // Manifests go behind what they name, and the name goes last: whatever comes between, the image can be
+            // removed once more.
+            let alone: Vec<Digest> =
+                parts.iter().rev().filter(|part| !shared.contains(part)).copied().collect();
+            let store = self.store.clone();
+            let done = tokio::task::spawn_blocking(move || remove_all(&store, &alone)).await;
+            let (blobs, bytes) = done.map_err(stopping)?.map_err(|error| failed(&error))?;
+            self.images.forget(&image.name).await.map_err(image_error)?;
+            let shared = shared.iter().filter(|part| self.store.holds(part)).count();
             tracing::info!(image = name, blobs, bytes, "an image was removed");
             removed.push(RemovedImage { reference: name, digest: *image.top.digest(), blobs, bytes, shared });
         }
         Ok(RemoveSummary { removed })
     }
 
+    /// Which of an image's parts other images have too, or are to have once they have been pulled.
+    async fn needed_elsewhere(&self, name: &str, parts: &[Digest]) -> Result<HashSet<Digest>, ApiError> {
+        let users = self.images.users_of(parts.iter().copied().collect()).await.map_err(image_error)?;
+        let others = users.into_iter().filter(|(_, users)| users.iter().any(|user| user != name));
+        let mut needed: HashSet<Digest> = others.map(|(part, _)| part).collect();
+        let wanted = self.pulls.wanted();
+        needed.extend(parts.iter().filter(|part| wanted.contains(part)));
+        Ok(needed)
+    }
+
     /// Refuses what is being pulled, or of which something is on its way.
-    fn refuse_if_fetched(&self, name: &ImageName, parts: &HashSet<Digest>) -> Result<(), ApiError> {
+    fn refuse_if_fetched(&self, name: &ImageName, parts: &[Digest]) -> Result<(), ApiError> {
         let is_pulled = matches!(name, ImageName::Reference(reference) if self.pulls.has(reference));
         if is_pulled || self.transfers.running().iter().any(|transfer| parts.contains(&transfer.digest())) {
             let message = format!("{name} is on its way here: nothing was removed");
@@ -140,18 +152,18 @@ impl Node {
     }
 }
 
-/// Removes what is not pinned: how many blobs that were, and their bytes.
+/// Removes what is neither pinned nor claimed: how many blobs that were, and their bytes.
 fn remove_all(store: &Store, blobs: &[Digest]) -> Result<(usize, u64), StoreError> {
     let (mut count, mut bytes) = (0, 0);
     for digest in blobs {
-        let size = store.get(digest).map(|blob| blob.size());
+        let size = store.look(digest).map(|blob| blob.size());
         match store.remove(digest) {
             Ok(true) => {
                 count += 1;
                 bytes += size.unwrap_or(0);
             }
-            // What is pinned under another name stays.
-            Ok(false) | Err(StoreError::Pinned(_)) => {}
+            // What is pinned under another name stays, and what comes for another image that has no name yet.
+            Ok(false) | Err(StoreError::Pinned(_) | StoreError::Claimed(_)) => {}
             Err(error) => return Err(error),
         }
         store.remove_partials(digest);

@@ -10,6 +10,7 @@ mod keep;
 mod losses;
 mod preload;
 mod pulls;
+mod recent;
 mod upkeep;
 mod why;
 
@@ -49,6 +50,7 @@ use holdings::Shelf;
 pub use preload::{AWAY_TIME, LEAST_ID_END};
 pub use pulls::MAX_PULLS;
 use pulls::Pulls;
+use recent::Recent;
 use upkeep::Upkeep;
 
 /// Everything that a node starts with.
@@ -138,6 +140,7 @@ pub struct Node {
     listening: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     started: Instant,
     stopping: AtomicBool,
+    recent: Recent,
 }
 
 /// The time in seconds since the Unix epoch.
@@ -259,6 +262,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         listening: Box::new(listening),
         started: Instant::now(),
         stopping: AtomicBool::new(false),
+        recent: Recent::default(),
     });
     let mut options = ServerOptions::default();
     options.watcher = Some(count_answers(metrics.clone()));

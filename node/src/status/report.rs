@@ -14,6 +14,9 @@ pub const MAX_TRANSFERS: usize = 100;
 
 /// Whoever can tell what the node is doing: the node itself, asked by the status page, Prometheus and `wherry status`.
 pub trait Report: Send + Sync + 'static {
+    /// Whether the node serves. Costs nothing.
+    fn state(&self) -> State;
+
     /// The state of things now. Cheap enough to be asked every second, and never waits for a peer or an origin.
     fn status(&self) -> impl Future<Output = NodeStatus> + Send;
 }

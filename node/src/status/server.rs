@@ -65,7 +65,7 @@ fn page(status: StatusCode, media_type: &'static str, text: String) -> Response 
 }
 
 async fn healthz<R: Report>(Shared(pages): Shared<Arc<Pages<R>>>) -> Response {
-    match pages.report.status().await.state {
+    match pages.report.state() {
         State::Ready => page(StatusCode::OK, "text/plain", "ready\n".to_owned()),
         State::Stopping => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "stopping\n".to_owned()),
     }

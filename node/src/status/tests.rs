@@ -11,10 +11,14 @@ use crate::limits::{Limit, Limited, WanStatus};
 struct Harbour(Metrics, State);
 
 impl Report for Harbour {
+    fn state(&self) -> State {
+        self.1
+    }
+
     async fn status(&self) -> NodeStatus {
         NodeStatus {
             version: "0.1.0".to_owned(),
-            state: self.1,
+            state: self.state(),
             peer_id: SecretKey::from_seed([1; 32]).node(),
             network: SecretKey::from_seed([2; 32]).network(),
             site: "a \"quoted\" site".to_owned(),

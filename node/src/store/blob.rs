@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Deref;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -113,10 +115,35 @@ impl StoredBlob {
         is_gone
     }
 
+    /// Claims it. The store's state is locked, and it is what the state has under its digest.
+    pub(super) fn claimed(self) -> Claim {
+        self.entry.claims.fetch_add(1, Ordering::AcqRel);
+        Claim(self)
+    }
+
     fn lose(&self, why: &str) {
         if let Some(shared) = self.shared.upgrade() {
             shared.lose_this(&self.digest, &self.entry, why);
         }
+    }
+}
+
+/// That somebody counts on a blob who cannot name it yet, as an import does and a pull. While it lives the blob is neither
+/// evicted nor removed.
+#[derive(Debug)]
+pub struct Claim(StoredBlob);
+
+impl Deref for Claim {
+    type Target = StoredBlob;
+
+    fn deref(&self) -> &StoredBlob {
+        &self.0
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.entry.claims.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

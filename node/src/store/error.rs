@@ -89,6 +89,9 @@ pub enum StoreError {
     /// A pinned blob was to be removed.
     #[error("{0} is pinned: 'wherry unpin' what needs it before you remove it")]
     Pinned(Digest),
+    /// A claimed blob was to be removed.
+    #[error("{0} is needed by an import or a pull that is under way: remove it when that is done")]
+    Claimed(Digest),
     /// What entered the store did not become durable.
     #[error("what entered the store could not be made durable: {0}")]
     Commit(String),

@@ -43,7 +43,7 @@ mod staged;
 mod table;
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::broadcast;
 use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, End, StateChain, link};
 
-pub use blob::StoredBlob;
+pub use blob::{Claim, StoredBlob};
 #[cfg(test)]
 pub(crate) use codec::encode;
 pub use error::{MAX_NAME_LEN, StoreError};
@@ -118,7 +118,7 @@ pub struct Usage {
 /// The store of one node. Clones share it; the last one that goes, with all [`Partial`]s, [`Staged`]s and
 /// [`Table`]s, closes it, and waits for the disk to do so.
 ///
-/// [`Store::get`], [`Store::holds`], [`Store::is_pinned`] and [`Store::usage`] may be called from async code; all else
+/// [`Store::get`], [`Store::look`], [`Store::claim`], [`Store::holds`], [`Store::is_pinned`] and [`Store::usage`] may be called from async code; all else
 /// waits for the disk.
 #[derive(Clone)]
 pub struct Store {
@@ -166,6 +166,20 @@ impl Store {
         self.shared.get(digest)
     }
 
+    /// The same for whoever looks after blobs rather than uses them: this is no use of it.
+    pub fn look(&self, digest: &Digest) -> Option<StoredBlob> {
+        self.shared.look(digest)
+    }
+
+    /// Sees to it that a held blob stays, pinned or not, while the claim lives; `None` if it is not held. Reads memory
+    /// only, and counts as a use.
+    pub fn claim(&self, digest: &Digest) -> Option<Claim> {
+        let state = lock(&self.shared.state);
+        let entry = state.blobs.get(digest)?;
+        entry.used.store(self.shared.tick(), Ordering::Relaxed);
+        Some(StoredBlob::new(*digest, Arc::clone(entry), &self.shared).claimed())
+    }
+
     /// Whether a blob is held; this is no use of it.
     pub fn holds(&self, digest: &Digest) -> bool {
         lock(&self.shared.state).blobs.contains_key(digest)
@@ -174,7 +188,7 @@ impl Store {
     /// The state chain of a held blob; `None` if it is not held. Reads a small file or, should that be damaged,
     /// hashes the blob again: a blob that then turns out damaged is no longer held.
     pub fn chain(&self, digest: &Digest) -> Result<Option<StateChain>, StoreError> {
-        let Some(blob) = self.get(digest) else { return Ok(None) };
+        let Some(blob) = self.look(digest) else { return Ok(None) };
         let map = ChunkMap::new(blob.size())?;
         let Some(expected) = blob.entry().chain else {
             return Ok(StateChain::from_bytes(*digest, map, &[]).ok());
@@ -204,9 +218,12 @@ impl Store {
         digest: &Digest,
         goes_on: impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<bool>, StoreError> {
-        let blob = self.get(digest).ok_or(StoreError::NotHeld(*digest))?;
+        let blob = self.look(digest).ok_or(StoreError::NotHeld(*digest))?;
         let map = ChunkMap::new(blob.size())?;
-        let Ok(mut file) = blob.open() else { return Ok(Some(false)) };
+        let Some(mut file) = self.open_held(&blob)? else {
+            // One that has left in the meantime is not damaged.
+            return if blob.is_lost() { Ok(Some(false)) } else { Err(StoreError::NotHeld(*digest)) };
+        };
         let hashed = match files::hash_while(&mut file, digest.algorithm(), map, goes_on) {
             Err(error) if blob.failed(&error) => return Ok(Some(false)),
             hashed => {
@@ -218,7 +235,7 @@ impl Store {
 
     /// Whether a chunk of a held blob still links as its chain says: reads that chunk alone. Nothing follows from it.
     pub fn links(&self, digest: &Digest, index: ChunkIndex) -> Result<bool, StoreError> {
-        let blob = self.get(digest).ok_or(StoreError::NotHeld(*digest))?;
+        let blob = self.look(digest).ok_or(StoreError::NotHeld(*digest))?;
         let Some(chain) = self.chain(digest)? else { return Ok(false) };
         let map = chain.map();
         let mut bytes = vec![0; map.len(index) as usize];
@@ -240,10 +257,20 @@ impl Store {
         lock(&self.shared.state).damaged.contains_key(&digest.hex())
     }
 
+    /// A blob's file; `None` if that is missing or has another length, so that the blob is no longer held.
+    fn open_held(&self, blob: &StoredBlob) -> Result<Option<File>, StoreError> {
+        match blob.open() {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if blob.is_lost() || error.kind() == ErrorKind::NotFound => Ok(None),
+            // That it could not be opened, as with too many files open, says nothing of its bytes.
+            Err(error) => Err(StoreError::io("open", &self.shared.layout.blob(&blob.digest()), error)),
+        }
+    }
+
     fn rehash(&self, blob: &StoredBlob) -> Result<Option<StateChain>, StoreError> {
         let digest = blob.digest();
         let map = ChunkMap::new(blob.size())?;
-        let Ok(mut file) = blob.open() else { return Ok(None) };
+        let Some(mut file) = self.open_held(blob)? else { return Ok(None) };
         let chain = files::hash(&mut file, digest.algorithm(), map)
             .map_err(|error| StoreError::io("read", &self.shared.layout.blob(&digest), error))?;
         Ok(blob.judge(&chain.digest()).is_ok().then_some(chain))
@@ -283,14 +310,20 @@ impl Store {
         is_known.then(|| partial::recorded_bytes(&self.shared, digest, map).unwrap_or(0))
     }
 
-    /// Removes a blob; says whether it was there. Pinned blobs stay, as an error; readers that have it open
+    /// Removes a blob; says whether it was there. Pinned and claimed blobs stay, as an error; readers that have it open
     /// read on.
     pub fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
         let _files = lock(&self.shared.files);
-        if self.is_pinned(digest) {
-            return Err(StoreError::Pinned(*digest));
-        }
-        let there = self.shared.take_out(digest, Why::Removed).is_some();
+        let there = {
+            let mut state = lock(&self.shared.state);
+            if state.pins.contains_key(digest) {
+                return Err(StoreError::Pinned(*digest));
+            }
+            if state.blobs.get(digest).is_some_and(|entry| entry.claims.load(Ordering::Acquire) > 0) {
+                return Err(StoreError::Claimed(*digest));
+            }
+            self.shared.take_out_of(&mut state, digest, Why::Removed).is_some()
+        };
         if there {
             self.shared.remove_files(&Victim::Blob(*digest))?;
         }
@@ -310,7 +343,7 @@ impl Store {
         blobs.into_iter()
     }
 
-    /// Keeps a blob from being evicted or removed, under a name; it need not be held yet. Several names may pin
+    /// Keeps a blob from being evicted or removed, under a name, and over restarts; it need not be held yet. Several names may pin
     /// one blob, and one name several blobs.
     pub fn pin(&self, name: &str, digest: &Digest) -> Result<(), StoreError> {
         check_name(name)?;

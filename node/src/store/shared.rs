@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -35,6 +35,8 @@ pub(super) struct Entry {
     checked: Mutex<Option<Instant>>,
     /// That its bytes are missing or wrong.
     lost: AtomicBool,
+    /// How many [`Claim`](super::Claim)s there are on it. Changed while [`State`] is locked, or by one that goes.
+    pub(super) claims: AtomicUsize,
 }
 
 impl Entry {
@@ -46,6 +48,7 @@ impl Entry {
             recorded: record.used.into(),
             checked: Mutex::default(),
             lost: AtomicBool::new(false),
+            claims: AtomicUsize::new(0),
         }
     }
 
@@ -153,8 +156,13 @@ impl Shared {
     }
 
     pub(super) fn get(self: &Arc<Self>, digest: &Digest) -> Option<StoredBlob> {
+        let blob = self.look(digest)?;
+        blob.entry().used.store(self.tick(), Ordering::Relaxed);
+        Some(blob)
+    }
+
+    pub(super) fn look(self: &Arc<Self>, digest: &Digest) -> Option<StoredBlob> {
         let entry = lock(&self.state).blobs.get(digest).cloned()?;
-        entry.used.store(self.tick(), Ordering::Relaxed);
         Some(StoredBlob::new(*digest, entry, self))
     }
 
@@ -328,7 +336,10 @@ impl Shared {
 
     /// Takes a held blob out of the map, if it is there: what it was charged with. `files` must be locked.
     pub(super) fn take_out(&self, digest: &Digest, why: Why) -> Option<u64> {
-        let mut state = lock(&self.state);
+        self.take_out_of(&mut lock(&self.state), digest, why)
+    }
+
+    pub(super) fn take_out_of(&self, state: &mut State, digest: &Digest, why: Why) -> Option<u64> {
         let entry = state.blobs.remove(digest)?;
         entry.lost.store(why == Why::Damaged, Ordering::Release);
         let charge = entry_charge(digest, entry.size);
@@ -346,7 +357,10 @@ impl Shared {
     /// The same for one of which a handle is at hand. Another one that came in its place meanwhile stays.
     pub(super) fn lose_this(&self, digest: &Digest, entry: &Entry, why: &str) {
         let files = lock(&self.files);
-        if !entry.is_lost() {
+        // It may also have been removed or evicted, and fetched anew.
+        let is_held =
+            lock(&self.state).blobs.get(digest).is_some_and(|held| std::ptr::eq(Arc::as_ptr(held), entry));
+        if is_held {
             self.set_aside(&files, digest, why);
         }
     }
