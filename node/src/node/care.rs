@@ -238,6 +238,8 @@ mod tests {
         /// A blob of many chunks that rots once it is stored.
         fn rotten(&self, seed: u8) -> StoredBlob {
             let blob = self.sound(seed);
+            // What makes it durable would take a file that is gone for a moment for a lost one.
+            self.store.sync().unwrap();
             let hex = blob.digest().hex();
             let path = self.dir.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
             let mut bytes = std::fs::read(&path).unwrap();
