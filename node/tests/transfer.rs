@@ -420,6 +420,9 @@ async fn bytes_that_do_not_have_the_digest_are_an_error_and_are_not_stored() {
     }
     assert!(!store.holds(&digest));
     transfers.close().await;
+    // Nor would the next transfer begin with them.
+    let map = ChunkMap::new(bytes.len() as u64).unwrap();
+    assert_eq!(store.partial_bytes(&digest, map).unwrap_or(0), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

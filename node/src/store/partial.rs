@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use wherry_proto::{ChunkIndex, ChunkMap, Digest, Link, StateChain, link};
+use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet, Digest, Link, StateChain, link};
 
 use super::blob::StoredBlob;
 use super::links::{self, LinkTable};
@@ -167,6 +167,24 @@ impl Partial {
     /// The file that is being filled. Only bytes of chunks that have a link mean anything.
     pub fn file(&self) -> &File {
         &self.data
+    }
+
+    /// Forgets all chunks but these, of which it is known by now that they cannot be the blob's: whoever opens it again begins
+    /// without them. Waits for writes that are under way.
+    pub fn keep_only(&self, keep: &ChunkSet) -> Result<(), StoreError> {
+        let mut table = self.settle()?;
+        for index in self.map.iter().filter(|index| !keep.contains(*index)) {
+            if table.links.get(index).is_none() {
+                continue;
+            }
+            table.links.clear(index);
+            // The rest of a record is not looked at where its first byte says that there is none.
+            self.links.write_all_at(&[0], table.links.offset(index)).map_err(|error| {
+                let path = self.store.shared.layout.links(&self.key.0, self.key.1);
+                self.store.shared.io_error("write", &path, 0, error)
+            })?;
+        }
+        Ok(())
     }
 
     /// Makes it a held blob. The proof is the chain that its links form: one for each chunk, each leading to

@@ -30,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, debug, info_span};
+use tracing::{Instrument as _, debug, info_span, warn};
 use wherry_gateway::server::Break;
 use wherry_proto::{ChunkMap, Digest, Role, StreamClaim, TooLarge};
 
@@ -398,6 +398,20 @@ async fn make_room(parts: &Parts) {
     }
 }
 
+/// Chunks that came to nothing are on the disk, with their links: the next transfer would begin with them, give them to
+/// clients, and cut these off when they come to nothing again.
+async fn forget_void(transfer: &Transfer) {
+    let (partial, linked) = (transfer.partial.clone(), transfer.view.linked());
+    let forgotten = tokio::task::spawn_blocking(move || partial.keep_only(&linked)).await;
+    match forgotten {
+        Ok(Err(error)) => {
+            warn!(blob = %transfer.digest.short(), %error, "wrong chunks could not be forgotten")
+        }
+        // The node is shutting down; whoever opens them hashes them again.
+        Ok(Ok(())) | Err(_) => {}
+    }
+}
+
 async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Receiver<Happening>) {
     let turn = async {
         match transfer.size() {
@@ -432,6 +446,9 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
         }
         Err(error) => Err(error),
     };
+    if outcome.is_err() && transfer.view.voids() > 0 {
+        forget_void(&transfer).await;
+    }
     match &outcome {
         Ok(_) => {
             parts.metrics.fetched.inc();
