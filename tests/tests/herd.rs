@@ -104,7 +104,7 @@ fn extra(setup: &Setup, report: &Report, site: usize) -> f64 {
 
 #[test]
 fn everybody_gets_everything_and_the_origin_is_read_once() {
-    for seed in seeds(30) {
+    for seed in seeds(150) {
         let setup = world(seed);
         let report = run(seed, &setup);
         assert!(report.honest_dropped == 0 || !report.failures.is_empty(), "seed {seed}");
@@ -113,13 +113,11 @@ fn everybody_gets_everything_and_the_origin_is_read_once() {
             let before = |other: &&NodeSetup| other.site == node.site && other.start <= node.start;
             setup.nodes.iter().filter(before).any(|other| other.origin || other.holds)
         };
-        if setup.view.is_none() && setup.nodes.iter().all(helped) {
+        if setup.nodes.iter().all(helped) {
             assert_eq!(report.failures, Vec::<String>::new(), "seed {seed}");
         }
-        // With partial views, those who start when nobody else is there yet may have no way to each other for a while.
-        let copies = if setup.view.is_some() { 2.0 } else { 1.0 };
         for (site, bytes) in report.uplinks.iter().enumerate() {
-            let most = copies * setup.size() as f64 + extra(&setup, &report, site);
+            let most = setup.size() as f64 + extra(&setup, &report, site);
             assert!(
                 *bytes as f64 <= most,
                 "seed {seed}: {bytes} of {most} over uplink {site}, {} led",
@@ -131,7 +129,7 @@ fn everybody_gets_everything_and_the_origin_is_read_once() {
 
 #[test]
 fn leaders_that_die_cost_no_more_than_what_only_they_had() {
-    for seed in seeds(25) {
+    for seed in seeds(100) {
         let mut setup = world(seed);
         let mut random = Random::new(!seed);
         let period = Duration::from_millis(200 + random.below(3_000) as u64);
@@ -156,7 +154,7 @@ fn leaders_that_die_cost_no_more_than_what_only_they_had() {
 
 #[test]
 fn liars_hold_nobody_up_for_ever_and_nobody_honest_is_blamed() {
-    for seed in seeds(40) {
+    for seed in seeds(150) {
         let mut setup = world(seed);
         let mut random = Random::new(seed ^ 0x5a5a);
         let sites = setup.sites.len();
