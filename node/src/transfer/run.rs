@@ -1,39 +1,33 @@
 //! The task that drives one transfer: it carries out what the planner asks for and tells it what happened.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
-use wherry_proto::{Attempt, ChunkIndex, ChunkMap, Digest, Lead, Link, NodeId, State, StatePrefix, link};
+use wherry_proto::{ChunkIndex, ChunkMap, Digest, Link, NodeId, State, link};
 
 use super::flow::Flow;
-use super::planner::{DropReason, Effect, Event, Planner, Proof, Source, Succession, TICK, rank};
+use super::planner::{DropReason, Effect, Event, Planner, Proof, Source, Succession, TICK};
 use super::reading::{self, Reading};
 use super::routes::Routes;
-use super::sources::{Found, PeerError, Route};
+use super::sources::Route;
 use super::view::{Stance, View};
 use super::why::{Facts, Why};
 use super::{Parts, TransferError};
 use crate::status::ErrorKind;
 use crate::store::{Partial, StoreError};
-use crate::swarm::LinkClass;
+
+mod asking;
 
 /// How many happenings wait for the driver: its tasks are slowed down beyond that.
 pub(super) const EVENTS: usize = 256;
-
-/// How long a peer that said it was busy is left alone at most.
-const BUSY_PAUSE: Duration = Duration::from_millis(500);
-
-/// How many members are asked to lead before the transfer looks elsewhere.
-const MAX_ASKED_TO_LEAD: usize = 16;
 
 /// Chunks up to this length in bytes are hashed where they arrive: handing them over would cost more.
 const HASH_INLINE: usize = 64 << 10;
@@ -418,174 +412,6 @@ impl Driver {
             Effect::Search => self.search(),
             Effect::Verified | Effect::Failed(_) => {}
         }
-    }
-
-    fn search(&self) {
-        let (digest, size) = (self.digest(), self.map().size());
-        let mut found = self.parts.peers.search(digest);
-        let events = self.events.clone();
-        self.spawn(async move {
-            while let Some(found) = found.next().await {
-                let event = match found {
-                    Found::Node { node, class, size: offered, held } if offered == size => match held {
-                        true => Event::Offered(node, class),
-                        false => Event::Met(node, class),
-                    },
-                    Found::Node { node, size: offered, .. } => {
-                        debug!(blob = %digest.short(), peer = %node, offered, size, "offer of another length");
-                        continue;
-                    }
-                    Found::SiteAsked => Event::SearchedSite,
-                    Found::NetworkAsked => break,
-                };
-                if events.send(Happening::Event(event)).await.is_err() {
-                    return;
-                }
-            }
-            let _ = events.send(Happening::Event(Event::SearchedNetwork)).await;
-        });
-    }
-
-    fn follow(&mut self, node: NodeId) {
-        let mut updates = self.parts.peers.follow(node, self.digest(), self.map());
-        let events = self.events.clone();
-        let stop = self.stop.child_token();
-        if let Some(before) = self.following.insert(node, stop.clone()) {
-            before.cancel();
-        }
-        self.spawn(async move {
-            let told = async {
-                while let Some(update) = updates.next().await {
-                    let event = match update {
-                        Ok(update) => Event::Updated(node, update),
-                        Err(why) => Event::PeerFailed(node, why),
-                    };
-                    if events.send(Happening::Event(event)).await.is_err() {
-                        return;
-                    }
-                }
-            };
-            tokio::select! { () = stop.cancelled() => {}, () = told => {} }
-        });
-    }
-
-    /// Ends all that is under way with a peer.
-    fn leave(&mut self, node: NodeId) {
-        if let Some(following) = self.following.remove(&node) {
-            following.cancel();
-        }
-        self.fetching.retain(|(asked, _), request| {
-            if *asked == node {
-                request.cancel();
-            }
-            *asked != node
-        });
-    }
-
-    fn ask_chain(&self, node: NodeId) {
-        let (digest, size) = (self.digest(), self.map().size());
-        let known = self.planner.ledger().chain().cloned();
-        let (parts, events) = (self.parts.clone(), self.events.clone());
-        let is_dear = parts.peers.class(&node) == Some(LinkClass::Wan);
-        self.spawn(async move {
-            let event = match parts.peers.chain(node, digest, size, known.clone()).await {
-                Ok(chain) => {
-                    // One that is known already does not come again.
-                    if is_dear && known.is_none_or(|known| known != chain) {
-                        parts.limits.count(chain.to_bytes().len() as u64);
-                    }
-                    Event::Chain(node, chain)
-                }
-                Err(why) => Event::PeerFailed(node, why),
-            };
-            let _ = events.send(Happening::Event(event)).await;
-        });
-    }
-
-    fn ask_states(&self, node: NodeId, attempt: Attempt, before: Arc<StatePrefix>) {
-        let digest = self.digest();
-        let (parts, events) = (self.parts.clone(), self.events.clone());
-        self.spawn(async move {
-            let states = parts.peers.states(node, digest, attempt, before).await.map(Arc::new);
-            let _ = events.send(Happening::Event(Event::States(node, attempt, states))).await;
-        });
-    }
-
-    /// Asks members of the site but these, one after the other, to fetch the blob for this node.
-    fn ask_lead(&self, but: BTreeSet<NodeId>) {
-        let (digest, size) = (self.digest(), self.map().size());
-        let (parts, events, routes) = (self.parts.clone(), self.events.clone(), self.routes.all());
-        self.spawn(async move {
-            let mut members = parts.peers.site();
-            members.retain(|node| !but.contains(node));
-            members.sort_by_key(|node| std::cmp::Reverse(rank(&digest, node)));
-            members.truncate(MAX_ASKED_TO_LEAD);
-            for node in members {
-                for route in &routes {
-                    let answer = parts.peers.lead(node, digest, size, route.clone()).await;
-                    debug!(blob = %digest.short(), peer = %node, ?answer, "asked a member to lead");
-                    let found = match answer {
-                        // It may be one that is not believed any more: then the next is asked.
-                        Some(Lead::Have) => {
-                            let _ = events.send(Happening::Event(Event::Offered(node, LinkClass::Lan))).await;
-                            Event::Promised(node)
-                        }
-                        Some(Lead::Leading) => Event::Promised(node),
-                        Some(Lead::Refuse(_)) | None => continue,
-                    };
-                    let _ = events.send(Happening::Event(found)).await;
-                    return;
-                }
-            }
-            let _ = events.send(Happening::Event(Event::NobodyLeads)).await;
-        });
-    }
-
-    fn fetch(&mut self, node: NodeId, index: ChunkIndex, starts: Vec<State>) {
-        let (digest, map) = (self.digest(), self.map());
-        let (parts, events) = (self.parts.clone(), self.events.clone());
-        let is_dear = parts.peers.class(&node) == Some(LinkClass::Wan);
-        let stop = self.stop.child_token();
-        self.fetching.insert((node, index), stop.clone());
-        self.spawn(async move {
-            let fetched = async {
-                // Memory is taken after the turn, and the time after both: a thin link neither holds up what comes from
-                // within the site nor passes for a peer that is slow.
-                if is_dear {
-                    parts.limits.turn(u64::from(map.len(index))).await;
-                }
-                let Some(share) = parts.share(map.len(index)).await else { return };
-                let asked = Instant::now();
-                let event = match parts.peers.chunk(node, digest, map, index).await {
-                    Ok(bytes) => {
-                        if is_dear {
-                            parts.limits.count(bytes.len() as u64);
-                        }
-                        // What a link takes is measured, not what hashing does.
-                        let took = asked.elapsed();
-                        match hash(map, index, starts, bytes).await {
-                            Ok((links, bytes)) => {
-                                let held = Held { bytes, _share: share };
-                                Happening::Chunk(Source::Peer(node), index, links, held, took)
-                            }
-                            Err(why) => Happening::Event(Event::PeerFailed(node, why)),
-                        }
-                    }
-                    Err(PeerError::Busy) => {
-                        drop(share);
-                        let _ = events.send(Happening::Event(Event::Busy(node, index))).await;
-                        // A node that forgets to say that it has a slot free is asked again all the same.
-                        let _ = tokio::time::timeout(BUSY_PAUSE, parts.peers.ready(node)).await;
-                        Happening::Event(Event::Ready(node))
-                    }
-                    Err(PeerError::Elsewhere) => Happening::Event(Event::Elsewhere(node, index)),
-                    Err(PeerError::NotHere) => Happening::Event(Event::NotHere(node, index)),
-                    Err(PeerError::Failed(why)) => Happening::Event(Event::PeerFailed(node, why)),
-                };
-                let _ = events.send(event).await;
-            };
-            tokio::select! { () = stop.cancelled() => {}, () = fetched => {} }
-        });
     }
 
     fn origin_failed(&mut self, why: String) -> Option<String> {
