@@ -121,11 +121,11 @@ impl<R: Read> Tarball<R> {
         };
         // Only files have bytes behind their header, whatever the header says of a folder's or link's length.
         let size = if kind == Kind::File { size } else { 0 };
-        self.expect(size)?;
+        self.announced(size)?;
         Ok(Entry { name, kind, size })
     }
 
-    fn expect(&mut self, size: u64) -> Result<(), ImportError> {
+    fn announced(&mut self, size: u64) -> Result<(), ImportError> {
         let padded = size.checked_next_multiple_of(BLOCK as u64);
         self.padding = padded.ok_or_else(|| self.damaged("an impossible length"))? - size;
         self.body = size;
@@ -163,7 +163,7 @@ impl<R: Read> Tarball<R> {
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, ImportError> {
-        self.expect(size)?;
+        self.announced(size)?;
         let bytes = self.read_all(MAX_EXTENSION)?;
         self.skip()?;
         // GNU ends names with NUL.

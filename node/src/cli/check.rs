@@ -5,11 +5,11 @@ use std::time::Instant;
 use super::args::CheckArgs;
 use super::environment::Environment;
 use super::failure::Failure;
+use super::follow::{End, Heard, follow};
 use super::output::{harmless, note, print, print_json};
 use super::screen::Screen;
 use super::stop::Stop;
 use crate::config::units::{show_seconds, show_size};
-use crate::control::Step;
 use crate::control::api::{CheckEvent, CheckRequest, CheckSummary};
 
 pub(super) async fn run(args: &CheckArgs, environment: &Environment) -> Result<(), Failure> {
@@ -19,35 +19,35 @@ pub(super) async fn run(args: &CheckArgs, environment: &Environment) -> Result<(
     let mut lines = client.check(&request).await?;
     let started = Instant::now();
     let mut screen = environment.stderr_is_terminal.then(Screen::default);
-    let outcome = loop {
-        let step = tokio::select! {
-            step = lines.next() => step,
-            status = stop.asked() => {
-                let message = "the check was broken off: what was found to be damaged is set aside".to_owned();
-                break Err(Failure::Interrupted { status, message, hint: None });
-            }
-        };
-        match step {
-            Ok(Step::Event(CheckEvent::Progress { bytes, of_bytes, .. })) => {
+    let end = follow(&mut lines, &mut stop, |heard| {
+        match heard {
+            Heard::Event(CheckEvent::Progress { bytes, of_bytes, .. }) => {
                 if let Some(screen) = &mut screen {
                     screen.draw(&[], &[row(bytes, of_bytes, started.elapsed().as_secs_f64())]);
                 }
             }
-            Ok(Step::Event(CheckEvent::Damaged { digest, size })) => {
+            Heard::Event(CheckEvent::Damaged { digest, size }) => {
                 let line = format!("{} damaged, {}, set aside", digest.short(), show_size(size));
                 match &mut screen {
                     Some(screen) => screen.draw(&[line], &[]),
                     None => note(&line),
                 }
             }
-            Ok(Step::Done(summary)) => break Ok(summary),
-            Err(error) => break Err(error.into()),
+            Heard::Tick => {}
         }
-    };
+        Ok(())
+    });
+    let end = end.await;
     if let Some(screen) = &mut screen {
         screen.draw(&[], &[]);
     }
-    let summary = outcome?;
+    let summary = match end {
+        End::Over(outcome) => outcome?,
+        End::Stopped(status) => {
+            let message = "the check was broken off: what was found to be damaged is set aside".to_owned();
+            return Err(Failure::Interrupted { status, message, hint: None });
+        }
+    };
     if args.node.json {
         print_json(&summary)?;
     } else {

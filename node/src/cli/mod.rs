@@ -13,6 +13,7 @@ mod config;
 mod demo;
 mod environment;
 mod failure;
+mod follow;
 mod inspect;
 mod keep;
 mod list;

@@ -3,18 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tokio::time::MissedTickBehavior;
-
 use super::args::PreloadArgs;
 use super::environment::Environment;
 use super::failure::Failure;
+use super::follow::{End, Heard, follow};
 use super::output::{harmless, note, print, print_json_line};
-use super::progress::TICK;
 use super::screen::Screen;
 use super::stop::Stop;
 use super::tally::{Pace, Speed, left, row};
 use crate::config::units::{show_seconds, show_size};
-use crate::control::Step;
 use crate::control::api::{PreloadEvent, PreloadProgress, PreloadRequest, PreloadStep, PreloadSummary};
 
 /// How often plain lines tell of progress.
@@ -37,33 +34,27 @@ pub(super) async fn run(args: &PreloadArgs, environment: &Environment) -> Result
         (false, true) => Show::Rows(Nodes::default(), Screen::default()),
         (false, false) => Show::Lines(Nodes::default(), Instant::now()),
     };
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let outcome = loop {
-        let step = tokio::select! {
-            step = lines.next() => step,
-            _ = ticks.tick() => {
-                show.tick();
-                continue;
-            }
-            status = stop.asked() => {
-                show.finish();
-                let hint = "run the command again to see how it goes; 'wherry cancel IMAGE' on a node stops it there";
-                return Err(Failure::Interrupted {
-                    status,
-                    message: "the nodes go on with what they have begun".to_owned(),
-                    hint: Some(hint.to_owned()),
-                });
-            }
-        };
-        match step {
-            Ok(Step::Event(PreloadEvent::Progress(progress))) => show.event(&progress)?,
-            Ok(Step::Done(summary)) => break Ok(summary),
-            Err(error) => break Err(error),
+    let end = follow(&mut lines, &mut stop, |heard| match heard {
+        Heard::Event(PreloadEvent::Progress(progress)) => show.event(&progress),
+        Heard::Tick => {
+            show.tick();
+            Ok(())
+        }
+    });
+    let end = end.await;
+    show.finish();
+    let summary = match end {
+        End::Over(outcome) => outcome?,
+        End::Stopped(status) => {
+            let hint =
+                "run the command again to see how it goes; 'wherry cancel IMAGE' on a node stops it there";
+            return Err(Failure::Interrupted {
+                status,
+                message: "the nodes go on with what they have begun".to_owned(),
+                hint: Some(hint.to_owned()),
+            });
         }
     };
-    show.finish();
-    let summary = outcome?;
     if args.node.json {
         let mut line = serde_json::to_value(&summary)?;
         line["event"] = "done".into();

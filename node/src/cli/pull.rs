@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
-
 use super::args::PullArgs;
 use super::environment::Environment;
 use super::failure::Failure;
+use super::follow::{End, Heard, follow};
 use super::output::{harmless, note, print, print_json};
-use super::progress::{TICK, reporter, sources};
+use super::progress::{reporter, sources};
 use super::stop::Stop;
 use crate::config::units::{show_age, show_seconds, show_size};
-use crate::control::Step;
 use crate::control::api::{PullRequest, PullSummary};
 
 pub(super) async fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
@@ -24,28 +22,19 @@ pub(super) async fn run(args: &PullArgs, environment: &Environment) -> Result<()
         status = stop.asked() => return Err(left(args, status, "may have begun to fetch")),
     };
     let mut reporter = reporter(environment);
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let outcome = loop {
-        let step = tokio::select! {
-            step = lines.next() => step,
-            _ = ticks.tick() => {
-                reporter.tick();
-                continue;
-            }
-            status = stop.asked() => {
-                reporter.finish();
-                return Err(left(args, status, "goes on fetching"));
-            }
-        };
-        match step {
-            Ok(Step::Event(event)) => reporter.pull(&event),
-            Ok(Step::Done(summary)) => break Ok(summary),
-            Err(error) => break Err(error),
+    let end = follow(&mut lines, &mut stop, |heard| {
+        match heard {
+            Heard::Event(event) => reporter.pull(&event),
+            Heard::Tick => reporter.tick(),
         }
-    };
+        Ok(())
+    });
+    let end = end.await;
     reporter.finish();
-    let summary = outcome?;
+    let summary = match end {
+        End::Over(outcome) => outcome?,
+        End::Stopped(status) => return Err(left(args, status, "goes on fetching")),
+    };
     let mut text = format!(
         "done in {}: {}",
         show_seconds(summary.seconds),
