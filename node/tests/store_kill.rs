@@ -138,7 +138,8 @@ fn a_node_that_is_killed_at_any_point_loses_nothing_it_had_said_was_stored() {
             assert_eq!(links[number as usize], Some(chain.link(index)), "chunk {number} after {kills} kills");
         }
         if ended {
-            assert_eq!(chunks.len(), map.count() as usize);
+            // A chunk may be stored and its word lost with the child, so what was said need not be all.
+            assert!(links.iter().all(Option::is_some));
             let held = partial.finish().unwrap();
             assert_eq!(held.read(1 << 30).unwrap(), bytes);
             break;
