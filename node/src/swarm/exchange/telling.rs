@@ -52,8 +52,10 @@ impl Telling {
             return News::Nothing;
         }
         let is_rare = !fresh.without(common).is_empty();
+        // What comes last has no company to wait for, and it is all that whoever follows still waits for.
+        let is_ending = here.len() + TOGETHER >= self.map.count();
         let wait = match self.role {
-            Some(before) if before.is_alike(role) => match is_rare || fresh.len() >= TOGETHER {
+            Some(before) if before.is_alike(role) => match is_rare || fresh.len() >= TOGETHER || is_ending {
                 true => UPDATE_TIME,
                 // Nor is it news of its own how many more states are known: whoever reads them has their chunks in a
                 // moment, and whoever follows asks where there are chunks.
@@ -115,6 +117,19 @@ mod tests {
         assert_eq!(telling.next(following(0), &set(3..10), &common, now), News::Wait(COMPANY_TIME));
         assert_eq!(telling.next(following(0), &set(3..12), &common, now), News::Wait(UPDATE_TIME));
         assert_eq!(said(telling.next(following(0), &set([3, 5]), &common, now + COMPANY_TIME)), [5]);
+    }
+
+    #[test]
+    fn common_chunks_at_the_end_of_a_blob_are_told_soon() {
+        let count = map().count();
+        let mut telling = Telling::new(map());
+        let (rest, common) = (set(0..count - TOGETHER - 1), set(0..count));
+        let mut now = Duration::ZERO;
+        while let News::Say(_) = telling.next(following(0), &rest, &common, now) {
+            now += COMPANY_TIME;
+        }
+        let next = telling.next(following(0), &set(0..count - TOGETHER), &common, now);
+        assert_eq!(next, News::Wait(UPDATE_TIME));
     }
 
     #[test]

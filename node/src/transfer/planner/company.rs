@@ -114,8 +114,12 @@ impl Planner {
         };
         let newcomer = worth(rank(&digest, node), node);
         let is_needed = holds || newcomer.0 > 0;
-        let is_idle = |peer: &Peer| peer.asked == 0 && !peer.holds() && (is_needed || peer.here.is_empty());
-        let idle = self.peers.iter().filter(|(_, peer)| is_idle(peer));
+        // Whoever leads stays: were it met anew, what it does would not be known for a moment.
+        let is_idle = |node: &NodeId, peer: &Peer| {
+            let is_useless = peer.asked == 0 && !peer.holds() && (is_needed || peer.here.is_empty());
+            is_useless && !self.lead.is_by(node)
+        };
+        let idle = self.peers.iter().filter(|(node, peer)| is_idle(node, peer));
         let least = idle.map(|(node, peer)| (worth(peer.rank, node), *node)).min();
         let Some((least, idle)) = least else { return false };
         if !holds && newcomer < least {

@@ -154,6 +154,11 @@ impl Lead {
         self.anew = None;
     }
 
+    /// Whether this node goes by what `node` reads.
+    pub(super) fn is_by(&self, node: &NodeId) -> bool {
+        self.by.as_ref() == Some(node)
+    }
+
     /// How many readings are watched.
     pub(super) fn watched(&self) -> usize {
         self.watched.len()
@@ -266,14 +271,21 @@ impl Planner {
             if dropped.is_some_and(|dropped| dropped.led > MAX_LEAD_RETURNS) {
                 continue;
             }
-            let rank = match self.peers.get(&attempt.signer) {
+            let signer = self.peers.get(&attempt.signer);
+            match signer {
                 // It says itself what it does.
-                Some(signer) if !signer.reads(attempt.number) => continue,
-                Some(signer) => signer.rank,
-                // Its connection to this node has ended: what others still say of that reading is old.
-                None if dropped.is_some_and(|dropped| attempt.number <= dropped.reading) => continue,
-                None => rank(&self.ledger.digest(), &attempt.signer),
-            };
+                Some(signer) if signer.role.is_some() => {
+                    if !signer.reads(attempt.number) {
+                        continue;
+                    }
+                }
+                // Its connection to this node has ended, or there has been none: what others say is old if they said it
+                // of a reading that was seen to end so.
+                _ if dropped.is_some_and(|dropped| attempt.number <= dropped.reading) => continue,
+                _ => {}
+            }
+            let rank =
+                signer.map_or_else(|| rank(&self.ledger.digest(), &attempt.signer), |signer| signer.rank);
             match seen.iter_mut().find(|seen| seen.attempt == attempt) {
                 Some(seen) => seen.known = seen.known.max(known),
                 None => seen.push(Seen { attempt, known, rank }),

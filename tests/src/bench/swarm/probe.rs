@@ -13,9 +13,14 @@ use super::bound::Goodput;
 use super::interrupt;
 use super::links::{Links, Machine};
 
-/// How long a stream runs before it counts, and then does.
+/// How long a stream runs before it counts, and then does, at least.
 const WARM: Duration = Duration::from_secs(1);
 const WATCH: Duration = Duration::from_secs(3);
+
+/// How many bytes it carries meanwhile, at least: what a link lets through at once after a pause, and what is read at
+/// once, are little beside them.
+const WARM_BYTES: f64 = 256e3;
+const WATCH_BYTES: f64 = 1.5e6;
 
 /// How often a byte goes there and back.
 const PINGS: usize = 101;
@@ -29,7 +34,7 @@ const MAX_RECEIVERS: usize = 16;
 /// Measures ports and uplinks; `ports` and `uplinks` are the rates that they are set to.
 pub(crate) fn goodput(links: &Links, port: f64, uplinks: &[f64]) -> Result<Goodput> {
     let [a, b] = [&links.nodes[0], links.nodes.get(1).unwrap_or(&links.caches[0])];
-    let ports = carried(&[Flow { from: &a.space, to: b }])?;
+    let ports = carried(&[Flow { from: &a.space, to: b }], port)?;
     let round_trip = ping(&a.space, b)?;
     let mut flows = Vec::new();
     for (site, uplink) in uplinks.iter().enumerate() {
@@ -37,7 +42,9 @@ pub(crate) fn goodput(links: &Links, port: f64, uplinks: &[f64]) -> Result<Goodp
         let there = links.nodes.iter().filter(|node| node.site == site);
         flows.extend(there.take(receivers).map(|to| Flow { from: &links.origin, to }));
     }
-    let through = carried(&flows)?;
+    // Together they carry at least what the slowest uplink does.
+    let slowest = uplinks.iter().copied().fold(f64::INFINITY, f64::min);
+    let through = if flows.is_empty() { Vec::new() } else { carried(&flows, slowest)? };
     let of_site =
         |site| flows.iter().zip(&through).filter(move |(flow, _)| flow.to.site == site).map(|(_, rate)| rate);
     let shares =
@@ -51,8 +58,9 @@ struct Flow<'a> {
     to: &'a Machine,
 }
 
-/// Bits a second of streams that run at the same time.
-fn carried(flows: &[Flow<'_>]) -> Result<Vec<f64>> {
+/// Bits a second of streams that run at the same time, by links that carry about `rate` bits a second.
+fn carried(flows: &[Flow<'_>], rate: f64) -> Result<Vec<f64>> {
+    let long = |least: Duration, bytes: f64| least.max(Duration::from_secs_f64(bytes * 8.0 / rate));
     let stop = Arc::new(AtomicBool::new(false));
     let received: Vec<Arc<AtomicU64>> = flows.iter().map(|_| Arc::default()).collect();
     let mut threads = Vec::new();
@@ -71,9 +79,9 @@ fn carried(flows: &[Flow<'_>]) -> Result<Vec<f64>> {
         }));
     }
     let count = || received.iter().map(|bytes| bytes.load(Ordering::Relaxed)).collect::<Vec<u64>>();
-    std::thread::sleep(WARM);
+    std::thread::sleep(long(WARM, WARM_BYTES));
     let (before, start) = (count(), Instant::now());
-    std::thread::sleep(WATCH);
+    std::thread::sleep(long(WATCH, WATCH_BYTES));
     let (after, seconds) = (count(), start.elapsed().as_secs_f64());
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
