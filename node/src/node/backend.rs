@@ -492,7 +492,7 @@ fn here(store: &Store, transfers: &Transfers, blob: &Descriptor) -> (LayerState,
     let partly = ChunkMap::new(blob.size).ok().and_then(|map| store.partial_bytes(&blob.digest, map));
     match partly {
         Some(bytes) if bytes > 0 => (LayerState::Partly, bytes),
-        _ if store.is_set_aside(&blob.digest) => (LayerState::Damaged, 0),
+        _ if store.is_damaged(&blob.digest) => (LayerState::Damaged, 0),
         _ => (LayerState::Missing, 0),
     }
 }

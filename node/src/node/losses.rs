@@ -11,6 +11,7 @@ use wherry_proto::Digest;
 use crate::images::Images;
 use crate::status::{ErrorKind, Metrics};
 use crate::store::{Gone, Why};
+use crate::transfer::Transfers;
 
 /// How long what leaves is put together: an image leaves blob by blob.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -18,8 +19,8 @@ const TOGETHER: Duration = Duration::from_millis(200);
 /// How many blobs are told of together at most.
 const MAX_TOGETHER: usize = 1024;
 
-/// Tells of all that leaves, for as long as the store is there.
-pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Gone>) {
+/// Tells of all that leaves, for as long as the store is there; has what is left of damaged blobs given to others.
+pub(super) async fn tell(images: Images, transfers: Transfers, metrics: Metrics, mut gone: Receiver<Gone>) {
     loop {
         let first = match gone.recv().await {
             Ok(first) => first,
@@ -33,6 +34,8 @@ pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Go
         if first.why != Why::Damaged {
             tokio::time::sleep(TOGETHER).await;
         }
+        // Hashing begins now, so that whoever asks later need not wait for it.
+        let _ = transfers.rest(&first.digest);
         let mut all = vec![first];
         while all.len() < MAX_TOGETHER {
             match gone.try_recv() {
@@ -62,8 +65,8 @@ async fn report(images: &Images, metrics: &Metrics, all: Vec<Gone>) {
                 metrics.failed(ErrorKind::Store);
                 warn!(
                     blob = %digest, images = names,
-                    "a stored blob is damaged and was set aside: whoever wants it next has it fetched anew, from peers or \
-                     the registry; where neither has it, import the image again"
+                    "a stored blob is damaged and was set aside: what is right of it is kept, and whoever wants it next has \
+                     the rest fetched from peers or the registry; where neither has it, import the image again"
                 );
             }
             Why::Evicted => drop(evicted.entry(names).or_default().insert(digest)),
