@@ -75,7 +75,7 @@ fn a_client_that_got_wrong_bytes_gets_the_right_ones_when_it_tries_again() -> Re
 
 #[test]
 fn an_export_of_a_damaged_blob_fails_in_words_and_the_next_pull_heals_the_image() -> Result<()> {
-    let Holder { node, image, reference, lab, origin: _origin } = holder(71)?;
+    let Holder { mut node, image, reference, lab, origin: _origin } = holder(71)?;
     let layer = image.layers[1].digest;
     flip(&node, &layer, 0)?;
     let archive = lab.path().join("app.tar");
@@ -85,10 +85,27 @@ fn an_export_of_a_damaged_blob_fails_in_words_and_the_next_pull_heals_the_image(
     assert!(!archive.exists());
     let inspected = node.run(&["inspect", &reference])?;
     assert!(inspected.contains("damaged"), "{inspected}");
-    assert!(!node.json(&["images"])?.to_string().contains("lab/noise"));
+    // It is listed as what it is, and so it is after a start.
+    for restarts in [false, true] {
+        if restarts {
+            node.stop()?;
+            node.up()?;
+        }
+        let listed = node.json(&["images"])?;
+        assert_eq!(listed[0]["damaged"], json!({"blobs": 1, "state": "waiting"}), "{listed}");
+        let said = node.run(&["images"])?;
+        assert!(said.contains("is damaged: a blob of it; 'wherry pull"), "{said}");
+        let status = node.json(&["status"])?;
+        let told = json!([{"digest": layer, "size": 1 << 20, "images": [reference], "state": "waiting"}]);
+        assert_eq!(status["damaged"], told, "{status}");
+        let said = node.run(&["status"])?;
+        assert!(said.lines().any(|line| line.starts_with("damaged") && line.contains(&reference)), "{said}");
+    }
 
     node.run(&["pull", &reference])?;
     node.run(&export)?;
+    assert_eq!(node.json(&["images"])?[0]["damaged"], json!(null));
+    assert_eq!(node.json(&["status"])?["damaged"], json!([]));
     let other = Wherry::start(&lab, "other", Options::default())?;
     other.run(&["import", &archive.display().to_string()])?;
 
@@ -110,6 +127,12 @@ fn a_check_finds_what_is_damaged_and_sets_it_aside() -> Result<()> {
         flip(&node, &digest, 5)?;
         let said = node.fails(&["check"])?;
         assert!(said.contains("1 blob is damaged") && said.contains("next pull"), "{said}");
+        let listed = node.json(&["images"])?;
+        assert_eq!(
+            (&listed[0]["reference"], &listed[0]["digest"]),
+            (&json!(reference), &json!(image.manifest))
+        );
+        assert_eq!(listed[0]["damaged"], json!({"blobs": 1, "state": "waiting"}), "{listed}");
         wait_until("it is warned of", SOON, || is_warned_of(&node, &digest, &reference))?;
         node.run(&["check"])?;
         node.run(&["pull", &reference])?;

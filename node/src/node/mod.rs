@@ -4,6 +4,7 @@ mod backend;
 mod bring;
 mod care;
 mod checking;
+mod damage;
 mod find;
 mod holdings;
 mod keep;

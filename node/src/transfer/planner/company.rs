@@ -135,6 +135,7 @@ impl Planner {
         }
         peer.role = Some(Role::Held);
         peer.chain = Chain::Asked;
+        peer.chain_since = self.ticks;
         match StateChain::from_bytes(self.ledger.digest(), self.ledger.map(), &[]) {
             // A blob of one chunk has no inner states, so there is nothing to claim.
             Ok(chain) => self.chain(node, Arc::new(chain)),
