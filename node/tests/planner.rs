@@ -573,3 +573,26 @@ fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
     planner.apply(Event::PeerFailed(leader, "silent".into()));
     assert!(planner.leads());
 }
+
+#[test]
+fn a_holder_at_another_site_is_not_asked_for_its_chain_while_a_limit_says_no() {
+    let chain = Arc::new(true_chain(&blob(8 * CHUNK, 5)));
+    let [me, far] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
+    let mut planner = Planner::new(me, chain.digest(), chain.map(), &[], 1);
+    planner.apply(Event::Limited(true));
+    let mut effects = planner.apply(Event::Offered(far, LinkClass::Wan));
+    effects.extend(planner.apply(Event::SearchedSite));
+    effects.extend(planner.apply(Event::SearchedNetwork));
+    // Nor is it given up, however long that takes.
+    for _ in 0..100 {
+        effects.extend(planner.apply(Event::Tick));
+    }
+    assert_eq!(effects, [Effect::Follow(far)]);
+    assert!(planner.waits_for_limit());
+    assert_eq!(planner.apply(Event::Limited(false)), [Effect::AskChain(far)]);
+    let effects = planner.apply(Event::Chain(far, chain));
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Fetch(node, ..) if *node == far)),
+        "{effects:?}"
+    );
+}

@@ -182,6 +182,15 @@ impl Holdings for Shelf {
         !self.is_dear(node) || self.limits.gives()
     }
 
+    fn gives_no_more<'a>(&'a self, node: &'a NodeId) -> BoxFuture<'a, ()> {
+        async move {
+            let mut giving = self.limits.giving();
+            // What a peer is to this node may change while it follows. The sender lives as long as the limits do.
+            while self.gives_to(node) && giving.changed().await.is_ok() {}
+        }
+        .boxed()
+    }
+
     fn until_giving(&self, node: &NodeId) -> Duration {
         if self.is_dear(node) { self.limits.until_giving() } else { Duration::ZERO }
     }

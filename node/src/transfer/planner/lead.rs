@@ -196,6 +196,7 @@ impl Planner {
                 self.lead.request = Request::Unasked;
             }
             self.lead.broken.clear();
+            self.ask_chains();
             return;
         }
         self.step_down();

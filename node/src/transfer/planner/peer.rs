@@ -41,7 +41,7 @@ pub(super) struct Refused {
 /// How far a peer's claim has come.
 #[derive(Debug)]
 pub(super) enum Chain {
-    /// It has none: the blob is still on its way there.
+    /// It has none, since the blob is still on its way there, or is not to be asked for it now.
     None,
     Asked,
     /// Contradicts what the origin is sending: nobody can know who is right before that ends.
