@@ -352,7 +352,9 @@ fn the_least_recently_used_blob_goes_first() {
 
     // A budget that was made smaller is kept at once.
     let store = with_budget(dir.path(), CHARGE);
-    assert_eq!((store.usage().used, store.blobs().count()), (CHARGE, 1));
+    assert_eq!((store.blobs().count(), store.over_budget().len()), (3, 2));
+    store.keep_budget();
+    assert_eq!((store.usage().used, store.blobs().count(), store.over_budget().len()), (CHARGE, 1, 0));
 }
 
 #[test]

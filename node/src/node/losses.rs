@@ -1,6 +1,6 @@
 //! Says in the log what has left the store, by the names of the images that it belongs to.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::broadcast::Receiver;
@@ -8,9 +8,10 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tracing::{info, warn};
 use wherry_proto::Digest;
 
+use crate::config::units::show_size;
 use crate::images::Images;
 use crate::status::{ErrorKind, Metrics};
-use crate::store::{Gone, Why};
+use crate::store::{Gone, Store, Why};
 use crate::transfer::Transfers;
 
 /// How long what leaves is put together: an image leaves blob by blob.
@@ -34,8 +35,6 @@ pub(super) async fn tell(images: Images, transfers: Transfers, metrics: Metrics,
         if first.why != Why::Damaged {
             tokio::time::sleep(TOGETHER).await;
         }
-        // Hashing begins now, so that whoever asks later need not wait for it.
-        let _ = transfers.rest(&first.digest);
         let mut all = vec![first];
         while all.len() < MAX_TOGETHER {
             match gone.try_recv() {
@@ -44,7 +43,57 @@ pub(super) async fn tell(images: Images, transfers: Transfers, metrics: Metrics,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
+        // What is left of damaged ones is hashed from now on, so that whoever asks later need not wait for it.
+        for gone in all.iter().filter(|gone| gone.why == Why::Damaged) {
+            let _ = transfers.rest(&gone.digest);
+        }
         report(&images, &metrics, all).await;
+    }
+}
+
+/// Has a budget kept that is smaller than what is here, and says what that costs; before anything else is stored, and while
+/// the manifests are here that tell the names.
+pub(super) async fn keep_budget(store: &Store, images: &Images) {
+    let leaving: HashMap<Digest, u64> = store.over_budget().into_iter().collect();
+    let users = images.users_of(leaving.keys().copied().collect()).await.unwrap_or_default();
+    let usage = store.usage();
+    let kept = store.clone();
+    // It ends soon; that it panicked it has said itself.
+    let _ = tokio::task::spawn_blocking(move || kept.keep_budget()).await;
+    let budget = show_size(usage.budget.unwrap_or(u64::MAX));
+    let mut losses: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for (digest, size) in &leaving {
+        for name in users.get(digest).into_iter().flatten() {
+            let (blobs, bytes) = losses.entry(name).or_default();
+            (*blobs, *bytes) = (*blobs + 1, *bytes + size);
+        }
+    }
+    for (image, (blobs, bytes)) in losses {
+        warn!(
+            image,
+            blobs,
+            lost = show_size(bytes),
+            budget,
+            "an image is not whole any more: the disk budget is smaller than what was here"
+        );
+    }
+    if !leaving.is_empty() {
+        let bytes = leaving.values().sum();
+        warn!(
+            blobs = leaving.len(),
+            lost = show_size(bytes),
+            budget,
+            had = show_size(usage.used),
+            "blobs that were not used for the longest time were removed to keep the disk budget"
+        );
+    }
+    let used = store.usage().used;
+    if usage.budget.is_some_and(|budget| used > budget) {
+        warn!(
+            used = show_size(used),
+            budget,
+            "what is pinned takes more than the disk budget: raise --disk-budget, or let images go with 'wherry unpin'"
+        );
     }
 }
 

@@ -41,11 +41,12 @@ mod index;
 mod links;
 mod partial;
 mod recover;
+mod room;
 mod shared;
 mod staged;
 mod table;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::ops::ControlFlow;
@@ -133,7 +134,8 @@ pub struct Store {
 
 impl Store {
     /// Opens the store in a data folder, which is made if it does not exist, and locks it. Recovers what an
-    /// end that was not clean has left: blocks for as long as hashing takes that.
+    /// end that was not clean has left: blocks for as long as hashing takes that. A store that is over its budget, since
+    /// that is smaller than it was, is so until [`Store::keep_budget`].
     pub fn open(dir: &Path, settings: StoreSettings) -> Result<Self, StoreError> {
         files::make_dir(dir)?;
         let layout = Layout::new(dir);
@@ -396,9 +398,31 @@ impl Store {
         self.shared.index.pinned_by(name)
     }
 
+    /// All names that pin anything.
+    pub fn pinned_names(&self) -> Result<BTreeSet<String>, StoreError> {
+        Ok(self.shared.index.pins()?.into_iter().map(|(name, _)| name).collect())
+    }
+
     /// Whether any name pins this blob.
     pub fn is_pinned(&self, digest: &Digest) -> bool {
         lock(&self.shared.state).pins.contains_key(digest)
+    }
+
+    /// The blobs, with their lengths, that have to leave so that the budget is kept; none where it is. If all that may
+    /// leave is not enough, that is all of them.
+    pub fn over_budget(&self) -> Vec<(Digest, u64)> {
+        self.shared.over_budget()
+    }
+
+    /// Has those leave.
+    pub fn keep_budget(&self) {
+        self.shared.keep_budget();
+    }
+
+    /// Whether blobs of these lengths have room within the budget beside what is pinned, if all else made way. Nothing
+    /// does.
+    pub fn would_fit(&self, blobs: &HashMap<Digest, u64>) -> Result<(), StoreError> {
+        self.shared.would_fit(blobs)
     }
 
     /// How much space is taken and free.

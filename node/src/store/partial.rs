@@ -359,7 +359,7 @@ pub(super) fn make_way_among(shared: &Shared, _files: &MutexGuard<'_, ()>) -> Re
         }
         abandoned.into_iter().map(|(_, key)| key).collect()
     };
-    victims.into_iter().try_for_each(|key| shared.evict_files(&Victim::Partial(key)))
+    victims.into_iter().try_for_each(|key| shared.evict(&Victim::Partial(key)))
 }
 
 /// Undoes [`claim`] if a partial blob cannot be opened after all.

@@ -49,12 +49,7 @@ pub(super) fn recover(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let last_use = state.blobs.values().map(|entry| entry.record().used).max().unwrap_or(0);
     shared.clock.store(last_use + 1, Ordering::Relaxed);
     *lock(&shared.state) = state;
-    partial::make_way(shared)?;
-    // A budget that was made smaller is kept from the first moment, as far as pins allow.
-    if let Err(error) = shared.reserve(0, 0) {
-        tracing::warn!(%error, "the store is over its budget and nothing more can be removed");
-    }
-    Ok(())
+    partial::make_way(shared)
 }
 
 /// Makes index, maps and the blobs' folder agree.

@@ -221,25 +221,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Evicts what may go, but not the partial blob `but`, so that `charge` more bytes fit, and charges them.
-    fn make_room(
-        &self,
-        _files: &MutexGuard<'_, ()>,
-        charge: u64,
-        but: Option<&PartialKey>,
-    ) -> Result<(), StoreError> {
-        let victims = self.choose_victims(charge, but).ok_or_else(|| self.no_space(charge))?;
-        // The charge is taken already; what could not be removed is logged, and found at the next start.
-        for victim in victims {
-            if let Err(error) = self.evict_files(&victim) {
-                tracing::warn!(%error, "an evicted blob could not be removed");
-            }
-        }
-        Ok(())
-    }
-
     /// Charges if it fits as it is.
-    fn charge(&self, charge: u64) -> bool {
+    pub(super) fn charge(&self, charge: u64) -> bool {
         let mut state = lock(&self.state);
         let after = state.used.saturating_add(charge);
         let fits = self.budget.is_none_or(|budget| after <= budget);
@@ -252,51 +235,6 @@ impl Shared {
     pub(super) fn give_back(&self, charge: u64) {
         let mut state = lock(&self.state);
         state.used = state.used.saturating_sub(charge);
-    }
-
-    /// Takes what must go out of the maps, so that `charge` more bytes fit, and charges them; `None` and no
-    /// change if they cannot fit. Abandoned partial blobs go first, but for `but`, then blobs by their last use.
-    fn choose_victims(&self, charge: u64, but: Option<&PartialKey>) -> Option<Vec<Victim>> {
-        let mut state = lock(&self.state);
-        let budget = self.budget.unwrap_or(u64::MAX);
-        let mut excess = state.used.saturating_add(charge).saturating_sub(budget);
-        let may_go = |(key, partial): &(&PartialKey, &PartialEntry)| !partial.open && Some(*key) != but;
-        let mut partials: Vec<_> = state.partials.iter().filter(may_go).collect();
-        partials.sort_unstable_by_key(|(_, partial)| partial.closed);
-        let mut blobs: Vec<_> = state
-            .blobs
-            .iter()
-            .filter(|(digest, entry)| Arc::strong_count(entry) == 1 && !state.pins.contains_key(digest))
-            .collect();
-        blobs.sort_unstable_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
-
-        let partials = partials.into_iter().map(|(key, partial)| (Victim::Partial(*key), partial.charge));
-        let blobs = blobs
-            .into_iter()
-            .map(|(digest, entry)| (Victim::Blob(*digest), entry_charge(digest, entry.size)));
-        let mut victims = Vec::new();
-        for (victim, frees) in partials.chain(blobs) {
-            if excess == 0 {
-                break;
-            }
-            excess = excess.saturating_sub(frees);
-            victims.push((victim, frees));
-        }
-        if excess > 0 {
-            return None;
-        }
-        for (victim, frees) in &victims {
-            match victim {
-                Victim::Partial(key) => drop(state.partials.remove(key)),
-                Victim::Blob(digest) => {
-                    state.blobs.remove(digest);
-                    self.tell_gone(digest, Why::Evicted);
-                }
-            }
-            state.used = state.used.saturating_sub(*frees);
-        }
-        state.used = state.used.saturating_add(charge);
-        Some(victims.into_iter().map(|(victim, _)| victim).collect())
     }
 
     /// Removes partial blobs that nobody has open.
@@ -312,16 +250,6 @@ impl Shared {
                 tracing::warn!(%error, "a partial blob of no use could not be removed");
             }
         }
-    }
-
-    /// The same for what had to make room: of a damaged blob nothing is here any more, so that it is one like any other.
-    pub(super) fn evict_files(&self, victim: &Victim) -> Result<(), StoreError> {
-        if let Victim::Partial((digest, size)) = victim
-            && lock(&self.state).damaged.get(digest) == Some(size)
-        {
-            self.mend(digest);
-        }
-        self.remove_files(victim)
     }
 
     /// A blob counts as damaged no more.
@@ -353,7 +281,7 @@ impl Shared {
     }
 
     /// Tells whoever listens that a blob has left: as soon as it can be had no more, whatever becomes of its files.
-    fn tell_gone(&self, digest: &Digest, why: Why) {
+    pub(super) fn tell_gone(&self, digest: &Digest, why: Why) {
         // That nobody listens is no error.
         let _ = self.gone.send(Gone { digest: *digest, why });
     }

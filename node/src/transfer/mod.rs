@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -87,6 +87,7 @@ struct Parts {
     openings: Turns<(Digest, u64)>,
     partials: Mutex<HashMap<(Digest, u64), Weak<Partial>>>,
     rests: Rests,
+    arrivals: watch::Sender<u64>,
 }
 
 impl Parts {
@@ -167,6 +168,7 @@ impl Transfers {
             openings: Turns::default(),
             partials: Mutex::default(),
             rests: Rests::default(),
+            arrivals: watch::Sender::new(0),
         }))
     }
 
@@ -217,6 +219,11 @@ impl Transfers {
     /// The length of a blob that is on its way, as far as it is known by whoever asked for it.
     pub fn arriving_size(&self, digest: &Digest) -> Option<u64> {
         self.0.lock().keys().find(|(name, _)| name == digest).map(|(_, size)| *size)
+    }
+
+    /// Counts up with every blob that has come.
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.0.arrivals.subscribe()
     }
 
     /// What limits them.
@@ -370,6 +377,7 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
     match &outcome {
         Ok(_) => {
             parts.metrics.fetched.inc();
+            parts.arrivals.send_modify(|count| *count += 1);
             parts.peers.announce(transfer.digest).await;
         }
         Err(error) => {
