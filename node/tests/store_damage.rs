@@ -197,7 +197,13 @@ fn what_is_left_of_a_damaged_blob_keeps_the_budget_and_makes_room_like_any_parti
     // Its links take a little more than there is: what was used before it goes, not what is left of it.
     assert!(store.usage().used <= budget);
     assert!(!store.holds(&old) && store.remains(&rotten).is_some());
-    // And it makes room itself before blobs do.
+    // While it is pinned it stays.
+    store.pin("keep", &rotten).unwrap();
+    let refused = store.put(&Digest::sha256(&bytes(10, LEN)), &bytes(10, LEN)).unwrap_err();
+    let fits = |len| store.would_fit(&[(Digest::sha256(b"any"), len)].into()).is_ok();
+    assert!(refused.is_no_space() && store.remains(&rotten).is_some() && !fits(CHARGE) && fits(CHARGE / 2));
+    store.unpin("keep", &rotten).unwrap();
+    // Else it makes room itself before blobs do.
     let [next, last] = [10, 11].map(|seed| put(&store, Algorithm::Sha256, &bytes(seed, LEN)));
     assert!(store.holds(&next) && store.holds(&last));
     assert!(store.remains(&rotten).is_none() && !store.is_damaged(&rotten));

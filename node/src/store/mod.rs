@@ -24,8 +24,8 @@
 //!
 //! **The budget** counts blobs, chains and links in blocks of 4 KiB, partial and staged blobs with their full length
 //! from the moment they are opened. The index comes on top (a few MiB). When something does not fit, abandoned partial
-//! blobs go first, then blobs by their last use; pinned blobs and blobs that somebody holds a [`StoredBlob`] of stay.
-//! 16 MiB of the disk are left free for the index.
+//! blobs go first, then blobs by their last use; pinned blobs, or what is left of them, and blobs that somebody holds a
+//! [`StoredBlob`] of stay. 16 MiB of the disk are left free for the index.
 //!
 //! **A held blob that rots** is no longer held. If its chain is here and the blob has several chunks it becomes a partial
 //! blob, of which those chunks are left out that do not link; its chain stays known, since all of it was verified once.

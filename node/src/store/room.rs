@@ -1,5 +1,5 @@
 //! Who makes room for whom: abandoned partial blobs first, then blobs by their last use. Pinned blobs stay, and those that
-//! somebody has a handle of.
+//! somebody has a handle of; what is left of a pinned blob that was damaged stays as well.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,10 @@ type Victims = Vec<(Victim, u64)>;
 impl State {
     /// Who goes, but not the partial blob `but`, so that `excess` bytes are freed; and whether these are enough.
     fn victims(&self, excess: u64, but: Option<&PartialKey>) -> (Victims, bool) {
-        let may_go = |(key, partial): &(&PartialKey, &PartialEntry)| !partial.open && Some(*key) != but;
+        let may_go = |(key, partial): &(&PartialKey, &PartialEntry)| {
+            let is_pinned = self.damaged.get(&key.0) == Some(&key.1) && self.pins.contains_key(&key.0);
+            !partial.open && Some(*key) != but && !is_pinned
+        };
         let mut partials: Vec<_> = self.partials.iter().filter(may_go).collect();
         partials.sort_unstable_by_key(|(_, partial)| partial.closed);
         let is_loose = |(digest, entry): &(&Digest, &Arc<_>)| {
@@ -96,7 +99,11 @@ impl Shared {
         let used = {
             let state = lock(&self.state);
             let others = state.pins.keys().filter(|digest| !blobs.contains_key(digest));
-            let charge = |digest: &Digest| Some(entry_charge(digest, state.blobs.get(digest)?.size));
+            // Of a damaged one its rest has its place.
+            let charge = |digest: &Digest| match state.blobs.get(digest) {
+                Some(entry) => Some(entry_charge(digest, entry.size)),
+                None => Some(state.partials.get(&(*digest, *state.damaged.get(digest)?))?.charge),
+            };
             others.filter_map(charge).sum::<u64>()
         };
         if needed > budget.saturating_sub(used) {

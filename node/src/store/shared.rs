@@ -340,13 +340,15 @@ impl Shared {
                 state.damaged.insert(*digest, entry.size);
             }
             // While one is open its files are somebody else's.
-            chain.as_ref().filter(|_| !state.partials.contains_key(&key)).map(|chain| {
+            let kept = chain.as_ref().filter(|_| !state.partials.contains_key(&key));
+            if let Some(chain) = kept {
                 let charge = partial_charge(digest.algorithm(), chain.map());
-                let kept = PartialEntry { open: false, charge, absent: 0, closed: SystemTime::now() };
-                state.partials.insert(key, kept);
+                state
+                    .partials
+                    .insert(key, PartialEntry { open: false, charge, absent: 0, closed: SystemTime::now() });
                 state.used = state.used.saturating_add(charge);
-                chain
-            })
+            }
+            kept
         };
         tracing::debug!(%digest, why, keeps = is_kept.is_some(), "a stored blob is damaged and is no longer held");
         let done = self.unclean().and_then(|()| {
