@@ -17,8 +17,8 @@ use proptest::prelude::*;
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, PIPELINE, Planner, Source};
 use wherry_proto::{
-    Algorithm, ChainBuilder, ChunkIndex, ChunkMap, Digest, End, Link, List, NodeId, Role, SecretKey, State,
-    StateChain, Update, link,
+    Algorithm, ChainBuilder, ChunkIndex, ChunkMap, Digest, End, Link, List, NodeId, Role, Run, SecretKey,
+    State, StateChain, Update, link,
 };
 
 const CHUNK: usize = 32 << 10;
@@ -78,6 +78,8 @@ struct World {
     // How often a limit is yet to come, and whether one holds.
     limits: u32,
     limited: bool,
+    // The chunks that this node has lost of a blob that it had verified, if it had: nothing else may be asked for.
+    lost: Option<BTreeSet<u32>>,
 }
 
 fn blob(size: usize, seed: u64) -> Vec<u8> {
@@ -159,10 +161,35 @@ impl World {
             idle: 0,
             limits: 0,
             limited: false,
+            lost: None,
             truth,
         };
         world.search();
         world
+    }
+
+    /// The same at a node that had verified the blob before it lost these chunks.
+    fn damaged(mut self, lost: &BTreeSet<u32>) -> Self {
+        let chain = true_chain(&self.truth);
+        let is_here = |index: &ChunkIndex| !lost.contains(&index.get());
+        let here: Vec<_> = self.map.iter().filter(is_here).map(|index| (index, chain.link(index))).collect();
+        self.disk.copy_from_slice(&self.truth);
+        for index in self.map.iter().filter(|index| !is_here(index)) {
+            let start = self.map.offset(index) as usize;
+            self.disk[start..start + self.map.len(index) as usize].fill(0);
+        }
+        let me = SecretKey::from_seed([99; 32]).node();
+        self.planner = Planner::new(me, chain.digest(), self.map, &here, 1);
+        self.planner.trust(Arc::new(chain));
+        if !matches!(self.origin, Origin::None) {
+            self.planner.apply(Event::OriginOffered);
+        }
+        self.lost = Some(lost.clone());
+        self
+    }
+
+    fn assert_is_lost(&self, index: ChunkIndex) {
+        assert!(self.lost.as_ref().is_none_or(|lost| lost.contains(&index.get())), "{index} is here");
     }
 
     fn search(&mut self) {
@@ -256,6 +283,7 @@ impl World {
 
     fn fetch(&mut self, node: NodeId, index: ChunkIndex, starts: &[State]) {
         assert!(!self.asked.iter().any(|(_, at)| *at == index), "a chunk is asked of one source at a time");
+        self.assert_is_lost(index);
         self.asked.insert((node, index));
         assert!(self.asked.iter().filter(|(n, _)| *n == node).count() <= PIPELINE);
         assert!(self.asked.len() as u64 * CHUNK as u64 <= IN_FLIGHT);
@@ -297,6 +325,7 @@ impl World {
         let mut state = state;
         for number in from.get()..=to.get() {
             let index = self.map.index(number).unwrap();
+            self.assert_is_lost(index);
             if let Origin::Breaking(at) = self.origin
                 && number >= at
             {
@@ -410,6 +439,28 @@ proptest! {
         }
     }
 
+    /// Only what is lost comes again, and nobody can have this node believe anything else of a blob that it had.
+    #[test]
+    fn a_blob_that_was_damaged_heals_by_its_damaged_chunks_alone(
+        chunks in 2..9usize, tail in 1..CHUNK, seed: u64, random: u64,
+        lost in prop::collection::btree_set(0..9u32, 1..4),
+        manners in prop::collection::vec(manner(), 0..5), origin in origin(),
+    ) {
+        let lost: BTreeSet<u32> = lost.into_iter().map(|number| number % chunks as u32).collect();
+        let mut world = World::new((chunks - 1) * CHUNK + tail, seed, &manners, origin).damaged(&lost);
+        let done = world.run(random);
+
+        let honest_peer = world.peers.values().any(|peer| peer.honest);
+        if honest_peer || matches!(origin, Origin::Honest) {
+            prop_assert!(done);
+        }
+        prop_assert!(!done || world.disk == world.truth, "the bytes on disk are those of the digest");
+        for (node, peer) in &world.peers {
+            let blameless = peer.honest || matches!(peer.manner, Manner::Empty | Manner::Vanishing(_));
+            prop_assert!(!(blameless && world.blamed.contains(node)), "{:?} was blamed", peer.manner);
+        }
+    }
+
     /// What is here stays and nobody is given up while a limit says no, however often and whenever that is; nothing is read
     /// meanwhile.
     #[test]
@@ -462,4 +513,86 @@ fn while_a_limit_holds_a_dispute_is_put_to_those_who_are_near_alone() {
     for (far, near) in [(one, other), (other, one)] {
         assert_eq!(asked_while_limited(far, near), BTreeSet::from([near]));
     }
+}
+
+#[test]
+fn two_that_have_lost_different_chunks_of_a_blob_heal_each_other() {
+    let truth = blob(8 * CHUNK, 5);
+    let chain = Arc::new(true_chain(&truth));
+    let map = chain.map();
+    let [me, other] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
+    let all_but = |lost: u32| map.iter().filter(move |index| index.get() != lost);
+    let here: Vec<_> = all_but(2).map(|index| (index, chain.link(index))).collect();
+    let mut planner = Planner::new(me, chain.digest(), map, &here, 1);
+    planner.trust(chain.clone());
+    // The other does nothing to become whole, as where nobody there wants the blob.
+    let role = Role::Following { stream: None, known: 0, may_lead: false };
+    let runs = [Run { from: 0, len: 5 }, Run { from: 6, len: 2 }];
+    let update = Update { role, here: List::first_of(runs) };
+    planner.apply(Event::Met(other, LinkClass::Lan));
+    planner.apply(Event::SearchedSite);
+    let effects = planner.apply(Event::Updated(other, update));
+    let lost = map.index(2).unwrap();
+    assert_eq!(effects, [Effect::Fetch(other, lost, vec![chain.from(lost)])]);
+    let (source, link) = (Source::Peer(other), chain.link(lost));
+    let effects = planner.apply(Event::Arrived(source, lost, vec![link], Duration::from_millis(1)));
+    assert_eq!(effects, [Effect::Keep(source, lost, link)]);
+    assert_eq!(planner.apply(Event::Kept(source, lost, link)), [Effect::Verified]);
+}
+
+/// A leader that is done holds the blob from then on: its chain comes, and then what is missing.
+#[test]
+fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
+    let truth = blob(8 * CHUNK, 5);
+    let chain = Arc::new(true_chain(&truth));
+    let map = chain.map();
+    let [me, leader] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
+    let mut planner = Planner::new(me, chain.digest(), map, &[], 1);
+    planner.apply(Event::OriginOffered);
+    planner.apply(Event::Met(leader, LinkClass::Lan));
+    let says = |role| Event::Updated(leader, Update { role, here: List::first_of([]) });
+    planner.apply(says(Role::Leading { attempt: 7, known: 0 }));
+    planner.apply(Event::SearchedSite);
+    // It reads for a long time.
+    for known in 1..8 {
+        for _ in 0..8 {
+            planner.apply(Event::Tick);
+        }
+        planner.apply(says(Role::Leading { attempt: 7, known }));
+    }
+    let mut effects = planner.apply(says(Role::Held));
+    // Making the chain may take it a moment.
+    for _ in 0..4 {
+        effects.extend(planner.apply(Event::Tick));
+    }
+    assert_eq!(effects, [Effect::AskChain(leader)]);
+    let effects = planner.apply(Event::Chain(leader, chain));
+    let is_fetch = |effect: &Effect| matches!(effect, Effect::Fetch(node, ..) if *node == leader);
+    assert!(!effects.is_empty() && effects.iter().all(is_fetch), "{effects:?}");
+    // One that then says nothing more is given up all the same.
+    planner.apply(Event::PeerFailed(leader, "silent".into()));
+    assert!(planner.leads());
+}
+
+#[test]
+fn a_holder_at_another_site_is_not_asked_for_its_chain_while_a_limit_says_no() {
+    let chain = Arc::new(true_chain(&blob(8 * CHUNK, 5)));
+    let [me, far] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
+    let mut planner = Planner::new(me, chain.digest(), chain.map(), &[], 1);
+    planner.apply(Event::Limited(true));
+    let mut effects = planner.apply(Event::Offered(far, LinkClass::Wan));
+    effects.extend(planner.apply(Event::SearchedSite));
+    effects.extend(planner.apply(Event::SearchedNetwork));
+    // Nor is it given up, however long that takes.
+    for _ in 0..100 {
+        effects.extend(planner.apply(Event::Tick));
+    }
+    assert_eq!(effects, [Effect::Follow(far)]);
+    assert!(planner.waits_for_limit());
+    assert_eq!(planner.apply(Event::Limited(false)), [Effect::AskChain(far)]);
+    let effects = planner.apply(Event::Chain(far, chain));
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Fetch(node, ..) if *node == far)),
+        "{effects:?}"
+    );
 }

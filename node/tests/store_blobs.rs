@@ -143,16 +143,16 @@ fn a_blob_that_is_not_in_the_index_is_hashed_before_it_is_believed() {
     assert!(store.get(&bad_digest).is_none());
     assert_eq!(store.blobs().count(), 1);
     assert!(store.chain(&good_digest).unwrap().is_some());
-    assert_eq!(fs::read_dir(dir.path().join("damaged")).unwrap().count(), 2);
+    assert!(!path_of(dir.path(), &bad_digest).exists());
     drop(store);
-    // What was found is recorded, and what was moved away is kept for one run.
+    // What was found is recorded, and what is no blob is nobody's business.
     let store = open(dir.path());
     assert_eq!(store.blobs().count(), 1);
-    assert_eq!(fs::read_dir(dir.path().join("damaged")).unwrap().count(), 0);
+    assert!(path_of(dir.path(), &good_digest).with_file_name("stray").exists());
 }
 
 #[test]
-fn what_others_put_among_the_blobs_does_not_stop_a_start() {
+fn what_others_put_among_the_blobs_does_not_stop_a_start_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let digest = put(&store, &bytes(5, 3_000_000));
@@ -165,7 +165,8 @@ fn what_others_put_among_the_blobs_does_not_stop_a_start() {
     let store = open(dir.path());
     assert!(store.verify(&digest).unwrap());
     for folder in ["blobs/sha256", "chains/sha256"] {
-        assert!(!dir.path().join(folder).join(".DS_Store").exists());
+        assert!(dir.path().join(folder).join(".DS_Store").exists());
+        assert!(dir.path().join(folder).join("zz/a folder/in it").exists());
     }
 }
 
@@ -252,27 +253,12 @@ fn wrong_bytes_are_never_read_as_the_blob_and_no_longer_held() {
             false => blob.checked_reader().unwrap().read_to_end(&mut Vec::new()).unwrap_err(),
         };
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
-        assert!(blob.is_lost() && !store.holds(&digest) && store.is_set_aside(&digest));
+        assert!(blob.is_lost() && !store.holds(&digest) && store.is_damaged(&digest));
         // One that came in its place is not blamed for the old one.
         put(&store, &bytes(3, 500_000));
         assert!(blob.read(1 << 20).is_ok() && store.holds(&digest));
         store.remove(&digest).unwrap();
     }
-}
-
-#[test]
-fn what_was_set_aside_is_kept_for_a_look_and_makes_room_first() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = with_budget(dir.path(), 3 * CHARGE);
-    let digests: Vec<_> = (0..3).map(|i| put(&store, &bytes(i, BLOB))).collect();
-    tamper(&path_of(dir.path(), &digests[2]), |bytes| bytes[0] ^= 1);
-    assert!(!store.verify(&digests[2]).unwrap());
-    let aside = dir.path().join("damaged").join(digests[2].hex());
-    assert!(aside.exists());
-    assert_eq!(store.usage().used, 3 * CHARGE);
-    put(&store, &bytes(2, BLOB));
-    assert!(!aside.exists() && digests.iter().all(|digest| store.holds(digest)));
-    assert_eq!(store.usage().used, 3 * CHARGE);
 }
 
 #[test]
@@ -366,7 +352,9 @@ fn the_least_recently_used_blob_goes_first() {
 
     // A budget that was made smaller is kept at once.
     let store = with_budget(dir.path(), CHARGE);
-    assert_eq!((store.usage().used, store.blobs().count()), (CHARGE, 1));
+    assert_eq!((store.blobs().count(), store.over_budget().len()), (3, 2));
+    store.keep_budget();
+    assert_eq!((store.usage().used, store.blobs().count(), store.over_budget().len()), (CHARGE, 1, 0));
 }
 
 #[test]
@@ -434,7 +422,7 @@ fn what_was_found_wrong_with_a_blob_does_not_set_aside_the_one_that_came_in_its_
         std::ops::ControlFlow::Continue(())
     };
     store.verify_while(&digest, meanwhile).unwrap();
-    assert!(anew && store.holds(&digest) && !store.is_set_aside(&digest));
+    assert!(anew && store.holds(&digest) && !store.is_damaged(&digest));
     assert!(store.verify(&digest).unwrap());
 }
 

@@ -305,6 +305,7 @@ fn abandoned_partial_blobs_are_bounded_and_go_before_held_ones() {
 
     // One block for the held blob; each partial one takes one for its bytes and one for its links.
     let store = Store::open(dir.path(), StoreSettings { budget: Some(5 * 4096) }).unwrap();
+    store.keep_budget();
     assert!(store.holds(&held));
     assert_eq!(store.usage().partials, 2);
     assert_eq!(files(), 4);

@@ -68,7 +68,9 @@ pub struct Ledger {
     front: u32,
     // Chunks from this number on lead to each other and to the digest.
     proven: u32,
-    // The first is the chain at hand.
+    // The chain of a blob that was verified before: it is at hand, and beyond doubt.
+    known: Option<Arc<StateChain>>,
+    // Without it the first is the chain at hand.
     rivals: Vec<Rival>,
     // What a reading in order gave, this node's or a leader's: it counts while there is no chain at hand.
     stream: Arc<StatePrefix>,
@@ -86,6 +88,7 @@ impl Ledger {
             linked: ChunkSet::empty(map),
             front: 0,
             proven: map.count(),
+            known: None,
             rivals: Vec::new(),
             stream: Arc::new(StatePrefix::new(digest.algorithm(), map)),
             revision: 0,
@@ -100,6 +103,24 @@ impl Ledger {
     /// How the blob is cut.
     pub const fn map(&self) -> ChunkMap {
         self.map
+    }
+
+    /// Takes in the chain of a blob that this node has verified before and of which it has lost chunks since. Whatever
+    /// contradicts it is false; chunks that are here and do not link to it are forgotten.
+    pub fn trust(&mut self, chain: Arc<StateChain>) {
+        if chain.digest() != self.digest || chain.map() != self.map {
+            return;
+        }
+        for index in self.map.iter() {
+            self.links[index.usize()].take_if(|link| *link != chain.link(index));
+        }
+        self.known = Some(chain);
+        self.relink();
+    }
+
+    /// Whether the chain at hand is beyond doubt.
+    pub const fn is_certain(&self) -> bool {
+        self.known.is_some()
     }
 
     /// The chunks that link to the chain at hand or, where there is none, to the stream; and those that are proven.
@@ -143,8 +164,8 @@ impl Ledger {
 
     /// The link that a chunk must have, by the chain at hand or else by the stream; `None` while neither tells.
     pub fn expected(&self, index: ChunkIndex) -> Option<Link> {
-        match self.rivals.first() {
-            Some(rival) => Some(rival.chain.link(index)),
+        match self.chain() {
+            Some(chain) => Some(chain.link(index)),
             None => self.stream.link(self.digest, index),
         }
     }
@@ -156,17 +177,17 @@ impl Ledger {
 
     /// Whether there is a chain to check chunks against.
     pub const fn has_chain(&self) -> bool {
-        !self.rivals.is_empty()
+        self.known.is_some() || !self.rivals.is_empty()
     }
 
     /// The chain at hand.
     pub fn chain(&self) -> Option<&Arc<StateChain>> {
-        self.rivals.first().map(|rival| &rival.chain)
+        self.known.as_ref().or_else(|| self.rivals.first().map(|rival| &rival.chain))
     }
 
-    /// Whether anybody who may still serve as a source has signed the chain at hand.
+    /// Whether anybody who may still serve as a source has signed the chain at hand, or nobody need.
     pub fn has_signer(&self) -> bool {
-        self.rivals.iter().any(|rival| !rival.is_orphan())
+        self.known.is_some() || self.rivals.iter().any(|rival| !rival.is_orphan())
     }
 
     /// Takes in a claim whose signature was checked.
@@ -174,7 +195,8 @@ impl Ledger {
         if chain.digest() != self.digest || chain.map() != self.map {
             return Claimed::Ignored;
         }
-        if self.links().any(|(index, link)| refutes(index, link, &chain)) {
+        let is_false = self.known.as_ref().is_some_and(|known| *known != chain);
+        if is_false || self.links().any(|(index, link)| refutes(index, link, &chain)) {
             return Claimed::Refuted;
         }
         if let Some(rival) = self.rivals.iter_mut().find(|rival| rival.chain == chain) {
@@ -203,7 +225,7 @@ impl Ledger {
 
     /// The links that chunk may have: one for each different claim about it.
     pub fn candidates(&self, index: ChunkIndex) -> Vec<Link> {
-        let mut out = Vec::new();
+        let mut out: Vec<Link> = self.known.iter().map(|known| known.link(index)).collect();
         for rival in &self.rivals {
             let link = rival.chain.link(index);
             if !out.contains(&link) {
@@ -224,7 +246,7 @@ impl Ledger {
 
     /// Takes in that a chunk with this link is here. Returns the signers whose claims it refutes.
     pub fn record(&mut self, index: ChunkIndex, link: Link) -> Vec<NodeId> {
-        if self.is_proven(index) {
+        if self.is_proven(index) || self.known.as_ref().is_some_and(|known| known.link(index) != link) {
             return Vec::new();
         }
         self.links[index.usize()] = Some(link);
@@ -260,9 +282,12 @@ impl Ledger {
         self.relink();
     }
 
-    /// Forgets the stream and every chunk that is not proven: read in order, they did not reach the digest.
+    /// Forgets the stream and every chunk that is neither proven nor links to a chain beyond doubt: read in order, they
+    /// did not reach the digest.
     pub fn void(&mut self) {
-        self.links[..self.proven as usize].fill(None);
+        if self.known.is_none() {
+            self.links[..self.proven as usize].fill(None);
+        }
         self.stream = Arc::new(StatePrefix::new(self.digest.algorithm(), self.map));
         self.relink();
     }

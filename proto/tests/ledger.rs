@@ -271,3 +271,37 @@ fn a_chain_that_somebody_can_serve_goes_before_those_that_nobody_can() {
     assert_eq!(ledger.chain(), Some(&truth.chain));
     assert_eq!(ledger.dispute().map(|(_, sides)| sides), Some(vec![node(2)]));
 }
+
+#[test]
+fn the_chain_of_a_blob_that_was_verified_before_yields_to_nothing() {
+    let truth = Source::honest(200, &blob(5 * CHUNK + 9, 5));
+    let liar = Source::inventing(1, &truth, 3, 8);
+    let map = truth.chain.map();
+    let mut ledger = Ledger::new(truth.chain.digest(), map);
+    let numbers = |ledger: &Ledger| ledger.linked().iter().map(|index| index.get()).collect::<Vec<_>>();
+    // Two chunks are lost, and what is here beside them connects to neither end.
+    for number in [0, 2, 4, 5] {
+        let index = map.index(number).unwrap();
+        ledger.record(index, truth.chain.link(index));
+    }
+    let wrong = map.index(1).unwrap();
+    ledger.record(wrong, liar.chain.link(wrong));
+    ledger.trust(truth.chain.clone());
+    assert!(ledger.is_certain() && ledger.has_chain() && ledger.has_signer());
+    assert_eq!(numbers(&ledger), [0, 2, 4, 5]);
+    assert_eq!(ledger.claim(liar.id, liar.chain.clone()), Claimed::Refuted);
+    assert_eq!(ledger.claim(truth.id, truth.chain.clone()), Claimed::Agrees);
+    assert_eq!(ledger.dispute(), None);
+    ledger.drop_signer(truth.id);
+    ledger.forget_orphans();
+    ledger.void();
+    assert_eq!(ledger.record(wrong, liar.chain.link(wrong)), []);
+    assert_eq!(numbers(&ledger), [0, 2, 4, 5]);
+    for number in [1, 3] {
+        let index = map.index(number).unwrap();
+        assert_eq!(ledger.expected(index), Some(truth.chain.link(index)));
+        ledger.record(index, truth.chain.link(index));
+    }
+    assert!(ledger.is_verified());
+    assert_eq!(ledger.settle().unwrap().0, *truth.chain);
+}

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use wherry_proto::Digest;
 use wherry_tests::blobs::{Image, blob_is_right, push_image};
 use wherry_tests::clients::Skopeo;
@@ -68,14 +69,13 @@ fn a_client_that_got_wrong_bytes_gets_the_right_ones_when_it_tries_again() -> Re
     })?;
     ensure!(blob_is_right(node.gateway()?, "lab/noise", &layer)?, "what is served now is wrong");
     wait_until("it is warned of", SOON, || is_warned_of(&node, &layer.digest, &reference))?;
-    assert!(node.data().join("damaged").join(layer.digest.hex()).exists());
     assert_eq!(node.json(&["status"])?["errors"]["store"], 1);
     Ok(())
 }
 
 #[test]
 fn an_export_of_a_damaged_blob_fails_in_words_and_the_next_pull_heals_the_image() -> Result<()> {
-    let Holder { node, image, reference, lab, origin: _origin } = holder(71)?;
+    let Holder { mut node, image, reference, lab, origin: _origin } = holder(71)?;
     let layer = image.layers[1].digest;
     flip(&node, &layer, 0)?;
     let archive = lab.path().join("app.tar");
@@ -85,10 +85,27 @@ fn an_export_of_a_damaged_blob_fails_in_words_and_the_next_pull_heals_the_image(
     assert!(!archive.exists());
     let inspected = node.run(&["inspect", &reference])?;
     assert!(inspected.contains("damaged"), "{inspected}");
-    assert!(!node.json(&["images"])?.to_string().contains("lab/noise"));
+    // It is listed as what it is, and so it is after a start.
+    for restarts in [false, true] {
+        if restarts {
+            node.stop()?;
+            node.up()?;
+        }
+        let listed = node.json(&["images"])?;
+        assert_eq!(listed[0]["damaged"], json!({"blobs": 1, "state": "waiting"}), "{listed}");
+        let said = node.run(&["images"])?;
+        assert!(said.contains("is damaged: a blob of it; 'wherry pull"), "{said}");
+        let status = node.json(&["status"])?;
+        let told = json!([{"digest": layer, "size": 1 << 20, "images": [reference], "state": "waiting"}]);
+        assert_eq!(status["damaged"], told, "{status}");
+        let said = node.run(&["status"])?;
+        assert!(said.lines().any(|line| line.starts_with("damaged") && line.contains(&reference)), "{said}");
+    }
 
     node.run(&["pull", &reference])?;
     node.run(&export)?;
+    assert_eq!(node.json(&["images"])?[0]["damaged"], json!(null));
+    assert_eq!(node.json(&["status"])?["damaged"], json!([]));
     let other = Wherry::start(&lab, "other", Options::default())?;
     other.run(&["import", &archive.display().to_string()])?;
 
@@ -110,6 +127,12 @@ fn a_check_finds_what_is_damaged_and_sets_it_aside() -> Result<()> {
         flip(&node, &digest, 5)?;
         let said = node.fails(&["check"])?;
         assert!(said.contains("1 blob is damaged") && said.contains("next pull"), "{said}");
+        let listed = node.json(&["images"])?;
+        assert_eq!(
+            (&listed[0]["reference"], &listed[0]["digest"]),
+            (&json!(reference), &json!(image.manifest))
+        );
+        assert_eq!(listed[0]["damaged"], json!({"blobs": 1, "state": "waiting"}), "{listed}");
         wait_until("it is warned of", SOON, || is_warned_of(&node, &digest, &reference))?;
         node.run(&["check"])?;
         node.run(&["pull", &reference])?;
@@ -156,5 +179,59 @@ fn a_damaged_holder_learns_it_from_the_taker_whose_pull_ends_in_words() -> Resul
     ensure!(blob_is_right(taker.gateway()?, "lab/noise", &layer)?, "the taker has wrong bytes");
     holder.run(&["pull", &reference])?;
     ensure!(blob_is_right(holder.gateway()?, "lab/noise", &layer)?, "the holder has wrong bytes");
+    Ok(())
+}
+
+#[test]
+fn two_whose_disks_rot_in_different_places_heal_each_other_without_the_origin() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let image = push_image(origin.addr(), "lab/noise", "1", 74, &[LAYER])?;
+    let reference = image.reference(origin.host());
+    let layer = image.layers[0];
+    let network = Network::new(&lab)?;
+    let options = Options::origin(origin.host());
+    let one = network.member(&lab, "one", options.clone(), &[])?;
+    let two = network.member(&lab, "two", options, &[&one])?;
+    for node in [&one, &two] {
+        node.run(&["pull", &reference])?;
+    }
+    origin.stop()?;
+    flip(&one, &layer.digest, LAYER / 3)?;
+    flip(&two, &layer.digest, LAYER / 2)?;
+    for node in [&one, &two] {
+        node.fails(&["check"])?;
+    }
+    let before = one.json(&["status"])?["traffic"]["from_peers"].as_u64();
+    for node in [&one, &two] {
+        // What is left at the other is hashed before it is given.
+        wait_until("it heals", SOON, || {
+            Ok(node.command()?.args(["pull", &reference]).output()?.status.success())
+        })?;
+        ensure!(blob_is_right(node.gateway()?, "lab/noise", &layer)?, "it is wrong");
+        let checked = node.json(&["check"])?;
+        assert_eq!((&checked["damaged"], &checked["missing"]), (&json!([]), &json!([])), "{checked}");
+    }
+    let after = one.json(&["status"])?["traffic"]["from_peers"].as_u64();
+    let came = after.zip(before).map(|(after, before)| after - before);
+    assert_eq!(came, Some(32 << 10), "only the damaged chunk comes");
+    Ok(())
+}
+
+#[test]
+fn of_a_damaged_layer_only_the_damaged_chunks_are_read_from_the_origin() -> Result<()> {
+    let Holder { node, image, reference, lab: _lab, origin: _origin } = holder(75)?;
+    let layer = image.layers[0];
+    for at in [0, LAYER / 2, LAYER - 1] {
+        flip(&node, &layer.digest, at)?;
+    }
+    node.fails(&["check", &reference])?;
+    let read =
+        |node: &Wherry| Ok::<_, anyhow::Error>(node.json(&["status"])?["traffic"]["from_origin"].as_u64());
+    let before = read(&node)?.context("no traffic")?;
+    node.run(&["pull", &reference])?;
+    let came = read(&node)?.context("no traffic")? - before;
+    assert_eq!(came, 3 * (32 << 10));
+    ensure!(blob_is_right(node.gateway()?, "lab/noise", &layer)?, "it is wrong");
     Ok(())
 }

@@ -150,6 +150,10 @@ fn a_pinned_image_stays_and_others_make_room_by_name() -> Result<()> {
     assert!(said.contains("12.0 MiB") && said.contains("whole disk budget of 10.0 MiB"), "{said}");
     let said = site.node.fails(&["pull", &fat])?;
     assert!(said.contains("wherry unpin") && said.contains("disk budget of 10.0 MiB"), "{said}");
+    // What cannot be had costs nothing that is here.
+    let mut names = site.names()?;
+    names.sort();
+    assert_eq!(names, [next.clone(), pinned.clone()]);
     let said = site.node.run(&["images"])?;
     assert!(said.lines().any(|line| line.contains("lab/pinned") && line.contains("yes")), "{said}");
     site.node.run(&["unpin", &pinned])?;
@@ -197,4 +201,65 @@ fn an_image_without_a_name_is_used_by_its_digest_or_gets_one() -> Result<()> {
     node.run(&["rm", &name, "site.example/named:1"])?;
     assert_eq!(node.json(&["status"])?["store"]["blobs"], 0);
     Ok(())
+}
+
+#[test]
+fn a_budget_that_is_smaller_than_what_is_here_says_at_the_start_which_images_lose_how_much() -> Result<()> {
+    let Site { mut node, origin, lab: _lab } = site(None)?;
+    let push = |name: &str, seed| push_image(origin.addr(), name, "1", seed, &[4 * MIB]);
+    let [old, new] = [push("lab/old", 93)?, push("lab/new", 94)?].map(|image| image.reference(origin.host()));
+    for name in [&old, &new] {
+        node.run(&["pull", name])?;
+    }
+    node.stop()?;
+    node.options().more.extend(["--disk-budget", "6MiB"].map(str::to_owned));
+    node.up()?;
+    let log = node.log()?;
+    let warns = |parts: &[&str]| {
+        log.lines().any(|line| line.contains("WARN") && parts.iter().all(|part| line.contains(part)))
+    };
+    assert!(warns(&[&old, "not whole any more", "disk budget", "4.00 MiB", "6.00 MiB"]), "{log}");
+    assert!(!warns(&[&new]), "{log}");
+    let images = node.json(&["images"])?;
+    assert_eq!(
+        (images.as_array().map(Vec::len), &images[0]["reference"]),
+        (Some(1), &new.into()),
+        "{images}"
+    );
+    assert!(node.json(&["status"])?["store"]["bytes"].as_u64() <= Some(6 * MIB));
+    Ok(())
+}
+
+#[test]
+fn a_pin_follows_its_tag_when_a_runtime_pulls_it_anew() -> Result<()> {
+    let lab = Lab::new()?;
+    let origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let options = Options::origin(origin.host()).with("--tag-ttl").with("1ms");
+    let node = Wherry::start(&lab, "node", options.with("--disk-budget").with("10MiB"))?;
+    let before = push_image(origin.addr(), "lab/moving", "1", 95, &[3 * MIB])?;
+    let reference = before.reference(origin.host());
+    node.run(&["pull", &reference])?;
+    node.run(&["pin", &reference])?;
+
+    let after = push_image(origin.addr(), "lab/moving", "1", 96, &[3 * MIB])?;
+    let skopeo = Skopeo::new(&lab, "skopeo")?;
+    let (from, mut tries) = (format!("{}/{}", node.gateway()?, after.name()), 0);
+    // The registry is asked anew once its last answer is a second old.
+    wait_until("a runtime has what the tag means now", SOON, || {
+        tries += 1;
+        Ok(skopeo.pull(&from, &format!("try-{tries}"))?.check(&after).is_ok())
+    })?;
+    wait_until("the pin has followed", SOON, || {
+        let images = node.json(&["images"])?;
+        let digest = after.manifest.to_string();
+        Ok(images
+            .as_array()
+            .is_some_and(|all| all.iter().any(|it| it["digest"] == digest.as_str() && it["pinned"] == true)))
+    })?;
+    // What the tag meant before makes room, and what it means now does not.
+    let large = push_image(origin.addr(), "lab/large", "1", 97, &[6 * MIB])?;
+    node.run(&["pull", &large.reference(origin.host())])?;
+    let checked = node.json(&["check", &reference])?;
+    assert_eq!((&checked["blobs"], &checked["missing"]), (&3.into(), &serde_json::json!([])), "{checked}");
+    node.run(&["unpin", &reference]).map(drop)
 }

@@ -96,11 +96,11 @@ pub(super) enum Command {
         wherry rm sha256:1849e2c0a7f3   one without a name, by its digest or the first 12 digits of it\n\n\
         An image that is being pulled is not removed: 'wherry cancel' stops that.")]
     Rm(ImagesArgs),
-    /// Keep an image whatever the disk budget; imported images are pinned from the start
+    /// Keep an image whatever the disk budget, and what its tag comes to mean; imported images are pinned from the start
     Pin(OneImageArgs),
     /// Let an image make room for others when the disk budget is used up
     Unpin(OneImageArgs),
-    /// Read and hash what is stored, and set aside what the disk has damaged: the next pull brings it again
+    /// Read and hash what is stored, and set aside what the disk has damaged: the next pull brings that again
     #[command(after_help = "Examples:\n  \
         wherry check                              everything that this node has\n  \
         wherry check docker.io/library/debian:13  one image\n\n\
@@ -128,7 +128,8 @@ pub(super) enum Command {
         wherry wan status     limits, what was spent today, and why nothing comes, if nothing does\n  \
         wherry wan pause      on one node, for the whole site: at once, and until somebody resumes\n  \
         wherry wan resume\n\n\
-        What is on its way stays and goes on afterwards. Nodes of the site go on giving each other what they have. Limits \
+        What is on its way stays and goes on afterwards. Nodes of the site go on giving each other the layers that \
+        they have, and what has come of those that are on their way. Limits \
         are set by --wan-down, --wan-up, --wan-budget and --wan-window of 'wherry up', alike on all nodes of a site.")]
     Wan(WanArgs),
     /// Watch a site of four nodes share an image while its cloud goes away, on this machine and in a minute

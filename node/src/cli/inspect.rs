@@ -40,7 +40,7 @@ pub(super) fn page(image: &ImageDetails) -> String {
         let has = |state| image.layers.iter().any(|layer| layer.state == state);
         let rest = match (has(LayerState::Arriving), has(LayerState::Damaged)) {
             (true, _) => "it is on its way",
-            (false, true) => "a layer was damaged and is set aside: pull the image to bring it again",
+            (false, true) => "a layer was damaged: pull the image to bring what is wrong of it again",
             (false, false) => "pull the image to bring the rest",
         };
         line("here", &format!("{} of it; {rest}", show_size(image.here)));
@@ -73,7 +73,7 @@ pub(super) fn page(image: &ImageDetails) -> String {
                 LayerState::Here => "here".to_owned(),
                 LayerState::Partly => format!("partly here, {}", show_size(layer.here)),
                 LayerState::Arriving => format!("on its way, {} here", show_size(layer.here)),
-                LayerState::Damaged => "damaged, set aside".to_owned(),
+                LayerState::Damaged => format!("damaged, {} of it still here", show_size(layer.here)),
                 LayerState::Missing => "missing".to_owned(),
             }
         );

@@ -11,8 +11,8 @@ use super::network::now;
 use super::output::{harmless, note, print, print_json};
 use super::table::{Align, Table};
 use crate::config::units::{show_age, show_date, show_size};
-use crate::control::api::{ImageSummary, NodeStatus, PeerInfo};
-use crate::status::{Joined, RefusedNode, State};
+use crate::control::api::{Damage, ImageSummary, NodeStatus, PeerInfo, Recovery};
+use crate::status::{DamagedStatus, Joined, RefusedNode, State};
 
 pub(super) async fn images(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
     let mut images = args.client(environment).images().await?;
@@ -23,7 +23,23 @@ pub(super) async fn images(args: &NodeArgs, environment: &Environment) -> Result
     if images.is_empty() {
         note("no images yet: bring one with 'wherry pull' or 'wherry import'");
     }
-    print(&images_table(&images, now()))
+    print(&(images_table(&images, now()) + &damaged_images(&images)))
+}
+
+/// What the disk has damaged; nothing where it has not.
+pub(super) fn damaged_images(images: &[ImageSummary]) -> String {
+    let damaged = images.iter().filter_map(|image| Some((&image.reference, image.damaged?)));
+    let lines = damaged.map(|(name, Damage { blobs, state })| {
+        let blobs = if blobs == 1 { "a blob".to_owned() } else { format!("{blobs} blobs") };
+        match state {
+            Recovery::Healing => format!("\n{name} is damaged: {blobs} of it, on the way again"),
+            Recovery::Waiting => {
+                format!("\n{name} is damaged: {blobs} of it; 'wherry pull {name}' brings what is wrong again")
+            }
+        }
+    });
+    let lines: String = lines.collect();
+    if lines.is_empty() { lines } else { lines + "\n" }
 }
 
 pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
@@ -169,6 +185,9 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
             ),
         );
     }
+    if !status.damaged.is_empty() {
+        line("damaged", damaged_blobs(&status.damaged));
+    }
     if !status.transfers.is_empty() {
         let mut table = Table::new(&[
             ("ON ITS WAY", Align::Left),
@@ -193,6 +212,20 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
         out += &format!("\n{table}");
     }
     out + &apart(&status.refused, status.joined)
+}
+
+fn damaged_blobs(damaged: &[DamagedStatus]) -> String {
+    let healing = damaged.iter().filter(|blob| blob.state == Recovery::Healing).count();
+    let mut images: Vec<&str> = damaged.iter().flat_map(|blob| &blob.images).map(String::as_str).collect();
+    images.sort_unstable();
+    images.dedup();
+    let blobs = if damaged.len() == 1 { "blob" } else { "blobs" };
+    let images = if images.is_empty() { "no image that is known".to_owned() } else { images.join(", ") };
+    let rest = match damaged.len() - healing {
+        0 => "on the way again".to_owned(),
+        waiting => format!("{healing} on the way again, {waiting} until the next pull"),
+    };
+    format!("{} {blobs} of {images}: {rest}", damaged.len())
 }
 
 /// What another machine may be given as `--bootstrap`: over TCP, and only on loopback where there is nothing else.

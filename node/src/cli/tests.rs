@@ -184,6 +184,7 @@ fn images_are_listed_with_size_and_age() {
         layers: 1,
         added: Some(1_000),
         pinned: true,
+        damaged: None,
     };
     let expected = format!(
         "IMAGE                        DIGEST            SIZE  LAYERS  HERE FOR  PINNED\n\

@@ -26,7 +26,7 @@ use wherry_proto::{Digest, NodeId};
 
 pub use crate::images::inspect::ImageDetails;
 pub use crate::limits::{Limit, Limited, WanStatus};
-pub use crate::status::NodeStatus;
+pub use crate::status::{Damage, NodeStatus, Recovery};
 pub use crate::transfer::{FailedPeer, Leads, PeerNow, PeerRate, WaitsFor, Why};
 
 /// The longest JSON body of a request, in bytes.
@@ -417,6 +417,9 @@ pub struct ImageSummary {
     pub added: Option<u64>,
     /// Whether it is pinned, so that it stays whatever the disk budget.
     pub pinned: bool,
+    /// What the disk has damaged of it; `None` if it is whole.
+    #[serde(default)]
+    pub damaged: Option<Damage>,
 }
 
 /// Why an image is not here yet.

@@ -66,6 +66,7 @@ impl Report for Harbour {
             peers: 0,
             refused: Vec::new(),
             joined: None,
+            damaged: Vec::new(),
             transfers: Vec::new(),
             wan: WanStatus::default(),
             traffic: crate::status::Traffic::default(),

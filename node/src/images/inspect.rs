@@ -93,7 +93,7 @@ pub enum LayerState {
     Partly,
     /// Some of it, or nothing yet, and it is on its way.
     Arriving,
-    /// Nothing of it: it was here, turned out to be damaged and was set aside.
+    /// At most some of it: it was here, and was set aside when it turned out to be damaged.
     Damaged,
     /// Nothing of it.
     Missing,

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tracing::debug;
 use wherry_gateway::manifest::{MAX_MANIFEST, ManifestError, media_type};
 use wherry_gateway::origin::{OriginError, Origins};
@@ -125,6 +126,7 @@ struct Inner {
     resolving: Flights<(String, bool), Result<Resolved, ImageError>>,
     // Under one lock while it is counted, so that many who ask cause one count.
     count: tokio::sync::Mutex<Option<(Instant, usize)>>,
+    news: watch::Sender<u64>,
 }
 
 /// A manifest and how it was come by.
@@ -162,7 +164,17 @@ impl Images {
             down: Mutex::default(),
             resolving: Flights::default(),
             count: tokio::sync::Mutex::default(),
+            news: watch::Sender::new(0),
         })))
+    }
+
+    /// Counts up when a tag may mean something else, or a manifest has come.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.0.news.subscribe()
+    }
+
+    fn is_news(&self) {
+        self.0.news.send_modify(|count| *count += 1);
     }
 
     /// What this node knows of names.
@@ -323,6 +335,7 @@ impl Images {
         let (store, digest, raw) = (self.0.parts.store.clone(), *manifest.digest(), manifest.raw().clone());
         blocking(move || Ok(store.put(&digest, &raw)?)).await?;
         self.learn(reference, manifest).await?;
+        self.is_news();
         self.0.parts.peers.announce(digest).await;
         Ok(())
     }

@@ -88,6 +88,8 @@ impl Images {
         if let Some(budget) = self.0.parts.store.usage().budget.filter(|budget| size > *budget) {
             return Err(ImageError::LargerThanBudget { what: reference.to_string(), size, budget });
         }
+        // What cannot be had whole is to cost nothing that is here.
+        self.0.parts.store.would_fit(&blobs.iter().map(|blob| (blob.digest, blob.size)).collect())?;
         // Until all is here nothing may leave that is: other images that have it may be removed meanwhile.
         let mut claims = vec![self.claim_manifest(&top).await?, self.claim_manifest(&manifest).await?];
         if reference.target().digest().is_some() {

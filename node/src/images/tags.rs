@@ -193,6 +193,7 @@ impl Images {
             let entry = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
             heard.known = self.0.records.change_tag(reference, self.latest(), |_| Some(entry.clone()))?;
             heard.source = Source::Peer;
+            self.is_news();
         }
         Ok(())
     }
@@ -322,6 +323,7 @@ impl Images {
                 let record = images.sign(&reference, &manifest, known.map(|entry| &entry.record), confirmed);
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
+            images.is_news();
             Ok(())
         })
         .await

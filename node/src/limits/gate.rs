@@ -77,6 +77,8 @@ struct Inner {
     clock: MomentClock,
     begun: Instant,
     limited: watch::Sender<Option<Limited>>,
+    // Whether anything may leave the site.
+    gives: watch::Sender<bool>,
     // Those who ask peers at other sites for chunks, one after the other.
     line: tokio::sync::Mutex<()>,
     voice: Option<Voice>,
@@ -128,6 +130,7 @@ impl Limits {
             clock,
             begun: Instant::now(),
             limited: watch::Sender::new(None),
+            gives: watch::Sender::new(true),
             line: tokio::sync::Mutex::default(),
             voice,
             keep,
@@ -156,6 +159,8 @@ impl Limits {
         let was_active = book.is_active(now);
         let done = work(&mut book, now);
         let limited = book.limited(Way::Down, now);
+        let gives = book.limited(Way::Up, now).is_none();
+        self.0.gives.send_if_modified(|before| std::mem::replace(before, gives) != gives);
         // Where nobody counts nobody has to know.
         let begins = !was_active && book.is_active(now) && book.counts();
         let is_other = self.0.limited.send_if_modified(|before| {
@@ -261,6 +266,11 @@ impl Limits {
     /// Whether anything may leave the site now.
     pub fn gives(&self) -> bool {
         self.with(|book, now| book.limited(Way::Up, now)).is_none()
+    }
+
+    /// What [`Limits::gives`] says, and every change of it.
+    pub fn giving(&self) -> watch::Receiver<bool> {
+        self.0.gives.subscribe()
     }
 
     /// How long it is until bytes may leave the site, by the rate.

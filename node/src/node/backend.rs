@@ -65,6 +65,7 @@ impl Report for Node {
             refused: self.swarm.refusals().into_iter().map(refused).collect(),
             joined,
             transfers: self.transfer_status(transfers).await,
+            damaged: self.damage_status().await,
             wan: self.limits.status(),
             traffic: self.metrics.traffic(),
             errors: self.metrics.errors(),
@@ -272,22 +273,7 @@ impl Backend for Node {
     }
 
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
-        let store = self.store.clone();
-        let summary = move |image: LocalImage| {
-            let reference = image.name.to_string();
-            // A tag may mean something else than when it was pinned.
-            let pinned = store.pinned_by(&reference).is_ok_and(|pins| pins.contains(image.top.digest()));
-            ImageSummary {
-                digest: *image.top.digest(),
-                size: image.size(),
-                layers: image.image.image().map_or(0, |image| image.layers.len()),
-                added: image.since,
-                pinned,
-                reference,
-            }
-        };
-        let whole = self.images.local_images(move |image| image.whole.then(|| summary(image)));
-        whole.await.map_err(image_error)
+        self.list_images().await
     }
 
     async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
@@ -491,8 +477,8 @@ fn here(store: &Store, transfers: &Transfers, blob: &Descriptor) -> (LayerState,
     }
     let partly = ChunkMap::new(blob.size).ok().and_then(|map| store.partial_bytes(&blob.digest, map));
     match partly {
+        bytes if store.is_damaged(&blob.digest) => (LayerState::Damaged, bytes.unwrap_or(0)),
         Some(bytes) if bytes > 0 => (LayerState::Partly, bytes),
-        _ if store.is_set_aside(&blob.digest) => (LayerState::Damaged, 0),
         _ => (LayerState::Missing, 0),
     }
 }

@@ -254,7 +254,7 @@ mod tests {
             self.store.put(&Digest::sha256(&bytes), &bytes).unwrap()
         }
 
-        async fn is_set_aside(&self, blob: &StoredBlob) {
+        async fn is_damaged(&self, blob: &StoredBlob) {
             let gone = async {
                 while self.store.holds(&blob.digest()) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -293,8 +293,8 @@ mod tests {
         }
         assert!(ward.is_idle() && ward.store.holds(&blob.digest()));
         ward.care.served(&blob, client(7));
-        ward.is_set_aside(&blob).await;
-        assert!(blob.is_lost() && ward.store.is_set_aside(&blob.digest()));
+        ward.is_damaged(&blob).await;
+        assert!(blob.is_lost() && ward.store.is_damaged(&blob.digest()));
         ward.end().await;
     }
 
@@ -311,7 +311,7 @@ mod tests {
         ward.running = tokio::spawn(run(ward.store.clone(), suspicions, ward.stop.clone()));
         let blob = ward.store.get(&digest).unwrap();
         ward.care.served(&blob, client(1));
-        ward.is_set_aside(&blob).await;
+        ward.is_damaged(&blob).await;
         ward.end().await;
     }
 
@@ -338,7 +338,7 @@ mod tests {
         ward.care.doubted(&ward.store, liar, blob, last);
         assert!(ward.is_idle());
         ward.care.doubted(&ward.store, honest, blob, last);
-        ward.is_set_aside(&rotten).await;
+        ward.is_damaged(&rotten).await;
         assert!(ward.store.holds(&sound.digest()));
         ward.end().await;
     }
@@ -357,7 +357,7 @@ mod tests {
         for _ in 0..2 {
             ward.care.served(&rotten, client(1));
         }
-        ward.is_set_aside(&rotten).await;
+        ward.is_damaged(&rotten).await;
         ward.end().await;
     }
 

@@ -113,7 +113,7 @@ fn check_all(
             }
             Ok(None) => break,
             // It was found out in the meantime, as a manifest is that somebody reads.
-            Err(StoreError::NotHeld(_)) if store.is_set_aside(&digest) => {
+            Err(StoreError::NotHeld(_)) if store.is_damaged(&digest) => {
                 found.damaged.push((digest, size));
                 events.tell_if_free(CheckEvent::Damaged { digest, size });
             }

@@ -101,7 +101,7 @@ impl Node {
             Some(digest) => Some(*digest),
             None => self.images.records().tag(reference).ok().flatten().map(|entry| entry.record.digest),
         };
-        if digest.is_some_and(|digest| self.store.is_set_aside(&digest)) {
+        if digest.is_some_and(|digest| self.store.is_damaged(&digest)) {
             let message = format!("the manifest of {reference} is damaged and was set aside");
             return ApiError::new(ErrorCode::NotFound, message)
                 .hint(format!("'wherry pull {reference}' brings it again"));

@@ -142,11 +142,16 @@ impl Holdings for Shelf {
     }
 
     fn arriving(&self, blob: &BlobName) -> Option<Arc<dyn Arriving>> {
-        Some(self.transfers.get()?.get(blob.digest, blob.size)?)
+        let transfers = self.transfers.get()?;
+        if let Some(transfer) = transfers.get(blob.digest, blob.size) {
+            return Some(transfer);
+        }
+        Some(transfers.rest(&blob.digest).filter(|rest| rest.size() == blob.size)?)
     }
 
     fn arriving_size(&self, digest: &Digest) -> Option<u64> {
-        self.transfers.get()?.arriving_size(digest)
+        let transfers = self.transfers.get()?;
+        transfers.arriving_size(digest).or_else(|| Some(transfers.rest(digest)?.size()))
     }
 
     fn lead<'a>(
@@ -175,6 +180,15 @@ impl Holdings for Shelf {
 
     fn gives_to(&self, node: &NodeId) -> bool {
         !self.is_dear(node) || self.limits.gives()
+    }
+
+    fn gives_no_more<'a>(&'a self, node: &'a NodeId) -> BoxFuture<'a, ()> {
+        async move {
+            let mut giving = self.limits.giving();
+            // What a peer is to this node may change while it follows. The sender lives as long as the limits do.
+            while self.gives_to(node) && giving.changed().await.is_ok() {}
+        }
+        .boxed()
     }
 
     fn until_giving(&self, node: &NodeId) -> Duration {

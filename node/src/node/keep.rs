@@ -11,7 +11,7 @@ use crate::control::api::{ApiError, ErrorCode, PinSummary, RemoveRequest, Remove
 use crate::images::{ImageName, Images, LocalImage, Wanted};
 use crate::store::{Store, StoreError};
 
-fn failed(error: &StoreError) -> ApiError {
+pub(super) fn failed(error: &StoreError) -> ApiError {
     ApiError::new(ErrorCode::Internal, error.to_string())
 }
 
@@ -29,7 +29,11 @@ pub(super) async fn pin_blobs(store: &Store, name: String, blobs: Vec<Digest>) -
 }
 
 /// The blobs of an image that are here.
-async fn parts_here(store: &Store, images: &Images, image: &LocalImage) -> Result<Vec<Digest>, ApiError> {
+pub(super) async fn parts_here(
+    store: &Store,
+    images: &Images,
+    image: &LocalImage,
+) -> Result<Vec<Digest>, ApiError> {
     let parts = images.parts(image).await.map_err(image_error)?;
     Ok(parts.into_iter().filter(|digest| store.holds(digest)).collect())
 }

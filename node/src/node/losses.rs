@@ -1,6 +1,6 @@
 //! Says in the log what has left the store, by the names of the images that it belongs to.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::broadcast::Receiver;
@@ -8,9 +8,11 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tracing::{info, warn};
 use wherry_proto::Digest;
 
+use crate::config::units::show_size;
 use crate::images::Images;
 use crate::status::{ErrorKind, Metrics};
-use crate::store::{Gone, Why};
+use crate::store::{Gone, Store, Why};
+use crate::transfer::Transfers;
 
 /// How long what leaves is put together: an image leaves blob by blob.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -18,8 +20,8 @@ const TOGETHER: Duration = Duration::from_millis(200);
 /// How many blobs are told of together at most.
 const MAX_TOGETHER: usize = 1024;
 
-/// Tells of all that leaves, for as long as the store is there.
-pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Gone>) {
+/// Tells of all that leaves, for as long as the store is there; has what is left of damaged blobs given to others.
+pub(super) async fn tell(images: Images, transfers: Transfers, metrics: Metrics, mut gone: Receiver<Gone>) {
     loop {
         let first = match gone.recv().await {
             Ok(first) => first,
@@ -41,7 +43,57 @@ pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Go
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
+        // What is left of damaged ones is hashed from now on, so that whoever asks later need not wait for it.
+        for gone in all.iter().filter(|gone| gone.why == Why::Damaged) {
+            let _ = transfers.rest(&gone.digest);
+        }
         report(&images, &metrics, all).await;
+    }
+}
+
+/// Has a budget kept that is smaller than what is here, and says what that costs; before anything else is stored, and while
+/// the manifests are here that tell the names.
+pub(super) async fn keep_budget(store: &Store, images: &Images) {
+    let leaving: HashMap<Digest, u64> = store.over_budget().into_iter().collect();
+    let users = images.users_of(leaving.keys().copied().collect()).await.unwrap_or_default();
+    let usage = store.usage();
+    let kept = store.clone();
+    // It ends soon; that it panicked it has said itself.
+    let _ = tokio::task::spawn_blocking(move || kept.keep_budget()).await;
+    let budget = show_size(usage.budget.unwrap_or(u64::MAX));
+    let mut losses: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for (digest, size) in &leaving {
+        for name in users.get(digest).into_iter().flatten() {
+            let (blobs, bytes) = losses.entry(name).or_default();
+            (*blobs, *bytes) = (*blobs + 1, *bytes + size);
+        }
+    }
+    for (image, (blobs, bytes)) in losses {
+        warn!(
+            image,
+            blobs,
+            lost = show_size(bytes),
+            budget,
+            "an image is not whole any more: the disk budget is smaller than what was here"
+        );
+    }
+    if !leaving.is_empty() {
+        let bytes = leaving.values().sum();
+        warn!(
+            blobs = leaving.len(),
+            lost = show_size(bytes),
+            budget,
+            had = show_size(usage.used),
+            "blobs that were not used for the longest time were removed to keep the disk budget"
+        );
+    }
+    let used = store.usage().used;
+    if usage.budget.is_some_and(|budget| used > budget) {
+        warn!(
+            used = show_size(used),
+            budget,
+            "what is pinned takes more than the disk budget: raise --disk-budget, or let images go with 'wherry unpin'"
+        );
     }
 }
 
@@ -62,8 +114,8 @@ async fn report(images: &Images, metrics: &Metrics, all: Vec<Gone>) {
                 metrics.failed(ErrorKind::Store);
                 warn!(
                     blob = %digest, images = names,
-                    "a stored blob is damaged and was set aside: whoever wants it next has it fetched anew, from peers or \
-                     the registry; where neither has it, import the image again"
+                    "a stored blob is damaged and was set aside: what is right of it is kept, and whoever wants it next has \
+                     the rest fetched from peers or the registry; where neither has it, import the image again"
                 );
             }
             Why::Evicted => drop(evicted.entry(names).or_default().insert(digest)),

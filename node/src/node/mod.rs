@@ -4,10 +4,12 @@ mod backend;
 mod bring;
 mod care;
 mod checking;
+mod damage;
 mod find;
 mod holdings;
 mod keep;
 mod losses;
+mod pins;
 mod preload;
 mod pulls;
 mod recent;
@@ -198,7 +200,6 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let _ = shelf.swarm.set(client.clone());
     let upkeep = Upkeep::new(store.clone(), client.clone());
     let talk = Talk::new(limits.clone(), client.clone());
-    let gone = store.evicted();
     let peers = Arc::new(client.clone());
     let transfers = Transfers::new(
         store.clone(),
@@ -227,12 +228,15 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     .map_err(Box::new)
     .map_err(NodeError::Images)?;
     let _ = shelf.images.set(images.clone());
+    losses::keep_budget(&store, &images).await;
+    let gone = store.evicted();
     let pulls = Arc::<Pulls>::default();
     let preloads = Preloads::new(store.clone(), images.clone(), pulls.clone(), limits.clone());
     let _ = shelf.preloads.set(preloads.clone());
 
-    let telling = losses::tell(images.clone(), metrics.clone(), gone);
+    let telling = losses::tell(images.clone(), transfers.clone(), metrics.clone(), gone);
     let caring = care::run(store.clone(), suspicions, stops.talking.clone());
+    let pinning = pins::follow(store.clone(), images.clone(), transfers.clone(), stops.talking.clone());
 
     let listening = swarm.listening();
     let bootstrap = listening();
@@ -273,6 +277,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         upkeep: tokio::spawn(upkeep.run(stops.talking.clone())),
         talk: tokio::spawn(talk.run(stops.talking.clone())),
         caring: tokio::spawn(caring),
+        pinning: tokio::spawn(pinning),
         telling: AbortOnDropHandle::new(tokio::spawn(telling)),
     };
     let ended = async move {
@@ -330,6 +335,7 @@ struct Serving {
     upkeep: JoinHandle<()>,
     talk: JoinHandle<()>,
     caring: JoinHandle<()>,
+    pinning: JoinHandle<()>,
     telling: AbortOnDropHandle<()>,
 }
 
@@ -356,6 +362,7 @@ async fn end(
     let _ = serving.upkeep.await;
     let _ = serving.talk.await;
     let _ = serving.caring.await;
+    let _ = serving.pinning.await;
     drop(serving.telling);
     swarm.join().await;
     let (store, limits) = (node.store.clone(), node.limits.clone());

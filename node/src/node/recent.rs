@@ -30,19 +30,18 @@ impl Node {
             return Users::new();
         }
         let mut known = self.recent.users.lock().await;
-        if let Some((when, users)) = &*known
-            && when.elapsed() < COUNT_FOR
-            && blobs.iter().all(|blob| users.contains_key(blob))
-        {
-            return users.clone();
+        let recent = known.take().filter(|(when, _)| when.elapsed() < COUNT_FOR);
+        let (when, mut users) = recent.unwrap_or_else(|| (Instant::now(), Users::new()));
+        let new: HashSet<Digest> = blobs.iter().filter(|blob| !users.contains_key(*blob)).copied().collect();
+        if !new.is_empty() {
+            // That nobody has it is an answer too.
+            users.extend(new.iter().map(|blob| (*blob, BTreeSet::new())));
+            users.extend(self.images.users_of(new).await.unwrap_or_default());
         }
-        let mut users = self.images.users_of(blobs.clone()).await.unwrap_or_default();
-        // That nobody has it is an answer too.
-        for blob in blobs {
-            users.entry(blob).or_default();
-        }
-        *known = Some((Instant::now(), users.clone()));
-        users
+        let asked = users.iter().filter(|(blob, _)| blobs.contains(*blob));
+        let asked = asked.map(|(blob, names)| (*blob, names.clone())).collect();
+        *known = Some((when, users));
+        asked
     }
 
     /// What the data folder says of this node's membership, if that is something new. The files are read when the

@@ -11,7 +11,7 @@ mod tests;
 
 pub use metrics::{ErrorKind, Metrics};
 pub use report::{
-    Addresses, ErrorCounts, Joined, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus,
-    Traffic, TransferStatus,
+    Addresses, Damage, DamagedStatus, ErrorCounts, Joined, MAX_TRANSFERS, NodeStatus, Recovery, RefusedNode,
+    Report, State, StoreStatus, Traffic, TransferStatus,
 };
 pub use server::serve;

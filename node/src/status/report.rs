@@ -51,6 +51,9 @@ pub struct NodeStatus {
     pub joined: Option<Joined>,
     /// Blobs on their way to it, at most [`MAX_TRANSFERS`].
     pub transfers: Vec<TransferStatus>,
+    /// Blobs that the disk has damaged and that are not whole again, at most [`MAX_TRANSFERS`].
+    #[serde(default)]
+    pub damaged: Vec<DamagedStatus>,
     /// The links that lead out of the site.
     #[serde(default)]
     pub wan: WanStatus,
@@ -144,6 +147,38 @@ pub struct TransferStatus {
     pub from_origin: u64,
     /// How many it comes from at the moment: peers that have some of it, and the origin while this node reads that.
     pub sources: usize,
+}
+
+/// A blob that was here whole before the disk damaged it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedStatus {
+    /// The blob.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The images that it belongs to, as far as that is known.
+    pub images: Vec<String>,
+    /// What becomes of it.
+    pub state: Recovery,
+}
+
+/// What is damaged of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// How many of its blobs: manifests, configurations and layers.
+    pub blobs: usize,
+    /// What becomes of them.
+    pub state: Recovery,
+}
+
+/// What becomes of what is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recovery {
+    /// It comes when somebody wants it next.
+    Waiting,
+    /// It is on its way again.
+    Healing,
 }
 
 /// Bytes of blobs and manifests; what was fetched twice counts twice.

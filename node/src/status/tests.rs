@@ -36,6 +36,7 @@ impl Report for Harbour {
             peers: 2,
             refused: Vec::new(),
             joined: None,
+            damaged: Vec::new(),
             transfers: Vec::new(),
             wan: WanStatus {
                 limited: Some(Limited { by: Limit::Budget, since: 5, until: Some(6) }),

@@ -61,13 +61,13 @@ impl Layout {
         self.root.join("staging")
     }
 
-    /// What turned out to be damaged; emptied at every start, so that one run's finds can be looked at.
-    pub(super) fn damaged(&self) -> PathBuf {
-        self.root.join("damaged")
-    }
-
     pub(super) fn index(&self) -> PathBuf {
         self.root.join("index")
+    }
+
+    /// The last index that could not be read, for a look.
+    pub(super) fn bad_index(&self) -> PathBuf {
+        self.root.join("index.damaged")
     }
 
     pub(super) fn lock(&self) -> PathBuf {
@@ -182,6 +182,12 @@ pub(super) fn list(path: &Path) -> Result<Vec<String>, StoreError> {
 pub(super) fn seal(file: &File, path: &Path) -> Result<(), StoreError> {
     file.set_permissions(fs::Permissions::from_mode(0o444))
         .map_err(|error| StoreError::io("protect", path, error))
+}
+
+/// Lets a file that was a blob be written to.
+pub(super) fn unseal(path: &Path) -> Result<(), StoreError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(|error| StoreError::io("unlock", path, error))
 }
 
 /// Bytes that the file system of `path` has free for this user.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bincode::{Decode, Encode};
 use wherry_proto::Digest;
 
-use super::files::Layout;
+use super::files::{self, Layout};
 use super::{StoreError, codec};
 
 /// Bytes that sled may cache. Blobs and pins are in memory anyway, and tables are small.
@@ -31,20 +31,22 @@ pub(super) struct Index {
     db: sled::Db,
     blobs: sled::Tree,
     pins: sled::Tree,
+    damaged: sled::Tree,
 }
 
 impl Index {
-    /// Opens the index. One that is damaged is moved away and begun anew: blobs are then recorded again from
-    /// their files, and names and pins are lost.
+    /// Opens the index. One that is damaged is moved away, over the one before, and begun anew: blobs are then recorded
+    /// again from their files, and names and pins are lost.
     pub(super) fn open(layout: &Layout) -> Result<Self, StoreError> {
         match Self::try_open(layout.index()) {
             Ok(index) => Ok(index),
             Err((dir, error @ (sled::Error::Corruption { .. } | sled::Error::ReportableBug(_)))) => {
-                let away = layout.damaged().join("index");
+                let away = layout.bad_index();
                 tracing::warn!(
                     index = %dir.display(), moved_to = %away.display(), %error,
                     "the index is damaged and is made anew: blobs are found again, tags and pins are lost"
                 );
+                files::empty_dir(&away)?;
                 fs::rename(&dir, &away).map_err(|error| StoreError::io("move away", &dir, error))?;
                 Self::try_open(dir).map_err(|(dir, error)| failed(dir, "open", &error))
             }
@@ -61,10 +63,10 @@ impl Index {
                 // The committer flushes when there is something to flush: an idle store has no timer.
                 .flush_every_ms(None)
                 .open()?;
-            Ok((db.open_tree("blobs")?, db.open_tree("pins")?, db))
+            Ok((db.open_tree("blobs")?, db.open_tree("pins")?, db.open_tree("damaged")?, db))
         };
         match open() {
-            Ok((blobs, pins, db)) => Ok(Self { dir, db, blobs, pins }),
+            Ok((blobs, pins, damaged, db)) => Ok(Self { dir, db, blobs, pins, damaged }),
             Err(error) => Err((dir, error)),
         }
     }
@@ -101,6 +103,29 @@ impl Index {
             }
         }
         self.blobs.apply_batch(batch).map_err(self.failed("write"))
+    }
+
+    /// Every blob that was found damaged and is not whole again, with its length.
+    pub(super) fn damaged(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let mut found = Vec::new();
+        for item in &self.damaged {
+            let (key, value) = item.map_err(self.failed("read"))?;
+            // What cannot be read is fetched like anything that is not here.
+            if let (Ok(digest), Ok(size)) = (codec::decode(VERSION, &key), codec::decode(VERSION, &value)) {
+                found.push((digest, size));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Records that a blob of this length is damaged, or, with `None`, that it is not.
+    pub(super) fn note_damaged(&self, digest: &Digest, size: Option<u64>) -> Result<(), StoreError> {
+        let key = encode("damaged", digest)?;
+        let done = match size {
+            Some(size) => self.damaged.insert(key, encode("damaged", &size)?),
+            None => self.damaged.remove(key),
+        };
+        done.map(drop).map_err(self.failed("write"))
     }
 
     /// Every pin: its name and what it keeps.

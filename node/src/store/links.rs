@@ -4,12 +4,16 @@
 //! the chunk is hashed from the recorded state, so a record that is torn, stale or older than its bytes is
 //! dropped, and nothing needs to be synced chunk by chunk.
 
-use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, End, Link, State};
+use std::sync::Arc;
+
+use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, End, Link, State, StateChain};
 
 const EMPTY: u8 = 0;
 const LINKED: u8 = 1;
+/// The chunk is not here, and this is the link that it must have: the blob was verified here before it rotted.
+const KNOWN: u8 = 2;
 /// Only in memory.
-const BUSY: u8 = 2;
+const BUSY: u8 = 3;
 
 fn record_len(algorithm: Algorithm) -> usize {
     1 + 2 * algorithm.output_len()
@@ -25,22 +29,53 @@ pub(super) struct LinkTable {
     algorithm: Algorithm,
     map: ChunkMap,
     bytes: Vec<u8>,
+    // The chain of a blob that was verified here before: what is cleared stays known.
+    chain: Option<Arc<StateChain>>,
 }
 
 impl LinkTable {
     pub(super) fn empty(algorithm: Algorithm, map: ChunkMap) -> Self {
-        Self { algorithm, map, bytes: vec![0; table_len(algorithm, map) as usize] }
+        Self { algorithm, map, bytes: vec![0; table_len(algorithm, map) as usize], chain: None }
+    }
+
+    /// The records of a blob that was verified, of which some chunks may have rotted since: all of them count as here
+    /// until they are hashed.
+    pub(super) fn of_chain(chain: &StateChain) -> Self {
+        let map = chain.map();
+        let mut table = Self::empty(chain.digest().algorithm(), map);
+        for index in map.iter() {
+            if let Some(record) = table.encode(index, &chain.link(index)) {
+                table.set(index, &record);
+            }
+        }
+        table
     }
 
     /// From a file's bytes; what is missing at the end is empty, what is too much is not looked at.
     pub(super) fn from_bytes(algorithm: Algorithm, map: ChunkMap, mut bytes: Vec<u8>) -> Self {
         bytes.resize(table_len(algorithm, map) as usize, 0);
         for record in bytes.chunks_exact_mut(record_len(algorithm)) {
-            if record[0] != LINKED {
+            if !matches!(record[0], LINKED | KNOWN) {
                 record[0] = EMPTY;
             }
         }
-        Self { algorithm, map, bytes }
+        Self { algorithm, map, bytes, chain: None }
+    }
+
+    /// The blob with this digest was verified here once: if the records still form its chain, that is known from now on.
+    pub(super) fn was_verified(&mut self, digest: Digest) {
+        let links: Option<Vec<Link>> = self.map.iter().map(|index| self.expected(index)).collect();
+        self.chain = links.and_then(|links| StateChain::from_links(digest, self.map, &links)).map(Arc::new);
+    }
+
+    /// The chain of the blob, if that was verified here once.
+    pub(super) fn chain(&self) -> Option<&Arc<StateChain>> {
+        self.chain.as_ref()
+    }
+
+    /// The bytes of the file.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Where a chunk's record is in the file.
@@ -58,10 +93,15 @@ impl LinkTable {
         &mut self.bytes[index.get() as usize * len..][..len]
     }
 
-    /// The link of a chunk, if it has one.
+    /// The link of a chunk, if it is here.
     pub(super) fn get(&self, index: ChunkIndex) -> Option<Link> {
+        if self.record(index)[0] == LINKED { self.expected(index) } else { None }
+    }
+
+    /// The link that a chunk has, or must have.
+    fn expected(&self, index: ChunkIndex) -> Option<Link> {
         let (flag, states) = self.record(index).split_first()?;
-        if *flag != LINKED {
+        if !matches!(*flag, LINKED | KNOWN) {
             return None;
         }
         let (from, to) = states.split_at(self.algorithm.output_len());
@@ -73,9 +113,9 @@ impl LinkTable {
         Some(Link { from: State::from_bytes(self.algorithm, from)?, to })
     }
 
-    /// Whether no chunk has a link.
+    /// Whether no chunk is here.
     pub(super) fn is_empty(&self) -> bool {
-        self.map.iter().all(|index| self.record(index)[0] == EMPTY)
+        self.map.iter().all(|index| matches!(self.record(index)[0], EMPTY | KNOWN))
     }
 
     pub(super) fn links(&self) -> Vec<Option<Link>> {
@@ -104,8 +144,20 @@ impl LinkTable {
         self.record_mut(index)[0] = BUSY;
     }
 
-    pub(super) fn clear(&mut self, index: ChunkIndex) {
-        self.record_mut(index).fill(0);
+    /// The chunk is not here. Returns the first byte of its record, the only one that says so in the file.
+    pub(super) fn clear(&mut self, index: ChunkIndex) -> u8 {
+        let known = self.chain.as_ref().map(|chain| chain.link(index));
+        match known.and_then(|link| self.encode(index, &link)) {
+            Some(record) => {
+                self.set(index, &record);
+                self.record_mut(index)[0] = KNOWN;
+                KNOWN
+            }
+            None => {
+                self.record_mut(index).fill(0);
+                EMPTY
+            }
+        }
     }
 
     /// Takes over a record from [`LinkTable::encode`].

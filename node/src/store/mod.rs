@@ -8,8 +8,8 @@
 //! <data>/partial/<algorithm>-<hex>-<n>      a sparse file that is being filled; beside it, as .links, the link
 //!                                           of each chunk that is there
 //! <data>/staging/                           blobs that are being written in order; emptied at every start
-//! <data>/damaged/                           what turned out to be damaged since the last start, while there is room
 //! <data>/index/                             which blobs are held, pins, and the tables of other rooms
+//! <data>/index.damaged/                     the last index that could not be read, for a look
 //! ```
 //!
 //! A blob gets into `blobs` in two ways only: its bytes were hashed in order ([`Staged`], [`Store::put`]), or the
@@ -23,9 +23,12 @@
 //! chunk of a partial blob.
 //!
 //! **The budget** counts blobs, chains and links in blocks of 4 KiB, partial and staged blobs with their full length
-//! from the moment they are opened. The index comes on top (a few MiB). When something does not fit, what was set
-//! aside as damaged goes first, then abandoned partial blobs, then blobs by their last use; pinned blobs and blobs that
-//! somebody holds a [`StoredBlob`] of stay. 16 MiB of the disk are left free for the index.
+//! from the moment they are opened. The index comes on top (a few MiB). When something does not fit, abandoned partial
+//! blobs go first, then blobs by their last use; pinned blobs, or what is left of them, and blobs that somebody holds a
+//! [`StoredBlob`] of stay. 16 MiB of the disk are left free for the index.
+//!
+//! **A held blob that rots** is no longer held. If its chain is here and the blob has several chunks it becomes a partial
+//! blob, of which those chunks are left out that do not link; its chain stays known, since all of it was verified once.
 //!
 //! An idle store has no timer and writes nothing. Memory: about 200 bytes for each held blob.
 
@@ -38,10 +41,12 @@ mod index;
 mod links;
 mod partial;
 mod recover;
+mod room;
 mod shared;
 mod staged;
 mod table;
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::ops::ControlFlow;
@@ -52,9 +57,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use bincode::{Decode, Encode};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::broadcast;
-use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, End, StateChain, link};
+use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, ChunkSet, Digest, End, StateChain, link};
 
 pub use blob::{Claim, StoredBlob};
 #[cfg(test)]
@@ -118,7 +122,8 @@ pub struct Usage {
 /// The store of one node. Clones share it; the last one that goes, with all [`Partial`]s, [`Staged`]s and
 /// [`Table`]s, closes it, and waits for the disk to do so.
 ///
-/// [`Store::get`], [`Store::look`], [`Store::claim`], [`Store::holds`], [`Store::is_pinned`] and [`Store::usage`] may be called from async code; all else
+/// [`Store::get`], [`Store::look`], [`Store::claim`], [`Store::holds`], [`Store::is_pinned`], [`Store::is_damaged`],
+/// [`Store::damaged`], [`Store::remains`] and [`Store::usage`] may be called from async code; all else
 /// waits for the disk.
 #[derive(Clone)]
 pub struct Store {
@@ -129,7 +134,8 @@ pub struct Store {
 
 impl Store {
     /// Opens the store in a data folder, which is made if it does not exist, and locks it. Recovers what an
-    /// end that was not clean has left: blocks for as long as hashing takes that.
+    /// end that was not clean has left: blocks for as long as hashing takes that. A store that is over its budget, since
+    /// that is smaller than it was, is so until [`Store::keep_budget`].
     pub fn open(dir: &Path, settings: StoreSettings) -> Result<Self, StoreError> {
         files::make_dir(dir)?;
         let layout = Layout::new(dir);
@@ -189,15 +195,7 @@ impl Store {
     /// hashes the blob again: a blob that then turns out damaged is no longer held.
     pub fn chain(&self, digest: &Digest) -> Result<Option<StateChain>, StoreError> {
         let Some(blob) = self.look(digest) else { return Ok(None) };
-        let map = ChunkMap::new(blob.size())?;
-        let Some(expected) = blob.entry().chain else {
-            return Ok(StateChain::from_bytes(*digest, map, &[]).ok());
-        };
-        let path = self.shared.layout.chain(digest);
-        if let Ok(bytes) = std::fs::read(&path)
-            && Sha256::digest(&bytes)[..] == expected
-            && let Ok(chain) = StateChain::from_bytes(*digest, map, &bytes)
-        {
+        if let Some(chain) = self.shared.read_chain(digest, blob.entry()) {
             return Ok(Some(chain));
         }
         tracing::info!(%digest, "a state chain is missing or damaged and is made anew");
@@ -252,9 +250,30 @@ impl Store {
         })
     }
 
-    /// Whether a blob was set aside because it was damaged, and its file is still there for a look.
-    pub fn is_set_aside(&self, digest: &Digest) -> bool {
-        lock(&self.shared.state).damaged.contains_key(&digest.hex())
+    /// Whether a blob was held until it was found damaged, and is not whole again.
+    pub fn is_damaged(&self, digest: &Digest) -> bool {
+        lock(&self.shared.state).damaged.contains_key(digest)
+    }
+
+    /// The length of such a blob while some of it is here and nobody fills it.
+    pub fn remains(&self, digest: &Digest) -> Option<u64> {
+        let state = lock(&self.shared.state);
+        let size = *state.damaged.get(digest)?;
+        state.partials.get(&(*digest, size)).is_some_and(|partial| !partial.open).then_some(size)
+    }
+
+    /// What remains of such a blob: its file, and the chunks that link to the chain that it had when it was verified here.
+    /// Hashes all of it.
+    pub fn open_remains(&self, digest: &Digest) -> Result<Option<(File, ChunkSet)>, StoreError> {
+        match self.remains(digest).map(ChunkMap::new) {
+            Some(map) => partial::open_remains(&self.shared, digest, map?),
+            None => Ok(None),
+        }
+    }
+
+    /// All such blobs with their lengths, in no order: a snapshot.
+    pub fn damaged(&self) -> HashMap<Digest, u64> {
+        lock(&self.shared.state).damaged.clone()
     }
 
     /// A blob's file; `None` if that is missing or has another length, so that the blob is no longer held.
@@ -330,10 +349,11 @@ impl Store {
         Ok(there)
     }
 
-    /// Removes what was begun of a blob, with whatever length, unless it is being filled now.
+    /// Removes what was begun of a blob or left of it, with whatever length, unless it is being filled now.
     pub fn remove_partials(&self, digest: &Digest) {
         let files = lock(&self.shared.files);
         self.shared.drop_partials(&files, |(partial, _)| partial == digest);
+        self.shared.mend(digest);
     }
 
     /// All held blobs with their lengths, in no order: a snapshot.
@@ -378,9 +398,31 @@ impl Store {
         self.shared.index.pinned_by(name)
     }
 
+    /// All names that pin anything.
+    pub fn pinned_names(&self) -> Result<BTreeSet<String>, StoreError> {
+        Ok(self.shared.index.pins()?.into_iter().map(|(name, _)| name).collect())
+    }
+
     /// Whether any name pins this blob.
     pub fn is_pinned(&self, digest: &Digest) -> bool {
         lock(&self.shared.state).pins.contains_key(digest)
+    }
+
+    /// The blobs, with their lengths, that have to leave so that the budget is kept; none where it is. If all that may
+    /// leave is not enough, that is all of them.
+    pub fn over_budget(&self) -> Vec<(Digest, u64)> {
+        self.shared.over_budget()
+    }
+
+    /// Has those leave.
+    pub fn keep_budget(&self) {
+        self.shared.keep_budget();
+    }
+
+    /// Whether blobs of these lengths have room within the budget beside what is pinned, if all else made way. Nothing
+    /// does.
+    pub fn would_fit(&self, blobs: &HashMap<Digest, u64>) -> Result<(), StoreError> {
+        self.shared.would_fit(blobs)
     }
 
     /// How much space is taken and free.

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet, Digest, Link, StateChain, link};
@@ -67,9 +67,24 @@ impl Partial {
         if data.metadata().map_err(wrong)?.len() != map.size() {
             data.set_len(map.size()).map_err(wrong)?;
         }
-        let table = recorded(&links_file, digest, map)
-            .and_then(|table| relink(&data, map, table))
-            .map_err(|error| StoreError::io("read", &data_path, error))?;
+        let mut table =
+            recorded(&links_file, digest, map).map_err(|error| StoreError::io("read", &links_path, error))?;
+        if lock(&shared.state).damaged.get(&digest) == Some(&map.size()) {
+            table.was_verified(digest);
+        }
+        let wrong = relink(&data, map, &table).map_err(|error| StoreError::io("read", &data_path, error))?;
+        if !wrong.is_empty() {
+            tracing::info!(
+                blob = %digest, chunks = wrong.len(), of = map.count(),
+                "chunks of a partial blob do not link and are fetched again"
+            );
+        }
+        for index in wrong {
+            let flag = table.clear(index);
+            links_file
+                .write_all_at(&[flag], table.offset(index))
+                .map_err(|error| shared.io_error("write", &links_path, 0, error))?;
+        }
         let survived: u64 = map
             .iter()
             .filter(|index| table.get(*index).is_some())
@@ -105,6 +120,11 @@ impl Partial {
     /// The links of the chunks that are on the disk, by chunk number.
     pub fn links(&self) -> Vec<Option<Link>> {
         lock(&self.table).links.links()
+    }
+
+    /// The chain of the blob, if all of it was verified here once, before it was damaged.
+    pub fn chain(&self) -> Option<Arc<StateChain>> {
+        lock(&self.table).links.chain().cloned()
     }
 
     /// The link of one chunk, if it is on the disk.
@@ -145,7 +165,7 @@ impl Partial {
             table.busy -= 1;
             match &done {
                 Ok(()) => table.links.set(index, &record),
-                Err(_) => table.links.clear(index),
+                Err(_) => drop(table.links.clear(index)),
             }
         }
         self.written.notify_all();
@@ -177,9 +197,9 @@ impl Partial {
             if table.links.get(index).is_none() {
                 continue;
             }
-            table.links.clear(index);
+            let flag = table.links.clear(index);
             // The rest of a record is not looked at where its first byte says that there is none.
-            self.links.write_all_at(&[0], table.links.offset(index)).map_err(|error| {
+            self.links.write_all_at(&[flag], table.links.offset(index)).map_err(|error| {
                 let path = self.store.shared.layout.links(&self.key.0, self.key.1);
                 self.store.shared.io_error("write", &path, 0, error)
             })?;
@@ -226,7 +246,7 @@ impl Partial {
     }
 
     /// Waits for writes that are under way, and keeps others from beginning.
-    fn settle(&self) -> Result<std::sync::MutexGuard<'_, Table>, StoreError> {
+    fn settle(&self) -> Result<MutexGuard<'_, Table>, StoreError> {
         let mut table = lock(&self.table);
         while table.busy > 0 {
             table = self.written.wait(table).unwrap_or_else(PoisonError::into_inner);
@@ -313,7 +333,11 @@ fn claim(shared: &Arc<Shared>, key: PartialKey, charge: u64) -> Result<u64, Stor
 
 /// Removes the longest abandoned partial blobs beyond the bound.
 pub(super) fn make_way(shared: &Shared) -> Result<(), StoreError> {
-    let _files = lock(&shared.files);
+    make_way_among(shared, &lock(&shared.files))
+}
+
+/// The same for whoever has the files locked.
+pub(super) fn make_way_among(shared: &Shared, _files: &MutexGuard<'_, ()>) -> Result<(), StoreError> {
     let victims: Vec<PartialKey> = {
         let mut state = lock(&shared.state);
         let excess = state.partials.len().saturating_sub(MAX_PARTIALS);
@@ -335,7 +359,7 @@ pub(super) fn make_way(shared: &Shared) -> Result<(), StoreError> {
         }
         abandoned.into_iter().map(|(_, key)| key).collect()
     };
-    victims.into_iter().try_for_each(|key| shared.remove_files(&Victim::Partial(key)))
+    victims.into_iter().try_for_each(|key| shared.evict(&Victim::Partial(key)))
 }
 
 /// Undoes [`claim`] if a partial blob cannot be opened after all.
@@ -396,11 +420,11 @@ fn recorded(file: &File, digest: Digest, map: ChunkMap) -> io::Result<LinkTable>
     }
 }
 
-/// Hashes every chunk that has a record, and drops the records that do not hold.
-fn relink(data: &File, map: ChunkMap, mut table: LinkTable) -> io::Result<LinkTable> {
+/// Hashes every chunk that has a record: those whose records do not hold, or whose bytes the disk does not give.
+fn relink(data: &File, map: ChunkMap, table: &LinkTable) -> io::Result<Vec<ChunkIndex>> {
     let recorded: Vec<ChunkIndex> = map.iter().filter(|index| table.get(*index).is_some()).collect();
     if recorded.is_empty() {
-        return Ok(table);
+        return Ok(Vec::new());
     }
     let next = AtomicU32::new(0);
     let work = || -> io::Result<Vec<ChunkIndex>> {
@@ -408,7 +432,13 @@ fn relink(data: &File, map: ChunkMap, mut table: LinkTable) -> io::Result<LinkTa
         let mut buffer = vec![0; map.chunk_len() as usize];
         while let Some(&index) = recorded.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
             let bytes = &mut buffer[..map.len(index) as usize];
-            data.read_exact_at(bytes, map.offset(index))?;
+            match data.read_exact_at(bytes, map.offset(index)) {
+                Err(error) if is_unreadable(&error) => {
+                    wrong.push(index);
+                    continue;
+                }
+                read => read?,
+            }
             let holds = |found: &Link| link(&map, index, found.from, bytes).is_ok_and(|link| link == *found);
             if !table.get(index).as_ref().is_some_and(holds) {
                 wrong.push(index);
@@ -420,17 +450,44 @@ fn relink(data: &File, map: ChunkMap, mut table: LinkTable) -> io::Result<LinkTa
         .map_or(1, usize::from)
         .min(RELINK_THREADS)
         .min(recorded.len().div_ceil(16));
-    let wrong = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut wrong = work()?;
         for other in others {
             wrong.extend(other.join().map_err(|_| io::Error::other("a hashing thread panicked"))??);
         }
-        io::Result::Ok(wrong)
-    })?;
-    if !wrong.is_empty() {
-        tracing::info!(chunks = wrong.len(), "chunks of a partial blob do not link and are fetched again");
+        Ok(wrong)
+    })
+}
+
+/// The chunks of a damaged blob that link to its chain, and the file that they are in; `None` if the chain is not known.
+pub(super) fn open_remains(
+    shared: &Shared,
+    digest: &Digest,
+    map: ChunkMap,
+) -> Result<Option<(File, ChunkSet)>, StoreError> {
+    let path = shared.layout.partial(digest, map.size());
+    let wrong = |error| StoreError::io("read", &path, error);
+    let links = File::open(shared.layout.links(digest, map.size())).map_err(wrong)?;
+    let mut table = recorded(&links, *digest, map).map_err(wrong)?;
+    table.was_verified(*digest);
+    if table.chain().is_none() {
+        return Ok(None);
     }
-    wrong.into_iter().for_each(|index| table.clear(index));
-    Ok(table)
+    let data = File::open(&path).map_err(wrong)?;
+    let missing = relink(&data, map, &table).map_err(wrong)?;
+    let mut here = ChunkSet::empty(map);
+    for index in map.iter().filter(|index| table.get(*index).is_some()) {
+        here.insert(index);
+    }
+    for index in missing {
+        here.remove(index);
+    }
+    Ok(Some((data, here)))
+}
+
+/// Whether an error of reading a place of a file means that the bytes there are lost.
+fn is_unreadable(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

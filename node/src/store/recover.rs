@@ -17,11 +17,10 @@ use super::{StoreError, partial};
 
 /// Makes the folders, and empties those that hold nothing worth keeping from one run to the next.
 pub(super) fn prepare(layout: &Layout) -> Result<(), StoreError> {
-    for dir in [layout.blobs(), layout.chains(), layout.partials(), layout.staging(), layout.damaged()] {
+    for dir in [layout.blobs(), layout.chains(), layout.partials(), layout.staging()] {
         files::make_dir(&dir)?;
     }
-    files::empty_dir(&layout.staging())?;
-    files::empty_dir(&layout.damaged())
+    files::empty_dir(&layout.staging())
 }
 
 /// Fills the maps from index and disk. After a clean end the index is taken as it is, if it is the one that the
@@ -40,24 +39,17 @@ pub(super) fn recover(shared: &Arc<Shared>) -> Result<(), StoreError> {
     for (_, digest) in shared.index.pins()? {
         *state.pins.entry(digest).or_default() += 1;
     }
+    // A record may be older than the blob's return.
+    let damaged = shared.index.damaged()?.into_iter().filter(|(digest, _)| !state.blobs.contains_key(digest));
+    state.damaged = damaged.collect();
     find_partials(shared, &mut state)?;
     let blobs: u64 = state.blobs.iter().map(|(digest, entry)| entry_charge(digest, entry.size)).sum();
     let partials: u64 = state.partials.values().map(|entry| entry.charge).sum();
-    for name in files::list(&shared.layout.damaged())? {
-        if let Ok(data) = fs::symlink_metadata(shared.layout.damaged().join(&name)) {
-            state.damaged.insert(name, data.len().next_multiple_of(4096));
-        }
-    }
-    state.used = blobs + partials + state.damaged.values().sum::<u64>();
+    state.used = blobs + partials;
     let last_use = state.blobs.values().map(|entry| entry.record().used).max().unwrap_or(0);
     shared.clock.store(last_use + 1, Ordering::Relaxed);
     *lock(&shared.state) = state;
-    partial::make_way(shared)?;
-    // A budget that was made smaller is kept from the first moment, as far as pins allow.
-    if let Err(error) = shared.reserve(0, 0) {
-        tracing::warn!(%error, "the store is over its budget and nothing more can be removed");
-    }
-    Ok(())
+    partial::make_way(shared)
 }
 
 /// Makes index, maps and the blobs' folder agree.
@@ -70,14 +62,14 @@ fn compare(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
         for two in files::list(&parent)? {
             let dir = parent.join(&two);
             if !dir.is_dir() {
-                move_away(layout, &dir, &two, "blobs are in folders")?;
+                leave_alone(&dir);
                 continue;
             }
             for name in files::list(&dir)? {
                 let path = dir.join(&name);
                 let digest: Option<Digest> = format!("{}:{name}", algorithm.name()).parse().ok();
                 let Some(digest) = digest.filter(|digest| layout.blob(digest) == path) else {
-                    move_away(layout, &path, &name, "it is not named by a digest")?;
+                    leave_alone(&path);
                     continue;
                 };
                 if let Some(record) = check(shared, state, &digest, &path)? {
@@ -108,7 +100,8 @@ fn compare(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
     shared.index.flush()
 }
 
-/// Looks at one file in the blobs' folder: `None` if it was moved away, else a record if it had none.
+/// Looks at one file in the blobs' folder: `None` if it is no blob, else a record if it had none. What is left of one that
+/// was held becomes a partial blob.
 fn check(
     shared: &Shared,
     state: &State,
@@ -121,34 +114,36 @@ fn check(
     if data.is_file() && recorded.is_some_and(|entry| entry.size == data.len()) {
         return Ok(Some(None));
     }
-    let away = |why: &str| move_away(&shared.layout, path, &digest.hex(), why).map(|()| None);
     if !data.is_file() {
-        return away("it is not a regular file");
+        leave_alone(path);
+        return Ok(None);
     }
-    if recorded.is_some() {
-        return away("its length is not the recorded one");
+    if let Some(entry) = recorded {
+        tracing::warn!(%digest, found = data.len(), recorded = entry.size, "a stored blob has another length and is no longer held");
+        shared.index.note_damaged(digest, Some(entry.size))?;
+        let chain = shared.read_chain(digest, entry).filter(|chain| chain.map().count() > 1);
+        chain.map_or(Ok(false), |chain| shared.make_partial(&chain))?;
+        return files::remove(path).map(|()| None);
     }
-    let Ok(map) = ChunkMap::new(data.len()) else { return away("it is too large") };
     let mut file = File::open(path).map_err(unreadable)?;
-    let chain = files::hash(&mut file, digest.algorithm(), map).map_err(unreadable)?;
-    if chain.digest() != *digest {
-        return away("its bytes have another digest");
-    }
+    let chain = match ChunkMap::new(data.len()) {
+        Ok(map) => Some(files::hash(&mut file, digest.algorithm(), map).map_err(unreadable)?),
+        Err(_) => None,
+    };
+    let Some(chain) = chain.filter(|chain| chain.digest() == *digest) else {
+        // As a power cut leaves one that was not durable yet.
+        tracing::warn!(%digest, "a file that was not recorded as a blob has another digest and is removed");
+        return files::remove(path).map(|()| None);
+    };
+    let map = chain.map();
     tracing::info!(%digest, "a blob that was not recorded has its digest and is held");
     files::seal(&file, path)?;
     let chain = shared.write_chain(&chain)?;
     Ok(Some(Some(BlobRecord { size: map.size(), used: 0, chain })))
 }
 
-fn move_away(layout: &Layout, path: &Path, name: &str, why: &str) -> Result<(), StoreError> {
-    let mut to = layout.damaged().join(name);
-    let mut number = 0;
-    while fs::symlink_metadata(&to).is_ok() {
-        number += 1;
-        to = layout.damaged().join(format!("{name}.{number}"));
-    }
-    tracing::warn!(file = %path.display(), moved_to = %to.display(), why, "a file is no blob and is moved away");
-    fs::rename(path, &to).map_err(|error| StoreError::io("move away", path, error))
+fn leave_alone(path: &Path) {
+    tracing::warn!(path = %path.display(), "this is not the store's and is left alone");
 }
 
 /// Removes chains whose blobs are gone.
@@ -158,18 +153,16 @@ fn drop_chains(layout: &Layout, state: &State) -> Result<(), StoreError> {
         for two in files::list(&parent)? {
             let dir = parent.join(&two);
             if !dir.is_dir() {
-                move_away(layout, &dir, &two, "chains are in folders")?;
+                leave_alone(&dir);
                 continue;
             }
             for name in files::list(&dir)? {
                 let path = dir.join(&name);
-                if path.is_dir() {
-                    move_away(layout, &path, &name, "it is a folder")?;
-                    continue;
-                }
                 let digest = format!("{}:{name}", algorithm.name()).parse::<Digest>().ok();
-                if !digest.is_some_and(|digest| state.blobs.contains_key(&digest)) {
-                    files::remove(&path)?;
+                match digest.filter(|_| !path.is_dir()) {
+                    Some(digest) if state.blobs.contains_key(&digest) => {}
+                    Some(_) => files::remove(&path)?,
+                    None => leave_alone(&path),
                 }
             }
         }
@@ -202,7 +195,7 @@ fn find_partials(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
                     .insert((digest, map.size()), PartialEntry { open: false, charge, absent, closed });
             }
             Some(_) => files::remove(&path)?,
-            None => tracing::warn!(path = %path.display(), "this is no partial blob and is left alone"),
+            None => leave_alone(&path),
         }
     }
     for (key, path) in lone_links {

@@ -15,13 +15,17 @@ use super::blob::StoredBlob;
 use super::commit::Queue;
 use super::files::{self, Layout};
 use super::index::{BlobRecord, Index};
-use super::{Gone, StoreError, Why, links};
+use super::links::{self, LinkTable};
+use super::{Gone, StoreError, Why, partial};
 
 /// File systems give space in blocks of about this many bytes.
 const BLOCK: u64 = 4096;
 
 /// Bytes of the disk that blobs never take, so that the index can always be written.
 const KEEP_FREE: u64 = 16 << 20;
+
+/// How many damaged blobs are remembered as such; further ones are fetched like any that are not here.
+const MAX_DAMAGED: usize = 4096;
 
 /// A held blob. Whoever has a clone beside the one in [`State::blobs`] keeps the blob from being evicted.
 #[derive(Debug)]
@@ -89,8 +93,8 @@ pub(super) struct State {
     pub(super) partials: HashMap<PartialKey, PartialEntry>,
     /// How many names pin a blob.
     pub(super) pins: HashMap<Digest, u32>,
-    /// The names of files that were set aside, each with the bytes that it takes.
-    pub(super) damaged: HashMap<String, u64>,
+    /// Blobs that were found damaged and are not whole again, with their lengths. What is right of them is a partial blob.
+    pub(super) damaged: HashMap<Digest, u64>,
     /// Bytes charged to the budget.
     pub(super) used: u64,
 }
@@ -205,15 +209,7 @@ impl Shared {
     /// if they do not fit. Whoever asked gives the charge back with [`Shared::give_back`].
     pub(super) fn reserve(&self, charge: u64, unwritten: u64) -> Result<(), StoreError> {
         if !self.charge(charge) {
-            let files = lock(&self.files);
-            let Some(victims) = self.choose_victims(charge) else { return Err(self.no_space(charge)) };
-            // The charge is taken already; what could not be removed is logged, and found at the next start.
-            for victim in victims {
-                if let Err(error) = self.remove_files(&victim) {
-                    tracing::warn!(%error, "an evicted blob could not be removed");
-                }
-            }
-            drop(files);
+            self.make_room(&lock(&self.files), charge, None)?;
         }
         let before = self.unwritten.fetch_add(unwritten, Ordering::Relaxed);
         let free = files::free(self.layout.root()).unwrap_or(u64::MAX).saturating_sub(KEEP_FREE);
@@ -226,7 +222,7 @@ impl Shared {
     }
 
     /// Charges if it fits as it is.
-    fn charge(&self, charge: u64) -> bool {
+    pub(super) fn charge(&self, charge: u64) -> bool {
         let mut state = lock(&self.state);
         let after = state.used.saturating_add(charge);
         let fits = self.budget.is_none_or(|budget| after <= budget);
@@ -239,53 +235,6 @@ impl Shared {
     pub(super) fn give_back(&self, charge: u64) {
         let mut state = lock(&self.state);
         state.used = state.used.saturating_sub(charge);
-    }
-
-    /// Takes what must go out of the maps, so that `charge` more bytes fit, and charges them; `None` and no
-    /// change if they cannot fit. What was set aside goes first, then abandoned partial blobs, then blobs by their last
-    /// use.
-    fn choose_victims(&self, charge: u64) -> Option<Vec<Victim>> {
-        let mut state = lock(&self.state);
-        let budget = self.budget.unwrap_or(u64::MAX);
-        let mut excess = state.used.saturating_add(charge).saturating_sub(budget);
-        let mut partials: Vec<_> = state.partials.iter().filter(|(_, partial)| !partial.open).collect();
-        partials.sort_unstable_by_key(|(_, partial)| partial.closed);
-        let mut blobs: Vec<_> = state
-            .blobs
-            .iter()
-            .filter(|(digest, entry)| Arc::strong_count(entry) == 1 && !state.pins.contains_key(digest))
-            .collect();
-        blobs.sort_unstable_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
-
-        let damaged = state.damaged.iter().map(|(name, charge)| (Victim::Damaged(name.clone()), *charge));
-        let partials = partials.into_iter().map(|(key, partial)| (Victim::Partial(*key), partial.charge));
-        let blobs = blobs
-            .into_iter()
-            .map(|(digest, entry)| (Victim::Blob(*digest), entry_charge(digest, entry.size)));
-        let mut victims = Vec::new();
-        for (victim, frees) in damaged.chain(partials).chain(blobs) {
-            if excess == 0 {
-                break;
-            }
-            excess = excess.saturating_sub(frees);
-            victims.push((victim, frees));
-        }
-        if excess > 0 {
-            return None;
-        }
-        for (victim, frees) in &victims {
-            match victim {
-                Victim::Damaged(name) => drop(state.damaged.remove(name)),
-                Victim::Partial(key) => drop(state.partials.remove(key)),
-                Victim::Blob(digest) => {
-                    state.blobs.remove(digest);
-                    self.tell_gone(digest, Why::Evicted);
-                }
-            }
-            state.used = state.used.saturating_sub(*frees);
-        }
-        state.used = state.used.saturating_add(charge);
-        Some(victims.into_iter().map(|(victim, _)| victim).collect())
     }
 
     /// Removes partial blobs that nobody has open.
@@ -303,10 +252,20 @@ impl Shared {
         }
     }
 
+    /// A blob counts as damaged no more.
+    pub(super) fn mend(&self, digest: &Digest) {
+        if lock(&self.state).damaged.remove(digest).is_none() {
+            return;
+        }
+        match self.index.note_damaged(digest, None) {
+            Ok(()) => self.queue.touch(),
+            Err(error) => tracing::warn!(%digest, %error, "that a blob is not damaged is not written down"),
+        }
+    }
+
     /// Removes the files and the record of what is in no map any more. `files` must be locked.
     pub(super) fn remove_files(&self, victim: &Victim) -> Result<(), StoreError> {
         match victim {
-            Victim::Damaged(name) => files::remove_any(&self.layout.damaged().join(name)),
             Victim::Partial((digest, size)) => {
                 files::remove(&self.layout.partial(digest, *size))?;
                 files::remove(&self.layout.links(digest, *size))
@@ -322,7 +281,7 @@ impl Shared {
     }
 
     /// Tells whoever listens that a blob has left: as soon as it can be had no more, whatever becomes of its files.
-    fn tell_gone(&self, digest: &Digest, why: Why) {
+    pub(super) fn tell_gone(&self, digest: &Digest, why: Why) {
         // That nobody listens is no error.
         let _ = self.gone.send(Gone { digest: *digest, why });
     }
@@ -335,10 +294,6 @@ impl Shared {
     }
 
     /// Takes a held blob out of the map, if it is there: what it was charged with. `files` must be locked.
-    pub(super) fn take_out(&self, digest: &Digest, why: Why) -> Option<u64> {
-        self.take_out_of(&mut lock(&self.state), digest, why)
-    }
-
     pub(super) fn take_out_of(&self, state: &mut State, digest: &Digest, why: Why) -> Option<u64> {
         let entry = state.blobs.remove(digest)?;
         entry.lost.store(why == Why::Damaged, Ordering::Release);
@@ -348,44 +303,103 @@ impl Shared {
         Some(charge)
     }
 
-    /// Drops a blob whose file is missing or damaged, and sets aside what is left of it for a look.
+    /// Drops a blob whose bytes the disk has not kept, as syncing them has told: nothing of its file is believed.
     pub(super) fn lose(&self, digest: &Digest, why: &str) {
         let files = lock(&self.files);
-        self.set_aside(&files, digest, why);
+        self.set_aside(&files, digest, why, false);
     }
 
-    /// The same for one of which a handle is at hand. Another one that came in its place meanwhile stays.
+    /// Drops a blob whose file is missing or damaged, of which a handle is at hand, and keeps what is right of it. Another
+    /// one that came in its place meanwhile stays.
     pub(super) fn lose_this(&self, digest: &Digest, entry: &Entry, why: &str) {
         let files = lock(&self.files);
         // It may also have been removed or evicted, and fetched anew.
         let is_held =
             lock(&self.state).blobs.get(digest).is_some_and(|held| std::ptr::eq(Arc::as_ptr(held), entry));
         if is_held {
-            self.set_aside(&files, digest, why);
+            self.set_aside(&files, digest, why, true);
         }
     }
 
-    fn set_aside(&self, _files: &MutexGuard<'_, ()>, digest: &Digest, why: &str) {
-        let Some(charge) = self.take_out(digest, Why::Damaged) else { return };
-        tracing::debug!(%digest, why, "a stored blob is damaged and is no longer held");
-        let done = self.unclean().and_then(|()| {
-            let (from, name) = (self.layout.blob(digest), digest.hex());
-            match fs::rename(&from, self.layout.damaged().join(&name)) {
-                // It still takes space, until that is needed or the next start.
-                Ok(()) => {
-                    let mut state = lock(&self.state);
-                    let before = state.damaged.insert(name, charge).unwrap_or(0);
-                    state.used = state.used.saturating_sub(before).saturating_add(charge);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(StoreError::io("move away", &from, error)),
+    /// What was a held blob is a partial one from now on, if `keeps` and its chain is at hand: whoever opens that hashes
+    /// each chunk, and leaves out those that do not link.
+    fn set_aside(&self, files: &MutexGuard<'_, ()>, digest: &Digest, why: &str, keeps: bool) {
+        let Some(entry) = lock(&self.state).blobs.get(digest).cloned() else { return };
+        let key = (*digest, entry.size);
+        let chain = if keeps {
+            self.read_chain(digest, &entry).filter(|chain| chain.map().count() > 1)
+        } else {
+            None
+        };
+        let is_kept = {
+            let mut state = lock(&self.state);
+            if self.take_out_of(&mut state, digest, Why::Damaged).is_none() {
+                return;
             }
+            if state.damaged.len() < MAX_DAMAGED {
+                state.damaged.insert(*digest, entry.size);
+            }
+            // While one is open its files are somebody else's.
+            let kept = chain.as_ref().filter(|_| !state.partials.contains_key(&key));
+            if let Some(chain) = kept {
+                let charge = partial_charge(digest.algorithm(), chain.map());
+                state
+                    .partials
+                    .insert(key, PartialEntry { open: false, charge, absent: 0, closed: SystemTime::now() });
+                state.used = state.used.saturating_add(charge);
+            }
+            kept
+        };
+        tracing::debug!(%digest, why, keeps = is_kept.is_some(), "a stored blob is damaged and is no longer held");
+        let done = self.unclean().and_then(|()| {
+            let kept = is_kept.map_or(Ok(false), |chain| self.make_partial(chain));
+            files::remove(&self.layout.blob(digest))?;
             files::remove(&self.layout.chain(digest))?;
-            self.forget(digest)
+            self.index.note_damaged(digest, Some(entry.size))?;
+            self.forget(digest)?;
+            kept
         });
-        if let Err(error) = done {
-            tracing::warn!(%digest, %error, "a damaged blob could not be cleared away");
+        // Its links take more room than it had, a thousandth of it.
+        let done = done.and_then(|kept| match is_kept {
+            Some(_) if kept => partial::make_way_among(self, files)
+                .and_then(|()| self.make_room(files, 0, Some(&key)))
+                .map(|()| true),
+            _ => Ok(kept),
+        });
+        if is_kept.is_some() && !matches!(done, Ok(true)) {
+            self.drop_partials(files, |partial| *partial == key);
         }
+        if let Err(error) = done {
+            tracing::warn!(%digest, %error, "a damaged blob could not be cleared away, or nothing of it be kept");
+        }
+    }
+
+    /// The chain of a blob as it was recorded.
+    pub(super) fn read_chain(&self, digest: &Digest, entry: &Entry) -> Option<StateChain> {
+        let map = ChunkMap::new(entry.size).ok()?;
+        let Some(expected) = entry.chain else { return StateChain::from_bytes(*digest, map, &[]).ok() };
+        let bytes = fs::read(self.layout.chain(digest)).ok()?;
+        if Sha256::digest(&bytes)[..] != expected {
+            return None;
+        }
+        StateChain::from_bytes(*digest, map, &bytes).ok()
+    }
+
+    /// Makes the file of a blob that was held that of a partial one, with all links of its chain; `false` if there is no
+    /// file.
+    pub(super) fn make_partial(&self, chain: &StateChain) -> Result<bool, StoreError> {
+        let (digest, size) = (chain.digest(), chain.map().size());
+        let (from, to) = (self.layout.blob(&digest), self.layout.partial(&digest, size));
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            renamed => renamed.map_err(|error| StoreError::io("move", &from, error))?,
+        }
+        files::unseal(&to)?;
+        let (links, table) = (self.layout.links(&digest, size), LinkTable::of_chain(chain));
+        let bytes = table.as_bytes();
+        fs::write(&links, bytes)
+            .map_err(|error| self.io_error("write", &links, bytes.len() as u64, error))?;
+        Ok(true)
     }
 
     /// Makes a file whose bytes `chain` was computed from a held blob; says whether it was not held before. The
@@ -422,6 +436,7 @@ impl Shared {
             state.used = state.used.saturating_sub(charge).saturating_add(own);
             state.blobs.insert(digest, Arc::clone(&entry));
         }
+        self.mend(&digest);
         // Whatever else was begun of it, perhaps with a false length, is of no use any more.
         self.drop_partials(&files, |(partial, _)| *partial == digest);
         drop(files);
@@ -448,7 +463,6 @@ impl Shared {
 /// What leaves the store.
 #[derive(Debug)]
 pub(super) enum Victim {
-    Damaged(String),
     Partial(PartialKey),
     Blob(Digest),
 }

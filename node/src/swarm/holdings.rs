@@ -1,7 +1,7 @@
 //! What the swarm asks of the store.
 
 use std::fs::File;
-use std::future::ready;
+use std::future::{pending, ready};
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +72,11 @@ pub trait Holdings: Send + Sync + 'static {
     /// Whether a peer is given anything now. What it is not given it is not told of either. Does not block.
     fn gives_to(&self, _node: &NodeId) -> bool {
         true
+    }
+
+    /// Returns when a peer is given nothing any more: at once where it is given nothing now.
+    fn gives_no_more<'a>(&'a self, _node: &'a NodeId) -> BoxFuture<'a, ()> {
+        pending().boxed()
     }
 
     /// How long it is until bytes may go to a peer. Does not block.

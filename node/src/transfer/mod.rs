@@ -4,6 +4,7 @@
 //! [`planner`] decides what to ask of whom; `run` carries that out; readers get the bytes in order as their
 //! chunks link.
 
+mod error;
 mod flow;
 mod following;
 mod origin;
@@ -11,6 +12,7 @@ mod peers;
 pub mod planner;
 mod reader;
 mod reading;
+mod rest;
 mod routes;
 mod run;
 mod sources;
@@ -26,25 +28,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info_span, warn};
 use wherry_gateway::server::Break;
-use wherry_proto::{ChunkMap, Digest, Role, StreamClaim, TooLarge};
+use wherry_proto::{ChunkMap, Digest, Role, StreamClaim};
 
+pub use error::TransferError;
 pub use following::Signer;
+pub use rest::{MAX_RESTS, Rest};
 pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
 pub use view::Progress;
 pub use why::{FailedPeer, Leads, PeerNow, PeerRate, STILL, WaitsFor, Why};
 
 use crate::limits::{Limited, Limits};
 use crate::status::{ErrorKind, Metrics};
-use crate::store::{MAX_PARTIALS, Partial, Store, StoreError, StoredBlob};
+use crate::store::{MAX_PARTIALS, Partial, Store, StoredBlob};
 use crate::turns::Turns;
-use planner::Failure;
-use routes::Routes;
+use rest::Rests;
 use run::{Driver, EVENTS, Happening};
 use view::View;
 
@@ -69,91 +72,6 @@ const WHY_TIME: Duration = Duration::from_secs(2);
 /// The unit in which shares of [`MEMORY`] are counted, in bytes.
 const SHARE: usize = 1 << 10;
 
-/// Why a blob cannot be had.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum TransferError {
-    /// Nobody who was asked could give it.
-    #[error("{}", no_source_text(.origins, .failure))]
-    NoSource {
-        /// The origins that should have it.
-        origins: Vec<String>,
-        /// What they and the peers said.
-        failure: Box<Failure>,
-    },
-    /// The origin sends other bytes than the digest's.
-    #[error(
-        "{} sent bytes with the digest {found} instead of those that were asked for; nothing of them was kept. \
-         The registry or a proxy before it is damaged: try again, or push the image anew",
-        .origins.join(", ")
-    )]
-    OriginWrong {
-        /// The origins that were read.
-        origins: Vec<String>,
-        /// The digest of what they sent.
-        found: Digest,
-    },
-    /// The store cannot take it.
-    #[error(transparent)]
-    Store(Arc<StoreError>),
-    /// The blob is larger than wherry carries.
-    #[error(transparent)]
-    TooLarge(#[from] TooLarge),
-    /// What is missing would have to come from outside the site, and a limit says no. The transfer goes on when it ends.
-    #[error("{why}")]
-    Limited {
-        /// The limit.
-        limited: Limited,
-        /// The same in plain words, and what can be done.
-        why: String,
-        /// When it is worth asking again.
-        wait: Duration,
-    },
-    /// There are [`MAX_TRANSFERS`] transfers already.
-    #[error("{MAX_TRANSFERS} blobs are on their way already; ask again when some have arrived")]
-    Full,
-    /// The node is shutting down. What has arrived is kept for the next start.
-    #[error("the node is shutting down; what has arrived is kept")]
-    Stopped,
-    /// Somebody had it stopped. What has arrived is kept.
-    #[error("it was stopped by 'wherry cancel'; what has arrived is kept")]
-    Cancelled,
-}
-
-fn no_source_text(origins: &[String], failure: &Failure) -> String {
-    let mut text = match (&failure.origin, origins) {
-        (Some(why), _) => format!("{} cannot give it: {why}", origins.join(", ")),
-        (None, []) => "no origin is known for it".to_owned(),
-        (None, _) => format!("{} cannot give it", origins.join(", ")),
-    };
-    if failure.peers.is_empty() {
-        text.push_str("; no peer that can be reached holds it");
-    }
-    for (node, why) in &failure.peers {
-        text.push_str(&format!("; peer {node}: {why}"));
-    }
-    text
-}
-
-impl TransferError {
-    pub(crate) fn store(error: StoreError) -> Self {
-        Self::Store(Arc::new(error))
-    }
-
-    /// What a client is told that would have to wait for a limit.
-    pub(crate) fn limited(limits: &Limits, limited: Limited) -> Self {
-        Self::Limited { limited, why: limits.explain(&limited), wait: limits.wait(&limited) }
-    }
-
-    fn no_source(routes: &Routes, failure: Failure) -> Self {
-        match failure.origin_digest {
-            Some(found) if failure.origin.is_none() => {
-                Self::OriginWrong { origins: routes.wrong().to_vec(), found }
-            }
-            _ => Self::NoSource { origins: routes.names(), failure: Box::new(failure) },
-        }
-    }
-}
-
 struct Parts {
     store: Store,
     peers: Arc<dyn Peers>,
@@ -168,6 +86,8 @@ struct Parts {
     transfers: Mutex<HashMap<(Digest, u64), Arc<Transfer>>>,
     openings: Turns<(Digest, u64)>,
     partials: Mutex<HashMap<(Digest, u64), Weak<Partial>>>,
+    rests: Rests,
+    arrivals: watch::Sender<u64>,
 }
 
 impl Parts {
@@ -247,6 +167,8 @@ impl Transfers {
             transfers: Mutex::default(),
             openings: Turns::default(),
             partials: Mutex::default(),
+            rests: Rests::default(),
+            arrivals: watch::Sender::new(0),
         }))
     }
 
@@ -297,6 +219,11 @@ impl Transfers {
     /// The length of a blob that is on its way, as far as it is known by whoever asked for it.
     pub fn arriving_size(&self, digest: &Digest) -> Option<u64> {
         self.0.lock().keys().find(|(name, _)| name == digest).map(|(_, size)| *size)
+    }
+
+    /// Counts up with every blob that has come.
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.0.arrivals.subscribe()
     }
 
     /// What limits them.
@@ -352,6 +279,7 @@ async fn open(
             Arc::new(opened.map_err(|_| TransferError::Stopped)?.map_err(TransferError::store)?)
         }
     };
+    parts.rests.end(&digest);
     {
         let mut partials = parts.partials();
         partials.retain(|_, partial| partial.strong_count() > 0);
@@ -449,6 +377,7 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
     match &outcome {
         Ok(_) => {
             parts.metrics.fetched.inc();
+            parts.arrivals.send_modify(|count| *count += 1);
             parts.peers.announce(transfer.digest).await;
         }
         Err(error) => {

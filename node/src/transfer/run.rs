@@ -108,6 +108,9 @@ impl Driver {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let first_attempt = now << 20 | u64::from(rand::random::<u32>() >> 12);
         let mut planner = Planner::new(parts.peers.me(), partial.digest(), map, &here, first_attempt);
+        if let Some(chain) = partial.chain() {
+            planner.trust(chain);
+        }
         if let Some(rate) = parts.limits.rate() {
             planner.paced(rate);
         }
@@ -407,7 +410,7 @@ impl Driver {
             }
             Effect::OriginContradicts(index) => {
                 let origin = self.routes.current();
-                info!(blob = %digest.short(), %origin, chunk = %index, "origin and what peers have signed differ");
+                info!(blob = %digest.short(), %origin, chunk = %index, "the origin sends other bytes than the chain is of that is known");
             }
             Effect::Search => self.search(),
             Effect::Verified | Effect::Failed(_) => {}

@@ -118,13 +118,22 @@ impl Drop for Counted<'_> {
 }
 
 impl Telling<'_> {
-    /// Returns when the blob is gone.
+    /// Returns when the blob is gone, or as good as gone since this peer is given nothing any more.
     async fn run(self, blob: Whereabouts) {
+        tokio::select! {
+            () = self.uploader.holdings.gives_no_more(&self.peer) => {}
+            () = self.tell(blob) => {}
+        }
+        self.say(Role::Gone).await;
+    }
+
+    /// Tells of the blob until it is gone.
+    async fn tell(&self, blob: Whereabouts) {
         if let (Whereabouts::Held | Whereabouts::Arriving(_), Ok(map)) =
             (&blob, ChunkMap::new(self.blob.size))
         {
             self.uploader.spread().follow(self.blob, map, self.peer);
-            let _counted = Counted(&self);
+            let _counted = Counted(self);
             let held = match blob {
                 Whereabouts::Arriving(arriving) => self.arriving(&*arriving, map).await,
                 _ => true,
@@ -134,7 +143,6 @@ impl Telling<'_> {
                 std::future::pending::<()>().await;
             }
         }
-        self.say(Role::Gone).await;
     }
 
     async fn say(&self, role: Role) {

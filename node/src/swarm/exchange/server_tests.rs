@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -76,6 +77,8 @@ struct Stock {
     most: AtomicUsize,
     // Which chunks of the open blob did not link, as peers say.
     doubted: Mutex<Vec<(NodeId, u32)>>,
+    // Whether anything is given.
+    gives: watch::Sender<bool>,
 }
 
 impl Stock {
@@ -116,6 +119,10 @@ impl Holdings for Stock {
         None
     }
 
+    fn gives_no_more<'a>(&'a self, _: &'a NodeId) -> BoxFuture<'a, ()> {
+        async { self.gives.subscribe().wait_for(|gives| !gives).await.map(drop).unwrap() }.boxed()
+    }
+
     fn tag(&self, _: &str) -> Option<TagRecord> {
         None
     }
@@ -138,7 +145,8 @@ impl Giver {
         let gated = Gated { reads, gate: Arc::new(Mutex::new(closed)) };
         let open = Arc::new((0..open).map(|at| (at / 100 % 251) as u8).collect());
         let (searching, most) = Default::default();
-        let stock = Arc::new(Stock { gated, open, searching, most, doubted: Mutex::default() });
+        let (doubted, gives) = (Mutex::default(), watch::Sender::new(true));
+        let stock = Arc::new(Stock { gated, open, searching, most, doubted, gives });
         let uploader = Uploader::new(stock.clone(), key(1), key(9).network(), Buffers::default());
         Self { uploader, stock, reads: entered, gate: Some(gate) }
     }
@@ -446,4 +454,19 @@ async fn the_states_of_a_chain_that_is_known_do_not_travel() {
         let mut states = vec![0; len as usize];
         tokio::io::AsyncReadExt::read_exact(&mut stream, &mut states).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_follower_is_told_when_it_is_given_nothing_any_more_and_one_that_comes_then_at_once() {
+    let giver = Giver::new(100_000);
+    let (digest, map) = (Digest::sha256(&giver.stock.open), ChunkMap::new(100_000).unwrap());
+    let taker = giver.taker(2);
+    let mut follow = taker.exchange.follow(digest, map);
+    let told = |role| Some(Update { role, here: List::first_of([]) });
+    assert_eq!(within(follow.next()).await, told(Role::Held));
+    giver.stock.gives.send_replace(false);
+    assert_eq!(within(follow.next()).await, told(Role::Gone));
+    assert_eq!(within(follow.next()).await, None);
+    let mut late = taker.exchange.follow(digest, map);
+    assert_eq!(within(late.next()).await, told(Role::Gone));
 }

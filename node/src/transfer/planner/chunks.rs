@@ -112,6 +112,8 @@ impl Planner {
         // Whoever does not hold the blob may have had the chunk in good faith, from a reading that is wrong.
         if held && index == map.first() && end_is_proven {
             self.ban(node, Proof::WrongChunk(index));
+        } else if self.ledger.is_certain() {
+            self.drop_peer(node, DropReason::WrongChunk(index));
         } else if !held && self.ledger.has_chain() && !self.ledger.has_signer() {
             // Nobody is left who stands for the chain: what still comes decides.
             self.ledger.forget_orphans();

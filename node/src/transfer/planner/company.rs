@@ -138,7 +138,26 @@ impl Planner {
             return;
         }
         peer.role = Some(Role::Held);
+        if self.limited && peer.class == LinkClass::Wan {
+            // It is asked when bytes may come from there.
+            peer.chain = Chain::None;
+            return;
+        }
+        self.ask_chain(node);
+    }
+
+    /// Asks those at other sites for their claims who could not be asked while a limit said no.
+    pub(super) fn ask_chains(&mut self) {
+        let unasked = self.peers.iter().filter(|(_, peer)| peer.holds() && matches!(peer.chain, Chain::None));
+        for node in unasked.map(|(node, _)| *node).collect::<Vec<_>>() {
+            self.ask_chain(node);
+        }
+    }
+
+    fn ask_chain(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.chain = Chain::Asked;
+        peer.chain_since = self.ticks;
         match StateChain::from_bytes(self.ledger.digest(), self.ledger.map(), &[]) {
             // A blob of one chunk has no inner states, so there is nothing to claim.
             Ok(chain) => self.chain(node, Arc::new(chain)),
@@ -258,7 +277,7 @@ impl Planner {
             || self.may_lead()
             || self.leader().is_some()
             || self.awaits_words()
-            || (self.limited && self.origin.count > 0)
+            || (self.limited && (self.origin.count > 0 || self.peers.values().any(Peer::holds)))
             || self.peers.values().any(trading)
             || !self.asked.is_empty()
             || !self.keeping.is_empty()

@@ -201,6 +201,7 @@ impl Planner {
                 self.lead.request = Request::Unasked;
             }
             self.lead.broken.clear();
+            self.ask_chains();
             return;
         }
         self.step_down();
@@ -379,7 +380,7 @@ impl Planner {
         self.peers.values().any(|peer| {
             let silent = peer.role.is_none() && self.ticks < peer.since + INTRODUCTION;
             let claiming = peer.holds() && matches!(peer.chain, super::Chain::Asked);
-            silent || (claiming && self.ticks < peer.since + CLAIMING)
+            silent || (claiming && self.ticks < peer.chain_since + CLAIMING)
         })
     }
 

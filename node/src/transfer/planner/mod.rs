@@ -6,9 +6,10 @@
 //! state: wanted, asked of one source, being kept (written), or here (in the ledger).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet, Digest, Ledger, Link, NodeId, Role};
+use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet, Digest, Ledger, Link, NodeId, Role, StateChain};
 
 pub use company::{MAX_DROPPED, MAX_PEERS, MAX_RETURNS};
 pub use event::{DropReason, Effect, Event, Failure, LeadEnd, NoStates, Proof, Source, Succession};
@@ -150,6 +151,12 @@ impl Planner {
             over: false,
             effects: Vec::new(),
         }
+    }
+
+    /// This is the chain of the blob, which was verified here before some of it was damaged.
+    pub fn trust(&mut self, chain: Arc<StateChain>) {
+        self.ledger.trust(chain);
+        self.count_taken();
     }
 
     /// What is known of the blob.

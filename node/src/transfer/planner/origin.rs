@@ -80,6 +80,13 @@ impl Planner {
             self.origin.wrong = Some(found);
             self.effects.push(Effect::OriginWrong(found));
         }
+        self.next_attempt(found);
+        self.void();
+        self.claim_those_aside();
+    }
+
+    /// What an attempt gave was wrong: the next origin has its turn, if there is to be another attempt.
+    fn next_attempt(&mut self, found: Option<Digest>) {
         self.effects.push(Effect::AttemptFailed);
         // The same wrong bytes from the same origin: a third reading would only cost.
         let before = self.origin.failed.len().checked_sub(self.origin.count.max(1));
@@ -88,14 +95,20 @@ impl Planner {
         self.origin.failed.push(found);
         let most = ORIGIN_ATTEMPTS.max(self.origin.count + 1);
         self.origin.exhausted = again || self.origin.failed.len() >= most;
-        self.void();
-        self.claim_those_aside();
     }
 
     pub(super) fn origin_contradicts(&mut self, index: ChunkIndex) {
         self.stop_origin();
-        self.origin.contradicts = true;
         self.effects.push(Effect::OriginContradicts(index));
+        if self.ledger.is_certain() {
+            // A reading from the start would tell nothing new.
+            self.origin.error = Some(format!(
+                "the bytes that it sends for chunk {index} are not those that the digest is of"
+            ));
+            self.next_attempt(None);
+        } else {
+            self.origin.contradicts = true;
+        }
     }
 
     pub(super) fn origin_ended(&mut self, why: Option<String>) {

@@ -41,7 +41,7 @@ pub(super) struct Refused {
 /// How far a peer's claim has come.
 #[derive(Debug)]
 pub(super) enum Chain {
-    /// It has none: the blob is still on its way there.
+    /// It has none, since the blob is still on its way there, or is not to be asked for it now.
     None,
     Asked,
     /// Contradicts what the origin is sending: nobody can know who is right before that ends.
@@ -105,6 +105,8 @@ pub(super) struct Peer {
     pub(super) strange: u8,
     // The tick at which it was met.
     pub(super) since: u64,
+    // The tick at which it was asked for its chain, if it was.
+    pub(super) chain_since: u64,
     pub(super) rank: u64,
 }
 
@@ -122,6 +124,7 @@ impl Peer {
             refused: BTreeMap::new(),
             strange: 0,
             since,
+            chain_since: since,
             rank,
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use tracing::debug;
-use wherry_proto::{Attempt, ChunkIndex, Lead, NodeId, State, StatePrefix};
+use wherry_proto::{Attempt, ChunkIndex, Lead, NodeId, State, StateChain, StatePrefix};
 
 use super::{Driver, Happening, Held, hash};
 use crate::swarm::LinkClass;
@@ -84,7 +84,10 @@ impl Driver {
 
     pub(super) fn ask_chain(&self, node: NodeId) {
         let (digest, size) = (self.digest(), self.map().size());
-        let known = self.planner.ledger().chain().cloned();
+        let ledger = self.planner.ledger();
+        // Whoever has followed a leader to the end has all states: they need not come again.
+        let read = || StateChain::from_bytes(digest, self.map(), &ledger.stream().states_from(0)).ok();
+        let known = ledger.chain().cloned().or_else(|| read().map(Arc::new));
         let (parts, events) = (self.parts.clone(), self.events.clone());
         let is_dear = parts.peers.class(&node) == Some(LinkClass::Wan);
         self.spawn(async move {
