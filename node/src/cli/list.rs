@@ -8,7 +8,7 @@ use super::args::NodeArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::network::now;
-use super::output::{harmless, note, print, print_json};
+use super::output::{count, harmless, note, print, print_json};
 use super::table::{Align, Table};
 use crate::config::units::{show_age, show_date, show_size};
 use crate::control::api::{ImageSummary, NodeStatus, PeerInfo};
@@ -34,6 +34,7 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
         ("LAYERS", Align::Right),
         ("HERE FOR", Align::Left),
         ("PINNED", Align::Left),
+        ("NOTE", Align::Left),
     ]);
     for image in images {
         table.row([
@@ -45,9 +46,22 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
                 .added
                 .map_or_else(String::new, |added| show_age(Duration::from_secs(now.saturating_sub(added)))),
             if image.pinned { "yes".to_owned() } else { String::new() },
+            remarks(image),
         ]);
     }
     table.to_string()
+}
+
+/// What there is to say of an image that is not whole, or that a tag has left behind.
+fn remarks(image: &ImageSummary) -> String {
+    let mut remarks = Vec::new();
+    if !image.whole {
+        remarks.push(format!("{} of it here", show_size(image.here)));
+    }
+    if !image.was.is_empty() {
+        remarks.push(format!("was {}", image.was.join(", ")));
+    }
+    remarks.join("; ")
 }
 
 pub(super) async fn peers(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
@@ -137,11 +151,15 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
     };
     line(
         "store",
-        format!("{} {bound}: {} images, {} blobs", show_size(store.bytes), status.images, store.blobs)
-            + &match store.partial_blobs {
-                0 => String::new(),
-                partial => format!(", {partial} not whole yet"),
-            },
+        format!(
+            "{} {bound}: {}, {}",
+            show_size(store.bytes),
+            count(status.images, "image"),
+            count(store.blobs as usize, "blob")
+        ) + &match store.partial_blobs {
+            0 => String::new(),
+            partial => format!(", {partial} not whole yet"),
+        },
     );
     let traffic = &status.traffic;
     line(

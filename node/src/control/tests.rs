@@ -151,7 +151,14 @@ impl Backend for Harbour {
     }
 
     async fn remove(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
-        let image = |reference| RemovedImage { reference, digest: digest(), blobs: 1, bytes: 2, shared: 3 };
+        let image = |reference| RemovedImage {
+            reference,
+            digest: digest(),
+            blobs: 1,
+            partial: 0,
+            bytes: 2,
+            shared: 3,
+        };
         Ok(RemoveSummary { removed: request.references.into_iter().map(image).collect() })
     }
 

@@ -7,6 +7,7 @@ mod checking;
 mod find;
 mod holdings;
 mod keep;
+mod listing;
 mod losses;
 mod preload;
 mod pulls;
