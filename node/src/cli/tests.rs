@@ -16,7 +16,7 @@ use crate::control::api::{ImageSummary, PullEvent, WanStatus, WanSummary};
 use crate::images::inspect::{BlobDetails, ImageDetails, LayerDetails, LayerState, RunDetails, Step};
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
-    Args::try_parse_from(super::args::joined(line.split_whitespace().map(Into::into)))
+    Args::try_parse_from(args::joined(line.split_whitespace().map(Into::into)))
         .map(|args| args.command)
 }
 

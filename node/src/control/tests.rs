@@ -65,6 +65,7 @@ impl Report for Harbour {
             images: 0,
             peers: 0,
             refused: Vec::new(),
+            unreached: Vec::new(),
             joined: None,
             transfers: Vec::new(),
             wan: WanStatus::default(),

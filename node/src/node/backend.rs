@@ -27,8 +27,9 @@ use crate::images::{ImageError, ImageName, PullEvents, Pulled, Wanted, parse_pla
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
     Addresses, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
+    UnreachedAddress,
 };
-use crate::swarm::Refusal;
+use crate::swarm::{Refusal, Unreached};
 use crate::transfer::{Progress, Transfer};
 
 impl Report for Node {
@@ -59,6 +60,7 @@ impl Report for Node {
             images,
             peers: self.swarm.neighbours().len(),
             refused: self.swarm.refusals().into_iter().map(refused).collect(),
+            unreached: self.swarm.unreached().into_iter().map(unreached).collect(),
             joined,
             transfers: self.transfer_status(transfers).await,
             wan: self.limits.status(),
@@ -453,6 +455,11 @@ impl Node {
             })
             .collect()
     }
+}
+
+fn unreached(address: Unreached) -> UnreachedAddress {
+    let Unreached { address, why, since } = address;
+    UnreachedAddress { address, why, since }
 }
 
 fn refused(refusal: Refusal) -> RefusedNode {

@@ -12,6 +12,6 @@ mod tests;
 pub use metrics::{ErrorKind, Metrics};
 pub use report::{
     Addresses, ErrorCounts, Joined, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus,
-    Traffic, TransferStatus,
+    Traffic, TransferStatus, UnreachedAddress,
 };
 pub use server::serve;
