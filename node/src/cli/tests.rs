@@ -16,8 +16,7 @@ use crate::control::api::{ImageSummary, PullEvent, WanStatus, WanSummary};
 use crate::images::inspect::{BlobDetails, ImageDetails, LayerDetails, LayerState, RunDetails, Step};
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
-    Args::try_parse_from(args::joined(line.split_whitespace().map(Into::into)))
-        .map(|args| args.command)
+    Args::try_parse_from(args::joined(line.split_whitespace().map(Into::into))).map(|args| args.command)
 }
 
 fn environment(variables: &[(&str, &str)]) -> Environment {

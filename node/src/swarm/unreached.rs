@@ -80,7 +80,11 @@ fn of(error: &(dyn Error + Send + Sync + 'static)) -> String {
 fn of_named(error: &Named) -> String {
     match error {
         dns::Error::Transport(error) => of_io(error),
-        dns::Error::ResolveError(error) => format!("the name is not found: {error}"),
+        dns::Error::ResolveError(error) => match error.to_string() {
+            // With the whole question behind it, which says no more.
+            text if text.contains("no records found") => "the name is not found".to_owned(),
+            text => format!("the name cannot be looked up: {text}"),
+        },
         dns::Error::Dial(errors) => errors.last().map_or_else(|| error.to_string(), of_named),
         error => error.to_string(),
     }
