@@ -113,7 +113,10 @@ fn a_node_needs_no_configuration_says_where_it_is_and_ends_when_asked() {
     assert_eq!(status["peers"], 0);
     assert_eq!(json(&home, "network show --json")["peer_id"], status["peer_id"]);
     assert_eq!(json(&home, "images --json"), Value::Array(Vec::new()));
-    assert_eq!(json(&home, "peers --json"), json!({ "peers": [], "refused": [], "joined": null }));
+    assert_eq!(
+        json(&home, "peers --json"),
+        json!({ "peers": [], "refused": [], "unreached": [], "joined": null })
+    );
     node.signal(Signal::TERM);
     assert_eq!(node.end(), Some(0));
     assert!(!home.path().join("data/control.sock").exists());

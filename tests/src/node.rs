@@ -250,6 +250,16 @@ impl Wherry {
         serde_json::from_str(&text).with_context(|| format!("{arguments:?} --json printed {text}"))
     }
 
+    /// The names of the images that it has whole, as `wherry images` tells them.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub fn whole_images(&self) -> Result<Vec<String>> {
+        let images = self.json(&["images"])?;
+        let whole = images.as_array().context("no list")?.iter().filter(|image| image["whole"] == true);
+        Ok(whole.filter_map(|image| image["reference"].as_str().map(str::to_owned)).collect())
+    }
+
     /// Runs a command that must fail with status 1, and gives what it wrote to standard error.
     ///
     /// # Errors

@@ -58,10 +58,27 @@ pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Resu
         let name = image.reference.clone().unwrap_or_else(|| format!("<none>@{}", image.digest));
         out += &format!("{} {} {}\n", harmless(&name), image.digest, show_size(image.size));
     }
-    if summary.images.iter().any(|image| image.reference.is_none()) {
-        note("an image without a name is used by its digest; 'wherry import --name REF' gives it one");
+    if let Some(line) = nameless(&summary, from) {
+        note(&line);
     }
     print(&out)
+}
+
+/// What an image that came without a name is called by, and how it gets one.
+pub(super) fn nameless(summary: &ImportSummary, from: &Path) -> Option<String> {
+    let image = summary.images.iter().find(|image| image.reference.is_none())?;
+    let called = format!(
+        "the archive gives this image no name: its digest means it, and the first 12 digits do, as in 'wherry inspect {}'",
+        image.digest.short()
+    );
+    let from = match from.to_str() {
+        Some("-") | None => "-".to_owned(),
+        Some(from) => harmless(from),
+    };
+    Some(match summary.images.len() {
+        1 => format!("{called}; 'wherry import --name REPOSITORY:TAG {from}' gives it one"),
+        _ => format!("{called}; --name gives one where an archive has a single image"),
+    })
 }
 
 async fn send(

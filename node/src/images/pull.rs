@@ -61,6 +61,19 @@ impl Images {
         refresh: bool,
         events: &dyn PullEvents,
     ) -> Result<Pulled, ImageError> {
+        match self.pull_all(reference, platform, refresh, events).await {
+            Ok(pulled) => Ok(pulled),
+            Err(error) => Err(self.with_moved(reference, error).await),
+        }
+    }
+
+    async fn pull_all(
+        &self,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        refresh: bool,
+        events: &dyn PullEvents,
+    ) -> Result<Pulled, ImageError> {
         let resolved = match refresh {
             true => self.manifest_anew(reference).await?,
             false => self.manifest(reference).await?,

@@ -1,5 +1,7 @@
 //! What this node knows of names: which manifests tags mean, and what belongs to which repository.
 
+use std::str::FromStr;
+
 use bincode::{Decode, Encode};
 use wherry_gateway::{Host, Manifest, ManifestContent, Reference, Repository};
 use wherry_proto::{Digest, TagRecord};
@@ -12,6 +14,12 @@ pub const MAX_TAGS: usize = 10_000;
 
 /// The most images that are listed.
 pub const MAX_IMAGES: usize = 10_000;
+
+/// How many earlier meanings of a tag are remembered.
+pub const MAX_BEFORE: usize = 4;
+
+/// The version of the layout of a tag's earlier meanings: it goes up with every change.
+const BEFORE_VERSION: u8 = 1;
 
 /// The version of [`TagEntry`]'s layout, and so of the [`TagRecord`] within: it goes up with every change of either.
 const TAG_VERSION: u8 = 2;
@@ -79,8 +87,15 @@ pub struct KeptImage {
 #[derive(Clone)]
 pub struct Records {
     tags: Table<TagEntry>,
+    // What each tag meant before, the newest first.
+    before: Table<Vec<Digest>>,
     kept: Table<KeptImage>,
     grants: Table<Grant>,
+}
+
+/// A name as it is written into a key.
+fn read<T: FromStr>(key: Vec<u8>) -> Option<T> {
+    String::from_utf8(key).ok()?.parse().ok()
 }
 
 fn grant_key(host: &Host, repository: &Repository, digest: &Digest) -> String {
@@ -92,6 +107,7 @@ impl Records {
     pub fn open(store: &Store) -> Result<Self, StoreError> {
         Ok(Self {
             tags: store.table("tags", TAG_VERSION)?,
+            before: store.table("before", BEFORE_VERSION)?,
             kept: store.table("kept", KEPT_VERSION)?,
             grants: store.table("grants", GRANT_VERSION)?,
         })
@@ -104,21 +120,56 @@ impl Records {
 
     /// Changes what is known of a tag in one step: `change` sees what that is and says what has been heard, which is
     /// remembered unless what is known is newer. No origin can have confirmed anything after `latest`, in seconds since
-    /// the Unix epoch. Returns what is known afterwards.
+    /// the Unix epoch. Returns what is known afterwards and, if it is another manifest now, the one that it meant.
     pub fn change_tag(
         &self,
         reference: &Reference,
         latest: u64,
         mut change: impl FnMut(Option<&TagEntry>) -> Option<TagEntry>,
-    ) -> Result<Option<TagEntry>, StoreError> {
-        let mut now = None;
+    ) -> Result<(Option<TagEntry>, Option<Digest>), StoreError> {
+        let (mut now, mut left) = (None, None);
         self.tags.update(reference.to_string().as_bytes(), |known: Option<TagEntry>| {
             let heard = change(known.as_ref());
             let changed = heard.and_then(|heard| heard.after(known.clone(), latest));
+            let digest = |entry: &Option<TagEntry>| entry.as_ref().map(|entry| entry.record.digest);
+            left = digest(&known).filter(|_| changed.is_some() && digest(&changed) != digest(&known));
             now = changed.clone().or(known);
             changed
         })?;
-        Ok(now)
+        Ok((now, left))
+    }
+
+    /// What a tag meant before, the newest first; what it means now may be among it.
+    pub fn before(&self, reference: &Reference) -> Result<Vec<Digest>, StoreError> {
+        Ok(self.before.get(reference.to_string().as_bytes())?.unwrap_or_default())
+    }
+
+    /// Remembers what a tag meant until now, and of what it meant before that the newest that `is_worth` it: at most
+    /// [`MAX_BEFORE`] together.
+    pub fn add_before(
+        &self,
+        reference: &Reference,
+        digest: Digest,
+        is_worth: impl Fn(&Digest) -> bool,
+    ) -> Result<(), StoreError> {
+        let change = |known: Option<Vec<Digest>>| {
+            let mut all = vec![digest];
+            let known = known.unwrap_or_default().into_iter();
+            all.extend(known.filter(|it| *it != digest && is_worth(it)).take(MAX_BEFORE - 1));
+            Some(all)
+        };
+        self.before.update(reference.to_string().as_bytes(), change).map(|_| ())
+    }
+
+    /// The tags of a repository that have meant something else before, with that; at most `most`.
+    pub fn moved_tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        most: usize,
+    ) -> Result<Vec<(Reference, Vec<Digest>)>, StoreError> {
+        let found = self.before.scan_prefix(format!("{host}/{repository}:").as_bytes(), most)?;
+        Ok(found.into_iter().filter_map(|(key, before)| Some((read(key)?, before))).collect())
     }
 
     /// The first `most` tags of a repository that sort behind `after`, in the order of their bytes.
@@ -138,7 +189,6 @@ impl Records {
 
     /// Every tag that is known, at most [`MAX_IMAGES`], each read when it is its turn.
     pub fn all_tags(&self) -> impl Iterator<Item = Result<(Reference, TagEntry), StoreError>> + '_ {
-        let read = |key: Vec<u8>| String::from_utf8(key).ok()?.parse().ok();
         let tags = self.tags.iter().filter_map(move |item| match item {
             Ok((key, entry)) => Some(Ok((read(key)?, entry))),
             Err(error) => Some(Err(error)),
@@ -154,7 +204,6 @@ impl Records {
 
     /// Every image that is known by its digest alone, at most [`MAX_IMAGES`], each read when it is its turn.
     pub fn all_kept(&self) -> impl Iterator<Item = Result<(ImageName, KeptImage), StoreError>> + '_ {
-        let read = |key: Vec<u8>| String::from_utf8(key).ok()?.parse().ok();
         let kept = self.kept.iter().filter_map(move |item| match item {
             Ok((key, kept)) => Some(Ok((read(key)?, kept))),
             Err(error) => Some(Err(error)),
@@ -162,9 +211,24 @@ impl Records {
         kept.take(MAX_IMAGES)
     }
 
-    /// Forgets a name; says whether it was known. What belongs to the repository is known as before.
+    /// Whether an image is known by this digest alone.
+    pub fn is_kept(&self, name: &ImageName) -> Result<bool, StoreError> {
+        Ok(self.kept.get(name.to_string().as_bytes())?.is_some())
+    }
+
+    /// Every manifest that belongs to a repository and of which all is known that it names, each read when it is its turn.
+    pub fn manifests(&self) -> impl Iterator<Item = Result<(Reference, Grant), StoreError>> + '_ {
+        self.grants.iter().filter_map(move |item| match item {
+            Ok((_, grant)) if !grant.unfolded => None,
+            Ok((key, grant)) => Some(Ok((read(key)?, grant))),
+            Err(error) => Some(Err(error)),
+        })
+    }
+
+    /// Forgets a name and what it meant before; says whether it was known. What belongs to the repository is known as before.
     pub fn forget(&self, name: &ImageName) -> Result<bool, StoreError> {
         let key = name.to_string();
+        self.before.remove(key.as_bytes())?;
         Ok(self.tags.remove(key.as_bytes())? | self.kept.remove(key.as_bytes())?)
     }
 
@@ -250,6 +314,8 @@ mod tests {
         let grant = encode(GRANT_VERSION, &Grant { unfolded: true, ..Grant::of(8, "text/plain") }).unwrap();
         let kept = KeptImage { media_type: "text/plain".to_owned(), since: 6 };
         let kept = encode(KEPT_VERSION, &kept).unwrap();
+        let before = encode(BEFORE_VERSION, &vec![Digest::sha256(b"manifest")]).unwrap();
+        assert_eq!((before[..9].to_vec(), before.len()), (b"\x01\x01\0\0\0\0\0\0\0".to_vec(), 42));
         assert_eq!(kept, b"\x01\x0a\0\0\0\0\0\0\0text/plain\x06\0\0\0\0\0\0\0");
         let written = [tag, grant].map(|bytes| (bytes[0], bytes.len(), Digest::sha256(&bytes).hex()));
         let as_before = [

@@ -8,6 +8,7 @@ mod damage;
 mod find;
 mod holdings;
 mod keep;
+mod listing;
 mod losses;
 mod pins;
 mod preload;

@@ -349,11 +349,13 @@ impl Store {
         Ok(there)
     }
 
-    /// Removes what was begun of a blob or left of it, with whatever length, unless it is being filled now.
-    pub fn remove_partials(&self, digest: &Digest) {
+    /// Removes what was begun of a blob or left of it, with whatever length, unless it is being filled now: how many that
+    /// were, and how many bytes they took.
+    pub fn remove_partials(&self, digest: &Digest) -> (usize, u64) {
         let files = lock(&self.shared.files);
-        self.shared.drop_partials(&files, |(partial, _)| partial == digest);
+        let dropped = self.shared.drop_partials(&files, |(partial, _)| partial == digest);
         self.shared.mend(digest);
+        dropped
     }
 
     /// All held blobs with their lengths, in no order: a snapshot.

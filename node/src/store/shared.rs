@@ -238,18 +238,25 @@ impl Shared {
     }
 
     /// Removes partial blobs that nobody has open.
-    pub(super) fn drop_partials(&self, _files: &MutexGuard<'_, ()>, which: impl Fn(&PartialKey) -> bool) {
+    pub(super) fn drop_partials(
+        &self,
+        _files: &MutexGuard<'_, ()>,
+        which: impl Fn(&PartialKey) -> bool,
+    ) -> (usize, u64) {
         let mut state = lock(&self.state);
         let dropped: Vec<_> = state.partials.extract_if(|key, entry| !entry.open && which(key)).collect();
         let charges: u64 = dropped.iter().map(|(_, entry)| entry.charge).sum();
         state.used = state.used.saturating_sub(charges);
         drop(state);
+        let on_disk = |(_, entry): &(PartialKey, PartialEntry)| entry.charge.saturating_sub(entry.absent);
+        let removed = (dropped.len(), dropped.iter().map(on_disk).sum());
         for (key, _) in dropped {
             // Found at the next start.
             if let Err(error) = self.remove_files(&Victim::Partial(key)) {
                 tracing::warn!(%error, "a partial blob of no use could not be removed");
             }
         }
+        removed
     }
 
     /// A blob counts as damaged no more.
