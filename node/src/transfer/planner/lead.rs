@@ -273,17 +273,15 @@ impl Planner {
                 continue;
             }
             let signer = self.peers.get(&attempt.signer);
-            match signer {
+            let is_over = match signer.filter(|signer| signer.role.is_some()) {
                 // It says itself what it does.
-                Some(signer) if signer.role.is_some() => {
-                    if !signer.reads(attempt.number) {
-                        continue;
-                    }
-                }
-                // Its connection to this node has ended, or there has been none: what others say is old if they said it
-                // of a reading that was seen to end so.
-                _ if dropped.is_some_and(|dropped| attempt.number <= dropped.reading) => continue,
-                _ => {}
+                Some(signer) => !signer.reads(attempt.number),
+                // What others say is old if they say it of a reading whose end was seen: its connection to this node has
+                // ended.
+                None => dropped.is_some_and(|dropped| attempt.number <= dropped.reading),
+            };
+            if is_over {
+                continue;
             }
             let rank =
                 signer.map_or_else(|| rank(&self.ledger.digest(), &attempt.signer), |signer| signer.rank);
