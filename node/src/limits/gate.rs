@@ -465,6 +465,7 @@ impl Limits {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
+    use futures::FutureExt as _;
     use wherry_proto::Roles;
 
     use super::*;
@@ -486,6 +487,14 @@ mod tests {
             clock: Arc::new(|| Moment { utc: NOW, offset: 0 }),
         })
         .unwrap()
+    }
+
+    #[tokio::test]
+    async fn where_nothing_is_limited_no_piece_waits_for_a_timer() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = limits(&Store::open(dir.path(), StoreSettings::default()).unwrap(), 1);
+        assert!(limits.taken(1000).now_or_never().is_some());
+        assert!(limits.turn(1000).now_or_never().is_some());
     }
 
     #[tokio::test]
