@@ -42,7 +42,9 @@ const ASKING_TIME_FOR_ALL: Duration = Duration::from_secs(3);
 const PATIENCE_WITH_ANSWER: Duration = Duration::from_secs(4);
 
 /// The same once the node that asks for all of its site did not come by a new answer: mostly this one will not either.
-const PATIENCE_AFTER_ANOTHER: Duration = Duration::from_secs(2);
+/// With [`RESOLVE_TIME`](crate::swarm::RESOLVE_TIME) less than [`ASKING_TIME`], so that it is known in the end that the
+/// origin is out of reach.
+const PATIENCE_AFTER_ANOTHER: Duration = Duration::from_millis(1500);
 
 /// How long an origin is waited for when it is the only hope.
 const PATIENCE: Duration = Duration::from_secs(25);
