@@ -213,6 +213,9 @@ fn a_pause_on_one_node_stops_the_reading_of_another_and_a_resume_lets_it_go_on_w
     for node in [&one, &two] {
         is_clear(&ask_for_the_end(node.gateway()?, &image)?, &["'wherry wan resume'", "since"], 1..3600)?;
     }
+    // Nor is a client given the part that is here, and then nothing for as long as the pause may last.
+    let path = format!("/v2/{}/blobs/{}", image.repository, image.layers[0].digest);
+    is_clear(&get(two.gateway()?, &path)?, &["'wherry wan resume'"], 1..3600)?;
 
     // It holds for those who come later, and across restarts.
     let three = site.node("three", &[], &[&two])?;

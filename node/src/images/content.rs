@@ -148,7 +148,7 @@ impl BlobHandle {
     /// as long to arrive in order as all that lies before it.
     async fn arriving(&self, transfer: &Arc<Transfer>, range: Range<u64>) -> Result<Body, Refusal> {
         let is_far = |front: u64| range.start > front.saturating_add(FAR);
-        match tokio::time::timeout(FIRST_BYTE, transfer.first_byte(range.start, is_far)).await {
+        match tokio::time::timeout(FIRST_BYTE, transfer.first_byte(&range, is_far)).await {
             Ok(Ok(true)) | Err(_) => Ok(Body::Stream(transfer.read(range).boxed())),
             Ok(Ok(false)) => self.pass_through(range).await,
             Ok(Err(source)) => Err(self.failed(source).into_refusal(true)),

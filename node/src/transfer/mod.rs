@@ -482,29 +482,35 @@ impl Transfer {
         }
     }
 
-    /// Waits until the byte at `offset` can be read, and says so with `true`; with [`TransferError::Limited`] if a limit has
-    /// to end first which will hold for longer than [`SHORT_LIMIT`]; with `false` if `is_far` finds it too
-    /// far behind `front`, the number of bytes at the start that are here, while the blob comes in order only.
+    /// Waits until the first byte of a range can be read, and says so with `true`; with [`TransferError::Limited`] if a limit
+    /// has to end before all of it is here which will hold for longer than [`SHORT_LIMIT`]; with `false` if `is_far` finds
+    /// it too far behind `front`, the number of bytes at the start that are here, while the blob comes in order only.
     pub async fn first_byte(
         self: &Arc<Self>,
-        offset: u64,
+        range: &Range<u64>,
         is_far: impl Fn(u64) -> bool,
     ) -> Result<bool, TransferError> {
-        let Some(index) = self.map.at(offset) else { return Ok(true) };
+        let Some(index) = self.map.at(range.start) else { return Ok(true) };
+        let last = self.map.at(range.end.saturating_sub(1)).map_or(index.get(), |last| last.get());
+        let is_all_here = || {
+            let here = self.view.linked();
+            (index.get()..=last)
+                .all(|number| self.map.index(number).is_some_and(|index| here.contains(index)))
+        };
         let _in_use = self.begin_to_read();
         let mut changes = self.view.watch();
         loop {
             changes.borrow_and_update();
-            if self.view.has(index) {
-                return Ok(true);
-            }
             if let Some(outcome) = self.view.outcome() {
                 return outcome.map(|_| true);
             }
-            if let Some(limited) = self.view.waiting()
-                && self.limits.wait(&limited) > SHORT_LIMIT
+            if let Some(limited) = self.held_up()
+                && !is_all_here()
             {
                 return Err(TransferError::limited(&self.limits, limited));
+            }
+            if self.view.has(index) {
+                return Ok(true);
             }
             if self.view.in_order().is_some_and(&is_far) {
                 return Ok(false);
@@ -513,6 +519,11 @@ impl Transfer {
                 return Err(TransferError::Stopped);
             }
         }
+    }
+
+    /// The limit that alone keeps the rest of the blob from coming, if it will hold for longer than [`SHORT_LIMIT`].
+    fn held_up(&self) -> Option<Limited> {
+        self.view.waiting().filter(|limited| self.limits.wait(limited) > SHORT_LIMIT)
     }
 
     /// The bytes of a range, in order, as they arrive. Pieces have at most one chunk's length.
