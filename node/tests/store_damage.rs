@@ -175,7 +175,7 @@ fn what_remains_of_a_damaged_blob_is_given_chunk_by_chunk_and_never_a_wrong_one(
 }
 
 #[test]
-fn what_remains_of_a_damaged_blob_ends_for_others_when_it_is_filled_makes_room_or_is_removed() {
+fn what_remains_of_a_damaged_blob_ends_for_others_when_it_is_filled_removed_or_whole_again() {
     let ends: [(&str, fn(&Store, &Digest)); 3] = [
         ("filled", |store, digest| drop(store.partial(digest, ChunkMap::new(LEN as u64).unwrap()).unwrap())),
         ("removed", |store, digest| {
@@ -309,9 +309,11 @@ fn what_is_left_of_a_damaged_blob_keeps_the_budget_and_makes_room_like_any_parti
     let fits = |len| store.would_fit(&[(Digest::sha256(b"any"), len)].into()).is_ok();
     assert!(refused.is_no_space() && store.remains(&rotten).is_some() && !fits(CHARGE) && fits(CHARGE / 2));
     store.unpin("keep", &rotten).unwrap();
-    // Else it makes room itself before blobs do.
+    // Else it makes room itself before blobs do, and whoever gives it to others learns of it.
+    let remains = store.open_remains(&rotten).unwrap();
     let [next, last] = [10, 11].map(|seed| put(&store, Algorithm::Sha256, &bytes(seed, LEN)));
     assert!(store.holds(&next) && store.holds(&last));
     assert!(store.remains(&rotten).is_none() && !store.is_damaged(&rotten));
+    assert!(!remains.is_there() && *remains.changes().borrow() == 1);
     assert_eq!(store.usage().used, budget);
 }
