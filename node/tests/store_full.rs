@@ -63,6 +63,28 @@ fn what_cannot_fit_is_refused_before_it_begins() {
 }
 
 #[test]
+fn a_store_opens_where_there_is_no_room_to_keep_what_is_left_of_a_damaged_blob() {
+    let Some(disk) = SmallDisk::new(48) else { return };
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    let bytes: Vec<u8> = (0..MIB).map(|i| (i >> 4) as u8).collect();
+    let digest = Digest::sha256(&bytes);
+    store.put(&digest, &bytes).unwrap();
+    drop(store);
+    let hex = digest.hex();
+    let path = disk.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, &bytes[..MIB / 2]).unwrap();
+    fs::remove_file(disk.path().join("clean")).unwrap();
+    let left = rustix::fs::statvfs(disk.path()).unwrap().f_bfree.saturating_sub(256);
+    fs::write(disk.path().join("ballast"), vec![1; (left * 4096) as usize]).unwrap();
+
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    assert!(store.is_damaged(&digest) && !store.holds(&digest));
+    assert_eq!((store.remains(&digest), store.usage().used), (None, 0));
+    assert!(!path.exists() && fs::read_dir(disk.path().join("partial")).unwrap().next().is_none());
+}
+
+#[test]
 fn a_disk_that_fills_up_on_the_way_fails_that_blob_only() {
     let Some(disk) = SmallDisk::new(48) else { return };
     let store = Store::open(disk.path(), StoreSettings::default()).unwrap();

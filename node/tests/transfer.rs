@@ -401,6 +401,28 @@ async fn a_reader_that_stays_after_a_failure_is_in_nobodys_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_rots_while_somebody_still_reads_the_transfer_that_brought_it_is_whole_again() {
+    let (digest, bytes) = blob(500_000);
+    let lab = Lab::new([(digest, bytes.clone())], FULL_SPEED).await;
+    let (transfers, _, store) = lab.node();
+    let stays = lab.arriving(&transfers, digest, bytes.len()).await;
+    stays.wait().await.unwrap();
+    store.sync().unwrap();
+    let hex = digest.hex();
+    let path = lab.dir.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+    let mut rotten = bytes.to_vec();
+    rotten[1000] ^= 1;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, rotten).unwrap();
+    assert!(!store.verify(&digest).unwrap());
+    let second = lab.arriving(&transfers, digest, bytes.len()).await;
+    second.wait().await.unwrap();
+    assert!(store.verify(&digest).unwrap());
+    drop(stays);
+    transfers.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_do_not_have_the_digest_are_an_error_and_are_not_stored() {
     let (digest, bytes) = blob(1_000_000);
     let mut wrong = bytes.to_vec();

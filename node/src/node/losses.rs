@@ -12,7 +12,6 @@ use crate::config::units::show_size;
 use crate::images::Images;
 use crate::status::{ErrorKind, Metrics};
 use crate::store::{Gone, Store, Why};
-use crate::transfer::Transfers;
 
 /// How long what leaves is put together: an image leaves blob by blob.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -20,8 +19,8 @@ const TOGETHER: Duration = Duration::from_millis(200);
 /// How many blobs are told of together at most.
 const MAX_TOGETHER: usize = 1024;
 
-/// Tells of all that leaves, for as long as the store is there; has what is left of damaged blobs given to others.
-pub(super) async fn tell(images: Images, transfers: Transfers, metrics: Metrics, mut gone: Receiver<Gone>) {
+/// Tells of all that leaves, for as long as the store is there.
+pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Gone>) {
     loop {
         let first = match gone.recv().await {
             Ok(first) => first,
@@ -42,10 +41,6 @@ pub(super) async fn tell(images: Images, transfers: Transfers, metrics: Metrics,
                 Err(TryRecvError::Lagged(_)) => {}
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
-        }
-        // What is left of damaged ones is hashed from now on, so that whoever asks later need not wait for it.
-        for gone in all.iter().filter(|gone| gone.why == Why::Damaged) {
-            let _ = transfers.rest(&gone.digest);
         }
         report(&images, &metrics, all).await;
     }

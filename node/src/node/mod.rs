@@ -235,7 +235,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let preloads = Preloads::new(store.clone(), images.clone(), pulls.clone(), limits.clone());
     let _ = shelf.preloads.set(preloads.clone());
 
-    let telling = losses::tell(images.clone(), transfers.clone(), metrics.clone(), gone);
+    let telling = losses::tell(images.clone(), metrics.clone(), gone);
     let caring = care::run(store.clone(), suspicions, stops.talking.clone());
     let pinning = pins::follow(store.clone(), images.clone(), transfers.clone(), stops.talking.clone());
 

@@ -14,12 +14,16 @@ use super::{StoreError, Why};
 type Victims = Vec<(Victim, u64)>;
 
 impl State {
+    /// Whether a partial blob makes room: not one that is being filled, nor what is left of a pinned blob.
+    pub(super) fn may_go(&self, key: &PartialKey, partial: &PartialEntry) -> bool {
+        let is_pinned = self.damaged.get(&key.0) == Some(&key.1) && self.pins.contains_key(&key.0);
+        !partial.open && !is_pinned
+    }
+
     /// Who goes, but not the partial blob `but`, so that `excess` bytes are freed; and whether these are enough.
     fn victims(&self, excess: u64, but: Option<&PartialKey>) -> (Victims, bool) {
-        let may_go = |(key, partial): &(&PartialKey, &PartialEntry)| {
-            let is_pinned = self.damaged.get(&key.0) == Some(&key.1) && self.pins.contains_key(&key.0);
-            !partial.open && Some(*key) != but && !is_pinned
-        };
+        let may_go =
+            |(key, partial): &(&PartialKey, &PartialEntry)| Some(*key) != but && self.may_go(key, partial);
         let mut partials: Vec<_> = self.partials.iter().filter(may_go).collect();
         partials.sort_unstable_by_key(|(_, partial)| partial.closed);
         let is_loose = |(digest, entry): &(&Digest, &Arc<_>)| {

@@ -38,7 +38,7 @@ use wherry_proto::{ChunkMap, Digest, Role, StreamClaim};
 
 pub use error::TransferError;
 pub use following::Signer;
-pub use rest::{MAX_RESTS, Rest};
+pub use rest::Rest;
 pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
 pub use view::Progress;
 pub use why::{FailedPeer, Leads, PeerNow, PeerRate, STILL, WaitsFor, Why};
@@ -47,7 +47,6 @@ use crate::limits::{Limited, Limits};
 use crate::status::{ErrorKind, Metrics};
 use crate::store::{MAX_PARTIALS, Partial, Store, StoredBlob};
 use crate::turns::Turns;
-use rest::Rests;
 use run::{Driver, EVENTS, Happening};
 use view::View;
 
@@ -86,7 +85,6 @@ struct Parts {
     transfers: Mutex<HashMap<(Digest, u64), Arc<Transfer>>>,
     openings: Turns<(Digest, u64)>,
     partials: Mutex<HashMap<(Digest, u64), Weak<Partial>>>,
-    rests: Rests,
     arrivals: watch::Sender<u64>,
 }
 
@@ -167,7 +165,6 @@ impl Transfers {
             transfers: Mutex::default(),
             openings: Turns::default(),
             partials: Mutex::default(),
-            rests: Rests::default(),
             arrivals: watch::Sender::new(0),
         }))
     }
@@ -268,8 +265,9 @@ async fn open(
             return Err(TransferError::Full);
         }
     }
-    // Readers of a transfer that has failed may still hold its partial blob, which cannot be opened twice.
-    let left = parts.partials().get(&key).and_then(Weak::upgrade);
+    // Readers of a transfer that has failed may still hold its partial blob, which cannot be opened twice; those of one
+    // that has not hold what was the blob until it was damaged.
+    let left = parts.partials().get(&key).and_then(Weak::upgrade).filter(|partial| !partial.is_finished());
     let partial = match left {
         Some(partial) => partial,
         None => {
@@ -279,7 +277,6 @@ async fn open(
             Arc::new(opened.map_err(|_| TransferError::Stopped)?.map_err(TransferError::store)?)
         }
     };
-    parts.rests.end(&digest);
     {
         let mut partials = parts.partials();
         partials.retain(|_, partial| partial.strong_count() > 0);

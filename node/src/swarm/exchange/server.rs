@@ -384,7 +384,7 @@ impl Connection {
         if !uploader.spread().give(blob, map, index, *node, plentiful, here) {
             return Err(Unanswered::Elsewhere);
         }
-        let given = source.piece(id, blob.digest, map, index).map(|answer| (answer, slot));
+        let given = source.piece(id, blob.digest, map, index).await.map(|answer| (answer, slot));
         match given {
             Ok(_) => uploader.holdings.gave(node, map.len(index)),
             Err(_) => uploader.spread().take_back(&blob, index, *node),
