@@ -50,6 +50,7 @@ use bring::Preloads;
 use care::Care;
 pub use care::{CHECKED_FOR, CLEARED_FOR, GROUNDLESS_FOR, MAX_SUSPICIONS, READ_AGAIN};
 use holdings::Shelf;
+use pins::Pins;
 pub use preload::{AWAY_TIME, LEAST_ID_END};
 pub use pulls::MAX_PULLS;
 use pulls::Pulls;
@@ -131,6 +132,7 @@ pub struct Node {
     images: Images,
     transfers: Transfers,
     pulls: Arc<Pulls>,
+    pins: Pins,
     preloads: Preloads,
     swarm: Client,
     limits: Limits,
@@ -232,12 +234,13 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     losses::keep_budget(&store, &images).await;
     let gone = store.evicted();
     let pulls = Arc::<Pulls>::default();
-    let preloads = Preloads::new(store.clone(), images.clone(), pulls.clone(), limits.clone());
+    let pins = Pins::new(store.clone(), images.clone());
+    let preloads = Preloads::new(pins.clone(), images.clone(), pulls.clone(), limits.clone());
     let _ = shelf.preloads.set(preloads.clone());
 
     let telling = losses::tell(images.clone(), transfers.clone(), metrics.clone(), gone);
     let caring = care::run(store.clone(), suspicions, stops.talking.clone());
-    let pinning = pins::follow(store.clone(), images.clone(), transfers.clone(), stops.talking.clone());
+    let pinning = pins.clone().follow(transfers.clone(), stops.talking.clone());
 
     let listening = swarm.listening();
     let bootstrap = listening();
@@ -255,6 +258,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         images: images.clone(),
         transfers: transfers.clone(),
         pulls,
+        pins,
         preloads,
         swarm: client.clone(),
         limits,
