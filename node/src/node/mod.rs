@@ -213,7 +213,6 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         Signer { key: key.clone(), certificate: certificate.clone() },
         stops.fetching.clone(),
     );
-    let _ = shelf.transfers.set(transfers.clone());
     let images = Images::new(ImagesParts {
         store: store.clone(),
         transfers: transfers.clone(),
@@ -230,9 +229,11 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     })
     .map_err(Box::new)
     .map_err(NodeError::Images)?;
-    let _ = shelf.images.set(images.clone());
     losses::keep_budget(&store, &images).await;
     let gone = store.evicted();
+    // From now on peers can have something stored here.
+    let _ = shelf.transfers.set(transfers.clone());
+    let _ = shelf.images.set(images.clone());
     let pulls = Arc::<Pulls>::default();
     let pins = Pins::new(store.clone(), images.clone());
     let preloads = Preloads::new(pins.clone(), images.clone(), pulls.clone(), limits.clone());
