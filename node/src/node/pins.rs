@@ -107,7 +107,11 @@ impl Pins {
                 Ok(false) => _ = left.insert(name),
                 // It hides none of the others.
                 Err(error) => {
-                    warn!(image = name, error = error.message, "whether a pinned tag has moved cannot be told");
+                    warn!(
+                        image = name,
+                        error = error.message,
+                        "whether a pinned tag has moved cannot be told"
+                    );
                     left.insert(name);
                 }
             }
@@ -224,7 +228,8 @@ impl Turn<'_> {
     }
 
     async fn take_away(&self, name: String, blobs: HashSet<Digest>) -> Result<(), ApiError> {
-        blocking(self.store, move |store| blobs.iter().try_for_each(|digest| store.unpin(&name, digest))).await
+        blocking(self.store, move |store| blobs.iter().try_for_each(|digest| store.unpin(&name, digest)))
+            .await
     }
 
     async fn pinned(&self, name: &str) -> Result<HashSet<Digest>, ApiError> {
