@@ -97,15 +97,18 @@ pub struct Records {
     manifests: Arc<Manifests>,
 }
 
+/// Manifests by their digests in repositories, with their media types.
+type ManifestList = Arc<Vec<(Reference, String)>>;
+
 /// The grants of manifests, as they were when so many had been learned.
 #[derive(Default)]
 struct Manifests {
     learned: AtomicU64,
-    list: Mutex<Option<(u64, Arc<Vec<(Reference, String)>>)>>,
+    list: Mutex<Option<(u64, ManifestList)>>,
 }
 
 impl Manifests {
-    fn lock(&self) -> MutexGuard<'_, Option<(u64, Arc<Vec<(Reference, String)>>)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<(u64, ManifestList)>> {
         // It is replaced as a whole.
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
