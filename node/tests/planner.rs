@@ -540,6 +540,69 @@ fn two_that_have_lost_different_chunks_of_a_blob_heal_each_other() {
     assert_eq!(planner.apply(Event::Kept(source, lost, link)), [Effect::Verified]);
 }
 
+#[test]
+fn what_an_origin_gives_right_of_a_damaged_blob_is_kept_though_a_chunk_before_it_is_wrong() {
+    let mut world = World::new(8 * CHUNK, 5, &[], Origin::Wrong(1)).damaged(&BTreeSet::from([1, 5]));
+    assert!(!world.run(7), "nobody has the first of them");
+    assert_eq!(world.disk[5 * CHUNK..], world.truth[5 * CHUNK..]);
+}
+
+/// It lost a chunk after it had said that it holds the blob: it is met again as one that has some of it, and what it has
+/// lost comes from elsewhere.
+#[test]
+fn a_holder_that_has_not_got_a_chunk_is_not_asked_for_it_again() {
+    let chain = Arc::new(true_chain(&blob(8 * CHUNK, 5)));
+    let map = chain.map();
+    let [me, holder] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
+    let lost = map.index(2).unwrap();
+    let mut planner = Planner::new(me, chain.digest(), map, &[], 1);
+    planner.apply(Event::OriginOffered);
+    let says = |role, runs: &[Run]| {
+        Event::Updated(holder, Update { role, here: List::first_of(runs.iter().copied()) })
+    };
+    let mut events = VecDeque::from([Event::Offered(holder, LinkClass::Lan), Event::SearchedSite]);
+    let (mut is_whole, mut drops, mut reads) = (true, 0, Vec::new());
+    for _ in 0..500 {
+        for effect in planner.apply(events.pop_front().unwrap_or(Event::Tick)) {
+            match effect {
+                Effect::Follow(_) if is_whole => events.push_back(says(Role::Held, &[])),
+                Effect::Follow(_) => {
+                    let role = Role::Following { stream: None, known: 0, may_lead: false };
+                    events.push_back(says(role, &[Run { from: 0, len: 2 }, Run { from: 3, len: 5 }]));
+                }
+                Effect::AskChain(node) => events.push_back(Event::Chain(node, chain.clone())),
+                Effect::Fetch(node, index, _) if index == lost => {
+                    assert!(is_whole, "it is asked again for what it has not got");
+                    is_whole = false;
+                    events.push_back(Event::NotHere(node, index));
+                }
+                Effect::Fetch(node, index, _) => {
+                    let link = vec![chain.link(index)];
+                    let took = Duration::from_millis(1);
+                    events.push_back(Event::Arrived(Source::Peer(node), index, link, took));
+                }
+                Effect::Keep(source, index, link) => events.push_back(Event::Kept(source, index, link)),
+                Effect::Drop(_, DropReason::Failed(_)) => drops += 1,
+                Effect::ReadOrigin(from, _, to) => {
+                    reads.push((from.get(), to.get()));
+                    for index in (from.get()..=to.get()).map(|number| map.index(number).unwrap()) {
+                        let link = vec![chain.link(index)];
+                        events.push_back(Event::Arrived(Source::Origin, index, link, Duration::ZERO));
+                    }
+                    events.push_back(Event::OriginEnded(None));
+                }
+                Effect::Verified => {
+                    assert_eq!(drops, 1);
+                    assert!(reads.iter().any(|(from, to)| (*from..=*to).contains(&2)), "{reads:?}");
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+    panic!("it does not come to an end: {planner:?}");
+}
+
 /// A leader that is done holds the blob from then on: its chain comes, and then what is missing.
 #[test]
 fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {

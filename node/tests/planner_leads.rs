@@ -61,6 +61,29 @@ fn a_leader_that_others_go_by_is_believed_before_it_has_said_anything_itself() {
 }
 
 #[test]
+fn those_who_say_by_turns_that_they_hold_the_blob_and_make_no_claim_hold_up_nobody() {
+    let site = Site::new(3);
+    let (mut holder, mut other) = (site.nodes[1], site.nodes[2]);
+    let mut planner = site.planner();
+    for node in [holder, other] {
+        planner.apply(Event::Met(node, LinkClass::Lan));
+        says(&mut planner, node, Role::Held);
+    }
+    let mut has_led = leads(&may_lead(&mut planner));
+    for _ in 0..50 {
+        // At any time one of them is about to make its claim.
+        let nothing = Role::Following { stream: None, known: 0, may_lead: false };
+        has_led |= leads(&says(&mut planner, other, nothing));
+        for _ in 0..4 {
+            has_led |= leads(&planner.apply(Event::Tick));
+        }
+        (holder, other) = (other, holder);
+        has_led |= leads(&says(&mut planner, holder, Role::Held));
+    }
+    assert!(has_led);
+}
+
+#[test]
 fn a_leader_keeps_its_place_however_many_come() {
     let count = 3 * MAX_PEERS;
     let site = Site::new(count as u8);

@@ -154,7 +154,8 @@ impl Wherry {
         let mut arguments: Vec<String> = vec!["up".into()];
         if self.options.space.is_none() {
             arguments.push("--no-mdns".into());
-            for service in ["--gateway", "--status", "--peers", "--bulk"] {
+            let is_free = |service: &&str| !self.options.more.iter().any(|given| given == service);
+            for service in ["--gateway", "--status", "--peers", "--bulk"].into_iter().filter(is_free) {
                 arguments.extend([service.into(), "127.0.0.1:0".into()]);
             }
         }

@@ -70,6 +70,27 @@ fn an_address_that_is_not_connected_is_told_with_why_and_logged_once() -> Result
 }
 
 #[test]
+fn an_address_of_the_node_itself_is_not_told_of() -> Result<()> {
+    let lab = Lab::new()?;
+    let nobody = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let refused = format!("/ip4/127.0.0.1/tcp/{nobody}");
+    let mut node = Wherry::start(&lab, "node", Options::default())?;
+    let own = node.addresses()?.peers.iter().find(|it| it.contains("/tcp/")).context("no address")?.clone();
+    let own = own.split("/p2p/").next().context("no address")?.to_owned();
+    node.stop()?;
+    // It listens where it did before, as where all nodes have one list.
+    let port = own.rsplit('/').next().context("no port")?;
+    node.options().more.extend(["--peers".to_owned(), format!("127.0.0.1:{port}")]);
+    node.options().bootstrap.extend([own.clone(), refused.clone()]);
+    node.up()?;
+    assert!(node.addresses()?.peers.iter().any(|it| it.starts_with(&own)), "{:?}", node.addresses()?.peers);
+    wait_until("the other one is told of", SOON, || says(&node, &refused, "refused"))?;
+    assert_eq!(unreached(&node, &own)?, None);
+    assert_eq!(warned(&node, &own)?, [String::new(); 0]);
+    Ok(())
+}
+
+#[test]
 fn an_address_is_no_longer_told_of_once_it_is_connected_and_again_when_it_is_gone() -> Result<()> {
     let lab = Lab::new()?;
     let network = Network::new(&lab)?;

@@ -84,6 +84,29 @@ fn what_a_tag_meant_before_is_listed_found_by_its_digest_and_named_where_the_tag
 }
 
 #[test]
+fn a_tag_stays_pinned_when_what_it_meant_before_is_let_go() -> Result<()> {
+    let lab = Lab::new()?;
+    let origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let old = push_image(origin.addr(), "lab/moving", "1", 92, &[1 << 20])?;
+    let tag = old.reference(origin.host());
+    let node = Wherry::start(&lab, "node", Options::origin(origin.host()).with("--tag-ttl").with("1ms"))?;
+    node.run(&["pull", &tag])?;
+    node.run(&["pin", &tag])?;
+    let new = push_image(origin.addr(), "lab/moving", "1", 93, &[1 << 20])?;
+    wait_until("the node knows what the tag means now", SOON, || {
+        Ok(get(node.gateway()?, "/v2/lab/moving/manifests/1")?.body == new.manifest_bytes)
+    })?;
+    let by_digest = format!("{}@{}", tag.strip_suffix(":1").context("no tag")?, old.manifest);
+    node.run(&["unpin", &by_digest])?;
+    let image = listed(&node, &by_digest)?.context("what the tag meant is not listed")?;
+    assert_eq!(image["pinned"], false, "{image}");
+    node.run(&["pull", &tag])?;
+    let image = listed(&node, &tag)?.context("the tag is not listed")?;
+    assert_eq!((&image["digest"], &image["pinned"]), (&json!(new.manifest.to_string()), &true.into()));
+    node.run(&["unpin", &tag]).map(drop)
+}
+
+#[test]
 fn an_image_that_a_tag_has_left_keeps_the_layers_that_it_shares() -> Result<()> {
     let lab = Lab::new()?;
     let origin = Registry::start(&lab, "origin", registry::Options::default())?;

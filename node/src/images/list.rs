@@ -179,6 +179,28 @@ impl Images {
         blocking(move || images.parts_of(&meaning)).await
     }
 
+    /// The same of a name; nothing where it is not known what that means.
+    pub async fn parts_of_name(&self, reference: &Reference) -> Result<Vec<Digest>, ImageError> {
+        let (images, reference) = (self.clone(), reference.clone());
+        blocking(move || match images.meaning(&reference)? {
+            Some(meaning) => images.parts_of(&meaning),
+            None => Ok(Vec::new()),
+        })
+        .await
+    }
+
+    /// What a reference means here. Reads the disk.
+    fn meaning(&self, reference: &Reference) -> Result<Option<Meaning>, ImageError> {
+        let records = self.records();
+        Ok(match reference.target().digest() {
+            Some(digest) => {
+                let grant = records.grant(reference.host(), reference.repository(), digest)?;
+                grant.map(|grant| Meaning { digest: *digest, media_type: grant.media_type, since: None })
+            }
+            None => records.tag(reference)?.as_ref().map(Meaning::of),
+        })
+    }
+
     /// All that a reference leads to: the manifest, and as far as manifests are here what they name.
     pub(super) fn parts_of(&self, meaning: &Meaning) -> Result<Vec<Digest>, ImageError> {
         let (mut parts, mut seen) = (vec![meaning.digest], HashSet::from([meaning.digest]));
@@ -233,15 +255,7 @@ impl Images {
     ) -> Result<Option<LocalImage>, ImageError> {
         let (images, reference, platform) = (self.clone(), reference.clone(), platform.cloned());
         blocking(move || {
-            let records = images.records();
-            let meaning = match reference.target().digest() {
-                Some(digest) => {
-                    let grant = records.grant(reference.host(), reference.repository(), digest)?;
-                    grant.map(|grant| Meaning { digest: *digest, media_type: grant.media_type, since: None })
-                }
-                None => records.tag(&reference)?.as_ref().map(Meaning::of),
-            };
-            let Some(meaning) = meaning else { return Ok(None) };
+            let Some(meaning) = images.meaning(&reference)? else { return Ok(None) };
             images.local(&reference.into(), &meaning, platform.as_ref())
         })
         .await

@@ -129,6 +129,8 @@ struct Inner {
     resolving: Flights<(String, bool), Result<Resolved, ImageError>>,
     // Under one lock while it is counted, so that many who ask cause one count.
     count: tokio::sync::Mutex<Option<(Instant, usize)>>,
+    // Under one lock while it is found out, as above.
+    moved: tokio::sync::Mutex<moved::Answers>,
     news: watch::Sender<u64>,
 }
 
@@ -167,6 +169,7 @@ impl Images {
             down: Mutex::default(),
             resolving: Flights::default(),
             count: tokio::sync::Mutex::default(),
+            moved: tokio::sync::Mutex::default(),
             news: watch::Sender::new(0),
         })))
     }

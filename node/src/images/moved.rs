@@ -1,15 +1,23 @@
 //! Tags that have moved to images which cannot be had, while what they meant before is here.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::time::Instant;
 
 use wherry_gateway::{Host, Reference, Repository, TagOrDigest};
 use wherry_proto::Digest;
 
-use super::list::Meaning;
+use super::list::{COUNT_FOR, Meaning};
 use super::{ImageError, Images, blocking};
 
 /// How many tags of a repository are looked at, of those that have moved, to say of a blob that one of them needs it.
 const MAX_LOOKED_AT: usize = 64;
+
+/// How many answers about blobs are remembered.
+const MAX_ANSWERS: usize = 256;
+
+/// What was found out of late about blobs of repositories, and when.
+pub(super) type Answers = HashMap<(Host, Repository, Digest), (Instant, Option<Moved>)>;
 
 /// That a tag has moved, and that what it meant before is whole here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +81,32 @@ impl Images {
         }
     }
 
-    /// The tag of a repository that has moved to an image with this blob, if what it meant before is whole here.
+    /// The tag of a repository that has moved to an image with this blob, if what it meant before is whole here, as it was
+    /// at most [`COUNT_FOR`] ago: finding out reads many manifests, and any client can ask.
     pub(super) async fn moved_to_blob(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        blob: Digest,
+    ) -> Result<Option<Moved>, ImageError> {
+        // What no manifest of the repository has named no tag can have moved to.
+        if self.records().grant(host, repository, &blob)?.is_none() {
+            return Ok(None);
+        }
+        let key = (host.clone(), repository.clone(), blob);
+        let mut answers = self.0.moved.lock().await;
+        answers.retain(|_, (when, _)| when.elapsed() < COUNT_FOR);
+        if let Some((_, moved)) = answers.get(&key) {
+            return Ok(moved.clone());
+        }
+        let moved = self.look_for_moved(host, repository, blob).await?;
+        if answers.len() < MAX_ANSWERS {
+            answers.insert(key, (Instant::now(), moved.clone()));
+        }
+        Ok(moved)
+    }
+
+    async fn look_for_moved(
         &self,
         host: &Host,
         repository: &Repository,

@@ -98,7 +98,8 @@ impl Images {
             None => Vec::new(),
         };
         let size = blobs.iter().map(|blob| blob.size).sum();
-        if let Some(budget) = self.0.parts.store.usage().budget.filter(|budget| size > *budget) {
+        let is_whole = blobs.iter().all(|blob| self.0.parts.store.holds(&blob.digest));
+        if !is_whole && let Some(budget) = self.0.parts.store.usage().budget.filter(|budget| size > *budget) {
             return Err(ImageError::LargerThanBudget { what: reference.to_string(), size, budget });
         }
         // What cannot be had whole is to cost nothing that is here.

@@ -1,6 +1,9 @@
 //! What this node knows of names: which manifests tags mean, and what belongs to which repository.
 
+use std::ops::ControlFlow;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bincode::{Decode, Encode};
 use wherry_gateway::{Host, Manifest, ManifestContent, Reference, Repository};
@@ -91,6 +94,24 @@ pub struct Records {
     before: Table<Vec<Digest>>,
     kept: Table<KeptImage>,
     grants: Table<Grant>,
+    manifests: Arc<Manifests>,
+}
+
+/// Manifests by their digests in repositories, with their media types.
+type ManifestList = Arc<Vec<(Reference, String)>>;
+
+/// The grants of manifests, as they were when so many had been learned.
+#[derive(Default)]
+struct Manifests {
+    learned: AtomicU64,
+    list: Mutex<Option<(u64, ManifestList)>>,
+}
+
+impl Manifests {
+    fn lock(&self) -> MutexGuard<'_, Option<(u64, ManifestList)>> {
+        // It is replaced as a whole.
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A name as it is written into a key.
@@ -110,6 +131,7 @@ impl Records {
             before: store.table("before", BEFORE_VERSION)?,
             kept: store.table("kept", KEPT_VERSION)?,
             grants: store.table("grants", GRANT_VERSION)?,
+            manifests: Arc::default(),
         })
     }
 
@@ -216,13 +238,36 @@ impl Records {
         Ok(self.kept.get(name.to_string().as_bytes())?.is_some())
     }
 
-    /// Every manifest that belongs to a repository and of which all is known that it names, each read when it is its turn.
-    pub fn manifests(&self) -> impl Iterator<Item = Result<(Reference, Grant), StoreError>> + '_ {
-        self.grants.iter().filter_map(move |item| match item {
-            Ok((_, grant)) if !grant.unfolded => None,
-            Ok((key, grant)) => Some(Ok((read(key)?, grant))),
-            Err(error) => Some(Err(error)),
-        })
+    /// Every manifest that belongs to a repository and of which all is known that it names, by its digest there and with
+    /// its media type, until `each` has enough. As long as there are no more than [`MAX_IMAGES`] they are remembered:
+    /// most of what belongs to a repository is no manifest.
+    pub fn each_manifest(
+        &self,
+        mut each: impl FnMut(&Reference, &str) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let learned = self.manifests.learned.load(Ordering::Acquire);
+        if let Some((_, list)) = self.manifests.lock().clone().filter(|(when, _)| *when == learned) {
+            let _ = list.iter().try_for_each(|(reference, media_type)| each(reference, media_type));
+            return Ok(());
+        }
+        let (mut list, mut is_enough) = (Vec::new(), false);
+        for item in self.grants.iter() {
+            let (key, grant) = item?;
+            if !grant.unfolded {
+                continue;
+            }
+            let Some(reference) = read::<Reference>(key) else { continue };
+            is_enough = is_enough || each(&reference, &grant.media_type).is_break();
+            match list.len() < MAX_IMAGES {
+                true => list.push((reference, grant.media_type)),
+                false if is_enough => return Ok(()),
+                false => {}
+            }
+        }
+        if list.len() < MAX_IMAGES {
+            *self.manifests.lock() = Some((learned, Arc::new(list)));
+        }
+        Ok(())
     }
 
     /// Forgets a name and what it meant before; says whether it was known. What belongs to the repository is known as before.
@@ -283,7 +328,9 @@ impl Records {
         }
         // Last: it says that the others are there.
         let own = Grant { unfolded: true, ..Grant::of(manifest.size(), manifest.media_type()) };
-        self.add_grant(host, repository, manifest.digest(), &own)
+        let added = self.add_grant(host, repository, manifest.digest(), &own);
+        self.manifests.learned.fetch_add(1, Ordering::AcqRel);
+        added
     }
 }
 

@@ -1,6 +1,7 @@
 //! Images that are here and that no name leads to: a tag meant them and has moved, or a runtime asked for them by digest.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 
 use wherry_gateway::manifest::media_type;
 use wherry_gateway::{ManifestContent, Reference};
@@ -30,21 +31,19 @@ impl Images {
     pub(super) fn untagged(&self, named: Named) -> Result<Vec<(Reference, Meaning)>, ImageError> {
         let Named { mut digests, mut indexes } = named;
         let mut found = Vec::new();
-        for manifest in self.records().manifests() {
-            let (reference, grant) = manifest?;
-            let Some(digest) = reference.target().digest().copied() else { continue };
-            let is_new = may_be_manifest(&grant.media_type) && self.0.parts.store.holds(&digest);
+        self.records().each_manifest(|reference, media_type| {
+            let Some(digest) = reference.target().digest().copied() else { return ControlFlow::Continue(()) };
+            let is_new = may_be_manifest(media_type) && self.0.parts.store.holds(&digest);
             if !is_new || !digests.insert(digest) {
-                continue;
+                return ControlFlow::Continue(());
             }
-            if !media_type::is_image(&grant.media_type) {
-                indexes.push((digest, grant.media_type.clone()));
+            if !media_type::is_image(media_type) {
+                indexes.push((digest, media_type.to_owned()));
             }
-            found.push((reference, Meaning { digest, media_type: grant.media_type, since: None }));
-            if found.len() == MAX_IMAGES {
-                break;
-            }
-        }
+            let media_type = media_type.to_owned();
+            found.push((reference.clone(), Meaning { digest, media_type, since: None }));
+            if found.len() == MAX_IMAGES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
         if found.is_empty() {
             return Ok(found);
         }

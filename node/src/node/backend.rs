@@ -12,7 +12,6 @@ use wherry_gateway::server::RefusalKind;
 use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
 use wherry_proto::Digest;
 
-use super::keep::{pin_anew, pin_blobs};
 use super::pulls::Job;
 use super::{Node, now};
 use crate::bundle::{self, ExportError, ExportImage};
@@ -195,7 +194,7 @@ impl Backend for Node {
         let platform = platform(request.platform.as_deref())?;
         let refresh = request.refresh;
         let job = self.pulls.begin(reference, platform)?;
-        let (store, images) = (self.store.clone(), self.images.clone());
+        let (pins, images) = (self.pins.clone(), self.images.clone());
         let (pull, limits) = (job.clone(), self.limits.clone());
         let work = async move {
             let begun = Instant::now();
@@ -208,7 +207,7 @@ impl Backend for Node {
             };
             let (reference, platform) = (pull.reference(), pull.platform());
             let pulled = images.pull(reference, platform, refresh, &teller).await.map_err(image_error)?;
-            pin_anew(&store, &images, reference).await?;
+            pins.pin_anew(reference).await?;
             Ok(pull_summary(reference, pulled, begun, teller.present.load(Ordering::Relaxed)))
         };
         self.pulls.run(job, work).await
@@ -338,7 +337,8 @@ impl Backend for Node {
             for name in names {
                 // Imported images stay: nothing could bring them back once they were evicted. Before it has the name, so
                 // that whoever removes the image by it also removes the pins.
-                pin_blobs(&self.store, name.to_string(), image.blobs.clone()).await?;
+                let turn = self.pins.turn().await;
+                turn.pin_blobs(&name, &image.digest, image.blobs.clone()).await?;
                 let reference = match &name {
                     ImageName::Reference(reference) => {
                         self.images.set_tag(reference, &manifest).await.map_err(image_error)?;
@@ -349,6 +349,7 @@ impl Backend for Node {
                         None
                     }
                 };
+                drop(turn);
                 images.push(ImportedImage { reference, digest: image.digest, size: image.size });
             }
             for digest in &image.blobs {

@@ -2,82 +2,29 @@
 
 use std::collections::HashSet;
 
-use wherry_gateway::Reference;
 use wherry_proto::Digest;
 
 use super::Node;
 use super::backend::{image_error, stopping};
-use super::listing::meant_by;
 use crate::control::api::{ApiError, ErrorCode, PinSummary, RemoveRequest, RemoveSummary, RemovedImage};
-use crate::images::{ImageName, Images, LocalImage, Wanted};
+use crate::images::{ImageName, LocalImage, Wanted};
 use crate::store::{Store, StoreError};
 
 pub(super) fn failed(error: &StoreError) -> ApiError {
     ApiError::new(ErrorCode::Internal, error.to_string())
 }
 
-/// Pins these blobs under an image's name, and nothing else: what the name meant before may go.
-pub(super) async fn pin_blobs(store: &Store, name: String, blobs: Vec<Digest>) -> Result<(), ApiError> {
-    let store = store.clone();
-    let pin = move || {
-        blobs.iter().try_for_each(|digest| store.pin(&name, digest))?;
-        let blobs: HashSet<Digest> = blobs.into_iter().collect();
-        let before = store.pinned_by(&name)?;
-        before.iter().filter(|digest| !blobs.contains(digest)).try_for_each(|old| store.unpin(&name, old))
-    };
-    let pinned: Result<(), StoreError> = tokio::task::spawn_blocking(pin).await.map_err(stopping)?;
-    pinned.map_err(|error| failed(&error))
-}
-
-/// The blobs of an image that are here.
-pub(super) async fn parts_here(
-    store: &Store,
-    images: &Images,
-    image: &LocalImage,
-) -> Result<Vec<Digest>, ApiError> {
-    let parts = images.parts(image).await.map_err(image_error)?;
-    Ok(parts.into_iter().filter(|digest| store.holds(digest)).collect())
-}
-
-/// An image that was pinned stays so when it has been pulled anew and may mean something else.
-pub(super) async fn pin_anew(store: &Store, images: &Images, reference: &Reference) -> Result<(), ApiError> {
-    let name = reference.to_string();
-    if store.pinned_by(&name).map_err(|error| failed(&error))?.is_empty() {
-        return Ok(());
-    }
-    pin_pulled(store, images, reference).await
-}
-
-/// Pins an image that was pulled just now.
-pub(super) async fn pin_pulled(
-    store: &Store,
-    images: &Images,
-    reference: &Reference,
-) -> Result<(), ApiError> {
-    match images.local_image(reference, None).await.map_err(image_error)? {
-        Some(image) => {
-            pin_blobs(store, reference.to_string(), parts_here(store, images, &image).await?).await
-        }
-        None => Err(ApiError::new(
-            ErrorCode::NotFound,
-            format!("{reference} left this node before it was pinned"),
-        )),
-    }
-}
-
 impl Node {
     pub(super) async fn pin_image(&self, text: &str) -> Result<PinSummary, ApiError> {
+        let turn = self.pins.turn().await;
         let image = self.all_of(self.find(text, None).await?).await?;
         if !image.whole {
             let message = format!("{} is not here whole", image.name);
             let error = ApiError::new(ErrorCode::NotFound, message).hint("pull it, then pin it");
             return Err(self.with_moved(&image.name, error).await);
         }
-        let name = image.name.to_string();
-        let blobs = parts_here(&self.store, &self.images, &image).await?;
-        let count = blobs.len();
-        pin_blobs(&self.store, name.clone(), blobs).await?;
-        Ok(PinSummary { reference: name, pinned: true, blobs: count })
+        let blobs = turn.pin_image(&image).await?.here;
+        Ok(PinSummary { reference: image.name.to_string(), pinned: true, blobs })
     }
 
     pub(super) async fn unpin_image(&self, text: &str) -> Result<PinSummary, ApiError> {
@@ -87,40 +34,12 @@ impl Node {
             Wanted::Either(reference, _) => reference.into(),
             Wanted::Digest(_) => self.find(text, None).await?.name,
         };
-        let blobs = self.unpin_all(&name).await?;
+        let blobs = self.pins.turn().await.unpin(&name).await?;
         if blobs == 0 {
             return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not pinned"))
                 .hint("'wherry images' shows what is"));
         }
         Ok(PinSummary { reference: name.to_string(), pinned: false, blobs })
-    }
-
-    /// Takes away the pins of a name and, of what is named by its digest, those that tags have left behind which meant it
-    /// before; how many blobs that concerns.
-    async fn unpin_all(&self, name: &ImageName) -> Result<usize, ApiError> {
-        let (store, records, name) = (self.store.clone(), self.images.records().clone(), name.clone());
-        let unpin = move || {
-            let mut names = vec![name.to_string()];
-            if let ImageName::Reference(reference) = &name
-                && let Some(digest) = reference.target().digest()
-            {
-                let tags = meant_by(&records, reference.host(), reference.repository(), digest);
-                for tag in tags.iter().map(Reference::to_string) {
-                    if store.pinned_by(&tag)?.contains(digest) {
-                        names.push(tag);
-                    }
-                }
-            }
-            let mut blobs = HashSet::new();
-            for name in names {
-                let pinned = store.pinned_by(&name)?;
-                pinned.iter().try_for_each(|digest| store.unpin(&name, digest))?;
-                blobs.extend(pinned);
-            }
-            Ok(blobs.len())
-        };
-        let unpinned = tokio::task::spawn_blocking(unpin).await.map_err(stopping)?;
-        unpinned.map_err(|error: StoreError| failed(&error))
     }
 
     pub(super) async fn remove_images(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
@@ -136,9 +55,11 @@ impl Node {
         let mut removed = Vec::new();
         for (image, parts) in images {
             let name = image.name.to_string();
+            // Until the name is forgotten: nothing is to be pinned under it anew meanwhile.
+            let turn = self.pins.turn().await;
             self.refuse_if_fetched(&image.name, &parts)?;
             let shared = self.needed_elsewhere(&image, &parts).await?;
-            self.unpin_all(&image.name).await?;
+            turn.unpin(&image.name).await?;
             // Manifests go behind what they name, and the name goes last: whatever comes between, the image can be
             // removed once more.
             let alone: Vec<Digest> =
@@ -148,6 +69,7 @@ impl Node {
             let Removed { blobs, partial, bytes } =
                 done.map_err(stopping)?.map_err(|error| failed(&error))?;
             self.images.forget(&image.name).await.map_err(image_error)?;
+            drop(turn);
             let shared = shared.iter().filter(|part| self.store.holds(part)).count();
             tracing::info!(image = name, blobs, partial, bytes, "an image was removed");
             let digest = *image.top.digest();

@@ -22,14 +22,18 @@ impl Node {
         let wrong = self.damage_by_image().await?;
         let (store, transfers) = (self.store.clone(), self.transfers.clone());
         let (records, damage) = (self.images.records().clone(), wrong.clone());
+        // Of each repository once, though it may have many images.
+        let mut left = HashMap::new();
         // Of every image that can be looked at there is something to say or not.
         let looked = self.images.local_images(move |image| {
             let name = image.name.to_string();
             let damaged = damage.get(&name).map(|(damage, _)| *damage).filter(|_| !image.whole);
             let bytes_here = bytes_here(&store, &transfers, &image);
             let is_listed = image.whole || bytes_here > 0 || damaged.is_some();
-            let summary =
-                is_listed.then(|| ImageSummary { damaged, ..summary(&store, &records, &image, bytes_here) });
+            let summary = is_listed.then(|| ImageSummary {
+                damaged,
+                ..summary(&store, &records, &mut left, &image, bytes_here)
+            });
             Some((name, summary))
         });
         let looked: HashMap<String, Option<ImageSummary>> =
@@ -68,14 +72,27 @@ impl Node {
     }
 }
 
-fn summary(store: &Store, records: &Records, image: &LocalImage, here: u64) -> ImageSummary {
+/// By repository, what tags meant before.
+type LeftBehind = HashMap<(Host, Repository), HashMap<Digest, Vec<Reference>>>;
+
+fn summary(
+    store: &Store,
+    records: &Records,
+    left: &mut LeftBehind,
+    image: &LocalImage,
+    here: u64,
+) -> ImageSummary {
     let (reference, digest) = (image.name.to_string(), *image.top.digest());
     let mut was = Vec::new();
     let mut pinned = pins(store, &reference, &digest);
     if let ImageName::Reference(name) = &image.name
         && name.target().digest().is_some()
     {
-        let tags = meant_by(records, name.host(), name.repository(), &digest);
+        let (host, repository) = (name.host(), name.repository());
+        let left = left
+            .entry((host.clone(), repository.clone()))
+            .or_insert_with(|| left_behind(records, host, repository));
+        let tags = left.get(&digest).map_or(&[][..], Vec::as_slice);
         // The pins of a tag that has moved stay with what it meant until it is pulled anew.
         pinned |= tags.iter().any(|tag| pins(store, &tag.to_string(), &digest));
         was = tags.iter().map(Reference::to_string).collect();
@@ -106,10 +123,19 @@ pub(super) fn meant_by(
     repository: &Repository,
     digest: &Digest,
 ) -> Vec<Reference> {
-    let moved = records.moved_tags(host, repository, MAX_MOVED).unwrap_or_default();
-    let tags = moved.into_iter().filter(|(_, before)| before.contains(digest)).map(|(tag, _)| tag);
-    let means = |tag: &Reference| records.tag(tag).ok().flatten().map(|entry| entry.record.digest);
-    tags.filter(|tag| means(tag) != Some(*digest)).collect()
+    left_behind(records, host, repository).remove(digest).unwrap_or_default()
+}
+
+/// What tags of a repository meant before, with those that mean something else now.
+fn left_behind(records: &Records, host: &Host, repository: &Repository) -> HashMap<Digest, Vec<Reference>> {
+    let mut left: HashMap<Digest, Vec<Reference>> = HashMap::new();
+    for (tag, before) in records.moved_tags(host, repository, MAX_MOVED).unwrap_or_default() {
+        let now = records.tag(&tag).ok().flatten().map(|entry| entry.record.digest);
+        for digest in before.into_iter().filter(|digest| now != Some(*digest)) {
+            left.entry(digest).or_default().push(tag.clone());
+        }
+    }
+    left
 }
 
 /// Bytes of an image's configuration and layers that are here, each counted once. Reads the disk.

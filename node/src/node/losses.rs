@@ -50,7 +50,11 @@ pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Go
 /// the manifests are here that tell the names.
 pub(super) async fn keep_budget(store: &Store, images: &Images) {
     let leaving: HashMap<Digest, u64> = store.over_budget().into_iter().collect();
-    let users = images.users_of(leaving.keys().copied().collect()).await.unwrap_or_default();
+    // Where nothing leaves there is nothing to look for.
+    let users = match leaving.is_empty() {
+        true => HashMap::new(),
+        false => images.users_of(leaving.keys().copied().collect()).await.unwrap_or_default(),
+    };
     let usage = store.usage();
     let kept = store.clone();
     // It ends soon; that it panicked it has said itself.

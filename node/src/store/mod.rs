@@ -425,7 +425,7 @@ impl Store {
     }
 
     /// Whether blobs of these lengths have room within the budget beside what is pinned, if all else made way. Nothing
-    /// does.
+    /// does. Those that are held have theirs.
     pub fn would_fit(&self, blobs: &HashMap<Digest, u64>) -> Result<(), StoreError> {
         self.shared.would_fit(blobs)
     }

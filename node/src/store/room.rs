@@ -99,18 +99,20 @@ impl Shared {
 
     pub(super) fn would_fit(&self, blobs: &HashMap<Digest, u64>) -> Result<(), StoreError> {
         let Some(budget) = self.budget else { return Ok(()) };
-        let needed = blobs.iter().map(|(digest, size)| entry_charge(digest, *size)).sum::<u64>();
-        let used = {
+        let (needed, used) = {
             let state = lock(&self.state);
+            let missing = blobs.iter().filter(|(digest, _)| !state.blobs.contains_key(*digest));
+            let needed = missing.map(|(digest, size)| entry_charge(digest, *size)).sum::<u64>();
             let others = state.pins.keys().filter(|digest| !blobs.contains_key(digest));
             // Of a damaged one its rest has its place.
             let charge = |digest: &Digest| match state.blobs.get(digest) {
                 Some(entry) => Some(entry_charge(digest, entry.size)),
                 None => Some(state.partials.get(&(*digest, *state.damaged.get(digest)?))?.charge),
             };
-            others.filter_map(charge).sum::<u64>()
+            let held = blobs.keys().filter(|digest| state.blobs.contains_key(digest));
+            (needed, others.chain(held).filter_map(charge).sum::<u64>())
         };
-        if needed > budget.saturating_sub(used) {
+        if needed > 0 && needed > budget.saturating_sub(used) {
             return Err(StoreError::NoSpace { needed, free: self.free(), budget: Some(budget), used });
         }
         Ok(())

@@ -137,7 +137,13 @@ impl Actor {
             Ok(()) => self.discovery.began(dial, connection),
             Err(error) => {
                 tracing::debug!(addresses = ?dial.addresses, %error, "cannot dial");
-                self.discovery.refused(dial, now, lonely);
+                // What this node listens on is left out of what is dialed.
+                let is_own = matches!(error, DialError::NoAddresses)
+                    && dial.addresses.iter().any(|address| self.swarm.listeners().any(|own| own == address));
+                let why = (!is_own).then(|| unreached::why(&error));
+                let news = self.discovery.refused(dial, why.as_deref(), now, lonely);
+                // Where another address of the same node is being tried nothing has failed yet.
+                self.say_unreached(news.filter(|_| !matches!(error, DialError::DialPeerConditionFalse(_))));
             }
         }
     }
@@ -350,9 +356,12 @@ impl Actor {
         if matches!(error, DialError::LocalPeerId { .. }) {
             self.discovery.is_own(connection);
         }
-        if let Some(Unreached { address, why, .. }) =
-            self.discovery.failed(connection, &unreached::why(error), now, lonely)
-        {
+        let news = self.discovery.failed(connection, &unreached::why(error), now, lonely);
+        self.say_unreached(news);
+    }
+
+    fn say_unreached(&self, news: Option<Unreached>) {
+        if let Some(Unreached { address, why, .. }) = news {
             tracing::warn!(address, why, "a bootstrap address is not connected, and is tried again");
         }
         self.tell_unreached();

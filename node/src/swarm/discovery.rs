@@ -213,9 +213,21 @@ impl Discovery {
         self.dialing.insert(connection, dial.target);
     }
 
-    /// A dial did not even begin.
-    pub(super) fn refused(&mut self, dial: &Dial, now: Instant, lonely: bool) {
-        self.wait(dial.target, now, lonely);
+    /// A dial did not even begin, and why not; `None` if the address is this node's own. Returns the same as
+    /// [`Self::failed`].
+    pub(super) fn refused(
+        &mut self,
+        dial: &Dial,
+        why: Option<&str>,
+        now: Instant,
+        lonely: bool,
+    ) -> Option<Unreached> {
+        if why.is_none()
+            && let Some(Some(target)) = self.targets.get_mut(dial.target)
+        {
+            target.unreached = None;
+        }
+        self.fail(dial.target, why.unwrap_or_default(), now, lonely)
     }
 
     /// The bootstrap addresses that are not connected.
@@ -256,6 +268,10 @@ impl Discovery {
         lonely: bool,
     ) -> Option<Unreached> {
         let at = self.dialing.remove(&connection)?;
+        self.fail(at, why, now, lonely)
+    }
+
+    fn fail(&mut self, at: usize, why: &str, now: Instant, lonely: bool) -> Option<Unreached> {
         self.wait(at, now, lonely);
         let target = self.targets.get_mut(at)?.as_mut()?;
         let unreached = target.unreached.as_mut()?;
@@ -424,6 +440,19 @@ mod tests {
         plan.is_own(connection);
         assert_eq!(plan.failed(connection, "own", now, false), None);
         assert_eq!(plan.unreached(|_| false), []);
+    }
+
+    #[test]
+    fn an_address_that_cannot_even_be_dialed_is_told_with_why_and_not_at_all_if_it_is_this_nodes_own() {
+        let now = Instant::now();
+        let mut plan = plan(&[FAR, "/ip4/192.0.2.1/tcp/1"], &[], now);
+        let (dials, _) = plan.due(now, true, |_| false);
+        assert_eq!(plan.refused(&dials[0], None, now, true), None);
+        let said = plan.refused(&dials[1], Some("as many as it may"), now, true).unwrap();
+        assert_eq!(plan.unreached(|_| false), std::slice::from_ref(&said));
+        assert_eq!((&*said.address, &*said.why), ("/ip4/192.0.2.1/tcp/1", "as many as it may"));
+        // Both are tried again: a machine may get another address.
+        assert_eq!(plan.due(now + LONGEST_WAIT, true, |_| false).0.len(), 2);
     }
 
     #[test]

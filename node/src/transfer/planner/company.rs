@@ -157,7 +157,7 @@ impl Planner {
     fn ask_chain(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.chain = Chain::Asked;
-        peer.chain_since = self.ticks;
+        peer.chain_since.get_or_insert(self.ticks);
         match StateChain::from_bytes(self.ledger.digest(), self.ledger.map(), &[]) {
             // A blob of one chunk has no inner states, so there is nothing to claim.
             Ok(chain) => self.chain(node, Arc::new(chain)),

@@ -105,8 +105,8 @@ pub(super) struct Peer {
     pub(super) strange: u8,
     // The tick at which it was met.
     pub(super) since: u64,
-    // The tick at which it was asked for its chain, if it was.
-    pub(super) chain_since: u64,
+    // The tick at which it was first asked for its chain, if it was.
+    pub(super) chain_since: Option<u64>,
     pub(super) rank: u64,
 }
 
@@ -124,7 +124,7 @@ impl Peer {
             refused: BTreeMap::new(),
             strange: 0,
             since,
-            chain_since: since,
+            chain_since: None,
             rank,
         }
     }
