@@ -10,7 +10,8 @@ use wherry_tests::network::Network;
 use wherry_tests::node::{Options, Wherry};
 use wherry_tests::wait::wait_until;
 
-const SOON: Duration = Duration::from_secs(40);
+/// An address that was connected once is tried anew after pauses that grow.
+const SOON: Duration = Duration::from_secs(150);
 
 fn with(addresses: &[&str]) -> Options {
     let bootstrap = addresses.iter().map(|address| (*address).to_owned()).collect();
