@@ -11,15 +11,23 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wherry_node::store::{Partial, Store, StoreError, StoreSettings, Table};
 use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, Digest};
 
-/// A file system of its own, unmounted in the end.
-struct SmallDisk(tempfile::TempDir);
+/// A file system of its own, unmounted in the end. There is one at a time: between fork and exec a child has all files
+/// of this process, and with them the locks of stores that are closed meanwhile, so that they cannot be opened again.
+struct SmallDisk {
+    dir: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl SmallDisk {
     fn new(mib: u32) -> Option<Self> {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"])
@@ -29,11 +37,11 @@ impl SmallDisk {
         if !mounted {
             eprintln!("not tested: this user may not mount a tmpfs");
         }
-        mounted.then_some(Self(dir))
+        mounted.then_some(Self { dir, _alone: alone })
     }
 
     fn path(&self) -> &Path {
-        self.0.path()
+        self.dir.path()
     }
 }
 
