@@ -11,7 +11,7 @@ mod images_support;
 
 use images_support::*;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, Want};
-use wherry_gateway::{Descriptor, Manifest};
+use wherry_gateway::{Descriptor, Manifest, Reference};
 use wherry_node::images::{ImageError, LocalImage, MAX_BEFORE, PullEvents};
 use wherry_node::transfer::Progress;
 use wherry_proto::Digest;
@@ -25,18 +25,32 @@ impl PullEvents for Nobody {
     fn done(&self, _: &Digest, _: bool, _: Progress) {}
 }
 
-async fn names(node: &Node) -> Vec<String> {
-    node.images.local_images(|image: LocalImage| Some(image.name.to_string())).await.unwrap()
+/// A node that has the image that a tag means, and another image that it does not mean yet.
+struct Old {
+    lab: Lab,
+    node: Node,
+    tag: Reference,
+    old: Image,
+    new: Image,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pull_of_a_tag_that_has_moved_to_what_cannot_be_had_names_what_it_meant_before() {
+async fn old() -> Old {
     let lab = Lab::new().await;
     let (old, new) = (lab.image("old"), lab.image("new"));
     let tag = lab.reference("app:1");
     lab.origin.tag("app", "1", &old);
     let node = lab.node();
     node.images.pull(&tag, None, false, &Nobody).await.unwrap();
+    Old { lab, node, tag, old, new }
+}
+
+async fn names(node: &Node) -> Vec<String> {
+    node.images.local_images(|image: LocalImage| Some(image.name.to_string())).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_of_a_tag_that_has_moved_to_what_cannot_be_had_names_what_it_meant_before() {
+    let Old { lab, node, tag, old, new } = old().await;
     assert_eq!(names(&node).await, [tag.to_string()]);
 
     // As for a neighbour that wants to know what the tag means.
@@ -72,12 +86,7 @@ async fn a_pull_of_a_tag_that_has_moved_to_what_cannot_be_had_names_what_it_mean
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_that_cannot_be_had_is_refused_with_what_there_is_instead() {
-    let lab = Lab::new().await;
-    let (old, new) = (lab.image("old"), lab.image("new"));
-    let tag = lab.reference("app:1");
-    lab.origin.tag("app", "1", &old);
-    let node = lab.node();
-    node.images.pull(&tag, None, false, &Nobody).await.unwrap();
+    let Old { lab, node, tag, old, new } = old().await;
     lab.origin.stop();
     lab.clock_to(NOW + 100);
     node.site.says(record(&tag, &new, NOW + 50, NOW + 50));

@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test ends where something is not as it must be")]
 
+mod planner_support;
+
+use std::sync::Arc;
+
+use planner_support::{CHUNK, blob, true_chain};
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, rank};
 use wherry_proto::{Attempt, ChunkMap, Digest, List, NodeId, Role, SecretKey, Update};
@@ -98,4 +103,38 @@ fn a_leader_keeps_its_place_however_many_come() {
             assert!(!effects.contains(&Effect::Unfollow(*leader)));
         }
     }
+}
+
+/// A leader that is done holds the blob from then on: its chain comes, and then what is missing.
+#[test]
+fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
+    let truth = blob(8 * CHUNK, 5);
+    let chain = Arc::new(true_chain(&truth));
+    let map = chain.map();
+    let [me, leader] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
+    let mut planner = Planner::new(me, chain.digest(), map, &[], 1);
+    planner.apply(Event::OriginOffered);
+    planner.apply(Event::Met(leader, LinkClass::Lan));
+    let says = |role| Event::Updated(leader, Update { role, here: List::first_of([]) });
+    planner.apply(says(Role::Leading { attempt: 7, known: 0 }));
+    planner.apply(Event::SearchedSite);
+    // It reads for a long time.
+    for known in 1..8 {
+        for _ in 0..8 {
+            planner.apply(Event::Tick);
+        }
+        planner.apply(says(Role::Leading { attempt: 7, known }));
+    }
+    let mut effects = planner.apply(says(Role::Held));
+    // Making the chain may take it a moment.
+    for _ in 0..4 {
+        effects.extend(planner.apply(Event::Tick));
+    }
+    assert_eq!(effects, [Effect::AskChain(leader)]);
+    let effects = planner.apply(Event::Chain(leader, chain));
+    let is_fetch = |effect: &Effect| matches!(effect, Effect::Fetch(node, ..) if *node == leader);
+    assert!(!effects.is_empty() && effects.iter().all(is_fetch), "{effects:?}");
+    // One that then says nothing more is given up all the same.
+    planner.apply(Event::PeerFailed(leader, "silent".into()));
+    assert!(planner.leads());
 }
