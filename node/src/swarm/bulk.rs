@@ -38,8 +38,12 @@ pub const MAX_BULK_PER_PEER: usize = 4;
 pub const BULK_HANDSHAKE_TIME: Duration = Duration::from_secs(3);
 
 /// How much is read from the socket at once: a few TLS records, one system call, where rustls alone would make
-/// four for each. More of it gained nothing when measured, nor did a larger limit for writing than rustls has.
+/// four for each. More of it gained nothing when measured.
 const READ_BUFFER: usize = 64 << 10;
+
+/// How many encrypted bytes of a connection may wait for its socket: the longest piece that is written at once, and
+/// what rustls adds to it.
+const MAX_ENCRYPTED: usize = exchange::MAX_PIECE + (16 << 10);
 
 /// How many bytes may wait in a socket to be sent. The kernel would take a few MiB, whole queues of chunks: an upload
 /// slot would be free again before its chunk is on the wire, and all that follows, be it one word, would come late.
@@ -261,6 +265,7 @@ async fn admit(server: &Server, socket: TcpStream, address: SocketAddr) -> Optio
         tracing::debug!(%address, "not the bulk plane's protocol, or no node's key");
         return None;
     };
+    stream.get_mut().1.set_buffer_limit(Some(MAX_ENCRYPTED));
     match server.doorkeeper.greet(&mut stream, &peer, false).await {
         Ok(hello) => Some(Guest { peer, hello, stream }),
         Err(why) => {

@@ -33,6 +33,7 @@ pub(super) use client::start;
 pub use follow::Follow;
 pub(super) use server::{Uploader, serve};
 pub use telling::{News, Telling};
+pub(super) use writer::MAX_PIECE;
 
 /// How many requests one exchange may have under way; further ones wait on the asking side.
 pub const MAX_IN_FLIGHT: usize = 32;
