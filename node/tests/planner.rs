@@ -262,6 +262,7 @@ impl World {
                 self.soon(Event::Updated(node, Update { role, here: List::first_of([]) }));
             }
             Effect::Unfollow(_) => {}
+            Effect::AskRoles(_) => self.soon(Event::RolesAsked),
             Effect::AskStates(..) | Effect::StreamVoid(_) | Effect::LedBy(_) => {
                 panic!("nobody reads but this node")
             }
@@ -529,7 +530,7 @@ fn two_that_have_lost_different_chunks_of_a_blob_heal_each_other() {
     let role = Role::Following { stream: None, known: 0, may_lead: false };
     let runs = [Run { from: 0, len: 5 }, Run { from: 6, len: 2 }];
     let update = Update { role, here: List::first_of(runs) };
-    planner.apply(Event::Met(other, LinkClass::Lan));
+    planner.apply(Event::Met(other, LinkClass::Lan, None));
     planner.apply(Event::SearchedSite);
     let effects = planner.apply(Event::Updated(other, update));
     let lost = map.index(2).unwrap();
@@ -549,7 +550,7 @@ fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
     let [me, leader] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
     let mut planner = Planner::new(me, chain.digest(), map, &[], 1);
     planner.apply(Event::OriginOffered);
-    planner.apply(Event::Met(leader, LinkClass::Lan));
+    planner.apply(Event::Met(leader, LinkClass::Lan, None));
     let says = |role| Event::Updated(leader, Update { role, here: List::first_of([]) });
     planner.apply(says(Role::Leading { attempt: 7, known: 0 }));
     planner.apply(Event::SearchedSite);

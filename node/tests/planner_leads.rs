@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test ends where something is not as it must be")]
 
+use std::collections::BTreeSet;
+
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, rank};
+use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL, rank};
 use wherry_proto::{Attempt, ChunkMap, Digest, List, NodeId, Role, SecretKey, Update};
 
 /// Nodes of a site by their rank for the blob, the highest first.
@@ -48,9 +50,9 @@ fn a_leader_that_others_go_by_is_believed_before_it_has_said_anything_itself() {
     let mut planner = site.planner();
     let stream = Some(Attempt { signer: leader, number: 7 });
     for other in others {
-        planner.apply(Event::Met(*other, LinkClass::Lan));
+        planner.apply(Event::Met(*other, LinkClass::Lan, None));
     }
-    planner.apply(Event::Met(leader, LinkClass::Lan));
+    planner.apply(Event::Met(leader, LinkClass::Lan, None));
     for known in 1..20 {
         let role = Role::Following { stream, known, may_lead: true };
         let told: Vec<_> = others.iter().flat_map(|other| says(&mut planner, *other, role)).collect();
@@ -67,12 +69,137 @@ fn a_leader_keeps_its_place_however_many_come() {
     // It had begun before the others came, whatever its rank.
     for leader in &site.nodes[count / 2..] {
         let mut planner = site.planner();
-        planner.apply(Event::Met(*leader, LinkClass::Lan));
+        planner.apply(Event::Met(*leader, LinkClass::Lan, None));
         says(&mut planner, *leader, Role::Leading { attempt: 1, known: 1 });
         assert!(!leads(&may_lead(&mut planner)) && !leads(&planner.apply(Event::Tick)));
         for newcomer in site.nodes[1..].iter().filter(|newcomer| *newcomer != leader) {
-            let effects = planner.apply(Event::Met(*newcomer, LinkClass::Lan));
+            let effects = planner.apply(Event::Met(*newcomer, LinkClass::Lan, None));
             assert!(!effects.contains(&Effect::Unfollow(*leader)));
         }
     }
+}
+
+fn asked(effects: &[Effect]) -> Option<BTreeSet<NodeId>> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::AskRoles(nodes) => Some(nodes.clone()),
+        _ => None,
+    })
+}
+
+const FOLLOWING: Role = Role::Following { stream: None, known: 0, may_lead: true };
+
+#[test]
+fn nobody_begins_to_lead_what_a_neighbour_says_it_leads_before_that_one_is_connected() {
+    let site = Site::new(4);
+    for (leader, word) in [
+        (1, Role::Leading { attempt: 3, known: 0 }),
+        (
+            3,
+            Role::Following {
+                stream: Some(Attempt { signer: site.nodes[1], number: 3 }),
+                known: 2,
+                may_lead: true,
+            },
+        ),
+    ] {
+        let mut planner = site.planner();
+        planner.apply(Event::Met(site.nodes[2], LinkClass::Lan, Some(FOLLOWING)));
+        planner.apply(Event::Met(site.nodes[leader], LinkClass::Lan, Some(word)));
+        assert!(!leads(&may_lead(&mut planner)));
+        // Nothing further is heard of it: then its place is free after the usual time.
+        let (mut ticks, mut begun) = (0, false);
+        while !begun {
+            let mut effects = planner.apply(Event::Tick);
+            if asked(&effects).is_some() {
+                effects = planner.apply(Event::RolesAsked);
+            }
+            begun = leads(&effects);
+            ticks += 1;
+            assert!(ticks < 2 * STALL);
+        }
+        assert!(ticks >= STALL);
+    }
+}
+
+#[test]
+fn whoever_is_about_to_lead_asks_those_first_who_do_not_tell_it_yet() {
+    let site = Site::new(4);
+    let (silent, tells) = (site.nodes[2], site.nodes[1]);
+    for leads_there in [false, true] {
+        let mut planner = site.planner();
+        planner.apply(Event::Met(silent, LinkClass::Lan, Some(FOLLOWING)));
+        planner.apply(Event::Met(tells, LinkClass::Lan, None));
+        says(&mut planner, tells, FOLLOWING);
+        let effects = may_lead(&mut planner);
+        assert!(!leads(&effects));
+        assert_eq!(asked(&effects), Some(BTreeSet::from([silent])));
+        let word = if leads_there { Role::Leading { attempt: 9, known: 0 } } else { FOLLOWING };
+        planner.apply(Event::Met(silent, LinkClass::Lan, Some(word)));
+        assert_eq!(leads(&planner.apply(Event::RolesAsked)), !leads_there);
+    }
+}
+
+#[test]
+fn a_word_that_was_asked_for_counts_no_more_once_a_peer_tells_itself() {
+    let site = Site::new(3);
+    let peer = site.nodes[1];
+    let mut planner = site.planner();
+    planner.apply(Event::Met(peer, LinkClass::Lan, Some(Role::Leading { attempt: 9, known: 0 })));
+    assert!(!leads(&may_lead(&mut planner)));
+    assert!(leads(&says(&mut planner, peer, FOLLOWING)));
+    // It was said before, and came late.
+    let late = planner.apply(Event::Met(peer, LinkClass::Lan, Some(Role::Leading { attempt: 9, known: 5 })));
+    assert!(late.is_empty());
+    assert!(planner.leads());
+}
+
+#[test]
+fn a_word_with_more_states_than_the_blob_has_counts_for_nothing() {
+    let site = Site::new(3);
+    let mut planner = site.planner();
+    let word = Role::Leading { attempt: 9, known: u32::MAX };
+    planner.apply(Event::Met(site.nodes[1], LinkClass::Lan, Some(word)));
+    assert!(asked(&may_lead(&mut planner)).is_some());
+    // It was connected at once, and may say something for a while.
+    let mut effects = planner.apply(Event::RolesAsked);
+    for _ in 0..4 {
+        effects.extend(planner.apply(Event::Tick));
+        effects.extend(planner.apply(Event::RolesAsked));
+    }
+    assert!(leads(&effects));
+}
+
+#[test]
+fn a_cold_site_shakes_hands_with_the_highest_in_rank_and_the_leader_at_once_and_with_the_others_by_and_by() {
+    let count = MAX_PEERS + 1;
+    let site = Site::new(count as u8);
+    let mut planner = site.planner();
+    let followed = |effects: &[Effect]| -> Vec<NodeId> {
+        effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Follow(node) => Some(*node),
+                _ => None,
+            })
+            .collect()
+    };
+    let mut met = Vec::new();
+    for node in &site.nodes[1..count - 1] {
+        met.extend(followed(&planner.apply(Event::Met(*node, LinkClass::Lan, Some(FOLLOWING)))));
+    }
+    assert!(met.len() <= 10 && site.nodes[1..5].iter().all(|node| met.contains(node)), "{}", met.len());
+    let leader = site.nodes[count - 1];
+    let word = Some(Role::Leading { attempt: 9, known: 0 });
+    assert_eq!(followed(&planner.apply(Event::Met(leader, LinkClass::Lan, word))), [leader]);
+    let mut ticks = 0;
+    while met.len() < count - 2 {
+        let further = followed(&planner.apply(Event::Tick));
+        assert!((1..=6).contains(&further.len()));
+        met.extend(further);
+        ticks += 1;
+    }
+    assert!(ticks <= 5);
+    // Whoever holds the blob is worth it at once.
+    let holder = SecretKey::from_seed([200; 32]).node();
+    assert!(followed(&planner.apply(Event::Offered(holder, LinkClass::Lan))).contains(&holder));
 }

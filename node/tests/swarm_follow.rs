@@ -241,10 +241,10 @@ async fn whoever_is_asked_for_a_blob_says_that_it_arrives_and_learns_who_wants_i
         within(b.client().want(digest, Reach::Neighbours, PATIENCE).collect()).await
     };
     let size = incoming.name().size;
-    assert_eq!(want().await, [Offer { node: a.id(), size, arriving: true }]);
+    assert_eq!(want().await, [Offer { node: a.id(), size, arriving: Some(leading(0)) }]);
     assert_eq!(incoming.followers(), [b.id()]);
     a.shelf.finish(&incoming);
-    assert_eq!(want().await, [Offer { node: a.id(), size, arriving: false }]);
+    assert_eq!(want().await, [Offer { node: a.id(), size, arriving: None }]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

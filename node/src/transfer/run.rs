@@ -257,7 +257,7 @@ impl Driver {
                 return Ok(false);
             }
             Happening::Followed(node) => match self.parts.peers.class(&node) {
-                Some(class) => Event::Met(node, class),
+                Some(class) => Event::Met(node, class, None),
                 None => return Ok(false),
             },
         };
@@ -333,6 +333,7 @@ impl Driver {
         match effect {
             Effect::Follow(node) => self.follow(node),
             Effect::Unfollow(node) => self.leave(node),
+            Effect::AskRoles(nodes) => self.ask_roles(nodes),
             Effect::AskChain(node) => self.ask_chain(node),
             Effect::AskStates(node, attempt, before) => self.ask_states(node, attempt, before),
             Effect::Lead(before) => {

@@ -1,6 +1,6 @@
 //! The world: virtual time, links, who lives, and the loop that lets things happen.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
@@ -91,6 +91,12 @@ pub(super) enum Happening {
         node: usize,
         blob: BlobNo,
         run: u64,
+    },
+    // The same for those who were asked what they do.
+    RolePatience {
+        node: usize,
+        blob: BlobNo,
+        asking: u64,
     },
     NetworkAsked {
         node: usize,
@@ -419,6 +425,7 @@ impl World {
                     self.site_asked(node, blob);
                 }
             }
+            Happening::RolePatience { node, blob, asking } => self.roles_asked(node, blob, asking),
             Happening::NetworkAsked { node, blob, run } => {
                 if self.runs(node, blob, run) {
                     self.network_asked(node, blob);
@@ -489,6 +496,7 @@ impl World {
             pulling: Default::default(),
             busy: Default::default(),
             awaited: None,
+            asking: None,
             to_lead: None,
             reading: 0,
             origin: None,
@@ -596,7 +604,7 @@ impl World {
         let (class, id) = (self.class(node, from), self.nodes[from].id);
         match holding {
             Holding::Held => self.apply(node, blob, Event::Offered(id, class)),
-            Holding::Arriving => self.apply(node, blob, Event::Met(id, class)),
+            Holding::Arriving(role) => self.apply(node, blob, Event::Met(id, class, Some(role))),
             Holding::No => {}
         }
         if let Some(transfer) = self.nodes[node].transfer(blob)
@@ -606,6 +614,35 @@ impl World {
             if awaited.is_empty() {
                 self.site_asked(node, blob);
             }
+        }
+        if let Some(transfer) = self.nodes[node].transfer(blob)
+            && let Some((number, asked)) = &mut transfer.asking
+            && asked.remove(&from)
+            && asked.is_empty()
+        {
+            let number = *number;
+            self.roles_asked(node, blob, number);
+        }
+    }
+
+    pub(super) fn ask_roles(&mut self, node: usize, blob: BlobNo, peers: &BTreeSet<NodeId>) {
+        let asked: BTreeSet<usize> =
+            peers.iter().map(|peer| self.ids[peer]).filter(|peer| self.nodes[*peer].alive).collect();
+        let number = self.number();
+        let patience = if asked.is_empty() { 0 } else { nanos(SITE_PATIENCE) };
+        for other in &asked {
+            self.send(node, *other, Message::Want(blob));
+        }
+        if let Some(transfer) = self.nodes[node].transfer(blob) {
+            transfer.asking = Some((number, asked));
+        }
+        self.clock.after(patience, Happening::RolePatience { node, blob, asking: number });
+    }
+
+    fn roles_asked(&mut self, node: usize, blob: BlobNo, number: u64) {
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        if transfer.asking.take_if(|(asking, _)| *asking == number).is_some() {
+            self.apply(node, blob, Event::RolesAsked);
         }
     }
 

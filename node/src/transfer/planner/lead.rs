@@ -36,7 +36,13 @@ const PATIENCE: u64 = 2;
 pub(super) const INTRODUCTION: u64 = 2;
 
 /// How many ticks a peer of higher rank that says nothing counts as one that may begin to lead.
-const QUIET: u64 = 10;
+pub(super) const QUIET: u64 = 10;
+
+/// How many ticks those may take who are asked what they do, before nobody waits for them any more.
+const ASKING: u64 = 4;
+
+/// For how many ticks their answers count as new.
+const ANSWERED: u64 = 1;
 
 /// How many ticks a holder's claim may take before nobody waits for it any more.
 const CLAIMING: u64 = 20;
@@ -55,10 +61,10 @@ pub fn rank(digest: &Digest, node: &NodeId) -> u64 {
     first_64_bits(&Digest::sha256(&subject))
 }
 
-/// How much a node is one that `me` is to know, where it cannot know all: other ones for each node and blob.
-pub(super) fn lot(digest: &Digest, me: &NodeId, node: &NodeId) -> u64 {
-    let mut subject = digest.as_bytes().to_vec();
-    subject.extend_from_slice(me.public_key());
+/// How much a node is one that `me` is to know, where it cannot know all: other ones for each node, and the same for all
+/// blobs, which share connections.
+pub(super) fn lot(me: &NodeId, node: &NodeId) -> u64 {
+    let mut subject = me.public_key().to_vec();
     subject.extend_from_slice(node.public_key());
     first_64_bits(&Digest::sha256(&subject))
 }
@@ -115,8 +121,17 @@ pub(super) struct Lead {
     void: BTreeSet<NodeId>,
     // By whom this node is led, or was until it leads itself.
     by: Option<NodeId>,
+    pub(super) asking: Asking,
     // In bytes a second: a slower link counts as stalled.
     slowest: u32,
+}
+
+/// Whether peers have been asked what they do, and at which tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asking {
+    Not,
+    Since(u64),
+    Done(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +158,7 @@ impl Lead {
             broken: BTreeSet::new(),
             void: BTreeSet::new(),
             by: None,
+            asking: Asking::Not,
             slowest: SLOWEST,
         }
     }
@@ -274,12 +290,9 @@ impl Planner {
             }
             let signer = self.peers.get(&attempt.signer);
             match signer {
-                // It says itself what it does.
-                Some(signer) if signer.role.is_some() => {
-                    if !signer.reads(attempt.number) {
-                        continue;
-                    }
-                }
+                Some(signer) if signer.reads(attempt.number) => {}
+                // It says itself what it does, and would say what has changed.
+                Some(signer) if signer.tells || signer.holds() => continue,
                 // Its connection to this node has ended, or there has been none: what others say is old if they said it
                 // of a reading that was seen to end so.
                 _ if dropped.is_some_and(|dropped| attempt.number <= dropped.reading) => continue,
@@ -361,24 +374,47 @@ impl Planner {
             }
             return;
         }
-        if !self.searched_site || !self.may_lead() || self.leader().is_some() || self.awaits_words() {
+        if !self.searched_site || !self.may_lead() || self.leader().is_some() {
             return;
         }
         // Where a whole site begins at once, many are connected before they have a word to say.
-        let is_quiet = |peer: &super::Peer| peer.role.is_none() && self.ticks < peer.since + QUIET;
+        let is_quiet = |peer: &super::Peer| peer.is_silent(self.ticks, QUIET);
         let would = |peer: &&super::Peer| {
             peer.class == LinkClass::Lan && peer.rank > self.lead.rank && (peer.may_lead() || is_quiet(peer))
         };
         let before = self.peers.values().filter(would).count() as u64;
-        if self.lead.vacant >= before * PATIENCE {
+        if self.lead.vacant >= before * PATIENCE && !self.asks_first() && !self.awaits_words() {
             self.begin_to_lead();
         }
+    }
+
+    /// Whoever is about to lead asks those who do not tell it yet whether they do: an answer comes long before all are
+    /// connected that are to be followed. Whether it has to wait for that.
+    fn asks_first(&mut self) -> bool {
+        match self.lead.asking {
+            Asking::Since(since) if self.ticks < since + ASKING => return true,
+            Asking::Since(_) => return false,
+            Asking::Done(at) if self.ticks <= at + ANSWERED => return false,
+            Asking::Done(_) | Asking::Not => {}
+        }
+        let may_tell = |peer: &super::Peer| {
+            let is_mute = peer.followed.is_some_and(|since| self.ticks >= since + QUIET);
+            peer.class == LinkClass::Lan && !peer.tells && !peer.holds() && !is_mute
+        };
+        let unheard: BTreeSet<NodeId> =
+            self.peers.iter().filter(|(_, peer)| may_tell(peer)).map(|(node, _)| *node).collect();
+        if unheard.is_empty() {
+            return false;
+        }
+        self.lead.asking = Asking::Since(self.ticks);
+        self.effects.push(Effect::AskRoles(unheard));
+        true
     }
 
     /// Whether a peer may still say something that decides who leads.
     pub(super) fn awaits_words(&self) -> bool {
         self.peers.values().any(|peer| {
-            let silent = peer.role.is_none() && self.ticks < peer.since + INTRODUCTION;
+            let silent = peer.is_silent(self.ticks, INTRODUCTION);
             let claiming = peer.holds() && matches!(peer.chain, super::Chain::Asked);
             silent || (claiming && self.ticks < peer.chain_since + CLAIMING)
         })
@@ -456,6 +492,7 @@ impl Planner {
         let able: Vec<(NodeId, u32)> = self
             .peers
             .iter()
+            .filter(|(_, peer)| peer.tells)
             .filter_map(|(node, peer)| Some((*node, peer.stream(*node)?)))
             .filter(|(_, (attempt, _))| *attempt == leader.attempt)
             .map(|(node, (_, known))| (node, known))
