@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test ends where something is not as it must be")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL, rank};
-use wherry_proto::{Attempt, ChunkMap, Digest, List, NodeId, Role, SecretKey, Update};
+use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL, Source, rank};
+use wherry_proto::{
+    Attempt, ChunkIndex, ChunkMap, Digest, End, List, NodeId, Role, SecretKey, State, Update, link,
+};
 
 /// Nodes of a site by their rank for the blob, the highest first.
 struct Site {
@@ -25,8 +28,12 @@ impl Site {
 
     /// The planner of the one with the highest rank.
     fn planner(&self) -> Planner {
+        self.planner_of(0)
+    }
+
+    fn planner_of(&self, place: usize) -> Planner {
         let map = ChunkMap::new(64 << 20).unwrap();
-        Planner::new(self.nodes[0], self.digest, map, &[], 1)
+        Planner::new(self.nodes[place], self.digest, map, &[], 1)
     }
 }
 
@@ -202,4 +209,93 @@ fn a_cold_site_shakes_hands_with_the_highest_in_rank_and_the_leader_at_once_and_
     // Whoever holds the blob is worth it at once.
     let holder = SecretKey::from_seed([200; 32]).node();
     assert!(followed(&planner.apply(Event::Offered(holder, LinkClass::Lan))).contains(&holder));
+}
+
+/// A planner that reads the origin, and what it reads.
+struct Reading {
+    planner: Planner,
+    map: ChunkMap,
+    next: Option<(ChunkIndex, State)>,
+}
+
+impl Reading {
+    fn new(mut planner: Planner) -> Self {
+        let effects = may_lead(&mut planner);
+        let next = effects.iter().find_map(|effect| match effect {
+            Effect::ReadOrigin(from, state, _) => Some((*from, *state)),
+            _ => None,
+        });
+        Self { planner, map: ChunkMap::new(64 << 20).unwrap(), next }
+    }
+
+    /// One more chunk comes and is kept.
+    fn reads(&mut self) {
+        let (index, state) = self.next.unwrap();
+        let bytes = vec![0; self.map.len(index) as usize];
+        let read = link(&self.map, index, state, &bytes).unwrap();
+        self.planner.apply(Event::Arrived(Source::Origin, index, vec![read], Duration::ZERO));
+        self.planner.apply(Event::Kept(Source::Origin, index, read));
+        let End::State(state) = read.to else { panic!("the blob is longer than that") };
+        self.next = self.map.next(index).map(|next| (next, state));
+    }
+}
+
+#[test]
+fn a_leader_whose_link_is_slow_is_not_unseated_by_one_of_higher_rank_that_begins_later() {
+    let site = Site::new(2);
+    let newcomer = site.nodes[0];
+    for (chunks, ticks, stays) in [
+        // A chunk takes 2 s: it began long before.
+        (3, 4, true),
+        // All of them came within the last second: who can tell.
+        (3, 0, false),
+        // It is ahead by so much that nothing else counts.
+        (20, 0, true),
+    ] {
+        let mut reading = Reading::new(site.planner_of(1));
+        assert!(reading.planner.leads());
+        for _ in 0..chunks {
+            reading.reads();
+            (0..ticks).for_each(|_| drop(reading.planner.apply(Event::Tick)));
+        }
+        reading.planner.apply(Event::Met(newcomer, LinkClass::Lan, None));
+        says(&mut reading.planner, newcomer, Role::Leading { attempt: 9, known: 0 });
+        assert_eq!(reading.planner.leads(), stays, "{chunks} chunks, {ticks} ticks each");
+    }
+}
+
+#[test]
+fn one_of_higher_rank_that_begins_later_leaves_the_place_to_whoever_is_in_front() {
+    let site = Site::new(2);
+    let sitting = site.nodes[1];
+    let mut reading = Reading::new(site.planner());
+    reading.planner.apply(Event::Met(sitting, LinkClass::Lan, None));
+    // It reads a chunk in 1.5 s, and so does this node.
+    let mut ticks = 0;
+    while reading.planner.leads() {
+        says(&mut reading.planner, sitting, Role::Leading { attempt: 9, known: 4 + ticks / 3 });
+        reading.planner.apply(Event::Tick);
+        ticks += 1;
+        if ticks % 3 == 0 {
+            reading.reads();
+        }
+        assert!(ticks < 4);
+    }
+}
+
+#[test]
+fn of_two_who_begin_at_the_same_time_the_higher_in_rank_stays() {
+    let site = Site::new(2);
+    for me in [0, 1] {
+        let other = site.nodes[1 - me];
+        let mut reading = Reading::new(site.planner_of(me));
+        reading.planner.apply(Event::Met(other, LinkClass::Lan, None));
+        for known in 0..3 {
+            says(&mut reading.planner, other, Role::Leading { attempt: 9, known });
+            if reading.planner.leads() {
+                reading.reads();
+            }
+        }
+        assert_eq!(reading.planner.leads(), me == 0);
+    }
 }

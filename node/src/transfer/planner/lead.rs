@@ -12,9 +12,13 @@ use wherry_proto::{Attempt, ChunkIndex, Digest, NodeId, Role, SignedStates, Stat
 use super::{DropReason, Effect, LeadEnd, NoStates, ORIGIN_ATTEMPTS, Planner, Source, Succession};
 use crate::swarm::LinkClass;
 
-/// By how many chunks one leader must be ahead of another for this to count more than rank: what peers say of
-/// themselves is a moment old.
+/// By how many chunks one leader must be ahead of another, at most, for this to count more than rank. It is as many as the
+/// one in front has read in the last second, since what peers say of themselves is a moment old: those who began at about
+/// the same time go by rank, and one that began before stays, be the link so slow that a chunk takes seconds.
 const LEAD_MARGIN: u32 = 8;
+
+/// How many ticks count as the last second.
+const RECENT: usize = 2;
 
 /// For how many ticks a leader's reading may stand still before the next in rank takes over, at least: 5 s.
 pub const STALL: u64 = 10;
@@ -79,14 +83,31 @@ pub(super) struct Seen {
     pub(super) attempt: Attempt,
     pub(super) known: u32,
     rank: u64,
+    // How many of the states have come of late.
+    recent: u32,
 }
 
 /// Of several readings the one that all go by: of those that have come hardly less far than the one that has come
 /// farthest, that of the highest rank.
 fn foremost(readings: &[Seen]) -> Option<Seen> {
-    let farthest = readings.iter().map(|seen| seen.known).max()?;
-    let near = readings.iter().filter(|seen| farthest - seen.known <= LEAD_MARGIN);
+    let farthest = readings.iter().max_by_key(|seen| (seen.known, seen.rank))?;
+    let near = readings.iter().filter(|seen| farthest.known - seen.known <= farthest.recent);
     near.max_by_key(|seen| seen.rank).copied()
+}
+
+/// How many states of a reading were known at the last ticks, the oldest first.
+#[derive(Debug, Clone, Copy)]
+struct Past([u32; RECENT]);
+
+impl Past {
+    fn tick(&mut self, known: u32) {
+        self.0.rotate_left(1);
+        self.0[RECENT - 1] = known;
+    }
+
+    fn recent(&self, known: u32) -> u32 {
+        known.saturating_sub(self.0[0]).min(LEAD_MARGIN)
+    }
 }
 
 #[derive(Debug)]
@@ -94,6 +115,7 @@ struct Watched {
     // States known, and chunks that the leader itself has.
     progress: (u32, u32),
     moved: u64,
+    past: Past,
     // Between the last two movements, smoothed; none before the second.
     gap: Option<u64>,
 }
@@ -103,6 +125,8 @@ pub(super) struct Lead {
     rank: u64,
     // The number of this node's own attempt, while it leads.
     pub(super) mine: Option<u64>,
+    // Of the states that are known here, while it leads.
+    past: Past,
     next: u64,
     // Whose states the ledger's stream has.
     pub(super) attempt: Option<Attempt>,
@@ -147,6 +171,7 @@ impl Lead {
         Self {
             rank,
             mine: None,
+            past: Past([0; RECENT]),
             next: first_attempt,
             attempt: None,
             signed: None,
@@ -302,8 +327,14 @@ impl Planner {
                 signer.map_or_else(|| rank(&self.ledger.digest(), &attempt.signer), |signer| signer.rank);
             match seen.iter_mut().find(|seen| seen.attempt == attempt) {
                 Some(seen) => seen.known = seen.known.max(known),
-                None => seen.push(Seen { attempt, known, rank }),
+                None => seen.push(Seen { attempt, known, rank, recent: 0 }),
             }
+        }
+        for seen in &mut seen {
+            // Of one that is seen for the first time it is not known how long it took.
+            let watched = self.lead.watched.get(&seen.attempt);
+            seen.recent =
+                watched.map_or(LEAD_MARGIN.min(seen.known), |watched| watched.past.recent(seen.known));
         }
         seen
     }
@@ -341,14 +372,17 @@ impl Planner {
             }
             let has = self.peers.get(&seen.attempt.signer).map_or(0, |signer| signer.here.len());
             let progress = (seen.known, has);
-            let fresh = Watched { progress, moved: self.ticks, gap: None };
+            let past = Past([seen.known.saturating_sub(LEAD_MARGIN); RECENT]);
+            let fresh = Watched { progress, moved: self.ticks, past, gap: None };
             let watched = self.lead.watched.entry(seen.attempt).or_insert(fresh);
+            watched.past.tick(seen.known);
             if progress.0 > watched.progress.0 || progress.1 > watched.progress.1 {
                 let last = self.ticks - watched.moved;
                 let gap = watched.gap.map_or(last, |gap| (gap * 3 + last) / 4);
-                *watched = Watched { progress, moved: self.ticks, gap: Some(gap) };
+                *watched = Watched { progress, moved: self.ticks, past: watched.past, gap: Some(gap) };
             }
         }
+        self.lead.past.tick(self.ledger.stream().known());
         let leader = self.leader().map(|seen| seen.attempt.signer);
         if !self.leads()
             && let Some(node) = leader
@@ -368,7 +402,9 @@ impl Planner {
             let mut all = self.live();
             let number = self.lead.mine.unwrap_or_default();
             let attempt = Attempt { signer: self.me, number };
-            all.push(Seen { attempt, known: self.ledger.stream().known(), rank: self.lead.rank });
+            let known = self.ledger.stream().known();
+            let recent = self.lead.past.recent(known);
+            all.push(Seen { attempt, known, rank: self.lead.rank, recent });
             if foremost(&all).is_some_and(|first| first.attempt != attempt) {
                 self.step_down();
             }
@@ -450,6 +486,7 @@ impl Planner {
     /// A new attempt: what was signed under the number before does not bind it.
     pub(super) fn renumber(&mut self) {
         self.lead.mine = Some(self.lead.next);
+        self.lead.past = Past([self.ledger.stream().known(); RECENT]);
         self.lead.next += 1;
         self.lead.anew_after_void();
     }
