@@ -1,6 +1,11 @@
 //! Who leads, as one node sees it: nobody takes a place that is not free.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test ends where something is not as it must be")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -139,7 +144,8 @@ fn whoever_is_about_to_lead_asks_those_first_who_do_not_tell_it_yet() {
         says(&mut planner, tells, FOLLOWING);
         let effects = may_lead(&mut planner);
         assert!(!leads(&effects));
-        assert_eq!(asked(&effects), Some(BTreeSet::from([silent])));
+        // All but those who tell it themselves.
+        assert_eq!(asked(&effects), Some(BTreeSet::from([tells])));
         let word = if leads_there { Role::Leading { attempt: 9, known: 0 } } else { FOLLOWING };
         planner.apply(Event::Met(silent, LinkClass::Lan, Some(word)));
         assert_eq!(leads(&planner.apply(Event::RolesAsked)), !leads_there);
@@ -298,4 +304,23 @@ fn of_two_who_begin_at_the_same_time_the_higher_in_rank_stays() {
         }
         assert_eq!(reading.planner.leads(), me == 0);
     }
+}
+
+#[test]
+fn where_a_site_is_larger_than_what_one_node_sees_it_asks_all_before_it_leads() {
+    let count = MAX_PEERS + 2;
+    let site = Site::new(count as u8);
+    let leader = site.nodes[count - 1];
+    let mut planner = site.planner();
+    for node in &site.nodes[1..count - 1] {
+        planner.apply(Event::Met(*node, LinkClass::Lan, None));
+        says(&mut planner, *node, FOLLOWING);
+    }
+    let effects = may_lead(&mut planner);
+    assert!(!leads(&effects));
+    assert_eq!(asked(&effects), Some(site.nodes[1..count - 1].iter().copied().collect()));
+    // Though its rank is the lowest, it has a place at once.
+    let word = Some(Role::Leading { attempt: 9, known: 0 });
+    assert!(planner.apply(Event::Met(leader, LinkClass::Lan, word)).contains(&Effect::Follow(leader)));
+    assert!(!leads(&planner.apply(Event::RolesAsked)));
 }

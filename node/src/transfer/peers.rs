@@ -21,6 +21,10 @@ use crate::swarm::{Client, ExchangeError, LinkClass, Offer, Reach, StatesError};
 /// How long neighbours may take to say whether they hold a blob before an origin is asked.
 const SITE_PATIENCE: Duration = Duration::from_millis(750);
 
+/// How long they may take to say what they do before this node begins to lead. Where a whole site begins at once all are
+/// busy, and it is worth more to wait than to read twice.
+const ROLE_PATIENCE: Duration = Duration::from_millis(1_500);
+
 /// How long holders elsewhere are searched for.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -57,7 +61,7 @@ impl Peers for Client {
     }
 
     fn ask(&self, nodes: &BTreeSet<NodeId>, digest: Digest) -> BoxStream<'static, Found> {
-        self.want_of(nodes, digest, SITE_PATIENCE).filter_map(found(self.clone())).boxed()
+        self.want_of(nodes, digest, ROLE_PATIENCE).filter_map(found(self.clone())).boxed()
     }
 
     fn follow(

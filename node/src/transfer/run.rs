@@ -333,7 +333,7 @@ impl Driver {
         match effect {
             Effect::Follow(node) => self.follow(node),
             Effect::Unfollow(node) => self.leave(node),
-            Effect::AskRoles(nodes) => self.ask_roles(nodes),
+            Effect::AskRoles(but) => self.ask_roles(&but),
             Effect::AskChain(node) => self.ask_chain(node),
             Effect::AskStates(node, attempt, before) => self.ask_states(node, attempt, before),
             Effect::Lead(before) => {

@@ -95,7 +95,7 @@ impl World {
         match effect {
             Effect::Follow(peer) => self.follow(node, blob, peer),
             Effect::Unfollow(peer) => self.leave(node, blob, peer),
-            Effect::AskRoles(peers) => self.ask_roles(node, blob, &peers),
+            Effect::AskRoles(but) => self.ask_roles(node, blob, &but),
             Effect::AskChain(peer) => self.pull(node, blob, peer, Part::Chain),
             Effect::AskStates(peer, attempt, before) => {
                 self.pull(node, blob, peer, Part::States(attempt, before))

@@ -19,6 +19,9 @@ use super::setup::{Manner, Setup};
 /// How long neighbours may take to say whether they have a blob.
 const SITE_PATIENCE: Duration = Duration::from_millis(750);
 
+/// How long they may take to say what they do.
+const ROLE_PATIENCE: Duration = Duration::from_millis(1_500);
+
 /// How long the search in the rest of the network takes.
 const NETWORK_SEARCH: Duration = Duration::from_millis(400);
 
@@ -625,11 +628,11 @@ impl World {
         }
     }
 
-    pub(super) fn ask_roles(&mut self, node: usize, blob: BlobNo, peers: &BTreeSet<NodeId>) {
-        let asked: BTreeSet<usize> =
-            peers.iter().map(|peer| self.ids[peer]).filter(|peer| self.nodes[*peer].alive).collect();
+    pub(super) fn ask_roles(&mut self, node: usize, blob: BlobNo, but: &BTreeSet<NodeId>) {
+        let is_asked = |other: &usize| self.nodes[*other].alive && !but.contains(&self.nodes[*other].id);
+        let asked: BTreeSet<usize> = self.nodes[node].neighbours.iter().copied().filter(is_asked).collect();
         let number = self.number();
-        let patience = if asked.is_empty() { 0 } else { nanos(SITE_PATIENCE) };
+        let patience = if asked.is_empty() { 0 } else { nanos(ROLE_PATIENCE) };
         for other in &asked {
             self.send(node, *other, Message::Want(blob));
         }

@@ -66,11 +66,11 @@ impl Planner {
             if let Some(dropped) = self.dropped.get_mut(&node) {
                 dropped.since = self.ticks;
             }
-            self.met(node, LinkClass::Lan, false);
+            self.met(node, LinkClass::Lan, false, false);
         }
     }
 
-    pub(super) fn met(&mut self, node: NodeId, class: LinkClass, holds: bool) {
+    pub(super) fn met(&mut self, node: NodeId, class: LinkClass, holds: bool, leads: bool) {
         // What is still on its way to another site is of no use before it is there.
         if node == self.me || (class == LinkClass::Wan && !holds) {
             return;
@@ -82,7 +82,7 @@ impl Planner {
             Some(dropped) => !dropped.for_good && dropped.times <= MAX_RETURNS,
             None => self.dropped.len() < MAX_DROPPED,
         };
-        if !may_return || self.peers.contains_key(&node) || !self.has_place(&node, holds) {
+        if !may_return || self.peers.contains_key(&node) || !self.has_place(&node, holds || leads) {
             return;
         }
         let map = self.ledger.map();
@@ -164,9 +164,9 @@ impl Planner {
     }
 
     /// Whether there is a place for one more peer; if all are taken, that of one who is of no use at the moment may be
-    /// given away. Holders come first, then the few of highest rank, whom everybody must see, then those whom lot has
+    /// given away. Those come first who are needed, since they hold the blob or lead, then the few of highest rank, whom everybody must see, then those whom lot has
     /// given to this node: were it the same for all nodes, most of them would never be asked for anything.
-    pub(super) fn has_place(&mut self, node: &NodeId, holds: bool) -> bool {
+    pub(super) fn has_place(&mut self, node: &NodeId, needed: bool) -> bool {
         if self.peers.len() < MAX_PEERS {
             return true;
         }
@@ -177,7 +177,7 @@ impl Planner {
             false => (0, lot(&self.me, node)),
         };
         let newcomer = worth(rank(&digest, node), node);
-        let is_needed = holds || newcomer.0 > 0;
+        let is_needed = needed || newcomer.0 > 0;
         // Whoever leads stays: were it met anew, what it does would not be known for a moment.
         let is_idle = |node: &NodeId, peer: &Peer| {
             let is_useless = peer.asked == 0 && !peer.holds() && (is_needed || peer.here.is_empty());
@@ -186,7 +186,7 @@ impl Planner {
         let idle = self.peers.iter().filter(|(node, peer)| is_idle(node, peer));
         let least = idle.map(|(node, peer)| (worth(peer.rank, node), *node)).min();
         let Some((least, idle)) = least else { return false };
-        if !holds && newcomer < least {
+        if !needed && newcomer < least {
             return false;
         }
         let is_followed = self.peers.remove(&idle).is_some_and(|peer| peer.followed.is_some());

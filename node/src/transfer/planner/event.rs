@@ -111,7 +111,7 @@ pub enum Effect {
     Follow(NodeId),
     /// Follow it no more.
     Unfollow(NodeId),
-    /// Ask these peers what they do with the blob, before anything may be taken from them.
+    /// Ask the nodes of the site what they do with the blob, but these, who tell it themselves or are not believed.
     AskRoles(BTreeSet<NodeId>),
     /// Ask a peer for its claim and chain.
     AskChain(NodeId),

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use wherry_proto::{Attempt, ChunkIndex, Digest, NodeId, Role, SignedStates, StatePrefix};
 
-use super::{DropReason, Effect, LeadEnd, NoStates, ORIGIN_ATTEMPTS, Planner, Source, Succession};
+use super::{
+    DropReason, Effect, LeadEnd, MAX_PEERS, NoStates, ORIGIN_ATTEMPTS, Peer, Planner, Source, Succession,
+};
 use crate::swarm::LinkClass;
 
 /// By how many chunks one leader must be ahead of another, at most, for this to count more than rank. It is as many as the
@@ -263,7 +265,7 @@ impl Planner {
 
     /// Whether a limit is all that keeps the blob from coming.
     pub fn waits_for_limit(&self) -> bool {
-        let near = |peer: &super::Peer| peer.class == LinkClass::Lan && peer.is_claimed();
+        let near = |peer: &Peer| peer.class == LinkClass::Lan && peer.is_claimed();
         self.limited
             && self.searched_site
             && self.asked.is_empty()
@@ -414,8 +416,8 @@ impl Planner {
             return;
         }
         // Where a whole site begins at once, many are connected before they have a word to say.
-        let is_quiet = |peer: &super::Peer| peer.is_silent(self.ticks, QUIET);
-        let would = |peer: &&super::Peer| {
+        let is_quiet = |peer: &Peer| peer.is_silent(self.ticks, QUIET);
+        let would = |peer: &&Peer| {
             peer.class == LinkClass::Lan && peer.rank > self.lead.rank && (peer.may_lead() || is_quiet(peer))
         };
         let before = self.peers.values().filter(would).count() as u64;
@@ -424,8 +426,9 @@ impl Planner {
         }
     }
 
-    /// Whoever is about to lead asks those who do not tell it yet whether they do: an answer comes long before all are
-    /// connected that are to be followed. Whether it has to wait for that.
+    /// Whoever is about to lead asks those of the site who do not tell it yet whether they do: an answer comes long before
+    /// all are connected that are to be followed, and where the site is larger than what one node sees nobody else may know
+    /// yet. Whether it has to wait for that.
     fn asks_first(&mut self) -> bool {
         match self.lead.asking {
             Asking::Since(since) if self.ticks < since + ASKING => return true,
@@ -433,17 +436,17 @@ impl Planner {
             Asking::Done(at) if self.ticks <= at + ANSWERED => return false,
             Asking::Done(_) | Asking::Not => {}
         }
-        let may_tell = |peer: &super::Peer| {
+        let may_tell = |peer: &Peer| {
             let is_mute = peer.followed.is_some_and(|since| self.ticks >= since + QUIET);
             peer.class == LinkClass::Lan && !peer.tells && !peer.holds() && !is_mute
         };
-        let unheard: BTreeSet<NodeId> =
-            self.peers.iter().filter(|(_, peer)| may_tell(peer)).map(|(node, _)| *node).collect();
-        if unheard.is_empty() {
+        let is_heard = self.peers.len() < MAX_PEERS && !self.peers.values().any(may_tell);
+        if is_heard {
             return false;
         }
         self.lead.asking = Asking::Since(self.ticks);
-        self.effects.push(Effect::AskRoles(unheard));
+        let but = self.peers.iter().filter(|(_, peer)| !may_tell(peer)).map(|(node, _)| *node).collect();
+        self.effects.push(Effect::AskRoles(but));
         true
     }
 

@@ -200,9 +200,9 @@ impl Planner {
 
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Offered(node, class) => self.met(node, class, true),
+            Event::Offered(node, class) => self.met(node, class, true, false),
             Event::Met(node, class, role) => {
-                self.met(node, class, false);
+                self.met(node, class, false, matches!(role, Some(Role::Leading { .. })));
                 self.says(node, role);
             }
             Event::RolesAsked => self.lead.asking = Asking::Done(self.ticks),
@@ -247,7 +247,7 @@ impl Planner {
             }
             Event::Promised(node) => {
                 self.lead.request = Request::Promised { by: node, since: self.ticks };
-                self.met(node, LinkClass::Lan, false);
+                self.met(node, LinkClass::Lan, false, true);
                 self.follow(node);
             }
             Event::NobodyLeads => self.lead.request = Request::Denied,

@@ -26,7 +26,8 @@ impl Driver {
         self.tell_found(found, Event::SearchedNetwork);
     }
 
-    pub(super) fn ask_roles(&self, nodes: BTreeSet<NodeId>) {
+    pub(super) fn ask_roles(&self, but: &BTreeSet<NodeId>) {
+        let nodes = self.parts.peers.site().into_iter().filter(|node| !but.contains(node)).collect();
         let found = self.parts.peers.ask(&nodes, self.digest());
         self.tell_found(found, Event::RolesAsked);
     }
