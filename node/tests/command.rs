@@ -113,7 +113,10 @@ fn a_node_needs_no_configuration_says_where_it_is_and_ends_when_asked() {
     assert_eq!(status["peers"], 0);
     assert_eq!(json(&home, "network show --json")["peer_id"], status["peer_id"]);
     assert_eq!(json(&home, "images --json"), Value::Array(Vec::new()));
-    assert_eq!(json(&home, "peers --json"), json!({ "peers": [], "refused": [], "joined": null }));
+    assert_eq!(
+        json(&home, "peers --json"),
+        json!({ "peers": [], "refused": [], "unreached": [], "joined": null })
+    );
     node.signal(Signal::TERM);
     assert_eq!(node.end(), Some(0));
     assert!(!home.path().join("data/control.sock").exists());
@@ -399,6 +402,29 @@ fn an_image_goes_in_and_out_and_a_failed_export_leaves_nothing() {
     assert_eq!((code, stdout.as_str()), (Some(2), ""), "{err}");
     let again = json(&home, &format!("import {} --json", archive.display()));
     assert_eq!(again["images"][0]["digest"], digest.as_str());
+
+    // What is no file stays what it is.
+    let link = home.path().join("link");
+    std::os::unix::fs::symlink(&archive, &link).unwrap();
+    fs::write(&archive, "old").unwrap();
+    let (code, _, err) = run(&home, &format!("export registry.example/app:1 -o {}", link.display()));
+    assert_eq!(code, Some(0), "{err}");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read(&archive).unwrap(), to_pipe.stdout);
+    let pipe = home.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).unwrap()
+    });
+    let (code, _, err) = run(&home, &format!("export registry.example/app:1 -o {}", pipe.display()));
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(reader.join().unwrap(), to_pipe.stdout);
+    // A part of an archive is none, however little of it whoever reads wants.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let cut_off = wherry(&home, "export registry.example/app:1").stdout(writer).status().unwrap();
+    assert_eq!(cut_off.code(), Some(1));
 
     fs::remove_file(&archive).unwrap();
     let (code, _, err) = run(&home, &format!("export registry.example/none:1 -o {}", archive.display()));

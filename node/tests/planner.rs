@@ -9,19 +9,19 @@
     reason = "a test ends where something is not as it must be"
 )]
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod planner_support;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use planner_support::{CHUNK, blob, invent, true_chain};
 use proptest::prelude::*;
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, PIPELINE, Planner, Source};
 use wherry_proto::{
-    Algorithm, ChainBuilder, ChunkIndex, ChunkMap, Digest, End, Link, List, NodeId, Role, Run, SecretKey,
-    State, StateChain, Update, link,
+    ChunkIndex, ChunkMap, Digest, End, Link, List, NodeId, Role, SecretKey, State, StateChain, Update, link,
 };
-
-const CHUNK: usize = 32 << 10;
 
 #[derive(Clone, Debug)]
 enum Manner {
@@ -80,30 +80,6 @@ struct World {
     limited: bool,
     // The chunks that this node has lost of a blob that it had verified, if it had: nothing else may be asked for.
     lost: Option<BTreeSet<u32>>,
-}
-
-fn blob(size: usize, seed: u64) -> Vec<u8> {
-    (0..size).map(|i| (i as u64 + 7).wrapping_mul(seed | 1).to_le_bytes()[2]).collect()
-}
-
-fn true_chain(bytes: &[u8]) -> StateChain {
-    let mut builder = ChainBuilder::new(Algorithm::Sha256, ChunkMap::new(bytes.len() as u64).unwrap());
-    builder.update(bytes).unwrap();
-    builder.finish().unwrap()
-}
-
-fn invent(truth: &[u8], chain: &StateChain, fork: u32, seed: u64) -> (StateChain, Vec<u8>) {
-    let fork = fork.min(chain.map().count() - 1) as usize;
-    let mut bytes = truth.to_vec();
-    let lies = blob(fork * CHUNK, seed ^ 0x9e37_79b9);
-    bytes[..lies.len()].copy_from_slice(&lies);
-    let mut states = chain.to_bytes();
-    let mut state = State::initial(Algorithm::Sha256);
-    for border in 0..fork {
-        state = state.compress(&bytes[border * CHUNK..(border + 1) * CHUNK]).0;
-        states[border * 32..(border + 1) * 32].copy_from_slice(&state.to_bytes());
-    }
-    (StateChain::from_bytes(chain.digest(), chain.map(), &states).unwrap(), bytes)
 }
 
 fn cut(bytes: &[u8], map: ChunkMap, index: ChunkIndex) -> Vec<u8> {
@@ -476,124 +452,9 @@ proptest! {
     }
 }
 
-/// Of whom chunks are asked where two sign chains that contradict each other, one of them at another site, and a limit
-/// holds.
-fn asked_while_limited(far: NodeId, near: NodeId) -> BTreeSet<NodeId> {
-    let truth = blob(8 * CHUNK, 5);
-    let chain = true_chain(&truth);
-    let (invented, _) = invent(&truth, &chain, 4, 9);
-    let chains = BTreeMap::from([(near, Arc::new(chain.clone())), (far, Arc::new(invented))]);
-    let me = SecretKey::from_seed([99; 32]).node();
-    let mut planner = Planner::new(me, chain.digest(), chain.map(), &[], 1);
-    let mut events = VecDeque::from([
-        Event::Limited(true),
-        Event::Offered(far, LinkClass::Wan),
-        Event::Offered(near, LinkClass::Lan),
-        Event::SearchedSite,
-    ]);
-    let mut asked = BTreeSet::new();
-    while let Some(event) = events.pop_front() {
-        for effect in planner.apply(event) {
-            match effect {
-                Effect::Follow(node) => {
-                    let update = Update { role: Role::Held, here: List::first_of([]) };
-                    events.push_back(Event::Updated(node, update));
-                }
-                Effect::AskChain(node) => events.push_back(Event::Chain(node, chains[&node].clone())),
-                Effect::Fetch(node, ..) => _ = asked.insert(node),
-                _ => {}
-            }
-        }
-    }
-    asked
-}
-
 #[test]
-fn while_a_limit_holds_a_dispute_is_put_to_those_who_are_near_alone() {
-    let [one, other] = [1, 2].map(|seed| SecretKey::from_seed([seed; 32]).node());
-    for (far, near) in [(one, other), (other, one)] {
-        assert_eq!(asked_while_limited(far, near), BTreeSet::from([near]));
-    }
-}
-
-#[test]
-fn two_that_have_lost_different_chunks_of_a_blob_heal_each_other() {
-    let truth = blob(8 * CHUNK, 5);
-    let chain = Arc::new(true_chain(&truth));
-    let map = chain.map();
-    let [me, other] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
-    let all_but = |lost: u32| map.iter().filter(move |index| index.get() != lost);
-    let here: Vec<_> = all_but(2).map(|index| (index, chain.link(index))).collect();
-    let mut planner = Planner::new(me, chain.digest(), map, &here, 1);
-    planner.trust(chain.clone());
-    // The other does nothing to become whole, as where nobody there wants the blob.
-    let role = Role::Following { stream: None, known: 0, may_lead: false };
-    let runs = [Run { from: 0, len: 5 }, Run { from: 6, len: 2 }];
-    let update = Update { role, here: List::first_of(runs) };
-    planner.apply(Event::Met(other, LinkClass::Lan, None));
-    planner.apply(Event::SearchedSite);
-    let effects = planner.apply(Event::Updated(other, update));
-    let lost = map.index(2).unwrap();
-    assert_eq!(effects, [Effect::Fetch(other, lost, vec![chain.from(lost)])]);
-    let (source, link) = (Source::Peer(other), chain.link(lost));
-    let effects = planner.apply(Event::Arrived(source, lost, vec![link], Duration::from_millis(1)));
-    assert_eq!(effects, [Effect::Keep(source, lost, link)]);
-    assert_eq!(planner.apply(Event::Kept(source, lost, link)), [Effect::Verified]);
-}
-
-/// A leader that is done holds the blob from then on: its chain comes, and then what is missing.
-#[test]
-fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
-    let truth = blob(8 * CHUNK, 5);
-    let chain = Arc::new(true_chain(&truth));
-    let map = chain.map();
-    let [me, leader] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
-    let mut planner = Planner::new(me, chain.digest(), map, &[], 1);
-    planner.apply(Event::OriginOffered);
-    planner.apply(Event::Met(leader, LinkClass::Lan, None));
-    let says = |role| Event::Updated(leader, Update { role, here: List::first_of([]) });
-    planner.apply(says(Role::Leading { attempt: 7, known: 0 }));
-    planner.apply(Event::SearchedSite);
-    // It reads for a long time.
-    for known in 1..8 {
-        for _ in 0..8 {
-            planner.apply(Event::Tick);
-        }
-        planner.apply(says(Role::Leading { attempt: 7, known }));
-    }
-    let mut effects = planner.apply(says(Role::Held));
-    // Making the chain may take it a moment.
-    for _ in 0..4 {
-        effects.extend(planner.apply(Event::Tick));
-    }
-    assert_eq!(effects, [Effect::AskChain(leader)]);
-    let effects = planner.apply(Event::Chain(leader, chain));
-    let is_fetch = |effect: &Effect| matches!(effect, Effect::Fetch(node, ..) if *node == leader);
-    assert!(!effects.is_empty() && effects.iter().all(is_fetch), "{effects:?}");
-    // One that then says nothing more is given up all the same.
-    planner.apply(Event::PeerFailed(leader, "silent".into()));
-    assert!(planner.leads());
-}
-
-#[test]
-fn a_holder_at_another_site_is_not_asked_for_its_chain_while_a_limit_says_no() {
-    let chain = Arc::new(true_chain(&blob(8 * CHUNK, 5)));
-    let [me, far] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
-    let mut planner = Planner::new(me, chain.digest(), chain.map(), &[], 1);
-    planner.apply(Event::Limited(true));
-    let mut effects = planner.apply(Event::Offered(far, LinkClass::Wan));
-    effects.extend(planner.apply(Event::SearchedSite));
-    effects.extend(planner.apply(Event::SearchedNetwork));
-    // Nor is it given up, however long that takes.
-    for _ in 0..100 {
-        effects.extend(planner.apply(Event::Tick));
-    }
-    assert_eq!(effects, [Effect::Follow(far)]);
-    assert!(planner.waits_for_limit());
-    assert_eq!(planner.apply(Event::Limited(false)), [Effect::AskChain(far)]);
-    let effects = planner.apply(Event::Chain(far, chain));
-    assert!(
-        effects.iter().any(|effect| matches!(effect, Effect::Fetch(node, ..) if *node == far)),
-        "{effects:?}"
-    );
+fn what_an_origin_gives_right_of_a_damaged_blob_is_kept_though_a_chunk_before_it_is_wrong() {
+    let mut world = World::new(8 * CHUNK, 5, &[], Origin::Wrong(1)).damaged(&BTreeSet::from([1, 5]));
+    assert!(!world.run(7), "nobody has the first of them");
+    assert_eq!(world.disk[5 * CHUNK..], world.truth[5 * CHUNK..]);
 }

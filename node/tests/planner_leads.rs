@@ -7,9 +7,13 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+mod planner_support;
+
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use planner_support::{CHUNK, blob, true_chain};
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL, Source, rank};
 use wherry_proto::{
@@ -72,6 +76,29 @@ fn a_leader_that_others_go_by_is_believed_before_it_has_said_anything_itself() {
     }
     // It says itself that it does not.
     assert!(leads(&says(&mut planner, leader, Role::Following { stream: None, known: 0, may_lead: false })));
+}
+
+#[test]
+fn those_who_say_by_turns_that_they_hold_the_blob_and_make_no_claim_hold_up_nobody() {
+    let site = Site::new(3);
+    let (mut holder, mut other) = (site.nodes[1], site.nodes[2]);
+    let mut planner = site.planner();
+    for node in [holder, other] {
+        planner.apply(Event::Met(node, LinkClass::Lan, None));
+        says(&mut planner, node, Role::Held);
+    }
+    let mut has_led = leads(&may_lead(&mut planner));
+    for _ in 0..50 {
+        // At any time one of them is about to make its claim.
+        let nothing = Role::Following { stream: None, known: 0, may_lead: false };
+        has_led |= leads(&says(&mut planner, other, nothing));
+        for _ in 0..4 {
+            has_led |= leads(&planner.apply(Event::Tick));
+        }
+        (holder, other) = (other, holder);
+        has_led |= leads(&says(&mut planner, holder, Role::Held));
+    }
+    assert!(has_led);
 }
 
 #[test]
@@ -323,4 +350,38 @@ fn where_a_site_is_larger_than_what_one_node_sees_it_asks_all_before_it_leads() 
     let word = Some(Role::Leading { attempt: 9, known: 0 });
     assert!(planner.apply(Event::Met(leader, LinkClass::Lan, word)).contains(&Effect::Follow(leader)));
     assert!(!leads(&planner.apply(Event::RolesAsked)));
+}
+
+/// A leader that is done holds the blob from then on: its chain comes, and then what is missing.
+#[test]
+fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
+    let truth = blob(8 * CHUNK, 5);
+    let chain = Arc::new(true_chain(&truth));
+    let map = chain.map();
+    let [me, leader] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
+    let mut planner = Planner::new(me, chain.digest(), map, &[], 1);
+    planner.apply(Event::OriginOffered);
+    planner.apply(Event::Met(leader, LinkClass::Lan, None));
+    let says = |role| Event::Updated(leader, Update { role, here: List::first_of([]) });
+    planner.apply(says(Role::Leading { attempt: 7, known: 0 }));
+    planner.apply(Event::SearchedSite);
+    // It reads for a long time.
+    for known in 1..8 {
+        for _ in 0..8 {
+            planner.apply(Event::Tick);
+        }
+        planner.apply(says(Role::Leading { attempt: 7, known }));
+    }
+    let mut effects = planner.apply(says(Role::Held));
+    // Making the chain may take it a moment.
+    for _ in 0..4 {
+        effects.extend(planner.apply(Event::Tick));
+    }
+    assert_eq!(effects, [Effect::AskChain(leader)]);
+    let effects = planner.apply(Event::Chain(leader, chain));
+    let is_fetch = |effect: &Effect| matches!(effect, Effect::Fetch(node, ..) if *node == leader);
+    assert!(!effects.is_empty() && effects.iter().all(is_fetch), "{effects:?}");
+    // One that then says nothing more is given up all the same.
+    planner.apply(Event::PeerFailed(leader, "silent".into()));
+    assert!(planner.leads());
 }

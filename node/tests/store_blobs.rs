@@ -49,6 +49,23 @@ fn tamper(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 }
 
 #[test]
+fn what_is_held_fits_however_much_is_pinned() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
+    let data = vec![7; 64 << 10];
+    let digest = Digest::sha256(&data);
+    store.put(&digest, &data).unwrap();
+    store.pin("app:1", &digest).unwrap();
+    store.close().unwrap();
+    drop(store);
+    // What is pinned stays, though the budget is smaller by now.
+    let store = Store::open(dir.path(), StoreSettings { budget: Some(32 << 10) }).unwrap();
+    let size = data.len() as u64;
+    store.would_fit(&[(digest, size)].into()).unwrap();
+    store.would_fit(&[(digest, size), (Digest::sha256(b"other"), 1)].into()).unwrap_err();
+}
+
+#[test]
 fn what_was_put_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let contents = [0, 1, 63, 64, 32 << 10, (32 << 10) + 1, 3_000_000].map(|len| bytes(7, len));

@@ -9,11 +9,12 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use wherry_node::store::{Partial, Store, StoreSettings};
-use wherry_proto::{Algorithm, ChunkMap, Digest, link};
+use wherry_node::store::{MAX_PARTIALS, Partial, Remains, Store, StoreSettings};
+use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, link};
 
 fn open(dir: &Path) -> Store {
     Store::open(dir, StoreSettings::default()).unwrap()
@@ -103,22 +104,65 @@ fn of_a_damaged_blob_all_chunks_stay_but_the_damaged_and_its_chain_is_known() {
     }
 }
 
-#[test]
-fn what_remains_of_a_damaged_blob_is_given_without_the_damaged_chunks() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let truth = bytes(2, LEN);
+/// One chunk of what remains.
+fn read(remains: &Remains, index: ChunkIndex) -> io::Result<Vec<u8>> {
+    let mut chunk = vec![0; remains.map().len(index) as usize];
+    remains.read(index, &mut chunk).map(|()| chunk)
+}
+
+fn damaged(dir: &Path, seed: u8, numbers: &[u32]) -> (Store, Digest, Vec<u8>) {
+    let store = open(dir);
+    let truth = bytes(seed, LEN);
     let digest = put(&store, Algorithm::Sha256, &truth);
-    assert!(store.open_remains(&digest).unwrap().is_none(), "it is held");
-    tamper(&path_of(dir.path(), "blobs", &digest), |bytes| bytes[0] ^= 1);
+    let map = ChunkMap::new(LEN as u64).unwrap();
+    tamper(&path_of(dir, "blobs", &digest), |bytes| {
+        for number in numbers {
+            bytes[map.offset(map.index(*number).unwrap()) as usize] ^= 1;
+        }
+    });
     assert!(!store.verify(&digest).unwrap());
-    assert_eq!(store.remains(&digest), Some(LEN as u64));
-    let (file, here) = store.open_remains(&digest).unwrap().unwrap();
-    let map = here.map();
-    assert_eq!((here.len(), here.contains(map.first())), (map.count() - 1, false));
-    let mut last = vec![0; map.len(map.last()) as usize];
-    file.read_exact_at(&mut last, map.offset(map.last())).unwrap();
-    assert_eq!(last, truth[map.offset(map.last()) as usize..]);
+    (store, digest, truth)
+}
+
+#[test]
+fn what_remains_of_a_damaged_blob_is_given_chunk_by_chunk_and_never_a_wrong_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, digest, truth) = damaged(dir.path(), 2, &[4, 9]);
+    let map = ChunkMap::new(LEN as u64).unwrap();
+    let [first, second] = [4, 9].map(|number| map.index(number).unwrap());
+    for restarts in [false, true] {
+        if restarts {
+            drop(store);
+            store = open(dir.path());
+        }
+        assert_eq!(store.remains(&digest), Some(LEN as u64));
+        let remains = store.open_remains(&digest).unwrap();
+        // The first was found when the blob was hashed, the second is when it is read; that is not forgotten.
+        assert_eq!([first, second].map(|index| remains.has(index)), [false, !restarts]);
+        let mut changes = remains.changes();
+        for index in map.iter() {
+            let offset = map.offset(index) as usize;
+            match read(&remains, index) {
+                Ok(chunk) => assert_eq!(chunk, truth[offset..][..chunk.len()]),
+                Err(_) => assert!(index == first || index == second),
+            }
+        }
+        assert_eq!(remains.here().len(), map.count() - 2);
+        assert_eq!(changes.has_changed().unwrap(), !restarts);
+        changes.mark_unchanged();
+        let lost = u64::from(map.chunk_len()) * 2;
+        assert_eq!(store.partial_bytes(&digest, map), Some(LEN as u64 - lost));
+        // Whoever asks later learns the same without a look at the disk.
+        assert!(Arc::ptr_eq(&remains, &store.open_remains(&digest).unwrap()));
+        // Whatever rots later is not given either.
+        if restarts {
+            let file = dir.path().join("partial").join(format!("sha256-{}-{LEN}", digest.hex()));
+            tamper(&file, |bytes| bytes.truncate(LEN - 1));
+            assert!(read(&remains, map.last()).is_err() && !remains.has(map.last()));
+            fs::remove_file(&file).unwrap();
+            assert!(read(&remains, map.first()).is_err() && !remains.has(map.first()));
+        }
+    }
     // What was begun of a blob that never was verified is given to nobody.
     let begun = Digest::sha256(b"never verified");
     let partial = store.partial(&begun, map).unwrap();
@@ -127,7 +171,70 @@ fn what_remains_of_a_damaged_blob_is_given_without_the_damaged_chunks() {
     let found = link(&map, index, wherry_proto::State::initial(Algorithm::Sha256), chunk).unwrap();
     partial.write(index, chunk, found).unwrap();
     drop(partial);
-    assert_eq!(store.remains(&begun), None);
+    assert!(store.remains(&begun).is_none() && store.open_remains(&begun).is_none());
+}
+
+#[test]
+fn what_remains_of_a_damaged_blob_ends_for_others_when_it_is_filled_removed_or_whole_again() {
+    type End = fn(&Store, &Digest);
+    let ends: [(&str, End); 3] = [
+        ("filled", |store, digest| drop(store.partial(digest, ChunkMap::new(LEN as u64).unwrap()).unwrap())),
+        ("removed", |store, digest| {
+            store.remove_partials(digest);
+        }),
+        ("whole", |store, digest| drop(store.put(digest, &bytes(12, LEN)).unwrap())),
+    ];
+    for (what, end) in ends {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, digest, _) = damaged(dir.path(), 12, &[0, 1]);
+        let remains = store.open_remains(&digest).unwrap();
+        let (index, changes) = (remains.map().last(), remains.changes());
+        assert!(read(&remains, index).is_ok() && remains.is_there());
+        end(&store, &digest);
+        assert!(!remains.is_there() && changes.has_changed().unwrap(), "{what}");
+        assert!(read(&remains, index).is_err(), "{what}");
+        // What a broken off transfer leaves is given again, as it is now.
+        let again = store.open_remains(&digest);
+        assert_eq!(again.map(|remains| remains.here().len()), (what == "filled").then_some(index.get() - 1));
+    }
+}
+
+#[test]
+fn what_remains_without_its_chain_is_given_to_nobody_and_looked_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, digest, _) = damaged(dir.path(), 13, &[0]);
+    let links = dir.path().join("partial").join(format!("sha256-{}-{LEN}.links", digest.hex()));
+    let whole = fs::read(&links).unwrap();
+    tamper(&links, |bytes| bytes[100] ^= 1);
+    assert!(store.open_remains(&digest).is_none() && store.remains(&digest).is_none());
+    fs::write(&links, whole).unwrap();
+    assert!(store.open_remains(&digest).is_none());
+}
+
+#[test]
+fn a_folder_that_an_earlier_version_put_damaged_blobs_in_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let damaged = dir.path().join("damaged");
+    fs::create_dir(&damaged).unwrap();
+    fs::write(damaged.join("sha256-0"), b"rotten").unwrap();
+    drop(open(dir.path()));
+    assert!(!damaged.exists());
+}
+
+#[test]
+fn what_is_left_of_pinned_blobs_stays_however_many_are_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, digest, truth) = damaged(dir.path(), 14, &[0]);
+    store.pin("keep", &digest).unwrap();
+    let map = ChunkMap::new(LEN as u64).unwrap();
+    let chunk = &truth[..map.len(map.first()) as usize];
+    let found = link(&map, map.first(), wherry_proto::State::initial(Algorithm::Sha256), chunk).unwrap();
+    for number in 0..=MAX_PARTIALS {
+        let begun = store.partial(&Digest::sha256(&number.to_le_bytes()), map).unwrap();
+        begun.write(map.first(), chunk, found).unwrap();
+    }
+    assert_eq!(store.usage().partials, MAX_PARTIALS + 1);
+    assert!(store.is_damaged(&digest) && store.remains(&digest).is_some());
 }
 
 #[test]
@@ -203,9 +310,11 @@ fn what_is_left_of_a_damaged_blob_keeps_the_budget_and_makes_room_like_any_parti
     let fits = |len| store.would_fit(&[(Digest::sha256(b"any"), len)].into()).is_ok();
     assert!(refused.is_no_space() && store.remains(&rotten).is_some() && !fits(CHARGE) && fits(CHARGE / 2));
     store.unpin("keep", &rotten).unwrap();
-    // Else it makes room itself before blobs do.
+    // Else it makes room itself before blobs do, and whoever gives it to others learns of it.
+    let remains = store.open_remains(&rotten).unwrap();
     let [next, last] = [10, 11].map(|seed| put(&store, Algorithm::Sha256, &bytes(seed, LEN)));
     assert!(store.holds(&next) && store.holds(&last));
     assert!(store.remains(&rotten).is_none() && !store.is_damaged(&rotten));
+    assert!(!remains.is_there() && *remains.changes().borrow() == 1);
     assert_eq!(store.usage().used, budget);
 }

@@ -11,15 +11,23 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wherry_node::store::{Partial, Store, StoreError, StoreSettings, Table};
 use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, Digest};
 
-/// A file system of its own, unmounted in the end.
-struct SmallDisk(tempfile::TempDir);
+/// A file system of its own, unmounted in the end. There is one at a time: between fork and exec a child has all files
+/// of this process, and with them the locks of stores that are closed meanwhile, so that they cannot be opened again.
+struct SmallDisk {
+    dir: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl SmallDisk {
     fn new(mib: u32) -> Option<Self> {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"])
@@ -29,11 +37,11 @@ impl SmallDisk {
         if !mounted {
             eprintln!("not tested: this user may not mount a tmpfs");
         }
-        mounted.then_some(Self(dir))
+        mounted.then_some(Self { dir, _alone: alone })
     }
 
     fn path(&self) -> &Path {
-        self.0.path()
+        self.dir.path()
     }
 }
 
@@ -60,6 +68,28 @@ fn what_cannot_fit_is_refused_before_it_begins() {
     assert!(store.partial(&Digest::sha256(b"second"), map).unwrap_err().is_no_space());
     drop(first);
     store.partial(&Digest::sha256(b"second"), map).unwrap();
+}
+
+#[test]
+fn a_store_opens_where_there_is_no_room_to_keep_what_is_left_of_a_damaged_blob() {
+    let Some(disk) = SmallDisk::new(48) else { return };
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    let bytes: Vec<u8> = (0..MIB).map(|i| (i >> 4) as u8).collect();
+    let digest = Digest::sha256(&bytes);
+    store.put(&digest, &bytes).unwrap();
+    drop(store);
+    let hex = digest.hex();
+    let path = disk.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, &bytes[..MIB / 2]).unwrap();
+    fs::remove_file(disk.path().join("clean")).unwrap();
+    let left = rustix::fs::statvfs(disk.path()).unwrap().f_bfree.saturating_sub(256);
+    fs::write(disk.path().join("ballast"), vec![1; (left * 4096) as usize]).unwrap();
+
+    let store = Store::open(disk.path(), StoreSettings::default()).unwrap();
+    assert!(store.is_damaged(&digest) && !store.holds(&digest));
+    assert_eq!((store.remains(&digest), store.usage().used), (None, 0));
+    assert!(!path.exists() && fs::read_dir(disk.path().join("partial")).unwrap().next().is_none());
 }
 
 #[test]

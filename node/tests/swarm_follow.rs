@@ -116,6 +116,25 @@ async fn following_ends_when_the_blob_will_not_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_turns_out_to_be_lost_when_it_is_read_is_not_here_and_costs_no_connection() {
+    let (a, b) = pair().await;
+    let role = Role::Following { stream: None, known: 0, may_lead: false };
+    let incoming = a.shelf.expect(&bytes(), role);
+    incoming.link([3, 4]);
+    incoming.rot(3);
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    let (digest, map) = (incoming.name().digest, incoming.chain().map());
+    let mut follow = exchange.follow(digest, map);
+    assert_eq!(next(&mut follow).await, Some(update(role, [(3, 2)])));
+    assert_eq!(take(&exchange, &incoming, 3).await, Err(ExchangeError::NotHere(a.id())));
+    // What was told cannot be taken back: whoever follows begins anew.
+    assert_eq!(next(&mut follow).await, Some(update(Role::Gone, [])));
+    assert_eq!(take(&exchange, &incoming, 4).await, Ok(()));
+    let mut anew = exchange.follow(digest, map);
+    assert_eq!(next(&mut anew).await, Some(update(role, [(4, 1)])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_chunks_make_few_updates_and_a_change_of_role_waits_for_none() {
     let (a, b) = pair().await;
     let bytes = noise(500 * (32 << 10), 4);

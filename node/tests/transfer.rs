@@ -340,7 +340,7 @@ async fn what_arrived_before_a_stop_is_not_fetched_again() {
     let (transfers, before, store) = lab.node();
     let transfer = lab.arriving(&transfers, digest, bytes.len()).await;
     // The pace allows two mebibytes: wait for half of them, then stop in the middle of things.
-    assert!(transfer.first_byte(1 << 20, |_| false).await.unwrap());
+    assert!(transfer.first_byte(&(1 << 20..(1 << 20) + 1), |_| false).await.unwrap());
     transfers.close().await;
     assert!(matches!(transfer.wait().await, Err(TransferError::Stopped)));
     drop((transfer, transfers));
@@ -397,6 +397,28 @@ async fn a_reader_that_stays_after_a_failure_is_in_nobodys_way() {
         Err(TransferError::NoSource { .. }) => {}
         other => panic!("{other:?}"),
     }
+    transfers.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_rots_while_somebody_still_reads_the_transfer_that_brought_it_is_whole_again() {
+    let (digest, bytes) = blob(500_000);
+    let lab = Lab::new([(digest, bytes.clone())], FULL_SPEED).await;
+    let (transfers, _, store) = lab.node();
+    let stays = lab.arriving(&transfers, digest, bytes.len()).await;
+    stays.wait().await.unwrap();
+    store.sync().unwrap();
+    let hex = digest.hex();
+    let path = lab.dir.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+    let mut rotten = bytes.to_vec();
+    rotten[1000] ^= 1;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, rotten).unwrap();
+    assert!(!store.verify(&digest).unwrap());
+    let second = lab.arriving(&transfers, digest, bytes.len()).await;
+    second.wait().await.unwrap();
+    assert!(store.verify(&digest).unwrap());
+    drop(stays);
     transfers.close().await;
 }
 

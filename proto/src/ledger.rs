@@ -114,6 +114,7 @@ impl Ledger {
         for index in self.map.iter() {
             self.links[index.usize()].take_if(|link| *link != chain.link(index));
         }
+        self.rivals.retain(|rival| rival.chain == chain);
         self.known = Some(chain);
         self.relink();
     }

@@ -305,3 +305,20 @@ fn the_chain_of_a_blob_that_was_verified_before_yields_to_nothing() {
     assert!(ledger.is_verified());
     assert_eq!(ledger.settle().unwrap().0, *truth.chain);
 }
+
+#[test]
+fn a_chain_beyond_doubt_leaves_no_other_to_dispute_it() {
+    let honest = Source::honest(1, &blob(8 * CHUNK, 3));
+    let liar = Source::inventing(2, &honest, 4, 9);
+    let map = honest.chain.map();
+    for claims in [[&honest, &liar], [&liar, &honest]] {
+        let mut ledger = Ledger::new(honest.chain.digest(), map);
+        for source in claims {
+            ledger.claim(source.id, source.chain.clone());
+        }
+        assert!(ledger.dispute().is_some());
+        ledger.trust(honest.chain.clone());
+        assert_eq!(ledger.dispute(), None);
+        assert!(map.iter().all(|index| ledger.candidates(index) == [honest.chain.link(index)]));
+    }
+}

@@ -154,7 +154,8 @@ impl Wherry {
         let mut arguments: Vec<String> = vec!["up".into()];
         if self.options.space.is_none() {
             arguments.push("--no-mdns".into());
-            for service in ["--gateway", "--status", "--peers", "--bulk"] {
+            let is_free = |service: &&str| !self.options.more.iter().any(|given| given == service);
+            for service in ["--gateway", "--status", "--peers", "--bulk"].into_iter().filter(is_free) {
                 arguments.extend([service.into(), "127.0.0.1:0".into()]);
             }
         }
@@ -248,6 +249,16 @@ impl Wherry {
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
         let text = run(self.command()?.args(arguments).arg("--json"))?;
         serde_json::from_str(&text).with_context(|| format!("{arguments:?} --json printed {text}"))
+    }
+
+    /// The names of the images that it has whole, as `wherry images` tells them.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub fn whole_images(&self) -> Result<Vec<String>> {
+        let images = self.json(&["images"])?;
+        let whole = images.as_array().context("no list")?.iter().filter(|image| image["whole"] == true);
+        Ok(whole.filter_map(|image| image["reference"].as_str().map(str::to_owned)).collect())
     }
 
     /// Runs a command that must fail with status 1, and gives what it wrote to standard error.

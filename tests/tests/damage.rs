@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use wherry_proto::Digest;
-use wherry_tests::blobs::{Image, blob_is_right, push_image};
+use wherry_tests::blobs::{Blob, Image, blob_is_right, push_image};
 use wherry_tests::clients::Skopeo;
 use wherry_tests::lab::Lab;
 use wherry_tests::network::Network;
@@ -18,6 +18,9 @@ use wherry_tests::wait::wait_until;
 const SOON: Duration = Duration::from_secs(30);
 
 const LAYER: u64 = 8 << 20;
+
+/// The length of its chunks.
+const CHUNK: u64 = 32 << 10;
 
 /// Flips a byte of a stored blob, as a disk would.
 fn flip(node: &Wherry, digest: &Digest, at: u64) -> Result<()> {
@@ -134,7 +137,13 @@ fn a_check_finds_what_is_damaged_and_sets_it_aside() -> Result<()> {
         );
         assert_eq!(listed[0]["damaged"], json!({"blobs": 1, "state": "waiting"}), "{listed}");
         wait_until("it is warned of", SOON, || is_warned_of(&node, &digest, &reference))?;
-        node.run(&["check"])?;
+        for again in [&["check"][..], &["check", &reference]] {
+            // Of an image whose manifest is damaged nothing can be looked at.
+            if again.len() == 1 || digest != image.manifest {
+                let said = node.fails(again)?;
+                assert!(said.contains("1 blob is damaged"), "until it is right: {said}");
+            }
+        }
         node.run(&["pull", &reference])?;
         let checked = node.json(&["check", &reference])?;
         assert_eq!(
@@ -182,39 +191,101 @@ fn a_damaged_holder_learns_it_from_the_taker_whose_pull_ends_in_words() -> Resul
     Ok(())
 }
 
-#[test]
-fn two_whose_disks_rot_in_different_places_heal_each_other_without_the_origin() -> Result<()> {
+/// Two nodes of a site that have pulled an image of one layer, in which the disk of each flips these bytes: the first, as
+/// both know once they have checked. The origin is out of reach.
+struct Rotten {
+    nodes: [Wherry; 2],
+    reference: String,
+    layer: Blob,
+    origin: Registry,
+    _lab: Lab,
+}
+
+fn rotten(seed: u64, flipped: [&[u64]; 2]) -> Result<Rotten> {
     let lab = Lab::new()?;
     let mut origin = Registry::start(&lab, "origin", registry::Options::default())?;
-    let image = push_image(origin.addr(), "lab/noise", "1", 74, &[LAYER])?;
+    let image = push_image(origin.addr(), "lab/noise", "1", seed, &[LAYER])?;
     let reference = image.reference(origin.host());
     let layer = image.layers[0];
     let network = Network::new(&lab)?;
     let options = Options::origin(origin.host());
     let one = network.member(&lab, "one", options.clone(), &[])?;
     let two = network.member(&lab, "two", options, &[&one])?;
-    for node in [&one, &two] {
+    let nodes = [one, two];
+    for node in &nodes {
         node.run(&["pull", &reference])?;
     }
     origin.stop()?;
-    flip(&one, &layer.digest, LAYER / 3)?;
-    flip(&two, &layer.digest, LAYER / 2)?;
-    for node in [&one, &two] {
+    for (node, flipped) in nodes.iter().zip(flipped) {
+        for at in flipped {
+            flip(node, &layer.digest, *at)?;
+        }
         node.fails(&["check"])?;
+        let listed = node.json(&["images"])?;
+        let rest = listed[0]["size"].as_u64().map(|size| size - CHUNK);
+        assert_eq!(listed[0]["here"].as_u64(), rest, "{listed}");
     }
-    let before = one.json(&["status"])?["traffic"]["from_peers"].as_u64();
-    for node in [&one, &two] {
-        // What is left at the other is hashed before it is given.
-        wait_until("it heals", SOON, || {
-            Ok(node.command()?.args(["pull", &reference]).output()?.status.success())
-        })?;
-        ensure!(blob_is_right(node.gateway()?, "lab/noise", &layer)?, "it is wrong");
+    Ok(Rotten { nodes, reference, layer, origin, _lab: lab })
+}
+
+/// Pulls once at each, and compares what came from the other.
+fn heal_each_other(nodes: &[Wherry; 2], reference: &str, layer: &Blob) -> Result<()> {
+    let came =
+        |node: &Wherry| Ok::<_, anyhow::Error>(node.json(&["status"])?["traffic"]["from_peers"].as_u64());
+    for node in nodes {
+        let before = came(node)?;
+        node.run(&["pull", reference])?;
+        let came = came(node)?.zip(before).map(|(after, before)| after - before);
+        assert_eq!(came, Some(CHUNK), "only the damaged chunk comes");
+        ensure!(blob_is_right(node.gateway()?, "lab/noise", layer)?, "it is wrong");
         let checked = node.json(&["check"])?;
         assert_eq!((&checked["damaged"], &checked["missing"]), (&json!([]), &json!([])), "{checked}");
     }
-    let after = one.json(&["status"])?["traffic"]["from_peers"].as_u64();
-    let came = after.zip(before).map(|(after, before)| after - before);
-    assert_eq!(came, Some(32 << 10), "only the damaged chunk comes");
+    Ok(())
+}
+
+#[test]
+fn two_whose_disks_rot_in_different_places_heal_each_other_without_the_origin() -> Result<()> {
+    let Rotten { nodes, reference, layer, .. } = &rotten(74, [&[LAYER / 3], &[LAYER / 2]])?;
+    heal_each_other(nodes, reference, layer)
+}
+
+#[test]
+fn two_whose_disks_have_rotted_heal_each_other_after_a_restart() -> Result<()> {
+    let Rotten { nodes, reference, layer, .. } = &mut rotten(76, [&[LAYER / 3], &[LAYER / 2]])?;
+    for node in nodes.iter_mut() {
+        node.stop()?;
+    }
+    let [one, two] = nodes;
+    one.up()?;
+    two.options().bootstrap.clone_from(&one.addresses()?.peers);
+    two.up()?;
+    for (node, other) in [(&*one, &*two), (two, one)] {
+        let peer_id = &other.addresses()?.peer_id;
+        wait_until("they are connected", SOON, || {
+            Ok(node.json(&["peers"])?["peers"].to_string().contains(peer_id))
+        })?;
+    }
+    heal_each_other(nodes, reference, layer)
+}
+
+#[test]
+fn what_has_rotted_at_both_is_given_by_neither_and_comes_from_the_origin() -> Result<()> {
+    let mut rotten = rotten(77, [&[LAYER / 2], &[LAYER / 3, LAYER / 2]])?;
+    let Rotten { nodes: [one, two], reference, layer, origin, .. } = &mut rotten;
+    let begun = Instant::now();
+    one.fails(&["pull", reference])?;
+    assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
+    // The other has learnt of it.
+    let listed = two.json(&["images"])?;
+    let rest = listed[0]["size"].as_u64().map(|size| size - 2 * CHUNK);
+    assert_eq!(listed[0]["here"].as_u64(), rest, "{listed}");
+    assert!(!one.log()?.contains("wrong bytes"));
+    origin.restart()?;
+    for node in [one, two] {
+        node.run(&["pull", reference])?;
+        ensure!(blob_is_right(node.gateway()?, "lab/noise", layer)?, "it is wrong");
+    }
     Ok(())
 }
 
@@ -231,7 +302,7 @@ fn of_a_damaged_layer_only_the_damaged_chunks_are_read_from_the_origin() -> Resu
     let before = read(&node)?.context("no traffic")?;
     node.run(&["pull", &reference])?;
     let came = read(&node)?.context("no traffic")? - before;
-    assert_eq!(came, 3 * (32 << 10));
+    assert_eq!(came, 3 * CHUNK);
     ensure!(blob_is_right(node.gateway()?, "lab/noise", &layer)?, "it is wrong");
     Ok(())
 }

@@ -64,8 +64,8 @@ impl Site {
         let mut body = Vec::new();
         let whole = served.status == 200 && served.read_to_end(&mut body).is_ok();
         ensure!(!whole, "a wrong blob of {} bytes was served as whole", body.len());
-        let images = self.node.json(&["images"])?.to_string();
-        ensure!(!images.contains("lab/noise"), "an image without its layers is listed: {images}");
+        let whole = self.node.whole_images()?;
+        ensure!(whole.is_empty(), "an image without its layers is listed as whole: {whole:?}");
         wait_until("the node has given up on the layer", SOON, || {
             let status = self.node.json(&["status"])?;
             Ok(status["transfers"].as_array().is_some_and(Vec::is_empty))

@@ -57,7 +57,7 @@ impl Site {
     }
 
     fn is_whole(&self) -> Result<bool> {
-        Ok(self.node.json(&["images"])?.to_string().contains(&self.reference))
+        Ok(self.node.whole_images()?.contains(&self.reference))
     }
 
     fn transfers(&self) -> Result<usize> {

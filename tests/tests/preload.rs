@@ -139,10 +139,9 @@ fn a_preload_goes_on_when_the_command_leaves_and_when_a_node_is_started_again() 
     assert!(left.stderr()?.contains("the nodes go on"), "{}", left.stderr()?);
 
     // A second command finds what the first has begun, and asks a node anew that has forgotten it.
-    let mut again = site.nodes[0].begin("again", &["preload", &reference])?;
-    wait_until("the other node brings it", SOON, || {
-        Ok(site.nodes[1].json(&["status"])?["transfers"].as_array().is_some_and(|all| !all.is_empty()))
-    })?;
+    let other = &site.nodes[1].addresses()?.peer_id;
+    let mut again = site.nodes[0].begin("again", &["preload", "--json", &reference])?;
+    wait_until("it says how the other node brings it", SOON, || Ok(again.stdout()?.contains(other)))?;
     site.nodes[1].kill()?;
     site.nodes[1].up()?;
     site.relay.open_gate();

@@ -19,7 +19,7 @@ use super::stop::Stop;
 use crate::bundle::{PackError, pack_directory};
 use crate::config::units::show_size;
 use crate::control::api::ImportSummary;
-use crate::control::{ClientError, Step};
+use crate::control::{Client, ClientError, Step};
 
 pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failure> {
     let from = args.from.as_path();
@@ -58,10 +58,27 @@ pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Resu
         let name = image.reference.clone().unwrap_or_else(|| format!("<none>@{}", image.digest));
         out += &format!("{} {} {}\n", harmless(&name), image.digest, show_size(image.size));
     }
-    if summary.images.iter().any(|image| image.reference.is_none()) {
-        note("an image without a name is used by its digest; 'wherry import --name REF' gives it one");
+    if let Some(line) = nameless(&summary, from) {
+        note(&line);
     }
     print(&out)
+}
+
+/// What an image that came without a name is called by, and how it gets one.
+pub(super) fn nameless(summary: &ImportSummary, from: &Path) -> Option<String> {
+    let image = summary.images.iter().find(|image| image.reference.is_none())?;
+    let called = format!(
+        "the archive gives this image no name: its digest means it, and the first 12 digits do, as in 'wherry inspect {}'",
+        image.digest.short()
+    );
+    let from = match from.to_str() {
+        Some("-") | None => "-".to_owned(),
+        Some(from) => harmless(from),
+    };
+    Some(match summary.images.len() {
+        1 => format!("{called}; 'wherry import --name REPOSITORY:TAG {from}' gives it one"),
+        _ => format!("{called}; --name gives one where an archive has a single image"),
+    })
 }
 
 async fn send(
@@ -95,34 +112,40 @@ pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Resu
                 "an archive is nothing for a terminal: use -o FILE, or a pipe".to_owned(),
             ));
         }
-        client.export(&args.reference, &mut standard(io::stdout().as_fd())?).await?;
-        return Ok(());
+        return match client.export(&args.reference, &mut standard(io::stdout().as_fd())?).await {
+            // Not as where a list is cut off by its reader: a part of an archive is none.
+            Err(ClientError::Local(error)) => Err(Failure::new(format!(
+                "the archive was not written to its end: {}",
+                what_the_system_said(&error)
+            ))),
+            exported => exported.map(drop).map_err(Failure::from),
+        };
     }
     let unwritable = |error: io::Error| {
         Failure::new(format!("{} cannot be written: {}", args.output.display(), what_the_system_said(&error)))
     };
-    let folder =
-        args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Beside its place, so that it appears there whole or not at all.
-    let partial = NamedTempFile::with_prefix_in(".wherry-export-", folder).map_err(unwritable)?;
-    let mut file = tokio::fs::File::from_std(partial.reopen().map_err(unwritable)?);
+    // Behind a symbolic link its target is written, as by any program.
+    let place = match fs::canonicalize(&args.output) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => args.output.clone(),
+        place => place.map_err(unwritable)?,
+    };
     let mut stop = Stop::new()?;
+    let write = async {
+        match fs::metadata(&place) {
+            Ok(kind) if !kind.is_file() => into_what_is_there(&client, &args.reference, &place).await,
+            _ => in_its_place(&client, &args.reference, &place).await,
+        }
+    };
     let (name, bytes) = tokio::select! {
-        exported = client.export(&args.reference, &mut file) => match exported {
+        exported = write => match exported {
             Err(ClientError::Local(error)) => return Err(unwritable(error)),
             exported => exported?,
         },
         status = stop.asked() => {
-            let message = "nothing was written".to_owned();
+            let message = "the archive was not written to its end".to_owned();
             return Err(Failure::Interrupted { status, message, hint: None });
         }
     };
-    file.flush().await.map_err(unwritable)?;
-    // Temporary files are for their owner alone; an archive has the permissions of any new file.
-    let mode = rustix::fs::Mode::from_raw_mode(0o666) & !umask();
-    rustix::fs::fchmod(partial.as_file(), mode).map_err(|errno| unwritable(errno.into()))?;
-    partial.as_file().sync_all().map_err(unwritable)?;
-    partial.persist(&args.output).map_err(|error| unwritable(error.error))?;
     if args.node.json {
         return print_json(&json!({
             "reference": name,
@@ -132,6 +155,33 @@ pub(super) async fn export(args: &ExportArgs, environment: &Environment) -> Resu
     }
     note(&format!("{} written to {}", show_size(bytes), args.output.display()));
     Ok(())
+}
+
+/// Writes an archive into a device or a pipe: another file in its place would be of no use to whoever reads there, and
+/// would take a device from everybody.
+async fn into_what_is_there(
+    client: &Client,
+    reference: &str,
+    place: &Path,
+) -> Result<(String, u64), ClientError> {
+    let mut file = tokio::fs::OpenOptions::new().write(true).open(place).await.map_err(ClientError::Local)?;
+    client.export(reference, &mut file).await
+}
+
+/// Writes an archive beside its place, so that it appears there whole or not at all.
+async fn in_its_place(client: &Client, reference: &str, place: &Path) -> Result<(String, u64), ClientError> {
+    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let local = ClientError::Local;
+    let partial = NamedTempFile::with_prefix_in(".wherry-export-", folder).map_err(local)?;
+    let mut file = tokio::fs::File::from_std(partial.reopen().map_err(local)?);
+    let exported = client.export(reference, &mut file).await?;
+    file.flush().await.map_err(local)?;
+    // Temporary files are for their owner alone; an archive has the permissions of any new file.
+    let mode = rustix::fs::Mode::from_raw_mode(0o666) & !umask();
+    rustix::fs::fchmod(partial.as_file(), mode).map_err(|errno| local(errno.into()))?;
+    partial.as_file().sync_all().map_err(local)?;
+    partial.persist(place).map_err(|error| local(error.error))?;
+    Ok(exported)
 }
 
 /// An error without the name of the temporary file that it was about.

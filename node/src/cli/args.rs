@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -80,7 +81,12 @@ pub(super) enum Command {
         Blobs that a client of the gateway reads at this moment, or that another image which is being pulled has too, \
         go on.")]
     Cancel(CancelArgs),
-    /// List the images of this node
+    /// List the images of this node, those of which only a part is here included
+    #[command(
+        after_help = "An image that no tag means is listed as REPOSITORY@DIGEST, and one that came without a name as \
+        <none>@DIGEST. Wherever a command takes an IMAGE, what DIGEST shows will do.\n\n\
+        NOTE says how much of an image is here that is not whole, and which tags meant it before they moved."
+    )]
     Images(NodeArgs),
     /// Show what an image is made of: layers, what made each, and which other images here share them
     #[command(after_help = "Example:\n  wherry inspect docker.io/library/debian:13")]
@@ -93,7 +99,7 @@ pub(super) enum Command {
     /// Remove images; what other images have too stays
     #[command(after_help = "Examples:\n  \
         wherry rm docker.io/library/debian:12\n  \
-        wherry rm sha256:1849e2c0a7f3   one without a name, by its digest or the first 12 digits of it\n\n\
+        wherry rm 1849e2c0a7f3   one that no name means, by its digest or the first 12 digits of it\n\n\
         An image that is being pulled is not removed: 'wherry cancel' stops that.")]
     Rm(ImagesArgs),
     /// Keep an image whatever the disk budget, and what its tag comes to mean; imported images are pinned from the start
@@ -307,8 +313,8 @@ impl NodeArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct PullArgs {
     /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; without a registry it is one of the node's
-    /// default origin
-    #[arg(value_name = "REF", value_parser = reference)]
+    /// default origin. One that is here in part also by its digest alone, or the first 12 digits of it
+    #[arg(value_name = "IMAGE", value_parser = image)]
     pub(super) reference: String,
     /// Of an image for several platforms, the one for this, such as linux/arm64 or linux/arm/v7 [default: the node's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
@@ -340,8 +346,8 @@ pub(super) struct PreloadArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; or sha256:… alone, of which 12 digits are
-    /// enough
+    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; or its digest alone, of which 12 digits are
+    /// enough, with sha256: or without
     #[arg(value_name = "IMAGE", value_parser = image)]
     pub(super) reference: String,
     /// Of an image for several platforms, the one for this, such as linux/arm64 or linux/arm/v7 [default: the node's]
@@ -389,8 +395,8 @@ pub(super) enum WanCommand {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CancelArgs {
-    /// The image, as it was pulled: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…
-    #[arg(value_name = "REF", value_parser = reference)]
+    /// The image, by name or digest
+    #[arg(value_name = "IMAGE", value_parser = image)]
     pub(super) reference: String,
     #[command(flatten)]
     pub(super) node: NodeArgs,
@@ -419,8 +425,8 @@ pub(super) struct ImportArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
-    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; or sha256:… alone, of which 12 digits are
-    /// enough
+    /// The image: alpine, docker.io/library/alpine:3, host:5000/a/b@sha256:…; or its digest alone, of which 12 digits are
+    /// enough, with sha256: or without
     #[arg(value_name = "IMAGE", value_parser = image)]
     pub(super) reference: String,
     /// Where to write it; - is standard output
@@ -503,6 +509,29 @@ fn reference(text: &str) -> Result<String, NameError> {
 /// A name as above, a digest, or the beginning of one: the image is here.
 fn image(text: &str) -> Result<String, NameError> {
     Wanted::parse_at(text, &Host::docker_io()).map(|_| text.to_owned())
+}
+
+/// The words of a command line, with a negative number behind a flag made its value: it would be taken for a flag that
+/// there is not.
+pub(super) fn joined(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let is_flag = |word: &OsString| {
+        word.len() > 2 && word.to_str().is_some_and(|it| it.starts_with("--") && !it.contains('='))
+    };
+    let is_negative = |word: &OsString| {
+        let number = word.to_str().and_then(|it| it.strip_prefix('-'));
+        number.is_some_and(|it| it.starts_with(|it: char| it.is_ascii_digit() || it == '.'))
+    };
+    let mut out: Vec<OsString> = Vec::new();
+    for word in words {
+        match out.last_mut() {
+            Some(flag) if is_flag(flag) && is_negative(&word) => {
+                flag.push("=");
+                flag.push(word);
+            }
+            _ => out.push(word),
+        }
+    }
+    out
 }
 
 fn days() -> clap::builder::RangedI64ValueParser<u32> {

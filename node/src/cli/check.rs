@@ -6,7 +6,7 @@ use super::args::CheckArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::follow::{End, Heard, follow};
-use super::output::{harmless, note, print, print_json};
+use super::output::{are, count, harmless, note, print, print_json};
 use super::screen::Screen;
 use super::stop::Stop;
 use crate::config::units::{show_seconds, show_size};
@@ -56,11 +56,7 @@ pub(super) async fn run(args: &CheckArgs, environment: &Environment) -> Result<(
     if summary.damaged.is_empty() {
         return Ok(());
     }
-    let blobs = if summary.damaged.len() == 1 {
-        "1 blob is".to_owned()
-    } else {
-        format!("{} blobs are", summary.damaged.len())
-    };
+    let blobs = are(summary.damaged.len(), "blob");
     Err(Failure::with_hint(
         format!("{blobs} damaged: the bytes on the disk are not those that were stored"),
         "the next pull brings them again, from peers or the registry; check the disk, and import again what came by \
@@ -90,17 +86,19 @@ pub(super) fn page(summary: &CheckSummary) -> String {
     }
     let sound = summary.blobs - summary.damaged.len();
     out += &format!(
-        "checked {} blobs with {} in {}: {}\n",
-        summary.blobs,
+        "checked {} with {} in {}: {}\n",
+        count(summary.blobs, "blob"),
         show_size(summary.bytes),
         show_seconds(summary.seconds),
         match (summary.damaged.len(), summary.missing.len()) {
             (0, 0) => "all are right".to_owned(),
-            (0, missing) => format!("all are right, {missing} are not here"),
-            (damaged, 0) => format!("{sound} are right, {damaged} damaged and set aside"),
-            (damaged, missing) => {
-                format!("{sound} are right, {damaged} damaged and set aside, {missing} are not here")
-            }
+            (0, missing) => format!("all are right, {} not here", are(missing, "")),
+            (damaged, 0) => format!("{} right, {damaged} damaged and set aside", are(sound, "")),
+            (damaged, missing) => format!(
+                "{} right, {damaged} damaged and set aside, {} not here",
+                are(sound, ""),
+                are(missing, "")
+            ),
         }
     );
     out

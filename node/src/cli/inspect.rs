@@ -3,7 +3,7 @@
 use super::args::InspectArgs;
 use super::environment::Environment;
 use super::failure::Failure;
-use super::output::{harmless, print, print_json};
+use super::output::{count, harmless, print, print_json};
 use crate::config::units::show_size;
 use crate::control::api::InspectRequest;
 use crate::images::inspect::{ImageDetails, LayerState};
@@ -34,8 +34,7 @@ pub(super) fn page(image: &ImageDetails) -> String {
         0 => String::new(),
         bytes => format!(", of which {} are shared with other images here", show_size(bytes)),
     };
-    let layers = if image.layers.len() == 1 { "layer" } else { "layers" };
-    line("size", &format!("{} in {} {layers}{shared}", show_size(image.size), image.layers.len()));
+    line("size", &format!("{} in {}{shared}", show_size(image.size), count(image.layers.len(), "layer")));
     if image.layers.iter().any(|layer| layer.state != LayerState::Here) {
         let has = |state| image.layers.iter().any(|layer| layer.state == state);
         let rest = match (has(LayerState::Arriving), has(LayerState::Damaged)) {

@@ -3,7 +3,7 @@
 use super::args::{ImagesArgs, OneImageArgs};
 use super::environment::Environment;
 use super::failure::Failure;
-use super::output::{harmless, print, print_json};
+use super::output::{count, harmless, print, print_json};
 use crate::config::units::show_size;
 use crate::control::api::{PinRequest, RemoveRequest, RemoveSummary};
 
@@ -16,15 +16,15 @@ pub(super) async fn remove(args: &ImagesArgs, environment: &Environment) -> Resu
 pub(super) fn removed(summary: &RemoveSummary) -> String {
     let mut out = String::new();
     for image in &summary.removed {
-        let blobs = if image.blobs == 1 { "blob" } else { "blobs" };
-        out += &format!(
-            "{} removed, {} {blobs} with {}",
-            harmless(&image.reference),
-            image.blobs,
-            show_size(image.bytes)
-        );
-        if image.shared > 0 {
-            out += &format!("; {} that other images have too stay", image.shared);
+        let mut blobs = count(image.blobs, "blob");
+        if image.partial > 0 {
+            blobs += &format!(" and what was here of {} more", image.partial);
+        }
+        out += &format!("{} removed, {blobs} with {}", harmless(&image.reference), show_size(image.bytes));
+        match image.shared {
+            0 => {}
+            1 => out += "; 1 that other images have too stays",
+            many => out += &format!("; {many} that other images have too stay"),
         }
         out += "\n";
     }

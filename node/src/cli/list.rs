@@ -8,11 +8,11 @@ use super::args::NodeArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::network::now;
-use super::output::{harmless, note, print, print_json};
+use super::output::{count, harmless, note, print, print_json};
 use super::table::{Align, Table};
 use crate::config::units::{show_age, show_date, show_size};
 use crate::control::api::{Damage, ImageSummary, NodeStatus, PeerInfo, Recovery};
-use crate::status::{DamagedStatus, Joined, RefusedNode, State};
+use crate::status::{DamagedStatus, Joined, RefusedNode, State, UnreachedAddress};
 
 pub(super) async fn images(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
     let mut images = args.client(environment).images().await?;
@@ -50,6 +50,7 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
         ("LAYERS", Align::Right),
         ("HERE FOR", Align::Left),
         ("PINNED", Align::Left),
+        ("NOTE", Align::Left),
     ]);
     for image in images {
         table.row([
@@ -61,36 +62,60 @@ pub(super) fn images_table(images: &[ImageSummary], now: u64) -> String {
                 .added
                 .map_or_else(String::new, |added| show_age(Duration::from_secs(now.saturating_sub(added)))),
             if image.pinned { "yes".to_owned() } else { String::new() },
+            remarks(image),
         ]);
     }
     table.to_string()
+}
+
+/// What there is to say of an image that is not whole, or that a tag has left behind.
+fn remarks(image: &ImageSummary) -> String {
+    let mut remarks = Vec::new();
+    if !image.whole {
+        remarks.push(format!("{} of it here", show_size(image.here)));
+    }
+    if !image.was.is_empty() {
+        remarks.push(format!("was {}", image.was.join(", ")));
+    }
+    remarks.join("; ")
 }
 
 pub(super) async fn peers(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
     let client = args.client(environment);
     let mut peers = client.peers().await?;
     peers.sort_by(|a, b| (&a.site, a.peer_id).cmp(&(&b.site, b.peer_id)));
-    let NodeStatus { refused, joined, .. } = client.status().await?;
+    let status = client.status().await?;
+    let NodeStatus { refused, unreached, joined, .. } = &status;
     if args.json {
-        return print_json(&json!({ "peers": peers, "refused": refused, "joined": joined }));
+        return print_json(&json!({
+            "peers": peers, "refused": refused, "unreached": unreached, "joined": joined,
+        }));
     }
-    if peers.is_empty() && refused.is_empty() && joined.is_none() {
+    if peers.is_empty() && refused.is_empty() && unreached.is_empty() && joined.is_none() {
         note("no peers: this node is alone, see 'wherry network --help'");
     }
     let table = if peers.is_empty() { String::new() } else { peers_table(&peers) };
-    print(&(table + &apart(&refused, joined)))
+    print(&(table + &apart(&status, now())))
 }
 
 /// What keeps a node apart from others, and what can be done about it; nothing where nothing does.
-fn apart(refused: &[RefusedNode], joined: Option<Joined>) -> String {
+fn apart(status: &NodeStatus, now: u64) -> String {
     let mut out = String::new();
-    if let Some(Joined { network, expires }) = joined {
+    if let Some(Joined { network, expires }) = status.joined {
         out += &format!(
             "\nrestart this node: it has been admitted to the network {network} until {}, and still runs without that\n",
             show_date(expires)
         );
     }
-    for RefusedNode { peer_id, address, why, hint, seconds_ago } in refused {
+    for UnreachedAddress { address, why, since } in &status.unreached {
+        let length = show_age(Duration::from_secs(now.saturating_sub(*since)));
+        out += &format!(
+            "\nbootstrap address not connected for {length}: {}\n  {}\n",
+            harmless(address),
+            harmless(why)
+        );
+    }
+    for RefusedNode { peer_id, address, why, hint, seconds_ago } in &status.refused {
         let ago = show_age(Duration::from_secs(*seconds_ago));
         out += &format!(
             "\nnot connected to {peer_id}, {ago} ago at {}:\n  {}\n",
@@ -124,10 +149,10 @@ pub(super) fn peers_table(peers: &[PeerInfo]) -> String {
 
 pub(super) async fn status(args: &NodeArgs, environment: &Environment) -> Result<(), Failure> {
     let status = args.client(environment).status().await?;
-    if args.json { print_json(&status) } else { print(&status_page(&status)) }
+    if args.json { print_json(&status) } else { print(&status_page(&status, now())) }
 }
 
-pub(super) fn status_page(status: &NodeStatus) -> String {
+pub(super) fn status_page(status: &NodeStatus, now: u64) -> String {
     let up = show_age(Duration::from_secs(status.uptime_seconds));
     let state = match status.state {
         State::Ready => "up for",
@@ -153,11 +178,15 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
     };
     line(
         "store",
-        format!("{} {bound}: {} images, {} blobs", show_size(store.bytes), status.images, store.blobs)
-            + &match store.partial_blobs {
-                0 => String::new(),
-                partial => format!(", {partial} not whole yet"),
-            },
+        format!(
+            "{} {bound}: {}, {}",
+            show_size(store.bytes),
+            count(status.images, "image"),
+            count(store.blobs as usize, "blob")
+        ) + &match store.partial_blobs {
+            0 => String::new(),
+            partial => format!(", {partial} not whole yet"),
+        },
     );
     let traffic = &status.traffic;
     line(
@@ -211,7 +240,7 @@ pub(super) fn status_page(status: &NodeStatus) -> String {
         }
         out += &format!("\n{table}");
     }
-    out + &apart(&status.refused, status.joined)
+    out + &apart(status, now)
 }
 
 fn damaged_blobs(damaged: &[DamagedStatus]) -> String {

@@ -44,7 +44,7 @@ use failure::Failure;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::try_parse_from(args::joined(std::env::args_os())) {
         Ok(args) => args,
         Err(error) => {
             // Help and version come this way too. A closed pipe is nothing to complain about.

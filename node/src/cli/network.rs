@@ -10,7 +10,7 @@ use wherry_proto::Certificate;
 use super::args::{NetworkArgs, NetworkCommand};
 use super::environment::Environment;
 use super::failure::Failure;
-use super::output::{note, print, print_json};
+use super::output::{count, note, print, print_json};
 use crate::config::units::{show_age, show_date};
 use crate::config::{control_sockets, data_folder};
 use crate::identity::{self, Identity, JoinLine, Membership};
@@ -134,9 +134,8 @@ pub(super) fn show(identity: &Identity, now: u64) -> String {
         out += &format!("bootstrap {address}\n");
     }
     if let Some(network) = identity.operates {
-        let count = identity.admitted.len();
-        let nodes = if count == 1 { "node" } else { "nodes" };
-        out += &format!("operator  of {network}, which has admitted {count} other {nodes}\n");
+        let nodes = count(identity.admitted.len(), "other node");
+        out += &format!("operator  of {network}, which has admitted {nodes}\n");
     }
     out
 }

@@ -42,6 +42,17 @@ fn is_harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// So many of something that has a plain plural; of nothing in particular, the number alone.
+pub(super) fn count(number: usize, what: &str) -> String {
+    let ending = if number == 1 || what.is_empty() { "" } else { "s" };
+    format!("{number} {what}{ending}").trim_end().to_owned()
+}
+
+/// The same with the verb that follows.
+pub(super) fn are(number: usize, what: &str) -> String {
+    format!("{} {}", count(number, what), if number == 1 { "is" } else { "are" })
+}
+
 /// Prints the completions for a shell.
 pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
     // Into memory first: the generator panics when a pipe is closed.

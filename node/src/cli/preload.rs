@@ -7,7 +7,7 @@ use super::args::PreloadArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::follow::{End, Heard, follow};
-use super::output::{harmless, note, print, print_json_line};
+use super::output::{are, count, harmless, note, print, print_json_line};
 use super::screen::Screen;
 use super::stop::Stop;
 use super::tally::{Pace, Speed, left, row};
@@ -65,20 +65,24 @@ pub(super) async fn run(args: &PreloadArgs, environment: &Environment) -> Result
     match summary.failed {
         0 => Ok(()),
         failed => Err(Failure::with_hint(
-            format!("{failed} of {} nodes have not got everything", summary.nodes),
+            match summary.nodes {
+                1 => "the node has not got everything".to_owned(),
+                nodes => {
+                    let have = if failed == 1 { "has" } else { "have" };
+                    format!("{failed} of {nodes} nodes {have} not got everything")
+                }
+            },
             "the lines above say why; preload again: what is there already is not carried again",
         )),
     }
 }
 
 fn told(summary: &PreloadSummary) -> String {
-    let many = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     format!(
-        "{} {} there and pinned at {} of {} in {}\n",
-        many(summary.images, "image"),
-        if summary.images == 1 { "is" } else { "are" },
+        "{} there and pinned at {} of {} in {}\n",
+        are(summary.images, "image"),
         summary.nodes - summary.failed,
-        many(summary.nodes, "node"),
+        count(summary.nodes, "node"),
         show_seconds(summary.seconds)
     )
 }
@@ -190,8 +194,8 @@ impl Nodes {
         let (here, size) =
             self.0.values().fold((0, 0), |(here, size), node| (here + node.here(), size + node.size()));
         let mut line = format!(
-            "{done} of {} nodes are done, {} of {} there",
-            self.0.len(),
+            "{done} of {} done, {} of {} there",
+            are(self.0.len(), "node"),
             show_size(here),
             show_size(size)
         );

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use wherry_proto::Digest;
 
-use super::output::harmless;
+use super::output::{count, harmless};
 use super::progress::sources;
 use crate::config::units::{show_seconds, show_size};
 use crate::control::api::PullEvent;
@@ -59,7 +59,12 @@ impl Tally {
         match event {
             PullEvent::Resolved { reference, digest, blobs, bytes } => {
                 self.total = *bytes;
-                Some(format!("{} is {digest}: {blobs} blobs, {}", harmless(reference), show_size(*bytes)))
+                Some(format!(
+                    "{} is {digest}: {}, {}",
+                    harmless(reference),
+                    count(*blobs, "blob"),
+                    show_size(*bytes)
+                ))
             }
             PullEvent::LayerStarted { digest, size, present, here } => {
                 let before = if *present { *size } else { (*here).min(*size) };
@@ -180,7 +185,7 @@ impl Tally {
             .iter()
             .fold((0, 0), |(peers, origin), blob| (peers + blob.from_peers, origin + blob.from_origin));
         let mut last = self.all(now);
-        let more = if more > 0 { format!(", {more} more blobs to come") } else { String::new() };
+        let more = if more > 0 { format!(", {} to come", count(more, "more blob")) } else { String::new() };
         for part in [more, format!("; {}", sources(from_peers, from_origin))] {
             if last.chars().count() + part.chars().count() < width {
                 last += &part;

@@ -16,7 +16,7 @@ use crate::control::api::{ImageSummary, PullEvent, WanStatus, WanSummary};
 use crate::images::inspect::{BlobDetails, ImageDetails, LayerDetails, LayerState, RunDetails, Step};
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
-    Args::try_parse_from(line.split_whitespace()).map(|args| args.command)
+    Args::try_parse_from(args::joined(line.split_whitespace().map(Into::into))).map(|args| args.command)
 }
 
 fn environment(variables: &[(&str, &str)]) -> Environment {
@@ -164,6 +164,69 @@ fn what_cannot_be_meant_is_refused() {
 }
 
 #[test]
+fn a_negative_value_is_a_value_and_a_flag_in_its_place_is_none() {
+    for (line, value) in [("--wan-up -1", "-1"), ("--wan-up=-1", "-1"), ("--disk-budget -5GiB", "-5GiB")] {
+        let Command::Up(settings) = parse(&format!("wherry up --data /d {line}")).unwrap() else {
+            panic!("not up")
+        };
+        let text = load(&settings.sources(&environment(&[])).unwrap()).unwrap_err().to_string();
+        let flag = line.split([' ', '=']).next().unwrap();
+        assert!(text.contains(&format!("{flag} is \"{value}\"")) && text.contains("expected"), "{text}");
+    }
+    for line in ["wherry up --wan-up --site x", "wherry up --wan-up -h"] {
+        let text = parse(line).unwrap_err().to_string();
+        assert!(text.contains("a value is required for '--wan-up"), "{text}");
+    }
+    for line in ["wherry network init --days -1", "wherry network init --days=-1"] {
+        let text = parse(line).unwrap_err().to_string();
+        assert!(text.contains("'-1'") && text.contains("--days") && text.contains("1..="), "{text}");
+    }
+}
+
+#[test]
+fn an_imported_image_without_a_name_is_called_by_its_digest_and_can_get_a_name() {
+    use crate::control::api::{ImportSummary, ImportedImage};
+    let image = |reference: Option<&str>| ImportedImage {
+        reference: reference.map(str::to_owned),
+        digest: digest(),
+        size: 1,
+    };
+    let said = |images| archive::nameless(&ImportSummary { images }, std::path::Path::new("layout/"));
+    let alone = said(vec![image(None)]).unwrap();
+    assert!(alone.contains(&format!("'wherry inspect {}'", digest().short())), "{alone}");
+    assert!(alone.contains("'wherry import --name REPOSITORY:TAG layout/'"), "{alone}");
+    let several = said(vec![image(Some("a:1")), image(None)]).unwrap();
+    assert!(several.contains("where an archive has a single image"), "{several}");
+    assert_eq!(said(vec![image(Some("a:1"))]), None);
+}
+
+#[test]
+fn one_of_a_kind_is_told_of_in_the_singular() {
+    use crate::control::api::{CheckSummary, RemoveSummary, RemovedImage};
+    let summary = |blobs, missing| CheckSummary {
+        blobs,
+        bytes: 1,
+        seconds: 1.0,
+        damaged: Vec::new(),
+        missing: vec![digest(); missing],
+    };
+    let page = check::page(&summary(1, 1));
+    assert!(page.ends_with("checked 1 blob with 1 B in 1.00 s: all are right, 1 is not here\n"), "{page}");
+    let page = check::page(&summary(2, 2));
+    assert!(page.ends_with("checked 2 blobs with 1 B in 1.00 s: all are right, 2 are not here\n"), "{page}");
+    let removed = |blobs, partial, shared| {
+        let (reference, digest) = ("a:1".to_owned(), digest());
+        let image = RemovedImage { reference, digest, blobs, partial, bytes: 1, shared };
+        keep::removed(&RemoveSummary { removed: vec![image] })
+    };
+    assert_eq!(
+        removed(1, 1, 1),
+        "a:1 removed, 1 blob and what was here of 1 more with 1 B; 1 that other images have too stays\n"
+    );
+    assert_eq!(removed(2, 0, 2), "a:1 removed, 2 blobs with 1 B; 2 that other images have too stay\n");
+}
+
+#[test]
 fn tables_line_up_and_strangers_cannot_steer_the_terminal() {
     let mut table = Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("NOTE", Align::Left)]);
     table.row(["a".to_owned(), "1 B".to_owned(), String::new()]);
@@ -181,17 +244,29 @@ fn images_are_listed_with_size_and_age() {
         reference: "docker.io/library/debian:13".to_owned(),
         digest: digest(),
         size: 48 << 20,
+        here: 48 << 20,
+        whole: true,
         layers: 1,
         added: Some(1_000),
         pinned: true,
+        was: Vec::new(),
         damaged: None,
     };
+    let left = ImageSummary {
+        here: 1 << 20,
+        whole: false,
+        added: None,
+        pinned: false,
+        was: vec!["debian:12".to_owned()],
+        ..image.clone()
+    };
+    let short = digest().short();
     let expected = format!(
-        "IMAGE                        DIGEST            SIZE  LAYERS  HERE FOR  PINNED\n\
-         docker.io/library/debian:13  {}  48.0 MiB       1  2 hours   yes\n",
-        digest().short()
+        "IMAGE                        DIGEST            SIZE  LAYERS  HERE FOR  PINNED  NOTE\n\
+         docker.io/library/debian:13  {short}  48.0 MiB       1  2 hours   yes\n\
+         docker.io/library/debian:13  {short}  48.0 MiB       1                    1.00 MiB of it here; was debian:12\n",
     );
-    assert_eq!(list::images_table(&[image], 8_300), expected);
+    assert_eq!(list::images_table(&[image, left], 8_300), expected);
 }
 
 #[test]

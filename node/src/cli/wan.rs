@@ -34,12 +34,18 @@ pub(super) fn told(summary: &WanSummary, paused: bool) -> String {
     };
     out += &match (summary.neighbours, summary.agree) {
         (0, _) => "no other node of the site is connected; they hear of it when they are\n".to_owned(),
-        (all, agree) if all == agree => {
-            format!("all {all} other nodes of the site that are connected know\n")
+        (all, agree) if all == agree => match all {
+            1 => "the one other node of the site that is connected knows\n".to_owned(),
+            all => format!("all {all} other nodes of the site that are connected know\n"),
+        },
+        (1, _) => {
+            "the one other node of the site that is connected does not know: look at its clock and log\n"
+                .to_owned()
         }
         (all, agree) => format!(
-            "{agree} of {all} other nodes of the site that are connected know; look at the clocks and logs of those that \
-             do not\n"
+            "{agree} of {all} other nodes of the site that are connected {}; look at the clocks and logs of those that \
+             do not\n",
+            if agree == 1 { "knows" } else { "know" }
         ),
     };
     out

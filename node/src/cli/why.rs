@@ -55,11 +55,14 @@ pub(super) fn page(why: &WhyImage) -> String {
                 Some(size) => format!(" whole, {} of {}", show_size(why.bytes), show_size(size)),
                 None => String::new(),
             };
-            let from = match why.holders.is_empty() {
-                false => format!("would take it from {}", names(&why.holders)),
-                true => format!("would ask {registry}: no node that is connected has all of it{limited}"),
+            let next = match why.holders.is_empty() {
+                false => format!("a pull would take it from {}", names(&why.holders)),
+                true if registry.is_empty() => "it came without a name: import it again".to_owned(),
+                true => {
+                    format!("a pull would ask {registry}: no node that is connected has all of it{limited}")
+                }
             };
-            return format!("{image} is not here{amount}, and nobody pulls it\na pull {from}\n");
+            return format!("{image} is not here{amount}, and nobody pulls it\n{next}\n");
         }
         WhyState::Coming => {}
     }

@@ -24,6 +24,7 @@
 use serde::{Deserialize, Serialize};
 use wherry_proto::{Digest, NodeId};
 
+pub use super::refused::{ApiError, ErrorCode};
 pub use crate::images::inspect::ImageDetails;
 pub use crate::limits::{Limit, Limited, WanStatus};
 pub use crate::status::{Damage, NodeStatus, Recovery};
@@ -128,9 +129,12 @@ pub struct RemovedImage {
     pub reference: String,
     /// Its manifest.
     pub digest: Digest,
-    /// How many blobs were removed.
+    /// How many blobs were removed that were whole.
     pub blobs: usize,
-    /// How many bytes they had.
+    /// Of how many others what had arrived was removed.
+    #[serde(default)]
+    pub partial: usize,
+    /// How many bytes all of them had here.
     pub bytes: u64,
     /// How many of its blobs stay, since other images have them too.
     pub shared: usize,
@@ -402,21 +406,27 @@ pub struct ImportedImage {
     pub size: u64,
 }
 
-/// An image of the node.
+/// An image of the node, whole or in part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSummary {
-    /// Its whole name: a reference, or `<none>@DIGEST` if it came without one.
+    /// Its whole name: a reference, by its digest where no tag means it, or `<none>@DIGEST` if it came without a name.
     pub reference: String,
     /// Its manifest.
     pub digest: Digest,
     /// Bytes of its configuration and layers, each counted once.
     pub size: u64,
+    /// Bytes of them that are here.
+    pub here: u64,
+    /// Whether all of them are.
+    pub whole: bool,
     /// How many layers it has.
     pub layers: usize,
     /// When it came here, in seconds since 1970, if that is known.
     pub added: Option<u64>,
     /// Whether it is pinned, so that it stays whatever the disk budget.
     pub pinned: bool,
+    /// The tags that meant it before they moved.
+    pub was: Vec<String>,
     /// What the disk has damaged of it; `None` if it is whole.
     #[serde(default)]
     pub damaged: Option<Damage>,
@@ -429,7 +439,7 @@ pub struct WhyImage {
     pub reference: String,
     /// How it is with the image.
     pub state: WhyState,
-    /// The registry that it comes from.
+    /// The registry that it comes from; empty if it came here without a name.
     pub registry: String,
     /// Bytes of its blobs that are here.
     pub bytes: u64,
@@ -517,72 +527,6 @@ pub struct WanSummary {
     pub agree: usize,
     /// How things are now.
     pub status: WanStatus,
-}
-
-/// Why something could not be done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-pub struct ApiError {
-    /// What kind of failure it is, for scripts.
-    pub code: ErrorCode,
-    /// What was tried, on what, and why it failed.
-    pub message: String,
-    /// What the user can do about it, if that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-}
-
-/// Kinds of failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorCode {
-    /// What was asked for makes no sense, or the archive is damaged.
-    BadRequest,
-    /// It is not here, and nobody who was asked has it.
-    NotFound,
-    /// An origin refuses it without other credentials.
-    Denied,
-    /// Neither peers nor origin can be reached, or none of them sends what is right.
-    Unavailable,
-    /// The disk or its budget is full.
-    NoSpace,
-    /// Somebody had it stopped.
-    Cancelled,
-    /// Something that goes on at this moment stands in the way.
-    Conflict,
-    /// The node is about to end.
-    Stopping,
-    /// The node itself failed.
-    Internal,
-}
-
-impl ApiError {
-    /// A failure without advice.
-    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
-    }
-
-    /// The same with advice.
-    #[must_use]
-    pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
-    }
-}
-
-impl ErrorCode {
-    /// The HTTP status that carries it.
-    pub(super) const fn status(self) -> u16 {
-        match self {
-            Self::BadRequest => 400,
-            Self::Denied => 403,
-            Self::NotFound => 404,
-            Self::Cancelled | Self::Conflict => 409,
-            Self::Internal => 500,
-            Self::Unavailable => 502,
-            Self::Stopping => 503,
-            Self::NoSpace => 507,
-        }
-    }
 }
 
 /// One line of an answer that takes its time.

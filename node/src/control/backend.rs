@@ -44,7 +44,7 @@ pub trait Backend: Report {
         events: Events<CheckEvent>,
     ) -> impl Future<Output = Result<CheckSummary, ApiError>> + Send;
 
-    /// All images that are here whole, in any order.
+    /// All images that are here whole or in part, in any order.
     fn images(&self) -> impl Future<Output = Result<Vec<ImageSummary>, ApiError>> + Send;
 
     /// What is known about an image that is here.

@@ -65,6 +65,7 @@ impl Report for Harbour {
             images: 0,
             peers: 0,
             refused: Vec::new(),
+            unreached: Vec::new(),
             joined: None,
             damaged: Vec::new(),
             transfers: Vec::new(),
@@ -152,7 +153,14 @@ impl Backend for Harbour {
     }
 
     async fn remove(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
-        let image = |reference| RemovedImage { reference, digest: digest(), blobs: 1, bytes: 2, shared: 3 };
+        let image = |reference| RemovedImage {
+            reference,
+            digest: digest(),
+            blobs: 1,
+            partial: 0,
+            bytes: 2,
+            shared: 3,
+        };
         Ok(RemoveSummary { removed: request.references.into_iter().map(image).collect() })
     }
 

@@ -16,7 +16,7 @@ use wherry_gateway::server::{
 use wherry_gateway::{Host, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
-use super::{Grant, ImageError, Images, MAX_TAGS, Records, Served, blocking};
+use super::{Grant, ImageError, Images, MAX_TAGS, Records, blocking};
 use crate::store::StoredBlob;
 use crate::transfer::{Fetched, Route, SHORT_LIMIT, Transfer, TransferError, Transfers};
 
@@ -35,8 +35,8 @@ pub struct BlobHandle {
     transfers: Transfers,
     origins: Origins,
     unproven: Option<Arc<Unproven>>,
-    // Who reads it through the gateway, and who is told that it was read whole.
-    reader: Option<(IpAddr, Served)>,
+    // Who reads it through the gateway, and from what.
+    reader: Option<(IpAddr, Images)>,
 }
 
 /// How many blobs on their way are waited for, to remember what they belong to; of what is beyond, the site or the origin
@@ -130,7 +130,7 @@ impl BlobHandle {
             Ok(Ok(file)) => {
                 let file = StoredFile::new(file, range.start, range.end - range.start);
                 Ok(Body::File(match reader {
-                    Some((client, served)) => file.once_sent(move || served(&blob, client)),
+                    Some((client, images)) => file.once_sent(move || (images.0.parts.served)(&blob, client)),
                     None => file,
                 }))
             }
@@ -148,7 +148,7 @@ impl BlobHandle {
     /// as long to arrive in order as all that lies before it.
     async fn arriving(&self, transfer: &Arc<Transfer>, range: Range<u64>) -> Result<Body, Refusal> {
         let is_far = |front: u64| range.start > front.saturating_add(FAR);
-        match tokio::time::timeout(FIRST_BYTE, transfer.first_byte(range.start, is_far)).await {
+        match tokio::time::timeout(FIRST_BYTE, transfer.first_byte(&range, is_far)).await {
             Ok(Ok(true)) | Err(_) => Ok(Body::Stream(transfer.read(range).boxed())),
             Ok(Ok(false)) => self.pass_through(range).await,
             Ok(Err(source)) => Err(self.failed(source).into_refusal(true)),
@@ -200,14 +200,29 @@ impl BlobReader for BlobHandle {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Body, Refusal> {
-        match self.fetch().await.map_err(|error| error.into_refusal(true))? {
-            Fetched::Stored(blob) => self.stored(blob, range).await,
-            Fetched::Arriving(transfer) => self.arriving(&transfer, range).await,
+        let body = match self.fetch().await {
+            Ok(Fetched::Stored(blob)) => self.stored(blob, range).await,
+            Ok(Fetched::Arriving(transfer)) => self.arriving(&transfer, range).await,
+            Err(error) => Err(error.into_refusal(true)),
+        };
+        match (body, &self.reader) {
+            (Err(refusal), Some((_, images))) => {
+                Err(images.with_what_is_here(&self.route, self.digest, refusal).await)
+            }
+            (body, _) => body,
         }
     }
 }
 
 impl Images {
+    /// The refusal of a blob, and what there is instead where a tag has moved to an image that needs it.
+    async fn with_what_is_here(&self, route: &Route, digest: Digest, refusal: Refusal) -> Refusal {
+        match self.moved_to_blob(&route.host, &route.repository, digest).await {
+            Ok(Some(moved)) => Refusal { message: format!("{}. {moved}", refusal.message), ..refusal },
+            _ => refusal,
+        }
+    }
+
     fn origin_of(&self, ask: &Ask) -> Host {
         ask.origin.clone().unwrap_or_else(|| self.default_origin().clone())
     }
@@ -237,9 +252,14 @@ impl Content for Images {
         // The same normalisation of the repository as for manifests.
         let origin = self.origin_of(&ask);
         let reference = Reference::new(origin, ask.repository, TagOrDigest::Digest(digest));
-        let handle = Self::blob(self, reference.host(), reference.repository(), digest).await;
-        let handle = handle.map_err(|error| error.into_refusal(true))?;
-        Ok(BlobHandle { reader: Some((ask.client.ip(), self.0.parts.served.clone())), ..handle })
+        match Self::blob(self, reference.host(), reference.repository(), digest).await {
+            Ok(handle) => Ok(BlobHandle { reader: Some((ask.client.ip(), self.clone())), ..handle }),
+            Err(error) => {
+                let (host, repository) = (reference.host().clone(), reference.repository().clone());
+                let route = Route { host, repository };
+                Err(self.with_what_is_here(&route, digest, error.into_refusal(true)).await)
+            }
+        }
     }
 
     async fn tags(&self, ask: Ask) -> Result<Vec<String>, Refusal> {

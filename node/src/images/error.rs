@@ -8,6 +8,7 @@ use wherry_gateway::origin::OriginError;
 use wherry_gateway::server::{Refusal, RefusalKind};
 use wherry_proto::Digest;
 
+use super::Moved;
 use crate::config::units::show_size;
 use crate::store::StoreError;
 use crate::transfer::TransferError;
@@ -33,6 +34,14 @@ pub enum ImageError {
         what: String,
         /// Why.
         source: TransferError,
+    },
+    /// A tag has moved to what cannot be had, and what it meant before is here.
+    #[error("{source}. {moved}")]
+    Moved {
+        /// Why what it means now cannot be had.
+        source: Box<ImageError>,
+        /// What there is instead.
+        moved: Box<Moved>,
     },
     /// What the store holds under this digest is no manifest.
     #[error("{digest} is not a manifest: {source}")]
@@ -114,6 +123,7 @@ impl ImageError {
                 }
             }
             Self::Transfer { source, .. } => transfer_refusal(&source, message),
+            Self::Moved { source, .. } => Refusal { message, ..source.into_refusal(blob) },
             // The digest says which bytes, so whoever is asked has no manifest under it either.
             Self::NotAManifest { .. } | Self::NoManifest { .. } | Self::NoPlatform { .. } => {
                 Refusal::new(unknown, message)

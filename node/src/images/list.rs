@@ -8,6 +8,7 @@ use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference}
 use wherry_proto::Digest;
 
 use super::platform::{choose, chosen, this_platform};
+use super::untagged::Named;
 use super::{ImageError, ImageName, Images, KeptImage, TagEntry, blocking};
 
 /// For how long a count of the images here serves.
@@ -39,8 +40,8 @@ impl LocalImage {
 }
 
 impl Images {
-    /// What `tell` says of every image that has a name here and whose manifests are here, at most
-    /// [`MAX_IMAGES`](super::MAX_IMAGES). The manifests of one image at a time are in memory.
+    /// What `tell` says of every image of which the manifests are here, at most [`MAX_IMAGES`](super::MAX_IMAGES) by tags,
+    /// and as many by digests. The manifests of one image at a time are in memory.
     pub async fn local_images<T: Send + 'static>(
         &self,
         mut tell: impl FnMut(LocalImage) -> Option<T> + Send + 'static,
@@ -82,7 +83,7 @@ impl Images {
         .await
     }
 
-    /// Every name that is known here, with what it means.
+    /// Every name that is known here, with what it means; behind them the images that none of them leads to.
     fn each_name(&self, mut each: impl FnMut(&ImageName, &Meaning)) -> Result<(), ImageError> {
         self.try_each_name(|name, meaning| {
             each(name, meaning);
@@ -95,9 +96,12 @@ impl Images {
         &self,
         mut each: impl FnMut(&ImageName, &Meaning) -> Result<(), ImageError>,
     ) -> Result<(), ImageError> {
+        let mut named = Named::default();
         for tag in self.records().all_tags() {
             let (reference, entry) = tag?;
-            each(&reference.into(), &Meaning::of(&entry))?;
+            let meaning = Meaning::of(&entry);
+            named.add(&meaning);
+            each(&reference.into(), &meaning)?;
         }
         for kept in self.records().all_kept() {
             let (name, kept) = kept?;
@@ -106,13 +110,18 @@ impl Images {
                 ImageName::Reference(reference) => reference.target().digest(),
             };
             let Some(digest) = digest.copied() else { continue };
-            each(&name, &Meaning { digest, media_type: kept.media_type, since: Some(kept.since) })?;
+            let meaning = Meaning { digest, media_type: kept.media_type, since: Some(kept.since) };
+            named.add(&meaning);
+            each(&name, &meaning)?;
+        }
+        for (reference, meaning) in self.untagged(named)? {
+            each(&reference.into(), &meaning)?;
         }
         Ok(())
     }
 
-    /// The images here whose digests begin like this, in one name after the other: a digest as it is written, or its
-    /// beginning. What has the digest is the `top` of each, be it one of an index.
+    /// The images here whose digests begin like this, in one name after the other: a digest as it is written, its
+    /// digits alone, or the beginning of either. What has the digest is the `top` of each, be it one of an index.
     pub async fn local_by_digest(
         &self,
         beginning: &str,
@@ -120,7 +129,10 @@ impl Images {
     ) -> Result<Vec<LocalImage>, ImageError> {
         let (images, beginning, platform) = (self.clone(), beginning.to_owned(), platform.cloned());
         blocking(move || {
-            let is_meant = |digest: &Digest| digest.to_string().starts_with(&beginning);
+            // Digits alone never begin like the name of an algorithm.
+            let is_meant = |digest: &Digest| {
+                digest.to_string().starts_with(&beginning) || digest.hex().starts_with(&beginning)
+            };
             let mut found: Vec<LocalImage> = Vec::new();
             images.each_name(|name, meaning| {
                 let here = match is_meant(&meaning.digest) {
@@ -130,8 +142,12 @@ impl Images {
                 let Ok(Some(image)) = here else { return };
                 if is_meant(image.top.digest()) {
                     found.push(image);
-                } else if is_meant(image.image.digest()) {
-                    found.push(LocalImage { top: image.image.clone(), ..image });
+                    return;
+                }
+                let ManifestContent::Index(index) = image.top.content() else { return };
+                for entry in index.manifests.iter().filter(|entry| is_meant(&entry.digest)) {
+                    let meaning = Meaning::of_entry(entry);
+                    found.extend(images.local(name, &meaning, None).ok().flatten());
                 }
             })?;
             Ok(found)
@@ -163,8 +179,30 @@ impl Images {
         blocking(move || images.parts_of(&meaning)).await
     }
 
+    /// The same of a name; nothing where it is not known what that means.
+    pub async fn parts_of_name(&self, reference: &Reference) -> Result<Vec<Digest>, ImageError> {
+        let (images, reference) = (self.clone(), reference.clone());
+        blocking(move || match images.meaning(&reference)? {
+            Some(meaning) => images.parts_of(&meaning),
+            None => Ok(Vec::new()),
+        })
+        .await
+    }
+
+    /// What a reference means here. Reads the disk.
+    fn meaning(&self, reference: &Reference) -> Result<Option<Meaning>, ImageError> {
+        let records = self.records();
+        Ok(match reference.target().digest() {
+            Some(digest) => {
+                let grant = records.grant(reference.host(), reference.repository(), digest)?;
+                grant.map(|grant| Meaning { digest: *digest, media_type: grant.media_type, since: None })
+            }
+            None => records.tag(reference)?.as_ref().map(Meaning::of),
+        })
+    }
+
     /// All that a reference leads to: the manifest, and as far as manifests are here what they name.
-    fn parts_of(&self, meaning: &Meaning) -> Result<Vec<Digest>, ImageError> {
+    pub(super) fn parts_of(&self, meaning: &Meaning) -> Result<Vec<Digest>, ImageError> {
         let (mut parts, mut seen) = (vec![meaning.digest], HashSet::from([meaning.digest]));
         let mut manifests = vec![(meaning.digest, meaning.media_type.clone())];
         while let Some((digest, media_type)) = manifests.pop() {
@@ -217,21 +255,13 @@ impl Images {
     ) -> Result<Option<LocalImage>, ImageError> {
         let (images, reference, platform) = (self.clone(), reference.clone(), platform.cloned());
         blocking(move || {
-            let records = images.records();
-            let meaning = match reference.target().digest() {
-                Some(digest) => {
-                    let grant = records.grant(reference.host(), reference.repository(), digest)?;
-                    grant.map(|grant| Meaning { digest: *digest, media_type: grant.media_type, since: None })
-                }
-                None => records.tag(&reference)?.as_ref().map(Meaning::of),
-            };
-            let Some(meaning) = meaning else { return Ok(None) };
+            let Some(meaning) = images.meaning(&reference)? else { return Ok(None) };
             images.local(&reference.into(), &meaning, platform.as_ref())
         })
         .await
     }
 
-    fn local(
+    pub(super) fn local(
         &self,
         name: &ImageName,
         meaning: &Meaning,
@@ -265,14 +295,18 @@ impl Images {
 }
 
 /// What a reference means here.
-struct Meaning {
-    digest: Digest,
-    media_type: String,
-    since: Option<u64>,
+pub(super) struct Meaning {
+    pub(super) digest: Digest,
+    pub(super) media_type: String,
+    pub(super) since: Option<u64>,
 }
 
 impl Meaning {
-    fn of(entry: &TagEntry) -> Self {
+    fn of_entry(entry: &Descriptor) -> Self {
+        Self { digest: entry.digest, media_type: entry.media_type.clone(), since: None }
+    }
+
+    pub(super) fn of(entry: &TagEntry) -> Self {
         let TagEntry { record, since, .. } = entry;
         Self { digest: record.digest, media_type: record.media_type.to_string(), since: Some(*since) }
     }

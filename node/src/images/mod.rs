@@ -8,6 +8,7 @@ mod error;
 pub mod inspect;
 mod length;
 mod list;
+mod moved;
 mod names;
 mod others;
 mod platform;
@@ -15,6 +16,7 @@ mod pull;
 mod records;
 mod site;
 mod tags;
+mod untagged;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -42,10 +44,11 @@ pub use content::BlobHandle;
 use content::Unproven;
 pub use error::ImageError;
 pub use list::{COUNT_FOR, LocalImage};
+pub use moved::Moved;
 pub use names::{ImageName, LEAST_DIGITS, Wanted};
 pub use platform::{choose, parse_platform, this_platform};
 pub use pull::{PARALLEL, PullEvents, Pulled};
-pub use records::{Grant, KeptImage, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
+pub use records::{Grant, KeptImage, MAX_BEFORE, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
 /// How long an origin that was out of reach is not asked again about tags of which the site knows an answer.
 const DOWN_FOR: Duration = Duration::from_secs(15);
@@ -126,6 +129,8 @@ struct Inner {
     resolving: Flights<(String, bool), Result<Resolved, ImageError>>,
     // Under one lock while it is counted, so that many who ask cause one count.
     count: tokio::sync::Mutex<Option<(Instant, usize)>>,
+    // Under one lock while it is found out, as above.
+    moved: tokio::sync::Mutex<moved::Answers>,
     news: watch::Sender<u64>,
 }
 
@@ -164,6 +169,7 @@ impl Images {
             down: Mutex::default(),
             resolving: Flights::default(),
             count: tokio::sync::Mutex::default(),
+            moved: tokio::sync::Mutex::default(),
             news: watch::Sender::new(0),
         })))
     }
@@ -189,6 +195,13 @@ impl Images {
 
     /// The manifest that a reference names, from wherever it can be had.
     pub async fn manifest(&self, reference: &Reference) -> Result<Resolved, ImageError> {
+        match self.manifest_from_anywhere(reference).await {
+            Ok(resolved) => Ok(resolved),
+            Err(error) => Err(self.with_moved(reference, error).await),
+        }
+    }
+
+    async fn manifest_from_anywhere(&self, reference: &Reference) -> Result<Resolved, ImageError> {
         if self.0.parts.site.has_resolver(reference) {
             return self.resolved(reference, false).await;
         }

@@ -52,8 +52,10 @@ impl From<Reference> for ImageName {
 pub enum Wanted {
     /// A name.
     Named(ImageName),
-    /// A digest as it is written, or its beginning with at least [`LEAST_DIGITS`] digits.
+    /// A digest as it is written or its digits alone, or the beginning of either with at least [`LEAST_DIGITS`] digits.
     Digest(String),
+    /// Digits that may be a digest or its beginning as well as the name of an image: what is here tells.
+    Either(Reference, String),
 }
 
 impl Wanted {
@@ -66,13 +68,16 @@ impl Wanted {
             return text.parse().map(Self::Named);
         }
         let Some((algorithm, hex)) = text.split_once(':').filter(|(name, _)| is_algorithm(name)) else {
-            return Ok(Self::Named(Reference::parse_at(text, default)?.into()));
+            return match Reference::parse_at(text, default) {
+                Ok(reference) if is_beginning(text, "sha512") => Ok(Self::Either(reference, text.to_owned())),
+                Ok(reference) => Ok(Self::Named(reference.into())),
+                Err(_) if is_beginning(text, "sha512") => Ok(Self::Digest(text.to_owned())),
+                Err(error) => Err(error),
+            };
         };
-        let is_beginning =
-            hex.len() >= LEAST_DIGITS && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         match text.parse::<Digest>() {
             Ok(_) => Ok(Self::Digest(text.to_owned())),
-            Err(_) if is_beginning && hex.len() < full_len(algorithm) => Ok(Self::Digest(text.to_owned())),
+            Err(_) if is_beginning(hex, algorithm) => Ok(Self::Digest(text.to_owned())),
             Err(error) => Err(error.into()),
         }
     }
@@ -80,6 +85,12 @@ impl Wanted {
 
 fn is_algorithm(name: &str) -> bool {
     matches!(name, "sha256" | "sha512")
+}
+
+/// Whether these can be the first digits of a digest, or all of them.
+fn is_beginning(hex: &str, algorithm: &str) -> bool {
+    (LEAST_DIGITS..=full_len(algorithm)).contains(&hex.len())
+        && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn full_len(algorithm: &str) -> usize {
@@ -112,6 +123,18 @@ mod tests {
         }
         let named = Wanted::Named(format!("docker.io/library/app@{full}").parse().unwrap());
         assert_eq!(wanted(&format!("app@{full}")).unwrap(), named);
+    }
+
+    #[test]
+    fn digits_alone_may_be_a_name_as_well_as_a_digest() {
+        for length in [12, 40, 64] {
+            let name = format!("docker.io/library/{}:latest", &HEX[..length]).parse().unwrap();
+            assert_eq!(wanted(&HEX[..length]).unwrap(), Wanted::Either(name, HEX[..length].to_owned()));
+        }
+        // What is shorter, or is no digits alone, is a name.
+        for text in [&HEX[..11], "deadbeefcafe:1", "deadbeefcafg", "a/deadbeefcafe"] {
+            assert!(matches!(wanted(text).unwrap(), Wanted::Named(_)), "{text}");
+        }
     }
 
     #[test]

@@ -61,6 +61,19 @@ impl Images {
         refresh: bool,
         events: &dyn PullEvents,
     ) -> Result<Pulled, ImageError> {
+        match self.pull_all(reference, platform, refresh, events).await {
+            Ok(pulled) => Ok(pulled),
+            Err(error) => Err(self.with_moved(reference, error).await),
+        }
+    }
+
+    async fn pull_all(
+        &self,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        refresh: bool,
+        events: &dyn PullEvents,
+    ) -> Result<Pulled, ImageError> {
         let resolved = match refresh {
             true => self.manifest_anew(reference).await?,
             false => self.manifest(reference).await?,
@@ -85,7 +98,8 @@ impl Images {
             None => Vec::new(),
         };
         let size = blobs.iter().map(|blob| blob.size).sum();
-        if let Some(budget) = self.0.parts.store.usage().budget.filter(|budget| size > *budget) {
+        let is_whole = blobs.iter().all(|blob| self.0.parts.store.holds(&blob.digest));
+        if !is_whole && let Some(budget) = self.0.parts.store.usage().budget.filter(|budget| size > *budget) {
             return Err(ImageError::LargerThanBudget { what: reference.to_string(), size, budget });
         }
         // What cannot be had whole is to cost nothing that is here.

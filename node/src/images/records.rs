@@ -1,5 +1,10 @@
 //! What this node knows of names: which manifests tags mean, and what belongs to which repository.
 
+use std::ops::ControlFlow;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use bincode::{Decode, Encode};
 use wherry_gateway::{Host, Manifest, ManifestContent, Reference, Repository};
 use wherry_proto::{Digest, TagRecord};
@@ -12,6 +17,12 @@ pub const MAX_TAGS: usize = 10_000;
 
 /// The most images that are listed.
 pub const MAX_IMAGES: usize = 10_000;
+
+/// How many earlier meanings of a tag are remembered.
+pub const MAX_BEFORE: usize = 4;
+
+/// The version of the layout of a tag's earlier meanings: it goes up with every change.
+const BEFORE_VERSION: u8 = 1;
 
 /// The version of [`TagEntry`]'s layout, and so of the [`TagRecord`] within: it goes up with every change of either.
 const TAG_VERSION: u8 = 2;
@@ -79,8 +90,33 @@ pub struct KeptImage {
 #[derive(Clone)]
 pub struct Records {
     tags: Table<TagEntry>,
+    // What each tag meant before, the newest first.
+    before: Table<Vec<Digest>>,
     kept: Table<KeptImage>,
     grants: Table<Grant>,
+    manifests: Arc<Manifests>,
+}
+
+/// Manifests by their digests in repositories, with their media types.
+type ManifestList = Arc<Vec<(Reference, String)>>;
+
+/// The grants of manifests, as they were when so many had been learned.
+#[derive(Default)]
+struct Manifests {
+    learned: AtomicU64,
+    list: Mutex<Option<(u64, ManifestList)>>,
+}
+
+impl Manifests {
+    fn lock(&self) -> MutexGuard<'_, Option<(u64, ManifestList)>> {
+        // It is replaced as a whole.
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name as it is written into a key.
+fn read<T: FromStr>(key: Vec<u8>) -> Option<T> {
+    String::from_utf8(key).ok()?.parse().ok()
 }
 
 fn grant_key(host: &Host, repository: &Repository, digest: &Digest) -> String {
@@ -92,8 +128,10 @@ impl Records {
     pub fn open(store: &Store) -> Result<Self, StoreError> {
         Ok(Self {
             tags: store.table("tags", TAG_VERSION)?,
+            before: store.table("before", BEFORE_VERSION)?,
             kept: store.table("kept", KEPT_VERSION)?,
             grants: store.table("grants", GRANT_VERSION)?,
+            manifests: Arc::default(),
         })
     }
 
@@ -104,21 +142,56 @@ impl Records {
 
     /// Changes what is known of a tag in one step: `change` sees what that is and says what has been heard, which is
     /// remembered unless what is known is newer. No origin can have confirmed anything after `latest`, in seconds since
-    /// the Unix epoch. Returns what is known afterwards.
+    /// the Unix epoch. Returns what is known afterwards and, if it is another manifest now, the one that it meant.
     pub fn change_tag(
         &self,
         reference: &Reference,
         latest: u64,
         mut change: impl FnMut(Option<&TagEntry>) -> Option<TagEntry>,
-    ) -> Result<Option<TagEntry>, StoreError> {
-        let mut now = None;
+    ) -> Result<(Option<TagEntry>, Option<Digest>), StoreError> {
+        let (mut now, mut left) = (None, None);
         self.tags.update(reference.to_string().as_bytes(), |known: Option<TagEntry>| {
             let heard = change(known.as_ref());
             let changed = heard.and_then(|heard| heard.after(known.clone(), latest));
+            let digest = |entry: &Option<TagEntry>| entry.as_ref().map(|entry| entry.record.digest);
+            left = digest(&known).filter(|_| changed.is_some() && digest(&changed) != digest(&known));
             now = changed.clone().or(known);
             changed
         })?;
-        Ok(now)
+        Ok((now, left))
+    }
+
+    /// What a tag meant before, the newest first; what it means now may be among it.
+    pub fn before(&self, reference: &Reference) -> Result<Vec<Digest>, StoreError> {
+        Ok(self.before.get(reference.to_string().as_bytes())?.unwrap_or_default())
+    }
+
+    /// Remembers what a tag meant until now, and of what it meant before that the newest that `is_worth` it: at most
+    /// [`MAX_BEFORE`] together.
+    pub fn add_before(
+        &self,
+        reference: &Reference,
+        digest: Digest,
+        is_worth: impl Fn(&Digest) -> bool,
+    ) -> Result<(), StoreError> {
+        let change = |known: Option<Vec<Digest>>| {
+            let mut all = vec![digest];
+            let known = known.unwrap_or_default().into_iter();
+            all.extend(known.filter(|it| *it != digest && is_worth(it)).take(MAX_BEFORE - 1));
+            Some(all)
+        };
+        self.before.update(reference.to_string().as_bytes(), change).map(|_| ())
+    }
+
+    /// The tags of a repository that have meant something else before, with that; at most `most`.
+    pub fn moved_tags(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        most: usize,
+    ) -> Result<Vec<(Reference, Vec<Digest>)>, StoreError> {
+        let found = self.before.scan_prefix(format!("{host}/{repository}:").as_bytes(), most)?;
+        Ok(found.into_iter().filter_map(|(key, before)| Some((read(key)?, before))).collect())
     }
 
     /// The first `most` tags of a repository that sort behind `after`, in the order of their bytes.
@@ -138,7 +211,6 @@ impl Records {
 
     /// Every tag that is known, at most [`MAX_IMAGES`], each read when it is its turn.
     pub fn all_tags(&self) -> impl Iterator<Item = Result<(Reference, TagEntry), StoreError>> + '_ {
-        let read = |key: Vec<u8>| String::from_utf8(key).ok()?.parse().ok();
         let tags = self.tags.iter().filter_map(move |item| match item {
             Ok((key, entry)) => Some(Ok((read(key)?, entry))),
             Err(error) => Some(Err(error)),
@@ -154,7 +226,6 @@ impl Records {
 
     /// Every image that is known by its digest alone, at most [`MAX_IMAGES`], each read when it is its turn.
     pub fn all_kept(&self) -> impl Iterator<Item = Result<(ImageName, KeptImage), StoreError>> + '_ {
-        let read = |key: Vec<u8>| String::from_utf8(key).ok()?.parse().ok();
         let kept = self.kept.iter().filter_map(move |item| match item {
             Ok((key, kept)) => Some(Ok((read(key)?, kept))),
             Err(error) => Some(Err(error)),
@@ -162,9 +233,47 @@ impl Records {
         kept.take(MAX_IMAGES)
     }
 
-    /// Forgets a name; says whether it was known. What belongs to the repository is known as before.
+    /// Whether an image is known by this digest alone.
+    pub fn is_kept(&self, name: &ImageName) -> Result<bool, StoreError> {
+        Ok(self.kept.get(name.to_string().as_bytes())?.is_some())
+    }
+
+    /// Every manifest that belongs to a repository and of which all is known that it names, by its digest there and with
+    /// its media type, until `each` has enough. As long as there are no more than [`MAX_IMAGES`] they are remembered:
+    /// most of what belongs to a repository is no manifest.
+    pub fn each_manifest(
+        &self,
+        mut each: impl FnMut(&Reference, &str) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let learned = self.manifests.learned.load(Ordering::Acquire);
+        if let Some((_, list)) = self.manifests.lock().clone().filter(|(when, _)| *when == learned) {
+            let _ = list.iter().try_for_each(|(reference, media_type)| each(reference, media_type));
+            return Ok(());
+        }
+        let (mut list, mut is_enough) = (Vec::new(), false);
+        for item in self.grants.iter() {
+            let (key, grant) = item?;
+            if !grant.unfolded {
+                continue;
+            }
+            let Some(reference) = read::<Reference>(key) else { continue };
+            is_enough = is_enough || each(&reference, &grant.media_type).is_break();
+            match list.len() < MAX_IMAGES {
+                true => list.push((reference, grant.media_type)),
+                false if is_enough => return Ok(()),
+                false => {}
+            }
+        }
+        if list.len() < MAX_IMAGES {
+            *self.manifests.lock() = Some((learned, Arc::new(list)));
+        }
+        Ok(())
+    }
+
+    /// Forgets a name and what it meant before; says whether it was known. What belongs to the repository is known as before.
     pub fn forget(&self, name: &ImageName) -> Result<bool, StoreError> {
         let key = name.to_string();
+        self.before.remove(key.as_bytes())?;
         Ok(self.tags.remove(key.as_bytes())? | self.kept.remove(key.as_bytes())?)
     }
 
@@ -219,7 +328,9 @@ impl Records {
         }
         // Last: it says that the others are there.
         let own = Grant { unfolded: true, ..Grant::of(manifest.size(), manifest.media_type()) };
-        self.add_grant(host, repository, manifest.digest(), &own)
+        let added = self.add_grant(host, repository, manifest.digest(), &own);
+        self.manifests.learned.fetch_add(1, Ordering::AcqRel);
+        added
     }
 }
 
@@ -250,6 +361,8 @@ mod tests {
         let grant = encode(GRANT_VERSION, &Grant { unfolded: true, ..Grant::of(8, "text/plain") }).unwrap();
         let kept = KeptImage { media_type: "text/plain".to_owned(), since: 6 };
         let kept = encode(KEPT_VERSION, &kept).unwrap();
+        let before = encode(BEFORE_VERSION, &vec![Digest::sha256(b"manifest")]).unwrap();
+        assert_eq!((before[..9].to_vec(), before.len()), (b"\x01\x01\0\0\0\0\0\0\0".to_vec(), 42));
         assert_eq!(kept, b"\x01\x0a\0\0\0\0\0\0\0text/plain\x06\0\0\0\0\0\0\0");
         let written = [tag, grant].map(|bytes| (bytes[0], bytes.len(), Digest::sha256(&bytes).hex()));
         let as_before = [

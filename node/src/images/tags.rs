@@ -42,7 +42,9 @@ const ASKING_TIME_FOR_ALL: Duration = Duration::from_secs(3);
 const PATIENCE_WITH_ANSWER: Duration = Duration::from_secs(4);
 
 /// The same once the node that asks for all of its site did not come by a new answer: mostly this one will not either.
-const PATIENCE_AFTER_ANOTHER: Duration = Duration::from_secs(2);
+/// With [`RESOLVE_TIME`](crate::swarm::RESOLVE_TIME) less than [`ASKING_TIME`], so that it is known in the end that the
+/// origin is out of reach.
+const PATIENCE_AFTER_ANOTHER: Duration = Duration::from_millis(1500);
 
 /// How long an origin is waited for when it is the only hope.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -92,7 +94,7 @@ impl Images {
     pub(super) async fn tag_by_anybody(&self, reference: &Reference) -> Result<Option<Resolved>, ImageError> {
         let Some(record) = self.0.parts.site.resolve(reference, true).await else { return Ok(None) };
         let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
-        self.hear(reference, record, &mut heard)?;
+        self.hear(reference, record, &mut heard).await?;
         let resolved = self.fresh(reference, &heard, Instant::now() + ANSWER_TIME).await?;
         Ok(resolved.map(Resolved::just_asked))
     }
@@ -118,7 +120,7 @@ impl Images {
             return Ok(resolved);
         }
         for record in self.0.parts.site.records(reference).await {
-            self.hear(reference, record, &mut heard)?;
+            self.hear(reference, record, &mut heard).await?;
         }
         if heard.source == Source::Peer
             && let Some(resolved) = self.fresh(reference, &heard, until).await?
@@ -132,7 +134,7 @@ impl Images {
             patience = PATIENCE_AFTER_ANOTHER;
             let resolving = self.0.parts.site.resolve(reference, false);
             if let Some(Some(record)) = heard.unless_late(until, resolving).await {
-                self.hear(reference, record, &mut heard)?;
+                self.hear(reference, record, &mut heard).await?;
                 if let Some(resolved) = self.fresh(reference, &heard, until).await? {
                     return Ok(resolved.just_asked());
                 }
@@ -157,7 +159,7 @@ impl Images {
             && !heard.has_answer()
             && let Some(record) = self.0.parts.site.resolve(reference, true).await
         {
-            self.hear(reference, record, &mut heard)?;
+            self.hear(reference, record, &mut heard).await?;
         }
         let until = (began + ANSWER_TIME).max(Instant::now() + (ANSWER_TIME - ASKING_TIME));
         if let Some(record) = heard.ahead {
@@ -179,7 +181,12 @@ impl Images {
     }
 
     /// Takes in what a node of the site says of a tag.
-    fn hear(&self, reference: &Reference, record: TagRecord, heard: &mut Heard) -> Result<(), ImageError> {
+    async fn hear(
+        &self,
+        reference: &Reference,
+        record: TagRecord,
+        heard: &mut Heard,
+    ) -> Result<(), ImageError> {
         let newer = heard.known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
         if newer && self.is_ahead(&record) {
             if heard.ahead.as_ref().is_none_or(|other| record.supersedes(other)) {
@@ -191,7 +198,8 @@ impl Images {
         let same = heard.known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
         if newer || (same && self.is_fresh(confirmed)) {
             let entry = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
-            heard.known = self.0.records.change_tag(reference, self.latest(), |_| Some(entry.clone()))?;
+            let (images, reference) = (self.clone(), reference.clone());
+            heard.known = blocking(move || images.change_tag(&reference, |_| Some(entry.clone()))).await?;
             heard.source = Source::Peer;
             self.is_news();
         }
@@ -319,7 +327,7 @@ impl Images {
         let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
         let now = (self.0.parts.clock)();
         blocking(move || {
-            images.0.records.change_tag(&reference, images.latest(), |known| {
+            images.change_tag(&reference, |known| {
                 let record = images.sign(&reference, &manifest, known.map(|entry| &entry.record), confirmed);
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
@@ -327,6 +335,20 @@ impl Images {
             Ok(())
         })
         .await
+    }
+
+    /// Changes what is known of a tag, as [`Records::change_tag`](super::Records::change_tag) does, and remembers what it
+    /// meant before. Reads the disk.
+    fn change_tag(
+        &self,
+        reference: &Reference,
+        change: impl FnMut(Option<&TagEntry>) -> Option<TagEntry>,
+    ) -> Result<Option<TagEntry>, ImageError> {
+        let (now, left) = self.0.records.change_tag(reference, self.latest(), change)?;
+        if let Some(left) = left {
+            self.0.records.add_before(reference, left, |digest| self.is_whole(reference, digest))?;
+        }
+        Ok(now)
     }
 
     /// Signs what a tag means now. `None` if it cannot be put into a record, which the reference's own bounds rule

@@ -144,6 +144,16 @@ impl Book {
         &self.spent
     }
 
+    /// Whether what was spent is worth a write, if `saved` is what was written last. Where no budget is held what others
+    /// spent is not: they say it anew.
+    pub fn is_worth_writing(&self, saved: &Spent) -> bool {
+        if self.settings.budget.is_some() {
+            return self.spent != *saved;
+        }
+        let own = |spent: &Spent| spent.nodes.get(&self.me).map(|bytes| (spent.day, *bytes));
+        own(&self.spent).is_some_and(|now| Some(now) != own(saved))
+    }
+
     /// Takes in a record whose signature has been checked; says whether it is news.
     pub fn adopt(&mut self, record: PauseRecord) -> bool {
         let is_news = self.pause.as_ref().is_none_or(|known| record.supersedes(known));

@@ -161,15 +161,16 @@ impl Limits {
         let limited = book.limited(Way::Down, now);
         let gives = book.limited(Way::Up, now).is_none();
         self.0.gives.send_if_modified(|before| std::mem::replace(before, gives) != gives);
+        let begins = !was_active && book.is_active(now);
         // Where nobody counts nobody has to know.
-        let begins = !was_active && book.is_active(now) && book.counts();
+        let is_news = begins && book.counts();
         let is_other = self.0.limited.send_if_modified(|before| {
             let is_other = *before != limited;
             *before = limited;
             is_other
         });
         drop(book);
-        if begins {
+        if is_news {
             self.0.news.store(true, Ordering::Relaxed);
         }
         if begins || is_other {
@@ -428,21 +429,25 @@ impl Limits {
 
     /// Whether what was spent is worth a write, if it is other than `saved`.
     pub(super) fn unsaved(&self, saved: &Spent) -> bool {
-        let book = self.book();
-        self.0.unsaved_pause.load(Ordering::SeqCst)
-            || (book.settings().budget.is_some() && book.spent() != saved)
+        self.0.unsaved_pause.load(Ordering::SeqCst) || self.book().is_worth_writing(saved)
+    }
+
+    /// Whether this node uses the links now, so that more may be spent.
+    pub(super) fn is_active(&self) -> bool {
+        self.with(|book, now| book.is_active(now))
     }
 
     /// Writes down what is to outlive a restart, and returns what was spent. Waits for the disk.
     pub(super) fn save(&self) -> Spent {
-        let (spent, has_budget) = {
+        let (spent, is_worth) = {
             let book = self.book();
-            (book.spent().clone(), book.settings().budget.is_some())
+            // Against nothing: what was written last is for those to know who call this time and again.
+            (book.spent().clone(), book.is_worth_writing(&Spent::default()))
         };
         let Some(keep) = &self.0.keep else { return spent };
         let news = self.0.unsaved_pause.load(Ordering::SeqCst);
         let pause = if news { self.write_pause() } else { Ok(()) };
-        let sums = if has_budget { keep.put_spent(&spent) } else { Ok(()) };
+        let sums = if is_worth { keep.put_spent(&spent) } else { Ok(()) };
         if let Err(error) = pause.and(sums) {
             warn!(%error, "what was spent and whether the site pauses is not written down");
         }
@@ -460,6 +465,7 @@ impl Limits {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
+    use futures::FutureExt as _;
     use wherry_proto::Roles;
 
     use super::*;
@@ -481,6 +487,36 @@ mod tests {
             clock: Arc::new(|| Moment { utc: NOW, offset: 0 }),
         })
         .unwrap()
+    }
+
+    #[tokio::test]
+    async fn where_nothing_is_limited_no_piece_waits_for_a_timer() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = limits(&Store::open(dir.path(), StoreSettings::default()).unwrap(), 1);
+        assert!(limits.taken(1000).now_or_never().is_some());
+        assert!(limits.turn(1000).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_in_today_outlives_a_restart_where_nothing_is_limited() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
+        let first = limits(&store, 1);
+        let begun = first.spent();
+        assert!(!first.unsaved(&begun), "a node that has taken in nothing writes nothing");
+        first.taken(1000).await;
+        first.count(24);
+        assert!(first.is_active() && first.unsaved(&begun));
+        let saved = first.save();
+        assert!(!first.unsaved(&saved), "it is written once");
+        // What neighbours spend they say themselves.
+        let (elsewhere, mut word) = (SecretKey::from_seed([2; 32]).node(), first.word());
+        word.spent = 500;
+        first.hear(elsewhere, &word);
+        assert_eq!(first.status().spent, 1524);
+        assert!(!first.unsaved(&saved));
+        let status = limits(&store, 1).status();
+        assert_eq!((status.spent_here, status.spent), (1024, 1024));
     }
 
     #[tokio::test]

@@ -70,7 +70,11 @@ impl Talk {
             }
             telling.tell_those_behind(now);
             let next_tell = limits.is_to_tell().then_some(told + TELL_TIME);
-            let next_save = limits.unsaved(&saved).then_some(saved_at + SAVE_TIME);
+            let next_save = match limits.unsaved(&saved) {
+                true => Some(saved_at + SAVE_TIME),
+                // Where nobody is told nothing else looks again while more is spent.
+                false => limits.is_active().then_some(now + SAVE_TIME),
+            };
             let change =
                 limits.until_change().map(|wait| now + wait.clamp(Duration::from_millis(50), LOOK_TIME));
             let again = telling.next_again();

@@ -10,9 +10,8 @@ use tokio_util::io::SyncIoBridge;
 use tracing::info;
 use wherry_gateway::server::RefusalKind;
 use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
-use wherry_proto::{ChunkMap, Digest};
+use wherry_proto::Digest;
 
-use super::keep::{pin_anew, pin_blobs};
 use super::pulls::Job;
 use super::{Node, now};
 use crate::bundle::{self, ExportError, ExportImage};
@@ -23,17 +22,14 @@ use crate::control::api::{
     PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary, WhyImage,
 };
 use crate::control::{Archive, Backend, Events};
-use crate::images::inspect::{self, LayerState, OtherImage};
-use crate::images::{
-    ImageError, ImageName, LocalImage, MAX_CONFIG, PullEvents, Pulled, Wanted, parse_platform,
-};
+use crate::images::{ImageError, ImageName, PullEvents, Pulled, Wanted, parse_platform};
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
     Addresses, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
+    UnreachedAddress,
 };
-use crate::store::Store;
-use crate::swarm::Refusal;
-use crate::transfer::{Progress, Transfer, Transfers};
+use crate::swarm::{Refusal, Unreached};
+use crate::transfer::{Progress, Transfer};
 
 impl Report for Node {
     fn state(&self) -> State {
@@ -63,6 +59,7 @@ impl Report for Node {
             images,
             peers: self.swarm.neighbours().len(),
             refused: self.swarm.refusals().into_iter().map(refused).collect(),
+            unreached: self.swarm.unreached().into_iter().map(unreached).collect(),
             joined,
             transfers: self.transfer_status(transfers).await,
             damaged: self.damage_status().await,
@@ -79,7 +76,11 @@ pub(super) fn platform(text: Option<&str>) -> Result<Option<Platform>, ApiError>
 }
 
 pub(super) fn image_error(error: ImageError) -> ApiError {
-    let advice = match &error {
+    let cause = match &error {
+        ImageError::Moved { source, .. } => source,
+        error => error,
+    };
+    let advice = match cause {
         ImageError::Unknown { .. } => {
             Some("check the name, and 'wherry peers' and the network if the registry should be in reach")
         }
@@ -101,12 +102,6 @@ pub(super) fn image_error(error: ImageError) -> ApiError {
         Some(advice) if code != ErrorCode::NoSpace => told.hint(advice),
         _ => told,
     }
-}
-
-/// An image of which the manifest is here, and not all the rest.
-fn incomplete(name: &str) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, format!("not all of {name} is here"))
-        .hint(format!("'wherry inspect {name}' shows what is missing, 'wherry pull {name}' brings it"))
 }
 
 pub(super) fn stopping<E>(_: E) -> ApiError {
@@ -195,11 +190,11 @@ impl bundle::Progress for ImportTeller {
 
 impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
-        let reference = self.parse(&request.reference)?;
+        let reference = self.to_pull(&request.reference).await?;
         let platform = platform(request.platform.as_deref())?;
         let refresh = request.refresh;
         let job = self.pulls.begin(reference, platform)?;
-        let (store, images) = (self.store.clone(), self.images.clone());
+        let (pins, images) = (self.pins.clone(), self.images.clone());
         let (pull, limits) = (job.clone(), self.limits.clone());
         let work = async move {
             let begun = Instant::now();
@@ -212,21 +207,28 @@ impl Backend for Node {
             };
             let (reference, platform) = (pull.reference(), pull.platform());
             let pulled = images.pull(reference, platform, refresh, &teller).await.map_err(image_error)?;
-            pin_anew(&store, &images, reference).await?;
+            pins.pin_anew(reference).await?;
             Ok(pull_summary(reference, pulled, begun, teller.present.load(Ordering::Relaxed)))
         };
         self.pulls.run(job, work).await
     }
 
     async fn cancel(&self, request: CancelRequest) -> Result<CancelSummary, ApiError> {
-        let reference = self.parse(&request.reference)?;
-        let pulls = self.pulls.stop(&reference).await;
-        let mut blobs: HashSet<Digest> = pulls.iter().flat_map(|pull| pull.blobs()).copied().collect();
-        // What a runtime wanted goes on without any pull.
-        let local = self.images.local_image(&reference, None).await.map_err(image_error)?;
-        if let Some(image) = local.as_ref().and_then(|local| local.image.image()) {
-            blobs.extend(image.blobs().map(|blob| blob.digest));
+        let references = self.references(&request.reference).await?;
+        let (mut pulls, mut blobs) = (Vec::new(), HashSet::new());
+        for reference in &references {
+            pulls.extend(self.pulls.stop(reference).await);
+            // What a runtime wanted goes on without any pull.
+            let local = self.images.local_image(reference, None).await.map_err(image_error)?;
+            if let Some(image) = local.as_ref().and_then(|local| local.image.image()) {
+                blobs.extend(image.blobs().map(|blob| blob.digest));
+            }
         }
+        blobs.extend(pulls.iter().flat_map(|pull| pull.blobs()).copied());
+        // Of several names the one by which it was pulled.
+        let pulled = pulls.first().map(|pull| pull.reference());
+        let name =
+            pulled.or(references.first()).map_or_else(|| request.reference.clone(), Reference::to_string);
         let wanted = self.pulls.wanted();
         let on_their_way = self.transfers.running().into_iter().filter(|it| blobs.contains(&it.digest()));
         let asked: Vec<_> = on_their_way
@@ -250,10 +252,10 @@ impl Backend for Node {
             cancelled.push(CancelledBlob { digest, size, bytes, state });
         }
         if pulls.is_empty() && cancelled.is_empty() {
-            let message = format!("nothing of {reference} is on its way");
+            let message = format!("nothing of {name} is on its way");
             return Err(ApiError::new(ErrorCode::NotFound, message).hint("'wherry status' shows what is"));
         }
-        Ok(CancelSummary { reference: reference.to_string(), pulls: pulls.len(), blobs: cancelled })
+        Ok(CancelSummary { reference: name, pulls: pulls.len(), blobs: cancelled })
     }
 
     async fn preload(
@@ -277,23 +279,7 @@ impl Backend for Node {
     }
 
     async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
-        let platform = platform(request.platform.as_deref())?;
-        let local = self.find(&request.reference, platform.as_ref()).await?;
-        let reference = local.name.to_string();
-        let others = self.images.local_images(|image| Some(other(image))).await.map_err(image_error)?;
-        let config = local.image.image().map(|image| image.config.digest);
-        let blob = config.and_then(|digest| self.store.get(&digest)).ok_or_else(|| incomplete(&reference))?;
-        let (store, transfers) = (self.store.clone(), self.transfers.clone());
-        let describe = move || {
-            let config = blob.read(MAX_CONFIG).map_err(|error| {
-                let message = format!("the configuration of {reference} cannot be read: {error}");
-                ApiError::new(ErrorCode::Internal, message)
-            })?;
-            let here = |layer: &Descriptor| here(&store, &transfers, layer);
-            inspect::inspect(&reference, &local.image, &config, &others, here)
-                .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
-        };
-        tokio::task::spawn_blocking(describe).await.map_err(stopping)?
+        self.inspect_image(request).await
     }
 
     async fn why(&self, request: InspectRequest) -> Result<WhyImage, ApiError> {
@@ -351,7 +337,8 @@ impl Backend for Node {
             for name in names {
                 // Imported images stay: nothing could bring them back once they were evicted. Before it has the name, so
                 // that whoever removes the image by it also removes the pins.
-                pin_blobs(&self.store, name.to_string(), image.blobs.clone()).await?;
+                let turn = self.pins.turn().await;
+                turn.pin_blobs(&name, &image.digest, image.blobs.clone()).await?;
                 let reference = match &name {
                     ImageName::Reference(reference) => {
                         self.images.set_tag(reference, &manifest).await.map_err(image_error)?;
@@ -362,6 +349,7 @@ impl Backend for Node {
                         None
                     }
                 };
+                drop(turn);
                 images.push(ImportedImage { reference, digest: image.digest, size: image.size });
             }
             for digest in &image.blobs {
@@ -379,11 +367,15 @@ impl Backend for Node {
         let local = self.find(reference, None).await?;
         let name = local.name.to_string();
         if !local.whole {
-            return Err(incomplete(&name));
+            let message = format!("not all of {name} is here");
+            let error = ApiError::new(ErrorCode::NotFound, message).hint(format!(
+                "'wherry inspect {name}' shows what is missing, 'wherry pull {name}' brings it"
+            ));
+            return Err(self.with_moved(&local.name, error).await);
         }
         let has_tag = matches!(&local.name, ImageName::Reference(it) if it.target().tag().is_some());
         // A digest that was asked for may be one of an index that bears the name.
-        let is_named = has_tag && matches!(self.wanted(reference)?, Wanted::Named(_));
+        let is_named = has_tag && matches!(self.wanted(reference).await?, Wanted::Named(_));
         let names = if is_named { vec![name.clone()] } else { Vec::new() };
         let image = ExportImage { names, manifest: *local.top.digest() };
         let store = self.store.clone();
@@ -467,28 +459,12 @@ impl Node {
     }
 }
 
-/// How much of a blob is here. Reads the disk.
-fn here(store: &Store, transfers: &Transfers, blob: &Descriptor) -> (LayerState, u64) {
-    if store.holds(&blob.digest) {
-        return (LayerState::Here, blob.size);
-    }
-    if let Some(transfer) = transfers.get(blob.digest, blob.size) {
-        return (LayerState::Arriving, transfer.progress().linked.max(transfer.before()));
-    }
-    let partly = ChunkMap::new(blob.size).ok().and_then(|map| store.partial_bytes(&blob.digest, map));
-    match partly {
-        bytes if store.is_damaged(&blob.digest) => (LayerState::Damaged, bytes.unwrap_or(0)),
-        Some(bytes) if bytes > 0 => (LayerState::Partly, bytes),
-        _ => (LayerState::Missing, 0),
-    }
+fn unreached(address: Unreached) -> UnreachedAddress {
+    let Unreached { address, why, since } = address;
+    UnreachedAddress { address, why, since }
 }
 
 fn refused(refusal: Refusal) -> RefusedNode {
     let Refusal { node, address, why, advice, at } = refusal;
     RefusedNode { peer_id: node, address, why, hint: advice, seconds_ago: now().saturating_sub(at) }
-}
-
-fn other(image: LocalImage) -> OtherImage {
-    let layers = image.image.image().map(|image| image.layers.iter().map(|layer| layer.digest).collect());
-    OtherImage { reference: image.name.to_string(), layers: layers.unwrap_or_default() }
 }

@@ -10,12 +10,11 @@ use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
 use wherry_proto::{Digest, NodeId, PreloadRefusal, PreloadState, Preloading, Text, WantedImage};
 
 use super::backend::{image_error, pull_summary, stopping};
-use super::keep::pin_pulled;
+use super::pins::Pins;
 use super::pulls::Pulls;
 use crate::control::api::ErrorCode;
 use crate::images::{Images, PullEvents, parse_platform};
 use crate::limits::{Limited, Limits};
-use crate::store::Store;
 use crate::transfer::Progress;
 
 /// How many images are remembered that the node was asked for, those that are here included; of those the one that was
@@ -30,7 +29,7 @@ const AT_A_TIME: usize = 4;
 pub(super) struct Preloads(Arc<Parts>);
 
 struct Parts {
-    store: Store,
+    pins: Pins,
     images: Images,
     pulls: Arc<Pulls>,
     limits: Limits,
@@ -89,9 +88,9 @@ impl PullEvents for Preload {
 }
 
 impl Preloads {
-    pub(super) fn new(store: Store, images: Images, pulls: Arc<Pulls>, limits: Limits) -> Self {
+    pub(super) fn new(pins: Pins, images: Images, pulls: Arc<Pulls>, limits: Limits) -> Self {
         let (turns, asked) = (Semaphore::new(AT_A_TIME), Mutex::default());
-        Self(Arc::new(Parts { store, images, pulls, limits, turns, asked }))
+        Self(Arc::new(Parts { pins, images, pulls, limits, turns, asked }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Preload>>> {
@@ -128,7 +127,7 @@ impl Preloads {
             let begun = Instant::now();
             let pulled = work_parts.images.pull(&reference, platform.as_ref(), false, &*brought).await;
             let pulled = pulled.map_err(image_error)?;
-            pin_pulled(&work_parts.store, &work_parts.images, &reference).await?;
+            work_parts.pins.pin_pulled(&reference).await?;
             let present = pulled.bytes.saturating_sub(pulled.from_peers + pulled.from_origin);
             Ok(pull_summary(&reference, pulled, begun, present))
         };

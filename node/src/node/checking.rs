@@ -31,9 +31,9 @@ impl Node {
         events: Events<CheckEvent>,
     ) -> Result<CheckSummary, ApiError> {
         let begun = Instant::now();
-        let (blobs, missing) = self.to_check(&request).await?;
+        let ToCheck { here: blobs, missing, damaged: known } = self.to_check(&request).await?;
         // Before any is set aside: a manifest that is tells no more of its image.
-        let wanted: HashSet<Digest> = blobs.keys().copied().collect();
+        let wanted: HashSet<Digest> = blobs.keys().chain(known.keys()).copied().collect();
         let users = self.images.users_of(wanted).await.map_err(image_error)?;
         let (store, broken_off) = (self.store.clone(), CancellationToken::new());
         // The client may leave in the middle.
@@ -41,12 +41,15 @@ impl Node {
         let work = move || check_all(&store, blobs, &events, &broken_off);
         let found = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
         let found = found.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-        let damaged = found.damaged.into_iter().map(|(digest, size)| {
+        let blobs = found.blobs + known.len();
+        let mut all = known;
+        all.extend(found.damaged);
+        let damaged = all.into_iter().map(|(digest, size)| {
             let images = users.get(&digest).map(|names| names.iter().cloned().collect());
             DamagedBlob { digest, size, images: images.unwrap_or_default() }
         });
         Ok(CheckSummary {
-            blobs: found.blobs,
+            blobs,
             bytes: found.bytes,
             seconds: begun.elapsed().as_secs_f64(),
             damaged: damaged.collect(),
@@ -54,31 +57,45 @@ impl Node {
         })
     }
 
-    /// The blobs that are to be checked with their lengths, and those that are wanted and not here.
-    async fn to_check(
-        &self,
-        request: &CheckRequest,
-    ) -> Result<(BTreeMap<Digest, u64>, Vec<Digest>), ApiError> {
+    async fn to_check(&self, request: &CheckRequest) -> Result<ToCheck, ApiError> {
         if request.references.is_empty() {
-            return Ok((self.store.blobs().collect(), Vec::new()));
+            let here = self.store.blobs().collect();
+            return Ok(ToCheck {
+                here,
+                damaged: self.store.damaged().into_iter().collect(),
+                ..ToCheck::default()
+            });
         }
-        let (mut here, mut missing) = (BTreeMap::new(), Vec::new());
+        let mut all = ToCheck::default();
         for text in &request.references {
             let found = self.find(text, None).await?;
             let needed = found.image.image().into_iter().flat_map(|image| image.blobs());
             for blob in needed.filter(|blob| !blob.is_foreign() && !self.store.holds(&blob.digest)) {
-                if !missing.contains(&blob.digest) {
-                    missing.push(blob.digest);
+                if self.store.is_damaged(&blob.digest) {
+                    all.damaged.insert(blob.digest, blob.size);
+                } else if !all.missing.contains(&blob.digest) {
+                    all.missing.push(blob.digest);
                 }
             }
             for part in self.images.parts(&found).await.map_err(image_error)? {
                 if let Some(blob) = self.store.look(&part) {
-                    here.insert(part, blob.size());
+                    all.here.insert(part, blob.size());
                 }
             }
         }
-        Ok((here, missing))
+        Ok(all)
     }
+}
+
+/// What is to be looked at.
+#[derive(Default)]
+struct ToCheck {
+    /// Blobs that are here, with their lengths.
+    here: BTreeMap<Digest, u64>,
+    /// Those that are wanted and not here.
+    missing: Vec<Digest>,
+    /// Those of which it is known already that they are damaged, with their lengths.
+    damaged: BTreeMap<Digest, u64>,
 }
 
 fn check_all(

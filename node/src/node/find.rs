@@ -1,8 +1,9 @@
 //! What people call an image.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use wherry_gateway::{NameError, Platform, Reference};
+use wherry_gateway::{NameError, Platform, Reference, TagOrDigest};
+use wherry_proto::Digest;
 
 use super::Node;
 use super::backend::image_error;
@@ -12,6 +13,32 @@ use crate::images::{ImageName, LocalImage, Wanted};
 fn no_name(error: &NameError) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, error.to_string())
         .hint("write it as REGISTRY/REPOSITORY:TAG or @DIGEST, such as debian:12 or quay.io/org/app:1.0")
+}
+
+fn unknown(digest: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("no image here has the digest {digest}"))
+        .hint("'wherry images' lists what is here; a registry has it by REGISTRY/REPOSITORY@DIGEST")
+}
+
+/// What was found by the beginning of a digest, if all of it has the same.
+fn only(found: Vec<LocalImage>, beginning: &str) -> Result<Vec<LocalImage>, ApiError> {
+    let mut candidates: BTreeMap<Digest, String> = BTreeMap::new();
+    for image in &found {
+        candidates.entry(*image.top.digest()).or_insert_with(|| image.name.to_string());
+    }
+    match candidates.len() {
+        0 => Err(unknown(beginning)),
+        1 => Ok(found),
+        _ => {
+            let show = |(digest, name): (Digest, String)| match name.ends_with(&digest.to_string()) {
+                true => name,
+                false => format!("{digest} ({name})"),
+            };
+            let all: Vec<String> = candidates.into_iter().map(show).collect();
+            let message = format!("several images begin with {beginning}: {}", all.join(", "));
+            Err(ApiError::new(ErrorCode::BadRequest, message).hint("write more digits"))
+        }
+    }
 }
 
 impl Node {
@@ -30,45 +57,92 @@ impl Node {
         }
     }
 
-    /// The same where a digest alone will do, since the image is here.
-    pub(super) fn wanted(&self, text: &str) -> Result<Wanted, ApiError> {
-        Wanted::parse_at(text, self.images.default_origin()).map_err(|error| no_name(&error))
+    /// The same where a digest alone will do, if the image is here: what can be both is a name if that is known here, else
+    /// a digest if one here begins so.
+    pub(super) async fn wanted(&self, text: &str) -> Result<Wanted, ApiError> {
+        let wanted = Wanted::parse_at(text, self.images.default_origin()).map_err(|error| no_name(&error))?;
+        let Wanted::Either(name, digits) = wanted else { return Ok(wanted) };
+        let is_known = self.pulls.has(&name)
+            || self.images.records().tag(&name).map_err(|error| image_error(error.into()))?.is_some();
+        if !is_known {
+            let found = self.images.local_by_digest(&digits, None).await.map_err(image_error)?;
+            if !found.is_empty() {
+                return Ok(Wanted::Digest(digits));
+            }
+        }
+        Ok(Wanted::Named(name.into()))
     }
 
     /// An image of which the manifests are here.
     pub(super) async fn find(&self, text: &str, platform: Option<&Platform>) -> Result<LocalImage, ApiError> {
-        let wanted = self.wanted(text)?;
-        let beginning = match wanted.clone() {
-            Wanted::Named(ImageName::Reference(reference)) => {
-                return self.find_named(&reference, platform).await;
+        match self.wanted(text).await? {
+            Wanted::Named(ImageName::Reference(reference)) | Wanted::Either(reference, _) => {
+                self.find_named(&reference, platform).await
             }
-            Wanted::Named(ImageName::Unnamed(digest)) => digest.to_string(),
-            Wanted::Digest(beginning) => beginning,
+            Wanted::Named(name @ ImageName::Unnamed(digest)) => {
+                let mut found = self.find_all(&digest.to_string(), platform).await?;
+                // One of several names was meant.
+                found.retain(|image| image.name == name);
+                found.pop().ok_or_else(|| unknown(&digest.to_string()))
+            }
+            Wanted::Digest(beginning) => {
+                let found = self.find_all(&beginning, platform).await?;
+                found.into_iter().next().ok_or_else(|| unknown(&beginning))
+            }
+        }
+    }
+
+    /// The one image here whose digest begins like this, in one name after the other.
+    async fn find_all(
+        &self,
+        beginning: &str,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<LocalImage>, ApiError> {
+        only(self.images.local_by_digest(beginning, platform).await.map_err(image_error)?, beginning)
+    }
+
+    /// The references that lead to an image, which need not be here if it is named: several where a digest is given, and
+    /// none to an image that came without a name.
+    pub(super) async fn references(&self, text: &str) -> Result<Vec<Reference>, ApiError> {
+        let found = match self.wanted(text).await? {
+            Wanted::Named(ImageName::Reference(reference)) | Wanted::Either(reference, _) => {
+                return Ok(vec![reference]);
+            }
+            Wanted::Named(ImageName::Unnamed(digest)) => self.find_all(&digest.to_string(), None).await?,
+            Wanted::Digest(beginning) => self.find_all(&beginning, None).await?,
         };
-        let mut found = self.images.local_by_digest(&beginning, platform).await.map_err(image_error)?;
-        // One of several names was meant.
-        if let Wanted::Named(name) = &wanted {
-            found.retain(|image| image.name == *name);
+        let mut references: Vec<Reference> = Vec::new();
+        for image in found {
+            let ImageName::Reference(reference) = image.name else { continue };
+            let by_digest = reference.with_target(TagOrDigest::Digest(*image.top.digest()));
+            for reference in [reference, by_digest] {
+                if !references.contains(&reference) {
+                    references.push(reference);
+                }
+            }
         }
-        let digests: BTreeSet<_> = found.iter().map(|image| *image.top.digest()).collect();
-        if digests.len() > 1 {
-            let all: Vec<String> = digests.iter().map(ToString::to_string).collect();
-            let message = format!("several images begin with {beginning}: {}", all.join(", "));
-            return Err(ApiError::new(ErrorCode::BadRequest, message).hint("write more digits"));
-        }
-        found.into_iter().next().ok_or_else(|| {
-            ApiError::new(ErrorCode::NotFound, format!("no image here has the digest {beginning}"))
-                .hint("'wherry images' lists what is here")
+        Ok(references)
+    }
+
+    /// What is to be pulled: a name, or an image that is here in part by its digest in its repository.
+    pub(super) async fn to_pull(&self, text: &str) -> Result<Reference, ApiError> {
+        let references = self.references(text).await?;
+        let by_digest = references.iter().find(|reference| reference.target().digest().is_some());
+        by_digest.or(references.first()).cloned().ok_or_else(|| {
+            let message = format!("{text} came here without a name: no registry is known that has it");
+            ApiError::new(ErrorCode::NotFound, message)
+                .hint("'wherry import --name REF' brings an archive with a name")
         })
     }
 
     /// The same where it must be clear which of an image's names is meant.
     pub(super) async fn find_one(&self, text: &str) -> Result<LocalImage, ApiError> {
-        if let Wanted::Digest(beginning) = self.wanted(text)? {
-            let found = self.images.local_by_digest(&beginning, None).await.map_err(image_error)?;
-            let names: Vec<String> = found.iter().map(|image| image.name.to_string()).collect();
+        if let Wanted::Digest(beginning) = self.wanted(text).await? {
+            let names: BTreeSet<String> =
+                self.find_all(&beginning, None).await?.iter().map(|image| image.name.to_string()).collect();
             if names.len() > 1 {
-                let message = format!("{beginning} has several names: {}", names.join(", "));
+                let names = names.into_iter().collect::<Vec<_>>().join(", ");
+                let message = format!("{beginning} has several names: {names}");
                 return Err(ApiError::new(ErrorCode::BadRequest, message).hint("say which, or all of them"));
             }
         }
@@ -81,19 +155,31 @@ impl Node {
         self.find(&found.name.to_string(), None).await
     }
 
+    /// The error with what there is instead, if the name of the image is a tag that has moved to what is not here.
+    pub(super) async fn with_moved(&self, name: &ImageName, error: ApiError) -> ApiError {
+        let ImageName::Reference(reference) = name else { return error };
+        match self.images.moved(reference).await {
+            Ok(Some(moved)) => ApiError { message: format!("{}. {moved}", error.message), ..error },
+            _ => error,
+        }
+    }
+
     async fn find_named(
         &self,
         reference: &Reference,
         platform: Option<&Platform>,
     ) -> Result<LocalImage, ApiError> {
-        let local = self.images.local_image(reference, platform).await.map_err(image_error)?;
-        local.ok_or_else(|| match platform {
+        if let Some(local) = self.images.local_image(reference, platform).await.map_err(image_error)? {
+            return Ok(local);
+        }
+        let error = match platform {
             Some(platform) => {
                 ApiError::new(ErrorCode::NotFound, format!("{reference} for {platform} is not here"))
                     .hint(format!("bring it here with 'wherry pull --platform {platform} {reference}'"))
             }
             None => self.not_here(reference),
-        })
+        };
+        Err(self.with_moved(&reference.clone().into(), error).await)
     }
 
     fn not_here(&self, reference: &Reference) -> ApiError {
@@ -108,5 +194,38 @@ impl Node {
         }
         ApiError::new(ErrorCode::NotFound, format!("{reference} is not here"))
             .hint(format!("bring it here with 'wherry pull {reference}'; 'wherry images' lists what is here"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use wherry_gateway::Manifest;
+
+    use super::*;
+
+    #[test]
+    fn digits_with_which_several_images_begin_are_refused_with_all_of_them() {
+        let image = |name: &str, seed: &str| {
+            let config =
+                format!(r#"{{"mediaType":"c","digest":"{}","size":1}}"#, Digest::sha256(seed.as_bytes()));
+            let text = format!(
+                r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{config},"layers":[]}}"#
+            );
+            let top = Manifest::parse(text.into_bytes().into(), None).unwrap();
+            let name = name.replace("DIGEST", &top.digest().to_string()).parse().unwrap();
+            LocalImage { name, image: top.clone(), top, whole: true, since: None }
+        };
+        let (one, other) = (image("r.example/a:1", "one"), image("r.example/b@DIGEST", "other"));
+        let again = LocalImage { name: "r.example/c:1".parse().unwrap(), ..one.clone() };
+        assert_eq!(only(vec![one.clone(), again], "1849e2c0a7f3").unwrap().len(), 2);
+        let told = only(vec![one.clone(), other.clone()], "1849e2c0a7f3").unwrap_err();
+        for part in
+            ["1849e2c0a7f3", &format!("{} (r.example/a:1)", one.top.digest()), &other.name.to_string()]
+        {
+            assert!(told.message.contains(part), "{part}: {}", told.message);
+        }
+        assert!(only(Vec::new(), "1849e2c0a7f3").unwrap_err().message.contains("1849e2c0a7f3"));
     }
 }

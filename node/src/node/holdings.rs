@@ -21,7 +21,7 @@ use crate::limits::Limits;
 use crate::status::Metrics;
 use crate::store::{Store, StoredBlob};
 use crate::swarm::{Arriving, Client, Holdings, LinkClass, ReadAt};
-use crate::transfer::{Fetched, Route, TransferError, Transfers};
+use crate::transfer::{Fetched, Rest, Route, TransferError, Transfers};
 
 /// How long a transfer may take to know whether this node leads, may lead or follows somebody who does, before others are
 /// told that it cannot: a search of the site comes before. Shorter than [`LEAD_TIME`](crate::swarm::LEAD_TIME) by what
@@ -146,12 +146,13 @@ impl Holdings for Shelf {
         if let Some(transfer) = transfers.get(blob.digest, blob.size) {
             return Some(transfer);
         }
-        Some(transfers.rest(&blob.digest).filter(|rest| rest.size() == blob.size)?)
+        let rest = Rest::find(&self.store, &self.metrics, &blob.digest)?;
+        if rest.size() == blob.size { Some(Arc::new(rest)) } else { None }
     }
 
     fn arriving_size(&self, digest: &Digest) -> Option<u64> {
         let transfers = self.transfers.get()?;
-        transfers.arriving_size(digest).or_else(|| Some(transfers.rest(digest)?.size()))
+        transfers.arriving_size(digest).or_else(|| self.store.remains(digest))
     }
 
     fn lead<'a>(

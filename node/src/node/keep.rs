@@ -2,105 +2,44 @@
 
 use std::collections::HashSet;
 
-use wherry_gateway::Reference;
 use wherry_proto::Digest;
 
 use super::Node;
 use super::backend::{image_error, stopping};
 use crate::control::api::{ApiError, ErrorCode, PinSummary, RemoveRequest, RemoveSummary, RemovedImage};
-use crate::images::{ImageName, Images, LocalImage, Wanted};
+use crate::images::{ImageName, LocalImage, Wanted};
 use crate::store::{Store, StoreError};
 
 pub(super) fn failed(error: &StoreError) -> ApiError {
     ApiError::new(ErrorCode::Internal, error.to_string())
 }
 
-/// Pins these blobs under an image's name, and nothing else: what the name meant before may go.
-pub(super) async fn pin_blobs(store: &Store, name: String, blobs: Vec<Digest>) -> Result<(), ApiError> {
-    let store = store.clone();
-    let pin = move || {
-        blobs.iter().try_for_each(|digest| store.pin(&name, digest))?;
-        let blobs: HashSet<Digest> = blobs.into_iter().collect();
-        let before = store.pinned_by(&name)?;
-        before.iter().filter(|digest| !blobs.contains(digest)).try_for_each(|old| store.unpin(&name, old))
-    };
-    let pinned: Result<(), StoreError> = tokio::task::spawn_blocking(pin).await.map_err(stopping)?;
-    pinned.map_err(|error| failed(&error))
-}
-
-/// The blobs of an image that are here.
-pub(super) async fn parts_here(
-    store: &Store,
-    images: &Images,
-    image: &LocalImage,
-) -> Result<Vec<Digest>, ApiError> {
-    let parts = images.parts(image).await.map_err(image_error)?;
-    Ok(parts.into_iter().filter(|digest| store.holds(digest)).collect())
-}
-
-/// An image that was pinned stays so when it has been pulled anew and may mean something else.
-pub(super) async fn pin_anew(store: &Store, images: &Images, reference: &Reference) -> Result<(), ApiError> {
-    let name = reference.to_string();
-    if store.pinned_by(&name).map_err(|error| failed(&error))?.is_empty() {
-        return Ok(());
-    }
-    pin_pulled(store, images, reference).await
-}
-
-/// Pins an image that was pulled just now.
-pub(super) async fn pin_pulled(
-    store: &Store,
-    images: &Images,
-    reference: &Reference,
-) -> Result<(), ApiError> {
-    match images.local_image(reference, None).await.map_err(image_error)? {
-        Some(image) => {
-            pin_blobs(store, reference.to_string(), parts_here(store, images, &image).await?).await
-        }
-        None => Err(ApiError::new(
-            ErrorCode::NotFound,
-            format!("{reference} left this node before it was pinned"),
-        )),
-    }
-}
-
 impl Node {
     pub(super) async fn pin_image(&self, text: &str) -> Result<PinSummary, ApiError> {
+        let turn = self.pins.turn().await;
         let image = self.all_of(self.find(text, None).await?).await?;
         if !image.whole {
             let message = format!("{} is not here whole", image.name);
-            return Err(ApiError::new(ErrorCode::NotFound, message).hint("pull it, then pin it"));
+            let error = ApiError::new(ErrorCode::NotFound, message).hint("pull it, then pin it");
+            return Err(self.with_moved(&image.name, error).await);
         }
-        let name = image.name.to_string();
-        let blobs = parts_here(&self.store, &self.images, &image).await?;
-        let count = blobs.len();
-        pin_blobs(&self.store, name.clone(), blobs).await?;
-        Ok(PinSummary { reference: name, pinned: true, blobs: count })
+        let blobs = turn.pin_image(&image).await?.here;
+        Ok(PinSummary { reference: image.name.to_string(), pinned: true, blobs })
     }
 
     pub(super) async fn unpin_image(&self, text: &str) -> Result<PinSummary, ApiError> {
-        let name = match self.wanted(text)? {
+        let name = match self.wanted(text).await? {
             // It need not be here.
-            Wanted::Named(reference) => reference.to_string(),
-            Wanted::Digest(_) => self.find(text, None).await?.name.to_string(),
+            Wanted::Named(name) => name,
+            Wanted::Either(reference, _) => reference.into(),
+            Wanted::Digest(_) => self.find(text, None).await?.name,
         };
-        let blobs = self.unpin_all(&name).await?;
+        let blobs = self.pins.turn().await.unpin(&name).await?;
         if blobs == 0 {
             return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not pinned"))
                 .hint("'wherry images' shows what is"));
         }
-        Ok(PinSummary { reference: name, pinned: false, blobs })
-    }
-
-    async fn unpin_all(&self, name: &str) -> Result<usize, ApiError> {
-        let (store, name) = (self.store.clone(), name.to_owned());
-        let unpin = move || {
-            let pinned = store.pinned_by(&name)?;
-            pinned.iter().try_for_each(|digest| store.unpin(&name, digest))?;
-            Ok(pinned.len())
-        };
-        let unpinned = tokio::task::spawn_blocking(unpin).await.map_err(stopping)?;
-        unpinned.map_err(|error: StoreError| failed(&error))
+        Ok(PinSummary { reference: name.to_string(), pinned: false, blobs })
     }
 
     pub(super) async fn remove_images(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
@@ -116,28 +55,44 @@ impl Node {
         let mut removed = Vec::new();
         for (image, parts) in images {
             let name = image.name.to_string();
+            // Until the name is forgotten: nothing is to be pinned under it anew meanwhile.
+            let turn = self.pins.turn().await;
             self.refuse_if_fetched(&image.name, &parts)?;
-            let shared = self.needed_elsewhere(&name, &parts).await?;
-            self.unpin_all(&name).await?;
+            let shared = self.needed_elsewhere(&image, &parts).await?;
+            turn.unpin(&image.name).await?;
             // Manifests go behind what they name, and the name goes last: whatever comes between, the image can be
             // removed once more.
             let alone: Vec<Digest> =
                 parts.iter().rev().filter(|part| !shared.contains(part)).copied().collect();
             let store = self.store.clone();
             let done = tokio::task::spawn_blocking(move || remove_all(&store, &alone)).await;
-            let (blobs, bytes) = done.map_err(stopping)?.map_err(|error| failed(&error))?;
+            let Removed { blobs, partial, bytes } =
+                done.map_err(stopping)?.map_err(|error| failed(&error))?;
             self.images.forget(&image.name).await.map_err(image_error)?;
+            drop(turn);
             let shared = shared.iter().filter(|part| self.store.holds(part)).count();
-            tracing::info!(image = name, blobs, bytes, "an image was removed");
-            removed.push(RemovedImage { reference: name, digest: *image.top.digest(), blobs, bytes, shared });
+            tracing::info!(image = name, blobs, partial, bytes, "an image was removed");
+            let digest = *image.top.digest();
+            removed.push(RemovedImage { reference: name, digest, blobs, partial, bytes, shared });
         }
         Ok(RemoveSummary { removed })
     }
 
     /// Which of an image's parts other images have too, or are to have once they have been pulled.
-    async fn needed_elsewhere(&self, name: &str, parts: &[Digest]) -> Result<HashSet<Digest>, ApiError> {
+    async fn needed_elsewhere(
+        &self,
+        image: &LocalImage,
+        parts: &[Digest],
+    ) -> Result<HashSet<Digest>, ApiError> {
         let users = self.images.users_of(parts.iter().copied().collect()).await.map_err(image_error)?;
-        let others = users.into_iter().filter(|(_, users)| users.iter().any(|user| user != name));
+        // What no name leads to is one image, in whichever repository it is looked for.
+        let (name, end) = (image.name.to_string(), format!("@{}", image.top.digest()));
+        let is_itself = |user: &String| {
+            let is_kept =
+                || user.parse().is_ok_and(|name| self.images.records().is_kept(&name).unwrap_or(true));
+            *user == name || (user.ends_with(&end) && !is_kept())
+        };
+        let others = users.into_iter().filter(|(_, users)| !users.iter().all(is_itself));
         let mut needed: HashSet<Digest> = others.map(|(part, _)| part).collect();
         let wanted = self.pulls.wanted();
         needed.extend(parts.iter().filter(|part| wanted.contains(part)));
@@ -156,23 +111,33 @@ impl Node {
     }
 }
 
-/// Removes what is neither pinned nor claimed: how many blobs that were, and their bytes.
-fn remove_all(store: &Store, blobs: &[Digest]) -> Result<(usize, u64), StoreError> {
-    let (mut count, mut bytes) = (0, 0);
+/// What was removed.
+#[derive(Default)]
+struct Removed {
+    blobs: usize,
+    partial: usize,
+    bytes: u64,
+}
+
+/// Removes what is neither pinned nor claimed, and what has arrived of blobs that are not whole.
+fn remove_all(store: &Store, blobs: &[Digest]) -> Result<Removed, StoreError> {
+    let mut removed = Removed::default();
     for digest in blobs {
         let size = store.look(digest).map(|blob| blob.size());
         match store.remove(digest) {
             Ok(true) => {
-                count += 1;
-                bytes += size.unwrap_or(0);
+                removed.blobs += 1;
+                removed.bytes += size.unwrap_or(0);
             }
             // What is pinned under another name stays, and what comes for another image that has no name yet.
             Ok(false) | Err(StoreError::Pinned(_) | StoreError::Claimed(_)) => {}
             Err(error) => return Err(error),
         }
-        store.remove_partials(digest);
+        let (partial, bytes) = store.remove_partials(digest);
+        removed.partial += partial;
+        removed.bytes += bytes;
     }
     // Whoever is told that it is gone may cut the power now.
     store.sync()?;
-    Ok((count, bytes))
+    Ok(removed)
 }

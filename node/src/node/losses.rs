@@ -12,7 +12,6 @@ use crate::config::units::show_size;
 use crate::images::Images;
 use crate::status::{ErrorKind, Metrics};
 use crate::store::{Gone, Store, Why};
-use crate::transfer::Transfers;
 
 /// How long what leaves is put together: an image leaves blob by blob.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -20,8 +19,8 @@ const TOGETHER: Duration = Duration::from_millis(200);
 /// How many blobs are told of together at most.
 const MAX_TOGETHER: usize = 1024;
 
-/// Tells of all that leaves, for as long as the store is there; has what is left of damaged blobs given to others.
-pub(super) async fn tell(images: Images, transfers: Transfers, metrics: Metrics, mut gone: Receiver<Gone>) {
+/// Tells of all that leaves, for as long as the store is there.
+pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Gone>) {
     loop {
         let first = match gone.recv().await {
             Ok(first) => first,
@@ -43,10 +42,6 @@ pub(super) async fn tell(images: Images, transfers: Transfers, metrics: Metrics,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        // What is left of damaged ones is hashed from now on, so that whoever asks later need not wait for it.
-        for gone in all.iter().filter(|gone| gone.why == Why::Damaged) {
-            let _ = transfers.rest(&gone.digest);
-        }
         report(&images, &metrics, all).await;
     }
 }
@@ -55,7 +50,11 @@ pub(super) async fn tell(images: Images, transfers: Transfers, metrics: Metrics,
 /// the manifests are here that tell the names.
 pub(super) async fn keep_budget(store: &Store, images: &Images) {
     let leaving: HashMap<Digest, u64> = store.over_budget().into_iter().collect();
-    let users = images.users_of(leaving.keys().copied().collect()).await.unwrap_or_default();
+    // Where nothing leaves there is nothing to look for.
+    let users = match leaving.is_empty() {
+        true => HashMap::new(),
+        false => images.users_of(leaving.keys().copied().collect()).await.unwrap_or_default(),
+    };
     let usage = store.usage();
     let kept = store.clone();
     // It ends soon; that it panicked it has said itself.

@@ -8,6 +8,7 @@ mod damage;
 mod find;
 mod holdings;
 mod keep;
+mod listing;
 mod losses;
 mod pins;
 mod preload;
@@ -49,6 +50,7 @@ use bring::Preloads;
 use care::Care;
 pub use care::{CHECKED_FOR, CLEARED_FOR, GROUNDLESS_FOR, MAX_SUSPICIONS, READ_AGAIN};
 use holdings::Shelf;
+use pins::Pins;
 pub use preload::{AWAY_TIME, LEAST_ID_END};
 pub use pulls::MAX_PULLS;
 use pulls::Pulls;
@@ -130,6 +132,7 @@ pub struct Node {
     images: Images,
     transfers: Transfers,
     pulls: Arc<Pulls>,
+    pins: Pins,
     preloads: Preloads,
     swarm: Client,
     limits: Limits,
@@ -210,7 +213,6 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         Signer { key: key.clone(), certificate: certificate.clone() },
         stops.fetching.clone(),
     );
-    let _ = shelf.transfers.set(transfers.clone());
     let images = Images::new(ImagesParts {
         store: store.clone(),
         transfers: transfers.clone(),
@@ -227,16 +229,19 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     })
     .map_err(Box::new)
     .map_err(NodeError::Images)?;
-    let _ = shelf.images.set(images.clone());
     losses::keep_budget(&store, &images).await;
     let gone = store.evicted();
+    // From now on peers can have something stored here.
+    let _ = shelf.transfers.set(transfers.clone());
+    let _ = shelf.images.set(images.clone());
     let pulls = Arc::<Pulls>::default();
-    let preloads = Preloads::new(store.clone(), images.clone(), pulls.clone(), limits.clone());
+    let pins = Pins::new(store.clone(), images.clone());
+    let preloads = Preloads::new(pins.clone(), images.clone(), pulls.clone(), limits.clone());
     let _ = shelf.preloads.set(preloads.clone());
 
-    let telling = losses::tell(images.clone(), transfers.clone(), metrics.clone(), gone);
+    let telling = losses::tell(images.clone(), metrics.clone(), gone);
     let caring = care::run(store.clone(), suspicions, stops.talking.clone());
-    let pinning = pins::follow(store.clone(), images.clone(), transfers.clone(), stops.talking.clone());
+    let pinning = pins.clone().follow(transfers.clone(), stops.talking.clone());
 
     let listening = swarm.listening();
     let bootstrap = listening();
@@ -254,6 +259,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         images: images.clone(),
         transfers: transfers.clone(),
         pulls,
+        pins,
         preloads,
         swarm: client.clone(),
         limits,

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::join_all;
-use wherry_gateway::{Descriptor, Platform, Reference};
+use wherry_gateway::{Descriptor, Reference};
 use wherry_proto::{ChunkMap, Digest, NodeId};
 
 use super::Node;
 use super::backend::{image_error, platform};
 use crate::control::api::{ApiError, BlobWhy, InspectRequest, LimitNow, WhyImage, WhyState};
+use crate::images::LocalImage;
 use crate::swarm::Reach;
 use crate::transfer::WaitsFor;
 
@@ -20,20 +21,36 @@ const ASK_TIME: Duration = Duration::from_secs(1);
 /// Of how many blobs the neighbours are asked who has them, at most.
 const MAX_ASKED_FOR: usize = 64;
 
+/// What an image is made of, if it is one.
+fn blobs_of(local: &LocalImage) -> Option<Vec<Descriptor>> {
+    Some(local.image.image()?.blobs().filter(|blob| !blob.is_foreign()).cloned().collect())
+}
+
 impl Node {
     pub(super) async fn why_image(&self, request: InspectRequest) -> Result<WhyImage, ApiError> {
-        let reference = self.parse(&request.reference)?;
+        let references = self.references(&request.reference).await?;
         let platform = platform(request.platform.as_deref())?;
-        let jobs = self.pulls.of(&reference);
+        let jobs: Vec<_> = references.iter().flat_map(|reference| self.pulls.of(reference)).collect();
+        // Of several names the one by which it is pulled.
+        let pulled = jobs.first().map(|job| job.reference());
+        let reference = pulled.or(references.first()).cloned();
         let platform = platform.or_else(|| jobs.iter().find_map(|job| job.platform().cloned()));
         let limit = self.limits.limited().map(|limited| {
             let why = self.limits.explain(&limited);
             LimitNow { limited, why }
         });
+        let local = match &reference {
+            Some(reference) => {
+                self.images.local_image(reference, platform.as_ref()).await.map_err(image_error)?
+            }
+            None => Some(self.find(&request.reference, platform.as_ref()).await?),
+        };
+        let name = reference.as_ref().map(Reference::to_string);
+        let name = name.or_else(|| local.as_ref().map(|image| image.name.to_string()));
         let mut told = WhyImage {
-            reference: reference.to_string(),
+            reference: name.unwrap_or_else(|| request.reference.clone()),
             state: if jobs.is_empty() { WhyState::Absent } else { WhyState::Resolving },
-            registry: reference.host().to_string(),
+            registry: reference.as_ref().map(|reference| reference.host().to_string()).unwrap_or_default(),
             bytes: 0,
             of_bytes: None,
             rate: 0,
@@ -42,8 +59,10 @@ impl Node {
             holders: Vec::new(),
             blobs: Vec::new(),
         };
-        let Some(blobs) = self.blobs_of(&reference, platform.as_ref()).await? else {
-            told.holders = self.who_has_name(&reference).await;
+        let Some(blobs) = local.as_ref().and_then(blobs_of) else {
+            if let Some(reference) = &reference {
+                told.holders = self.who_has_name(reference).await;
+            }
             return Ok(told);
         };
         for blob in &blobs {
@@ -72,23 +91,6 @@ impl Node {
             self.find_holders(&mut told).await;
         }
         Ok(told)
-    }
-
-    /// What an image is made of, if its manifest is here.
-    async fn blobs_of(
-        &self,
-        reference: &Reference,
-        platform: Option<&Platform>,
-    ) -> Result<Option<Vec<Descriptor>>, ApiError> {
-        let local = self.images.local_image(reference, platform).await.map_err(image_error)?;
-        let Some(image) = local.as_ref().and_then(|local| local.image.image()) else { return Ok(None) };
-        let mut blobs: Vec<Descriptor> = Vec::new();
-        for blob in image.blobs().filter(|blob| !blob.is_foreign()) {
-            if blobs.iter().all(|known| known.digest != blob.digest) {
-                blobs.push(blob.clone());
-            }
-        }
-        Ok(Some(blobs))
     }
 
     async fn blob_why(&self, blob: &Descriptor) -> BlobWhy {

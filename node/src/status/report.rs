@@ -46,6 +46,9 @@ pub struct NodeStatus {
     pub peers: usize,
     /// Nodes that it did not admit lately, or that did not admit it.
     pub refused: Vec<RefusedNode>,
+    /// Configured bootstrap addresses that are not connected.
+    #[serde(default)]
+    pub unreached: Vec<UnreachedAddress>,
     /// What the files of its data folder say of its membership, where that is not what it was started with: it counts
     /// after a restart.
     pub joined: Option<Joined>,
@@ -76,6 +79,17 @@ pub struct RefusedNode {
     pub hint: Option<String>,
     /// How long ago that was, in seconds.
     pub seconds_ago: u64,
+}
+
+/// A bootstrap address that is not connected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreachedAddress {
+    /// The address as it was configured.
+    pub address: String,
+    /// Why, as far as it can be seen from here.
+    pub why: String,
+    /// Since when, in seconds since the Unix epoch.
+    pub since: u64,
 }
 
 /// What a node has joined while it ran.

@@ -35,6 +35,7 @@ impl Report for Harbour {
             images: 1,
             peers: 2,
             refused: Vec::new(),
+            unreached: Vec::new(),
             joined: None,
             damaged: Vec::new(),
             transfers: Vec::new(),

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use wherry_proto::{ChainBuilder, ChunkMap, Digest};
+use wherry_proto::{ChainBuilder, ChunkMap, Digest, StateChain};
 
 use super::shared::{Entry, Shared};
 
@@ -47,7 +47,7 @@ impl StoredBlob {
         };
         let path = shared.layout.blob(&self.digest);
         let damaged = |error: io::Error| {
-            self.lose(&error.to_string());
+            self.lose(&error.to_string(), None);
             error
         };
         let file = match File::open(&path) {
@@ -71,7 +71,7 @@ impl StoredBlob {
         }
         let mut bytes = Vec::with_capacity(self.entry.size as usize);
         self.open()?.take(limit).read_to_end(&mut bytes)?;
-        self.judge(&Digest::of(self.digest.algorithm(), &bytes))?;
+        self.judge(&Digest::of(self.digest.algorithm(), &bytes), None)?;
         Ok(bytes)
     }
 
@@ -94,14 +94,14 @@ impl StoredBlob {
         self.entry.checked()
     }
 
-    /// Takes in which digest its bytes were found to have.
-    pub(super) fn judge(&self, found: &Digest) -> io::Result<()> {
+    /// Takes in which digest its bytes were found to have and, where all of them were chained, which chain.
+    pub(super) fn judge(&self, found: &Digest, chain: Option<&StateChain>) -> io::Result<()> {
         if *found == self.digest {
             self.entry.note_checked();
             return Ok(());
         }
         let why = format!("the bytes on the disk have the digest {found}");
-        self.lose(&why);
+        self.lose(&why, chain);
         Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
@@ -110,7 +110,7 @@ impl StoredBlob {
         let is_gone = error.kind() == io::ErrorKind::InvalidData
             || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
         if is_gone {
-            self.lose(&error.to_string());
+            self.lose(&error.to_string(), None);
         }
         is_gone
     }
@@ -121,9 +121,9 @@ impl StoredBlob {
         Claim(self)
     }
 
-    fn lose(&self, why: &str) {
+    fn lose(&self, why: &str, found: Option<&StateChain>) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.lose_this(&self.digest, &self.entry, why);
+            shared.lose_this(&self.digest, &self.entry, why, found);
         }
     }
 }
@@ -169,7 +169,8 @@ impl Read for Checked {
         if self.left == 0
             && let Some(builder) = self.builder.take()
         {
-            self.blob.judge(&builder.finish().map_err(wrong)?.digest())?;
+            let chain = builder.finish().map_err(wrong)?;
+            self.blob.judge(&chain.digest(), Some(&chain))?;
         }
         Ok(read)
     }

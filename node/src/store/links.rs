@@ -4,6 +4,9 @@
 //! the chunk is hashed from the recorded state, so a record that is torn, stale or older than its bytes is
 //! dropped, and nothing needs to be synced chunk by chunk.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, End, Link, State, StateChain};
@@ -24,6 +27,38 @@ pub(super) fn table_len(algorithm: Algorithm, map: ChunkMap) -> u64 {
     u64::from(map.count()) * record_len(algorithm) as u64
 }
 
+fn offset(algorithm: Algorithm, index: ChunkIndex) -> u64 {
+    u64::from(index.get()) * record_len(algorithm) as u64
+}
+
+fn decode(algorithm: Algorithm, map: ChunkMap, index: ChunkIndex, record: &[u8]) -> Option<Link> {
+    let (_, states) = record.split_first()?;
+    let (from, to) = states.split_at_checked(algorithm.output_len())?;
+    let to = if index == map.last() {
+        End::Digest(Digest::from_bytes(algorithm, to)?)
+    } else {
+        End::State(State::from_bytes(algorithm, to)?)
+    };
+    Some(Link { from: State::from_bytes(algorithm, from)?, to })
+}
+
+/// The link of one chunk, if it is here, from the file of the records.
+pub(super) fn read(
+    file: &File,
+    algorithm: Algorithm,
+    map: ChunkMap,
+    index: ChunkIndex,
+) -> io::Result<Option<Link>> {
+    let mut record = vec![0; record_len(algorithm)];
+    file.read_exact_at(&mut record, offset(algorithm, index))?;
+    Ok(if record[0] == LINKED { decode(algorithm, map, index, &record) } else { None })
+}
+
+/// Writes down that a chunk of a blob that was verified here before is not here any more.
+pub(super) fn forget(file: &File, algorithm: Algorithm, index: ChunkIndex) -> io::Result<()> {
+    file.write_all_at(&[KNOWN], offset(algorithm, index))
+}
+
 /// The records of one blob, in memory as they are in the file: up to 8.5 MiB for the largest blob.
 pub(super) struct LinkTable {
     algorithm: Algorithm,
@@ -38,14 +73,20 @@ impl LinkTable {
         Self { algorithm, map, bytes: vec![0; table_len(algorithm, map) as usize], chain: None }
     }
 
-    /// The records of a blob that was verified, of which some chunks may have rotted since: all of them count as here
-    /// until they are hashed.
-    pub(super) fn of_chain(chain: &StateChain) -> Self {
+    /// The records of a blob that was verified, of which some chunks have rotted since. They count as here until they are
+    /// hashed, but for those behind the end of its file, which has `len` bytes now, and the one from which on the chain
+    /// that its bytes were found to have is another: what comes behind that may be right.
+    pub(super) fn of_damaged(chain: &StateChain, found: Option<&StateChain>, len: u64) -> Self {
         let map = chain.map();
         let mut table = Self::empty(chain.digest().algorithm(), map);
+        let found = found.filter(|found| found.map() == map);
+        let wrong = found.and_then(|found| map.iter().find(|at| found.link(*at).to != chain.link(*at).to));
         for index in map.iter() {
             if let Some(record) = table.encode(index, &chain.link(index)) {
                 table.set(index, &record);
+            }
+            if Some(index) == wrong || map.offset(index) + u64::from(map.len(index)) > len {
+                table.record_mut(index)[0] = KNOWN;
             }
         }
         table
@@ -80,7 +121,7 @@ impl LinkTable {
 
     /// Where a chunk's record is in the file.
     pub(super) fn offset(&self, index: ChunkIndex) -> u64 {
-        u64::from(index.get()) * record_len(self.algorithm) as u64
+        offset(self.algorithm, index)
     }
 
     fn record(&self, index: ChunkIndex) -> &[u8] {
@@ -100,17 +141,12 @@ impl LinkTable {
 
     /// The link that a chunk has, or must have.
     fn expected(&self, index: ChunkIndex) -> Option<Link> {
-        let (flag, states) = self.record(index).split_first()?;
-        if !matches!(*flag, LINKED | KNOWN) {
-            return None;
-        }
-        let (from, to) = states.split_at(self.algorithm.output_len());
-        let to = if index == self.map.last() {
-            End::Digest(Digest::from_bytes(self.algorithm, to)?)
+        let record = self.record(index);
+        if matches!(record[0], LINKED | KNOWN) {
+            decode(self.algorithm, self.map, index, record)
         } else {
-            End::State(State::from_bytes(self.algorithm, to)?)
-        };
-        Some(Link { from: State::from_bytes(self.algorithm, from)?, to })
+            None
+        }
     }
 
     /// Whether no chunk is here.

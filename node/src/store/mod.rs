@@ -29,6 +29,8 @@
 //!
 //! **A held blob that rots** is no longer held. If its chain is here and the blob has several chunks it becomes a partial
 //! blob, of which those chunks are left out that do not link; its chain stays known, since all of it was verified once.
+//! While nobody fills it others may have its chunks ([`Remains`]), each of which is hashed when it is read. It makes room
+//! like any abandoned partial blob, unless the blob is pinned: then it stays, beyond [`MAX_PARTIALS`] as well.
 //!
 //! An idle store has no timer and writes nothing. Memory: about 200 bytes for each held blob.
 
@@ -41,6 +43,7 @@ mod index;
 mod links;
 mod partial;
 mod recover;
+mod remains;
 mod room;
 mod shared;
 mod staged;
@@ -58,18 +61,20 @@ use std::thread::JoinHandle;
 
 use bincode::{Decode, Encode};
 use tokio::sync::broadcast;
-use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, ChunkSet, Digest, End, StateChain, link};
+use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, End, StateChain, link};
 
 pub use blob::{Claim, StoredBlob};
 #[cfg(test)]
 pub(crate) use codec::encode;
 pub use error::{MAX_NAME_LEN, StoreError};
 pub use partial::{MAX_PARTIALS, Partial};
+pub use remains::Remains;
 pub use staged::Staged;
 pub use table::{MAX_KEY_LEN, Table};
 
 use files::Layout;
 use index::Index;
+use remains::Left;
 use shared::{Shared, Victim, lock};
 
 /// How many blobs may leave before a listener that does not keep up misses some.
@@ -228,7 +233,7 @@ impl Store {
                 hashed.map_err(|error| StoreError::io("read", &self.shared.layout.blob(digest), error))?
             }
         };
-        Ok(hashed.map(|chain| blob.judge(&chain.digest()).is_ok()))
+        Ok(hashed.map(|chain| blob.judge(&chain.digest(), Some(&chain)).is_ok()))
     }
 
     /// Whether a chunk of a held blob still links as its chain says: reads that chunk alone. Nothing follows from it.
@@ -259,16 +264,14 @@ impl Store {
     pub fn remains(&self, digest: &Digest) -> Option<u64> {
         let state = lock(&self.shared.state);
         let size = *state.damaged.get(digest)?;
-        state.partials.get(&(*digest, size)).is_some_and(|partial| !partial.open).then_some(size)
+        let partial = state.partials.get(&(*digest, size)).filter(|partial| !partial.open)?;
+        (!matches!(partial.left, Left::Nothing)).then_some(size)
     }
 
-    /// What remains of such a blob: its file, and the chunks that link to the chain that it had when it was verified here.
-    /// Hashes all of it.
-    pub fn open_remains(&self, digest: &Digest) -> Result<Option<(File, ChunkSet)>, StoreError> {
-        match self.remains(digest).map(ChunkMap::new) {
-            Some(map) => partial::open_remains(&self.shared, digest, map?),
-            None => Ok(None),
-        }
+    /// What remains of such a blob. Reads its records when it is first asked for, and hashes nothing.
+    pub fn open_remains(&self, digest: &Digest) -> Option<Arc<Remains>> {
+        self.remains(digest)?;
+        Remains::find(&self.shared, digest)
     }
 
     /// All such blobs with their lengths, in no order: a snapshot.
@@ -292,7 +295,7 @@ impl Store {
         let Some(mut file) = self.open_held(blob)? else { return Ok(None) };
         let chain = files::hash(&mut file, digest.algorithm(), map)
             .map_err(|error| StoreError::io("read", &self.shared.layout.blob(&digest), error))?;
-        Ok(blob.judge(&chain.digest()).is_ok().then_some(chain))
+        Ok(blob.judge(&chain.digest(), Some(&chain)).is_ok().then_some(chain))
     }
 
     /// Stores bytes that are at hand, if they have this digest.
@@ -349,11 +352,13 @@ impl Store {
         Ok(there)
     }
 
-    /// Removes what was begun of a blob or left of it, with whatever length, unless it is being filled now.
-    pub fn remove_partials(&self, digest: &Digest) {
+    /// Removes what was begun of a blob or left of it, with whatever length, unless it is being filled now: how many that
+    /// were, and how many bytes they took.
+    pub fn remove_partials(&self, digest: &Digest) -> (usize, u64) {
         let files = lock(&self.shared.files);
-        self.shared.drop_partials(&files, |(partial, _)| partial == digest);
+        let dropped = self.shared.drop_partials(&files, |(partial, _)| partial == digest);
         self.shared.mend(digest);
+        dropped
     }
 
     /// All held blobs with their lengths, in no order: a snapshot.
@@ -420,7 +425,7 @@ impl Store {
     }
 
     /// Whether blobs of these lengths have room within the budget beside what is pinned, if all else made way. Nothing
-    /// does.
+    /// does. Those that are held have theirs.
     pub fn would_fit(&self, blobs: &HashMap<Digest, u64>) -> Result<(), StoreError> {
         self.shared.would_fit(blobs)
     }

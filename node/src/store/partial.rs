@@ -12,10 +12,12 @@ use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet, Digest, Link, StateChain, lin
 
 use super::blob::StoredBlob;
 use super::links::{self, LinkTable};
+use super::remains::Left;
 use super::shared::{PartialEntry, PartialKey, Shared, Unwritten, Victim, lock, partial_charge};
 use super::{Store, StoreError, files};
 
-/// How many partial blobs there may be on the disk; the longest abandoned make way for new ones.
+/// How many partial blobs there may be on the disk; the longest abandoned make way for new ones. What is left of damaged
+/// blobs that are pinned comes on top.
 pub const MAX_PARTIALS: usize = 256;
 
 /// Threads that hash again what a partial blob had when it was left.
@@ -189,6 +191,11 @@ impl Partial {
         &self.data
     }
 
+    /// Whether it has become a held blob: nothing more can be written.
+    pub fn is_finished(&self) -> bool {
+        lock(&self.table).closed
+    }
+
     /// Forgets all chunks but these, of which it is known by now that they cannot be the blob's: whoever opens it again begins
     /// without them. Waits for writes that are under way.
     pub fn keep_only(&self, keep: &ChunkSet) -> Result<(), StoreError> {
@@ -296,11 +303,18 @@ fn claim(shared: &Arc<Shared>, key: PartialKey, charge: u64) -> Result<u64, Stor
     let (digest, size) = key;
     let known = {
         let mut state = lock(&shared.state);
-        let open = PartialEntry { open: true, charge, absent: size, closed: SystemTime::now() };
+        let open = PartialEntry {
+            open: true,
+            charge,
+            absent: size,
+            closed: SystemTime::now(),
+            left: Left::default(),
+        };
         match state.partials.get_mut(&key) {
             Some(entry) if entry.open => return Err(StoreError::PartialInUse { digest, size }),
             Some(entry) => {
                 entry.open = true;
+                entry.left = Left::default();
                 true
             }
             None => {
@@ -340,13 +354,14 @@ pub(super) fn make_way(shared: &Shared) -> Result<(), StoreError> {
 pub(super) fn make_way_among(shared: &Shared, _files: &MutexGuard<'_, ()>) -> Result<(), StoreError> {
     let victims: Vec<PartialKey> = {
         let mut state = lock(&shared.state);
-        let excess = state.partials.len().saturating_sub(MAX_PARTIALS);
         let mut abandoned: Vec<_> = state
             .partials
             .iter()
-            .filter(|(_, entry)| !entry.open)
+            .filter(|(key, entry)| state.may_go(key, entry))
             .map(|(key, entry)| (entry.closed, *key))
             .collect();
+        let open = state.partials.values().filter(|entry| entry.open).count();
+        let excess = (open + abandoned.len()).saturating_sub(MAX_PARTIALS);
         if abandoned.len() < excess {
             return Err(StoreError::TooManyPartials(MAX_PARTIALS));
         }
@@ -409,7 +424,7 @@ pub(super) fn recorded_bytes(shared: &Shared, digest: &Digest, map: ChunkMap) ->
     Ok(here.map(|index| u64::from(map.len(index))).sum())
 }
 
-fn recorded(file: &File, digest: Digest, map: ChunkMap) -> io::Result<LinkTable> {
+pub(super) fn recorded(file: &File, digest: Digest, map: ChunkMap) -> io::Result<LinkTable> {
     let algorithm = digest.algorithm();
     let mut bytes = Vec::new();
     file.take(links::table_len(algorithm, map)).read_to_end(&mut bytes)?;
@@ -460,34 +475,8 @@ fn relink(data: &File, map: ChunkMap, table: &LinkTable) -> io::Result<Vec<Chunk
     })
 }
 
-/// The chunks of a damaged blob that link to its chain, and the file that they are in; `None` if the chain is not known.
-pub(super) fn open_remains(
-    shared: &Shared,
-    digest: &Digest,
-    map: ChunkMap,
-) -> Result<Option<(File, ChunkSet)>, StoreError> {
-    let path = shared.layout.partial(digest, map.size());
-    let wrong = |error| StoreError::io("read", &path, error);
-    let links = File::open(shared.layout.links(digest, map.size())).map_err(wrong)?;
-    let mut table = recorded(&links, *digest, map).map_err(wrong)?;
-    table.was_verified(*digest);
-    if table.chain().is_none() {
-        return Ok(None);
-    }
-    let data = File::open(&path).map_err(wrong)?;
-    let missing = relink(&data, map, &table).map_err(wrong)?;
-    let mut here = ChunkSet::empty(map);
-    for index in map.iter().filter(|index| table.get(*index).is_some()) {
-        here.insert(index);
-    }
-    for index in missing {
-        here.remove(index);
-    }
-    Ok(Some((data, here)))
-}
-
 /// Whether an error of reading a place of a file means that the bytes there are lost.
-fn is_unreadable(error: &io::Error) -> bool {
+pub(super) fn is_unreadable(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof
         || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,15 +13,24 @@ use wherry_proto::{Algorithm, ChunkMap, Digest};
 
 use super::files::{self, Layout};
 use super::index::BlobRecord;
-use super::shared::{Entry, PartialEntry, Shared, State, entry_charge, lock, partial_charge};
+use super::remains::Left;
+use super::shared::{
+    Entry, MAX_DAMAGED, PartialEntry, Shared, State, Victim, entry_charge, lock, partial_charge,
+};
 use super::{StoreError, partial};
 
-/// Makes the folders, and empties those that hold nothing worth keeping from one run to the next.
+/// Makes the folders, empties those that hold nothing worth keeping from one run to the next, and removes that in which
+/// earlier versions put damaged blobs.
 pub(super) fn prepare(layout: &Layout) -> Result<(), StoreError> {
     for dir in [layout.blobs(), layout.chains(), layout.partials(), layout.staging()] {
         files::make_dir(&dir)?;
     }
-    files::empty_dir(&layout.staging())
+    files::empty_dir(&layout.staging())?;
+    let damaged = layout.root().join("damaged");
+    match fs::remove_dir_all(&damaged) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::io("remove", &damaged, error)),
+        _ => Ok(()),
+    }
 }
 
 /// Fills the maps from index and disk. After a clean end the index is taken as it is, if it is the one that the
@@ -39,9 +49,14 @@ pub(super) fn recover(shared: &Arc<Shared>) -> Result<(), StoreError> {
     for (_, digest) in shared.index.pins()? {
         *state.pins.entry(digest).or_default() += 1;
     }
-    // A record may be older than the blob's return.
-    let damaged = shared.index.damaged()?.into_iter().filter(|(digest, _)| !state.blobs.contains_key(digest));
-    state.damaged = damaged.collect();
+    for (digest, size) in shared.index.damaged()? {
+        // A record may be older than the blob's return.
+        if state.blobs.contains_key(&digest) || state.damaged.len() >= MAX_DAMAGED {
+            shared.index.note_damaged(&digest, None)?;
+        } else {
+            state.damaged.insert(digest, size);
+        }
+    }
     find_partials(shared, &mut state)?;
     let blobs: u64 = state.blobs.iter().map(|(digest, entry)| entry_charge(digest, entry.size)).sum();
     let partials: u64 = state.partials.values().map(|entry| entry.charge).sum();
@@ -122,7 +137,10 @@ fn check(
         tracing::warn!(%digest, found = data.len(), recorded = entry.size, "a stored blob has another length and is no longer held");
         shared.index.note_damaged(digest, Some(entry.size))?;
         let chain = shared.read_chain(digest, entry).filter(|chain| chain.map().count() > 1);
-        chain.map_or(Ok(false), |chain| shared.make_partial(&chain))?;
+        if let Some(Err(error)) = chain.map(|chain| shared.make_partial(&chain, None)) {
+            tracing::warn!(%digest, %error, "what is left of a damaged blob cannot be kept");
+            shared.remove_files(&Victim::Partial((*digest, entry.size)))?;
+        }
         return files::remove(path).map(|()| None);
     }
     let mut file = File::open(path).map_err(unreadable)?;
@@ -190,9 +208,10 @@ fn find_partials(shared: &Shared, state: &mut State) -> Result<(), StoreError> {
                 let closed = data.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 let charge = partial_charge(digest.algorithm(), map);
                 let absent = map.size().saturating_sub(data.blocks() * 512);
-                state
-                    .partials
-                    .insert((digest, map.size()), PartialEntry { open: false, charge, absent, closed });
+                state.partials.insert(
+                    (digest, map.size()),
+                    PartialEntry { open: false, charge, absent, closed, left: Left::default() },
+                );
             }
             Some(_) => files::remove(&path)?,
             None => leave_alone(&path),

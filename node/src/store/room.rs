@@ -14,12 +14,16 @@ use super::{StoreError, Why};
 type Victims = Vec<(Victim, u64)>;
 
 impl State {
+    /// Whether a partial blob makes room: not one that is being filled, nor what is left of a pinned blob.
+    pub(super) fn may_go(&self, key: &PartialKey, partial: &PartialEntry) -> bool {
+        let is_pinned = self.damaged.get(&key.0) == Some(&key.1) && self.pins.contains_key(&key.0);
+        !partial.open && !is_pinned
+    }
+
     /// Who goes, but not the partial blob `but`, so that `excess` bytes are freed; and whether these are enough.
     fn victims(&self, excess: u64, but: Option<&PartialKey>) -> (Victims, bool) {
-        let may_go = |(key, partial): &(&PartialKey, &PartialEntry)| {
-            let is_pinned = self.damaged.get(&key.0) == Some(&key.1) && self.pins.contains_key(&key.0);
-            !partial.open && Some(*key) != but && !is_pinned
-        };
+        let may_go =
+            |(key, partial): &(&PartialKey, &PartialEntry)| Some(*key) != but && self.may_go(key, partial);
         let mut partials: Vec<_> = self.partials.iter().filter(may_go).collect();
         partials.sort_unstable_by_key(|(_, partial)| partial.closed);
         let is_loose = |(digest, entry): &(&Digest, &Arc<_>)| {
@@ -95,18 +99,20 @@ impl Shared {
 
     pub(super) fn would_fit(&self, blobs: &HashMap<Digest, u64>) -> Result<(), StoreError> {
         let Some(budget) = self.budget else { return Ok(()) };
-        let needed = blobs.iter().map(|(digest, size)| entry_charge(digest, *size)).sum::<u64>();
-        let used = {
+        let (needed, used) = {
             let state = lock(&self.state);
+            let missing = blobs.iter().filter(|(digest, _)| !state.blobs.contains_key(*digest));
+            let needed = missing.map(|(digest, size)| entry_charge(digest, *size)).sum::<u64>();
             let others = state.pins.keys().filter(|digest| !blobs.contains_key(digest));
             // Of a damaged one its rest has its place.
             let charge = |digest: &Digest| match state.blobs.get(digest) {
                 Some(entry) => Some(entry_charge(digest, entry.size)),
                 None => Some(state.partials.get(&(*digest, *state.damaged.get(digest)?))?.charge),
             };
-            others.filter_map(charge).sum::<u64>()
+            let held = blobs.keys().filter(|digest| state.blobs.contains_key(digest));
+            (needed, others.chain(held).filter_map(charge).sum::<u64>())
         };
-        if needed > budget.saturating_sub(used) {
+        if needed > 0 && needed > budget.saturating_sub(used) {
             return Err(StoreError::NoSpace { needed, free: self.free(), budget: Some(budget), used });
         }
         Ok(())

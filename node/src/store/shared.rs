@@ -16,6 +16,7 @@ use super::commit::Queue;
 use super::files::{self, Layout};
 use super::index::{BlobRecord, Index};
 use super::links::{self, LinkTable};
+use super::remains::Left;
 use super::{Gone, StoreError, Why, partial};
 
 /// File systems give space in blocks of about this many bytes.
@@ -25,7 +26,7 @@ const BLOCK: u64 = 4096;
 const KEEP_FREE: u64 = 16 << 20;
 
 /// How many damaged blobs are remembered as such; further ones are fetched like any that are not here.
-const MAX_DAMAGED: usize = 4096;
+pub(super) const MAX_DAMAGED: usize = 4096;
 
 /// A held blob. Whoever has a clone beside the one in [`State::blobs`] keeps the blob from being evicted.
 #[derive(Debug)]
@@ -82,6 +83,8 @@ pub(super) struct PartialEntry {
     pub(super) absent: u64,
     /// When it was last closed; older ones are evicted first.
     pub(super) closed: SystemTime,
+    /// What of it may be given to others while it is not open.
+    pub(super) left: Left,
 }
 
 /// What names one partial blob: its digest and the length that it is said to have.
@@ -238,18 +241,25 @@ impl Shared {
     }
 
     /// Removes partial blobs that nobody has open.
-    pub(super) fn drop_partials(&self, _files: &MutexGuard<'_, ()>, which: impl Fn(&PartialKey) -> bool) {
+    pub(super) fn drop_partials(
+        &self,
+        _files: &MutexGuard<'_, ()>,
+        which: impl Fn(&PartialKey) -> bool,
+    ) -> (usize, u64) {
         let mut state = lock(&self.state);
         let dropped: Vec<_> = state.partials.extract_if(|key, entry| !entry.open && which(key)).collect();
         let charges: u64 = dropped.iter().map(|(_, entry)| entry.charge).sum();
         state.used = state.used.saturating_sub(charges);
         drop(state);
+        let on_disk = |(_, entry): &(PartialKey, PartialEntry)| entry.charge.saturating_sub(entry.absent);
+        let removed = (dropped.len(), dropped.iter().map(on_disk).sum());
         for (key, _) in dropped {
             // Found at the next start.
             if let Err(error) = self.remove_files(&Victim::Partial(key)) {
                 tracing::warn!(%error, "a partial blob of no use could not be removed");
             }
         }
+        removed
     }
 
     /// A blob counts as damaged no more.
@@ -306,56 +316,68 @@ impl Shared {
     /// Drops a blob whose bytes the disk has not kept, as syncing them has told: nothing of its file is believed.
     pub(super) fn lose(&self, digest: &Digest, why: &str) {
         let files = lock(&self.files);
-        self.set_aside(&files, digest, why, false);
+        self.set_aside(&files, digest, why, None);
     }
 
-    /// Drops a blob whose file is missing or damaged, of which a handle is at hand, and keeps what is right of it. Another
-    /// one that came in its place meanwhile stays.
-    pub(super) fn lose_this(&self, digest: &Digest, entry: &Entry, why: &str) {
+    /// Drops a blob whose file is missing or damaged, of which a handle is at hand, and keeps what is right of it; `found` is
+    /// the chain that its bytes were found to have. Another one that came in its place meanwhile stays.
+    pub(super) fn lose_this(&self, digest: &Digest, entry: &Entry, why: &str, found: Option<&StateChain>) {
         let files = lock(&self.files);
         // It may also have been removed or evicted, and fetched anew.
         let is_held =
             lock(&self.state).blobs.get(digest).is_some_and(|held| std::ptr::eq(Arc::as_ptr(held), entry));
         if is_held {
-            self.set_aside(&files, digest, why, true);
+            let chain = self.read_chain(digest, entry).filter(|chain| chain.map().count() > 1);
+            self.set_aside(&files, digest, why, chain.as_ref().map(|chain| (chain, found)));
         }
     }
 
-    /// What was a held blob is a partial one from now on, if `keeps` and its chain is at hand: whoever opens that hashes
-    /// each chunk, and leaves out those that do not link.
-    fn set_aside(&self, files: &MutexGuard<'_, ()>, digest: &Digest, why: &str, keeps: bool) {
+    /// What was a held blob is a partial one from now on, if its chain is at hand: whoever opens that hashes each chunk, and
+    /// leaves out those that do not link. With the chain comes that which its bytes were found to have, if that is known.
+    fn set_aside(
+        &self,
+        files: &MutexGuard<'_, ()>,
+        digest: &Digest,
+        why: &str,
+        chain: Option<(&StateChain, Option<&StateChain>)>,
+    ) {
         let Some(entry) = lock(&self.state).blobs.get(digest).cloned() else { return };
         let key = (*digest, entry.size);
-        let chain = if keeps {
-            self.read_chain(digest, &entry).filter(|chain| chain.map().count() > 1)
-        } else {
-            None
-        };
-        let is_kept = {
+        let (is_kept, is_noted) = {
             let mut state = lock(&self.state);
             if self.take_out_of(&mut state, digest, Why::Damaged).is_none() {
                 return;
             }
-            if state.damaged.len() < MAX_DAMAGED {
+            let is_noted = state.damaged.len() < MAX_DAMAGED || state.damaged.contains_key(digest);
+            if is_noted {
                 state.damaged.insert(*digest, entry.size);
             }
             // While one is open its files are somebody else's.
-            let kept = chain.as_ref().filter(|_| !state.partials.contains_key(&key));
-            if let Some(chain) = kept {
+            let kept = chain.filter(|_| !state.partials.contains_key(&key));
+            if let Some((chain, _)) = kept {
                 let charge = partial_charge(digest.algorithm(), chain.map());
-                state
-                    .partials
-                    .insert(key, PartialEntry { open: false, charge, absent: 0, closed: SystemTime::now() });
+                state.partials.insert(
+                    key,
+                    PartialEntry {
+                        open: false,
+                        charge,
+                        absent: 0,
+                        closed: SystemTime::now(),
+                        left: Left::default(),
+                    },
+                );
                 state.used = state.used.saturating_add(charge);
             }
-            kept
+            (kept, is_noted)
         };
         tracing::debug!(%digest, why, keeps = is_kept.is_some(), "a stored blob is damaged and is no longer held");
         let done = self.unclean().and_then(|()| {
-            let kept = is_kept.map_or(Ok(false), |chain| self.make_partial(chain));
+            let kept = is_kept.map_or(Ok(false), |(chain, found)| self.make_partial(chain, found));
             files::remove(&self.layout.blob(digest))?;
             files::remove(&self.layout.chain(digest))?;
-            self.index.note_damaged(digest, Some(entry.size))?;
+            if is_noted {
+                self.index.note_damaged(digest, Some(entry.size))?;
+            }
             self.forget(digest)?;
             kept
         });
@@ -385,20 +407,32 @@ impl Shared {
         StateChain::from_bytes(*digest, map, &bytes).ok()
     }
 
-    /// Makes the file of a blob that was held that of a partial one, with all links of its chain; `false` if there is no
-    /// file.
-    pub(super) fn make_partial(&self, chain: &StateChain) -> Result<bool, StoreError> {
+    /// Makes the file of a blob that was held that of a partial one, with the links of its chain; `found` is the chain that
+    /// its bytes were found to have. `false` if there is no file, or nothing of use in it. On an error something may be left.
+    pub(super) fn make_partial(
+        &self,
+        chain: &StateChain,
+        found: Option<&StateChain>,
+    ) -> Result<bool, StoreError> {
         let (digest, size) = (chain.digest(), chain.map().size());
         let (from, to) = (self.layout.blob(&digest), self.layout.partial(&digest, size));
-        match fs::rename(&from, &to) {
+        let len = match fs::metadata(&from) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            renamed => renamed.map_err(|error| StoreError::io("move", &from, error))?,
+            data => data.map_err(|error| StoreError::io("read", &from, error))?.len(),
+        };
+        let table = LinkTable::of_damaged(chain, found, len);
+        if table.is_empty() {
+            return Ok(false);
         }
+        let (links, bytes) = (self.layout.links(&digest, size), table.as_bytes());
+        let needed = bytes.len() as u64;
+        if self.free() < needed {
+            return Err(self.no_space(needed));
+        }
+        // First, since a partial blob without links is dropped at a start.
+        fs::write(&links, bytes).map_err(|error| self.io_error("write", &links, needed, error))?;
+        fs::rename(&from, &to).map_err(|error| StoreError::io("move", &from, error))?;
         files::unseal(&to)?;
-        let (links, table) = (self.layout.links(&digest, size), LinkTable::of_chain(chain));
-        let bytes = table.as_bytes();
-        fs::write(&links, bytes)
-            .map_err(|error| self.io_error("write", &links, bytes.len() as u64, error))?;
         Ok(true)
     }
 

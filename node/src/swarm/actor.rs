@@ -25,6 +25,7 @@ use super::discovery::{Dial, Discovery};
 use super::identity::{Host, node_of, peer_of};
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours};
 use super::streams::{OpenError, Protocol};
+use super::unreached::{self, Unreached};
 
 /// How many commands may wait for the event loop; then those who give them wait.
 pub(super) const MAX_COMMANDS: usize = 256;
@@ -62,6 +63,7 @@ pub(super) struct Actor {
     pub(super) doorkeeper: Arc<Doorkeeper>,
     pub(super) neighbours: Arc<Neighbours>,
     pub(super) listening: Arc<Mutex<Vec<Multiaddr>>>,
+    pub(super) unreached: Arc<Mutex<Vec<Unreached>>>,
     // Whether peers can only be on this machine.
     pub(super) on_loopback: bool,
     pub(super) discovery: Discovery,
@@ -135,7 +137,13 @@ impl Actor {
             Ok(()) => self.discovery.began(dial, connection),
             Err(error) => {
                 tracing::debug!(addresses = ?dial.addresses, %error, "cannot dial");
-                self.discovery.refused(dial, now, lonely);
+                // What this node listens on is left out of what is dialed.
+                let is_own = matches!(error, DialError::NoAddresses)
+                    && dial.addresses.iter().any(|address| self.swarm.listeners().any(|own| own == address));
+                let why = (!is_own).then(|| unreached::why(&error));
+                let news = self.discovery.refused(dial, why.as_deref(), now, lonely);
+                // Where another address of the same node is being tried nothing has failed yet.
+                self.say_unreached(news.filter(|_| !matches!(error, DialError::DialPeerConditionFalse(_))));
             }
         }
     }
@@ -217,11 +225,13 @@ impl Actor {
                 peer_id, connection_id, endpoint, num_established, ..
             } => {
                 self.discovery.connected(connection_id, peer_id);
+                self.tell_unreached();
                 let remote = endpoint.get_remote_address();
                 self.on_connected(peer_id, connection_id, remote, num_established.get() == 1);
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
-                self.discovery.disconnected(&peer_id, now);
+                self.discovery.disconnected(&peer_id, now, self.doorkeeper.now());
+                self.tell_unreached();
                 if let Some(node) = node_of(&peer_id) {
                     // Most end without a word, be it by a kill or in order: what was missed on the wire says nothing more.
                     let cause = cause.map(|cause| cause.to_string());
@@ -343,7 +353,24 @@ impl Actor {
     ) {
         let lonely = self.neighbours.is_empty();
         tracing::debug!(peer = peer.map(tracing::field::display), %error, "cannot connect");
-        self.discovery.failed(connection, now, lonely);
+        if matches!(error, DialError::LocalPeerId { .. }) {
+            self.discovery.is_own(connection);
+        }
+        let news = self.discovery.failed(connection, &unreached::why(error), now, lonely);
+        self.say_unreached(news);
+    }
+
+    fn say_unreached(&self, news: Option<Unreached>) {
+        if let Some(Unreached { address, why, .. }) = news {
+            tracing::warn!(address, why, "a bootstrap address is not connected, and is tried again");
+        }
+        self.tell_unreached();
+    }
+
+    /// Whoever asks sees from now on which bootstrap addresses are not connected.
+    pub(super) fn tell_unreached(&self) {
+        let unreached = self.discovery.unreached(|peer| self.swarm.is_connected(peer));
+        *self.unreached.lock().unwrap_or_else(PoisonError::into_inner) = unreached;
     }
 
     fn on_mdns(&mut self, event: mdns::Event, now: Instant) {

@@ -32,4 +32,10 @@ pub trait Arriving: ReadAt {
 
     /// Tells that a node follows the blob here, or wants it: it may be worth following it back.
     fn followed(&self, by: NodeId);
+
+    /// Whether a chunk that seems to be here may turn out not to be when it is read: it is then read whole before it is
+    /// promised to anybody.
+    fn may_fail(&self) -> bool {
+        false
+    }
 }

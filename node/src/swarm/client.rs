@@ -29,6 +29,7 @@ use super::refusals::Refusal;
 use super::shares::Shares;
 use super::streams::{OpenError, Protocol};
 use super::tls::Tls;
+use super::unreached::Unreached;
 
 /// How long a neighbour may take to say whether it holds a blob before the search goes on without it.
 pub const WANT_TIME: Duration = Duration::from_secs(2);
@@ -100,6 +101,7 @@ pub(super) struct Inner {
     // None: the node is alone.
     pub(super) door: Option<Door>,
     pub(super) neighbours: Arc<Neighbours>,
+    pub(super) unreached: Arc<Mutex<Vec<Unreached>>>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) pool: Mutex<HashMap<NodeId, Arc<Lane>>>,
     pub(super) inbound: Arc<Inbound>,
@@ -544,6 +546,11 @@ impl Client {
     /// The nodes that were not admitted lately, or did not admit this one.
     pub fn refusals(&self) -> Vec<Refusal> {
         self.0.door.as_ref().map(|door| door.keeper.refusals.list(door.keeper.now())).unwrap_or_default()
+    }
+
+    /// The bootstrap addresses that are not connected.
+    pub fn unreached(&self) -> Vec<Unreached> {
+        self.0.unreached.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The nodes that are banned now.

@@ -8,6 +8,7 @@ use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
 use super::settings::{MAX_ADDRESSES, SwarmError};
+use super::unreached::Unreached;
 
 /// How long to wait after the first failure; each further one doubles it.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -45,12 +46,27 @@ struct Target {
     dialing: bool,
     // Whether it has been reached, or not, at least once.
     tried: bool,
+    // What is told of a bootstrap address while it is not connected.
+    unreached: Option<Unreached>,
+    // Whether the log has said so, and why.
+    said: bool,
 }
 
 impl Target {
     fn new(source: Source, peer: Option<PeerId>, address: Multiaddr, now: Instant) -> Self {
         let addresses = vec![address];
-        Self { source, peer, met: None, addresses, failures: 0, due: now, dialing: false, tried: false }
+        Self {
+            source,
+            peer,
+            met: None,
+            addresses,
+            failures: 0,
+            due: now,
+            dialing: false,
+            tried: false,
+            unreached: None,
+            said: false,
+        }
     }
 
     fn leads_to(&self) -> Option<PeerId> {
@@ -94,11 +110,20 @@ pub(super) fn parse(text: &str) -> Result<(Multiaddr, Option<PeerId>), SwarmErro
 }
 
 impl Discovery {
-    pub(super) fn new(bootstrap: &[String], remembered: &[String], now: Instant) -> Result<Self, SwarmError> {
+    /// `time` is that of people, in seconds since the Unix epoch, as everywhere here.
+    pub(super) fn new(
+        bootstrap: &[String],
+        remembered: &[String],
+        now: Instant,
+        time: u64,
+    ) -> Result<Self, SwarmError> {
         let target = |(address, peer), source| Some(Target::new(source, peer, address, now));
         let mut targets = Vec::new();
         for text in bootstrap.iter().take(MAX_ADDRESSES) {
-            targets.push(target(parse(text)?, Source::Bootstrap));
+            let (address, peer) = parse(text)?;
+            let why = "no answer yet".to_owned();
+            let unreached = Some(Unreached { address: text.clone(), why, since: time });
+            targets.push(Some(Target { unreached, ..Target::new(Source::Bootstrap, peer, address, now) }));
         }
         for text in remembered.iter().take(MAX_ADDRESSES) {
             // What an earlier run wrote down is no reason not to start.
@@ -188,9 +213,37 @@ impl Discovery {
         self.dialing.insert(connection, dial.target);
     }
 
-    /// A dial did not even begin.
-    pub(super) fn refused(&mut self, dial: &Dial, now: Instant, lonely: bool) {
-        self.wait(dial.target, now, lonely);
+    /// A dial did not even begin, and why not; `None` if the address is this node's own. Returns the same as
+    /// [`Self::failed`].
+    pub(super) fn refused(
+        &mut self,
+        dial: &Dial,
+        why: Option<&str>,
+        now: Instant,
+        lonely: bool,
+    ) -> Option<Unreached> {
+        if why.is_none()
+            && let Some(Some(target)) = self.targets.get_mut(dial.target)
+        {
+            target.unreached = None;
+        }
+        self.fail(dial.target, why.unwrap_or_default(), now, lonely)
+    }
+
+    /// The bootstrap addresses that are not connected.
+    pub(super) fn unreached(&self, connected: impl Fn(&PeerId) -> bool) -> Vec<Unreached> {
+        let apart = self.targets.iter().flatten();
+        let apart = apart.filter(|target| !target.leads_to().is_some_and(|peer| connected(&peer)));
+        apart.filter_map(|target| target.unreached.clone()).collect()
+    }
+
+    /// An address is this node's own, as where all nodes have one list: there is nobody to reach.
+    pub(super) fn is_own(&mut self, connection: ConnectionId) {
+        if let Some(at) = self.dialing.get(&connection)
+            && let Some(Some(target)) = self.targets.get_mut(*at)
+        {
+            target.unreached = None;
+        }
     }
 
     /// A connection is there.
@@ -201,21 +254,43 @@ impl Discovery {
             target.met = Some(peer);
             target.tried = true;
             target.dialing = false;
+            target.said = false;
         }
     }
 
-    /// A connection could not be made.
-    pub(super) fn failed(&mut self, connection: ConnectionId, now: Instant, lonely: bool) {
-        if let Some(at) = self.dialing.remove(&connection) {
-            self.wait(at, now, lonely);
-        }
+    /// A connection could not be made, and why not. Returns what there is to say of a bootstrap address that was not said
+    /// yet.
+    pub(super) fn failed(
+        &mut self,
+        connection: ConnectionId,
+        why: &str,
+        now: Instant,
+        lonely: bool,
+    ) -> Option<Unreached> {
+        let at = self.dialing.remove(&connection)?;
+        self.fail(at, why, now, lonely)
+    }
+
+    fn fail(&mut self, at: usize, why: &str, now: Instant, lonely: bool) -> Option<Unreached> {
+        self.wait(at, now, lonely);
+        let target = self.targets.get_mut(at)?.as_mut()?;
+        let unreached = target.unreached.as_mut()?;
+        let is_news = !target.said || unreached.why != why;
+        why.clone_into(&mut unreached.why);
+        target.said = true;
+        is_news.then(|| unreached.clone())
     }
 
     /// The last connection to a peer has ended: it is tried again soon.
-    pub(super) fn disconnected(&mut self, peer: &PeerId, now: Instant) {
+    pub(super) fn disconnected(&mut self, peer: &PeerId, now: Instant, time: u64) {
         for target in self.targets.iter_mut().flatten().filter(|target| target.leads_to() == Some(*peer)) {
             target.failures = 0;
             target.due = now + jittered(FIRST_WAIT);
+            target.said = false;
+            if let Some(unreached) = &mut target.unreached {
+                "the connection has ended".clone_into(&mut unreached.why);
+                unreached.since = time;
+            }
         }
     }
 
@@ -242,9 +317,11 @@ mod tests {
 
     const FAR: &str = "/dns/cloud.example/tcp/4050";
 
+    const WHY: &str = "refused";
+
     fn plan(bootstrap: &[&str], remembered: &[&str], now: Instant) -> Discovery {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        Discovery::new(&owned(bootstrap), &owned(remembered), now).unwrap()
+        Discovery::new(&owned(bootstrap), &owned(remembered), now, 0).unwrap()
     }
 
     #[test]
@@ -258,7 +335,7 @@ mod tests {
             let connection = ConnectionId::new_unchecked(attempt);
             plan.began(&dials[0], connection);
             assert!(plan.due(now, true, |_| false).0.is_empty(), "dialed twice at once");
-            plan.failed(connection, now, true);
+            plan.failed(connection, WHY, now, true);
             let (_, next) = plan.due(now, true, |_| false);
             waits.push(next.unwrap() - now);
             now = next.unwrap();
@@ -284,13 +361,13 @@ mod tests {
         plan.began(&dials[0], connection);
         plan.connected(connection, peer);
         assert!(plan.due(now + LONGEST_WAIT, true, |known| *known == peer).0.is_empty());
-        plan.disconnected(&peer, now);
+        plan.disconnected(&peer, now, 0);
         let (dials, _) = plan.due(now + 2 * FIRST_WAIT, true, |_| false);
         // By its address alone: another node may have it now.
         assert_eq!(dials[0].peer, None);
         let connection = ConnectionId::new_unchecked(2);
         plan.began(&dials[0], connection);
-        plan.failed(connection, now, true);
+        plan.failed(connection, WHY, now, true);
         let (_, next) = plan.due(now, true, |known| *known == peer);
         assert!(next.is_some(), "an address that failed waits for whom it led to before");
     }
@@ -308,7 +385,7 @@ mod tests {
             plan.began(dial, connection);
             match attempt {
                 0 => plan.connected(connection, PeerId::random()),
-                _ => plan.failed(connection, now, false),
+                _ => drop(plan.failed(connection, WHY, now, false)),
             }
         }
         assert!(plan.is_settled(|_| false));
@@ -323,8 +400,59 @@ mod tests {
             let (dials, _) = plan.due(later, true, |_| false);
             assert_eq!(dials[0].peer, Some(peer));
             plan.began(&dials[0], ConnectionId::new_unchecked(attempt as usize));
-            plan.failed(ConnectionId::new_unchecked(attempt as usize), later, true);
+            plan.failed(ConnectionId::new_unchecked(attempt as usize), WHY, later, true);
         }
+    }
+
+    #[test]
+    fn what_is_known_of_a_bootstrap_address_is_told_until_it_is_connected_and_said_once() {
+        let now = Instant::now();
+        let mut plan =
+            Discovery::new(&[FAR.to_owned()], &["/ip4/192.0.2.2/tcp/1".to_owned()], now, 7).unwrap();
+        let mut attempt = 0;
+        let mut dial = |plan: &mut Discovery| {
+            attempt += 1;
+            let (dials, _) = plan.due(now + attempt * LONGEST_WAIT * 2, false, |_| false);
+            let connection = ConnectionId::new_unchecked(attempt as usize);
+            plan.began(&dials[0], connection);
+            connection
+        };
+        let told = |why: &str, since| vec![Unreached { address: FAR.to_owned(), why: why.to_owned(), since }];
+        assert_eq!(plan.unreached(|_| false), told("no answer yet", 7));
+        let mut said = Vec::new();
+        for why in ["refused", "refused", "no answer", "no answer"] {
+            let connection = dial(&mut plan);
+            said.push(plan.failed(connection, why, now, false).map(|news| news.why));
+            assert_eq!(plan.unreached(|_| false), told(why, 7));
+        }
+        assert_eq!(said, [Some("refused".to_owned()), None, Some("no answer".to_owned()), None]);
+
+        let (connection, peer) = (dial(&mut plan), PeerId::random());
+        plan.connected(connection, peer);
+        assert_eq!(plan.unreached(|it| *it == peer), []);
+        plan.disconnected(&peer, now, 9);
+        assert_eq!(plan.unreached(|_| false), told("the connection has ended", 9));
+        let connection = dial(&mut plan);
+        assert!(plan.failed(connection, "no answer", now, false).is_some(), "it was connected meanwhile");
+        assert_eq!(plan.unreached(|_| false), told("no answer", 9));
+
+        let connection = dial(&mut plan);
+        plan.is_own(connection);
+        assert_eq!(plan.failed(connection, "own", now, false), None);
+        assert_eq!(plan.unreached(|_| false), []);
+    }
+
+    #[test]
+    fn an_address_that_cannot_even_be_dialed_is_told_with_why_and_not_at_all_if_it_is_this_nodes_own() {
+        let now = Instant::now();
+        let mut plan = plan(&[FAR, "/ip4/192.0.2.1/tcp/1"], &[], now);
+        let (dials, _) = plan.due(now, true, |_| false);
+        assert_eq!(plan.refused(&dials[0], None, now, true), None);
+        let said = plan.refused(&dials[1], Some("as many as it may"), now, true).unwrap();
+        assert_eq!(plan.unreached(|_| false), std::slice::from_ref(&said));
+        assert_eq!((&*said.address, &*said.why), ("/ip4/192.0.2.1/tcp/1", "as many as it may"));
+        // Both are tried again: a machine may get another address.
+        assert_eq!(plan.due(now + LONGEST_WAIT, true, |_| false).0.len(), 2);
     }
 
     #[test]

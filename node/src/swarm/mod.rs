@@ -32,6 +32,7 @@ mod start;
 mod streams;
 mod tls;
 mod transport;
+mod unreached;
 
 pub use admission::{ADMISSION_TIME, AdmissionError};
 pub use announce::{MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
@@ -59,3 +60,4 @@ pub use settings::{Clock, MAX_ADDRESSES, SwarmError, SwarmSettings};
 pub use start::{Addresses, Swarm, start};
 pub use streams::OpenError;
 pub use transport::{CONNECT_TIME, MAX_HANDSHAKES};
+pub use unreached::Unreached;

@@ -114,6 +114,7 @@ async fn start_settling_by(
         me: settings.key.node(),
         door: None,
         neighbours: Arc::new(Neighbours::new()),
+        unreached: Arc::default(),
         commands,
         pool: Mutex::default(),
         inbound: Arc::default(),
@@ -155,7 +156,8 @@ async fn start_settling_by(
         neighbours: Arc::clone(&inner.neighbours),
         listening: Arc::clone(&listening),
         on_loopback: settings.peers.ip().is_loopback(),
-        discovery: Discovery::new(&settings.bootstrap, &settings.remembered, Instant::now())?,
+        unreached: Arc::clone(&inner.unreached),
+        discovery: Discovery::new(&settings.bootstrap, &settings.remembered, Instant::now(), keeper.now())?,
         announcements: Announcements::default(),
         announcing: HashMap::new(),
         searches: HashMap::new(),
@@ -165,6 +167,7 @@ async fn start_settling_by(
         stop: inner.stop.clone(),
         settled: inner.settled.clone(),
     };
+    actor.tell_unreached();
     if actor.discovery.is_settled(|_| false) {
         actor.settled.cancel();
     }

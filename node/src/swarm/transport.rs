@@ -64,7 +64,7 @@ pub(super) fn build(
     let quic = quic::tokio::Transport::new(quic)
         .and_then(move |(peer, muxer), point| admit(keeper, peer, muxer, point))
         .boxed();
-    let either = tcp.or_transport(quic).map(|output, _| output.into_inner());
+    let either = tcp.or_transport(quic).map(|output, _| output.into_inner()).boxed();
     // Asked of nothing first, since a failure would take the transport with it.
     if let Err(error) = dns::tokio::Transport::system(()) {
         tracing::warn!(%error, "no DNS configuration: addresses by name will not be found");

@@ -38,7 +38,7 @@ use wherry_proto::{ChunkMap, Digest, Role, StreamClaim};
 
 pub use error::TransferError;
 pub use following::Signer;
-pub use rest::{MAX_RESTS, Rest};
+pub use rest::Rest;
 pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
 pub use view::Progress;
 pub use why::{FailedPeer, Leads, PeerNow, PeerRate, STILL, WaitsFor, Why};
@@ -47,7 +47,6 @@ use crate::limits::{Limited, Limits};
 use crate::status::{ErrorKind, Metrics};
 use crate::store::{MAX_PARTIALS, Partial, Store, StoredBlob};
 use crate::turns::Turns;
-use rest::Rests;
 use run::{Driver, EVENTS, Happening};
 use view::View;
 
@@ -86,7 +85,6 @@ struct Parts {
     transfers: Mutex<HashMap<(Digest, u64), Arc<Transfer>>>,
     openings: Turns<(Digest, u64)>,
     partials: Mutex<HashMap<(Digest, u64), Weak<Partial>>>,
-    rests: Rests,
     arrivals: watch::Sender<u64>,
 }
 
@@ -167,7 +165,6 @@ impl Transfers {
             transfers: Mutex::default(),
             openings: Turns::default(),
             partials: Mutex::default(),
-            rests: Rests::default(),
             arrivals: watch::Sender::new(0),
         }))
     }
@@ -268,8 +265,9 @@ async fn open(
             return Err(TransferError::Full);
         }
     }
-    // Readers of a transfer that has failed may still hold its partial blob, which cannot be opened twice.
-    let left = parts.partials().get(&key).and_then(Weak::upgrade);
+    // Readers of a transfer that has failed may still hold its partial blob, which cannot be opened twice; those of one
+    // that has not hold what was the blob until it was damaged.
+    let left = parts.partials().get(&key).and_then(Weak::upgrade).filter(|partial| !partial.is_finished());
     let partial = match left {
         Some(partial) => partial,
         None => {
@@ -279,7 +277,6 @@ async fn open(
             Arc::new(opened.map_err(|_| TransferError::Stopped)?.map_err(TransferError::store)?)
         }
     };
-    parts.rests.end(&digest);
     {
         let mut partials = parts.partials();
         partials.retain(|_, partial| partial.strong_count() > 0);
@@ -482,29 +479,35 @@ impl Transfer {
         }
     }
 
-    /// Waits until the byte at `offset` can be read, and says so with `true`; with [`TransferError::Limited`] if a limit has
-    /// to end first which will hold for longer than [`SHORT_LIMIT`]; with `false` if `is_far` finds it too
-    /// far behind `front`, the number of bytes at the start that are here, while the blob comes in order only.
+    /// Waits until the first byte of a range can be read, and says so with `true`; with [`TransferError::Limited`] if a limit
+    /// has to end before all of it is here which will hold for longer than [`SHORT_LIMIT`]; with `false` if `is_far` finds
+    /// it too far behind `front`, the number of bytes at the start that are here, while the blob comes in order only.
     pub async fn first_byte(
         self: &Arc<Self>,
-        offset: u64,
+        range: &Range<u64>,
         is_far: impl Fn(u64) -> bool,
     ) -> Result<bool, TransferError> {
-        let Some(index) = self.map.at(offset) else { return Ok(true) };
+        let Some(index) = self.map.at(range.start) else { return Ok(true) };
+        let last = self.map.at(range.end.saturating_sub(1)).map_or(index.get(), |last| last.get());
+        let is_all_here = || {
+            let here = self.view.linked();
+            (index.get()..=last)
+                .all(|number| self.map.index(number).is_some_and(|index| here.contains(index)))
+        };
         let _in_use = self.begin_to_read();
         let mut changes = self.view.watch();
         loop {
             changes.borrow_and_update();
-            if self.view.has(index) {
-                return Ok(true);
-            }
             if let Some(outcome) = self.view.outcome() {
                 return outcome.map(|_| true);
             }
-            if let Some(limited) = self.view.waiting()
-                && self.limits.wait(&limited) > SHORT_LIMIT
+            if let Some(limited) = self.held_up()
+                && !is_all_here()
             {
                 return Err(TransferError::limited(&self.limits, limited));
+            }
+            if self.view.has(index) {
+                return Ok(true);
             }
             if self.view.in_order().is_some_and(&is_far) {
                 return Ok(false);
@@ -513,6 +516,11 @@ impl Transfer {
                 return Err(TransferError::Stopped);
             }
         }
+    }
+
+    /// The limit that alone keeps the rest of the blob from coming, if it will hold for longer than [`SHORT_LIMIT`].
+    fn held_up(&self) -> Option<Limited> {
+        self.view.waiting().filter(|limited| self.limits.wait(limited) > SHORT_LIMIT)
     }
 
     /// The bytes of a range, in order, as they arrive. Pieces have at most one chunk's length.

@@ -137,6 +137,10 @@ impl Reader {
                 Some(Err(_)) => return Err(Break::Stalled),
                 None => {}
             }
+            // It may hold for days: whoever comes back is told so.
+            if self.transfer.held_up().is_some() {
+                return Err(Break::Stalled);
+            }
             if self.changes.changed().await.is_err() {
                 return Err(Break::Stalled);
             }

@@ -184,6 +184,7 @@ pub struct Incoming {
     bytes: Vec<u8>,
     chain: StateChain,
     here: Mutex<ChunkSet>,
+    rotten: Mutex<ChunkSet>,
     role: Mutex<Role>,
     changes: watch::Sender<u64>,
     signed: Mutex<Option<SignedStates>>,
@@ -196,6 +197,7 @@ impl Incoming {
         Self {
             bytes: bytes.to_vec(),
             here: ChunkSet::empty(chain.map()).into(),
+            rotten: ChunkSet::empty(chain.map()).into(),
             chain,
             role: role.into(),
             changes: watch::Sender::new(0),
@@ -223,6 +225,11 @@ impl Incoming {
             self.here.lock().unwrap().insert(self.chain.map().index(number).unwrap());
         }
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// This chunk seems to be here until it is read.
+    pub fn rot(&self, number: u32) {
+        self.rotten.lock().unwrap().insert(self.chain.map().index(number).unwrap());
     }
 
     pub fn turn(&self, role: Role) {
@@ -253,6 +260,12 @@ impl Incoming {
 
 impl ReadAt for Incoming {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        let index = self.chain.map().at(offset).unwrap();
+        if self.rotten.lock().unwrap().contains(index) {
+            self.here.lock().unwrap().remove(index);
+            self.changes.send_modify(|count| *count += 1);
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
         let offset = offset as usize;
         buf.copy_from_slice(&self.bytes[offset..offset + buf.len()]);
         Ok(())
@@ -260,6 +273,10 @@ impl ReadAt for Incoming {
 }
 
 impl Arriving for Incoming {
+    fn may_fail(&self) -> bool {
+        !self.rotten.lock().unwrap().is_empty()
+    }
+
     fn has(&self, index: ChunkIndex) -> bool {
         self.here.lock().unwrap().contains(index)
     }

@@ -93,8 +93,8 @@ impl Source {
         }
     }
 
-    /// The answer that gives a chunk.
-    pub(super) fn piece(
+    /// The answer that gives a chunk. Where that may have been lost it is read before.
+    pub(super) async fn piece(
         self,
         id: u32,
         digest: Digest,
@@ -102,11 +102,22 @@ impl Source {
         index: ChunkIndex,
     ) -> Result<Answer, Unanswered> {
         let len = map.len(index);
-        let file: Arc<dyn ReadAt> = match self {
-            Self::Held(file) => file,
-            Self::Arriving(arriving) => arriving,
+        let offset = map.offset(index);
+        let body = match self {
+            Self::Arriving(arriving) if arriving.may_fail() => {
+                let read = move || {
+                    let mut bytes = vec![0; len as usize];
+                    arriving.read_exact_at(&mut bytes, offset).map(|()| bytes)
+                };
+                let bytes = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.into()));
+                Body::Ready(bytes.map_err(|error| {
+                    tracing::debug!(%digest, chunk = index.get(), %error, "a chunk is not here after all");
+                    Unanswered::NotHere
+                })?)
+            }
+            Self::Arriving(arriving) => Body::Piece { digest, file: arriving, offset, len },
+            Self::Held(file) => Body::Piece { digest, file, offset, len },
         };
-        let body = Body::Piece { digest, file, offset: map.offset(index), len };
         Ok(Answer { frame: frame(&Response::Chunk { id, len })?, body })
     }
 
@@ -160,7 +171,7 @@ pub(super) fn held_chain(
     let states = if known == Some(claim.states) { Vec::new() } else { chain.to_bytes() };
     // At most MAX_CHAIN_LEN, since the chain's map is within its bounds.
     let len = states.len() as u32;
-    Ok(Answer { frame: frame(&Response::Chain { id, claim, len })?, body: Body::States(states) })
+    Ok(Answer { frame: frame(&Response::Chain { id, claim, len })?, body: Body::Ready(states) })
 }
 
 /// What a leader signed of a blob that arrives here. May block.
@@ -175,10 +186,7 @@ pub(super) fn signed_states(
     let (claim, certificate, states) = arriving.states(&attempt, from).ok_or(Unanswered::NotHere)?;
     let len = u32::try_from(states.len()).ok().filter(|len| *len <= MAX_CHAIN_LEN);
     let len = len.ok_or(Unanswered::NotHere)?;
-    Ok(Answer {
-        frame: frame(&Response::States { id, claim, certificate, len })?,
-        body: Body::States(states),
-    })
+    Ok(Answer { frame: frame(&Response::States { id, claim, certificate, len })?, body: Body::Ready(states) })
 }
 
 fn frame(response: &Response) -> Result<Vec<u8>, Unanswered> {

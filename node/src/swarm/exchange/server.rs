@@ -372,14 +372,7 @@ impl Connection {
         if !uploader.holdings.gives_to(node) {
             return Err(GIVES_NOTHING);
         }
-        let wait = uploader.holdings.until_giving(node);
-        // The shortest sleep takes a tick of the timer, which is as long as a few chunks take.
-        if !wait.is_zero() {
-            sleep(wait.min(PACE_TIME)).await;
-        }
-        if wait > PACE_TIME {
-            return Err(Unanswered::Busy);
-        }
+        until_giving(&*uploader.holdings, node).await?;
         // Before the slot is taken, which makes upload scarcer.
         let plentiful = !source.is_first() || uploader.slots.are_plentiful(Instant::now());
         let slot = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
@@ -391,7 +384,7 @@ impl Connection {
         if !uploader.spread().give(blob, map, index, *node, plentiful, here) {
             return Err(Unanswered::Elsewhere);
         }
-        let given = source.piece(id, blob.digest, map, index).map(|answer| (answer, slot));
+        let given = source.piece(id, blob.digest, map, index).await.map(|answer| (answer, slot));
         match given {
             Ok(_) => uploader.holdings.gave(node, map.len(index)),
             Err(_) => uploader.spread().take_back(&blob, index, *node),
@@ -411,6 +404,16 @@ impl Connection {
             }
         }
     }
+}
+
+/// Returns when bytes may go to a peer by the rate that is set for it, if that is soon. Where none is set it does not
+/// wait at all: the shortest sleep takes a tick of the timer, in which a fast link carries a few chunks.
+pub(super) async fn until_giving(holdings: &dyn Holdings, node: &NodeId) -> Result<(), Unanswered> {
+    let wait = holdings.until_giving(node);
+    if !wait.is_zero() {
+        sleep(wait.min(PACE_TIME)).await;
+    }
+    if wait > PACE_TIME { Err(Unanswered::Busy) } else { Ok(()) }
 }
 
 const GIVES_NOTHING: Unanswered = Unanswered::Refused(Refusal::GivesNothing);

@@ -17,6 +17,7 @@ use wherry_proto::{
     SecretKey, StateChain, TagRecord, Update, decode_payload, encode_frame,
 };
 
+use super::server::until_giving;
 use super::{
     Buffers, Exchange, ExchangeError, Follow, MAX_FOLLOWED, Patience, SLOTS_PER_PEER, UPLOAD_SLOTS, Uploader,
     serve, start,
@@ -221,6 +222,13 @@ async fn whoever_gave_a_chunk_that_does_not_link_is_told_although_its_taker_leav
     assert_eq!(*giver.stock.doubted.lock().unwrap(), [(key(2).node(), 1)]);
     // Nobody waits for ever where there is nobody to tell.
     within(taker.exchange.unlinked(digest, map, map.index(1).unwrap())).await;
+}
+
+#[tokio::test]
+async fn where_no_rate_is_set_no_chunk_waits_for_a_timer() {
+    let giver = Giver::new(0);
+    let turn = until_giving(&*giver.stock, &key(2).node()).now_or_never();
+    assert!(matches!(turn, Some(Ok(()))));
 }
 
 async fn next(follow: &mut Follow) -> Option<Update> {

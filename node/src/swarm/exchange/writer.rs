@@ -33,9 +33,9 @@ pub(super) struct Answer {
 
 /// The raw bytes behind a frame.
 pub(super) enum Body {
-    /// States one after the other.
-    States(Vec<u8>),
-    /// A part of a blob.
+    /// Bytes that are at hand.
+    Ready(Vec<u8>),
+    /// A part of a blob that is still to be read.
     Piece { digest: Digest, file: Arc<dyn ReadAt>, offset: u64, len: u32 },
 }
 
@@ -43,7 +43,7 @@ impl Body {
     /// How many bytes it has.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::States(states) => states.len(),
+            Self::Ready(bytes) => bytes.len(),
             Self::Piece { len, .. } => *len as usize,
         }
     }
@@ -109,9 +109,9 @@ async fn send<S: AsyncWrite>(
     Answer { frame, body }: Answer,
 ) -> Result<(), WireError> {
     let (digest, file, offset, len) = match body {
-        Body::States(states) => {
+        Body::Ready(bytes) => {
             put(writer, &frame).await?;
-            return put(writer, &states).await;
+            return put(writer, &bytes).await;
         }
         Body::Piece { digest, file, offset, len } => (digest, file, offset, len as usize),
     };

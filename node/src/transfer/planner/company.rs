@@ -88,7 +88,7 @@ impl Planner {
         let map = self.ledger.map();
         let rank = rank(&self.ledger.digest(), &node);
         let high = self.high_rank();
-        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), self.ticks, rank));
+        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), rank));
         // The site is larger than it was when nobody was there to lead.
         if self.lead.request == Request::Denied && !self.dropped.contains_key(&node) {
             self.lead.request = Request::Unasked;
@@ -225,7 +225,7 @@ impl Planner {
     fn ask_chain(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.chain = Chain::Asked;
-        peer.chain_since = self.ticks;
+        peer.chain_since.get_or_insert(self.ticks);
         match StateChain::from_bytes(self.ledger.digest(), self.ledger.map(), &[]) {
             // A blob of one chunk has no inner states, so there is nothing to claim.
             Ok(chain) => self.chain(node, Arc::new(chain)),

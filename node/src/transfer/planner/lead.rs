@@ -455,7 +455,7 @@ impl Planner {
         self.peers.values().any(|peer| {
             let silent = peer.is_silent(self.ticks, INTRODUCTION);
             let claiming = peer.holds() && matches!(peer.chain, super::Chain::Asked);
-            silent || (claiming && self.ticks < peer.chain_since + CLAIMING)
+            silent || (claiming && peer.chain_since.is_some_and(|since| self.ticks < since + CLAIMING))
         })
     }
 

@@ -240,8 +240,15 @@ impl Planner {
                 self.searched_network = true;
             }
             Event::NotHere(node, index) => {
-                self.release(Source::Peer(node), index);
-                if let Some(peer) = self.peers.get_mut(&node) {
+                let source = Source::Peer(node);
+                let was_held =
+                    self.asked.get(&index).is_some_and(|asked| asked.source == source && asked.held);
+                self.release(source, index);
+                if was_held {
+                    // It may be met again as one that has some of it.
+                    let why = format!("it said that it holds the blob, and has not got chunk {index}");
+                    self.drop_peer(node, DropReason::Failed(why));
+                } else if let Some(peer) = self.peers.get_mut(&node) {
                     peer.here.remove(index);
                 }
             }

@@ -1,5 +1,7 @@
 //! When and how the origin is read: in order, when no peer can give the blob.
 
+use std::collections::BTreeSet;
+
 use wherry_proto::{ChunkIndex, Digest, End, Link, State};
 
 use super::peer::Peer;
@@ -20,6 +22,8 @@ pub(super) struct Origin {
     // What each attempt gave that failed, if it was read to its end and from the origin alone.
     pub(super) failed: Vec<Option<Digest>>,
     pub(super) exhausted: bool,
+    // Chunks that this attempt gave wrong, of a blob whose chain is beyond doubt: what is behind them may be right.
+    pub(super) refuted: BTreeSet<ChunkIndex>,
     pub(super) wrong: Option<Digest>,
     pub(super) error: Option<String>,
 }
@@ -105,7 +109,7 @@ impl Planner {
             self.origin.error = Some(format!(
                 "the bytes that it sends for chunk {index} are not those that the digest is of"
             ));
-            self.next_attempt(None);
+            self.origin.refuted.insert(index);
         } else {
             self.origin.contradicts = true;
         }
@@ -160,7 +164,16 @@ impl Planner {
             self.void();
         }
         let alone = !self.peers.values().any(Peer::trades);
-        let gap = self.gap().filter(|_| alone || lacking);
+        let mut gap = self.gap_but(&self.origin.refuted).filter(|_| alone || lacking);
+        if gap.is_none() && !self.origin.refuted.is_empty() && (alone || lacking) && self.gap().is_some() {
+            // All that this attempt can give is here, and not all that it gave was right.
+            self.origin.refuted.clear();
+            self.next_attempt(None);
+            if self.origin.exhausted {
+                return self.step_down();
+            }
+            gap = self.gap();
+        }
         if gap.is_some() {
             self.sourceless = 0;
         }
@@ -191,7 +204,9 @@ impl Planner {
 
     /// Whether a reading that comes to a chunk goes on with it.
     fn is_for_origin(&self, index: ChunkIndex) -> bool {
-        !self.taken.contains(index) && (self.ledger.expected(index).is_none() || !self.is_to_be_had(index))
+        !self.taken.contains(index)
+            && !self.origin.refuted.contains(&index)
+            && (self.ledger.expected(index).is_none() || !self.is_to_be_had(index))
     }
 
     /// Where the states that are known end.
@@ -209,9 +224,15 @@ impl Planner {
     /// The first chunk, from where a client reads on, whose states are known and which no peer has, or none that has it
     /// gives it.
     pub(super) fn gap(&self) -> Option<(ChunkIndex, State)> {
+        self.gap_but(&BTreeSet::new())
+    }
+
+    /// The same without some chunks.
+    fn gap_but(&self, but: &BTreeSet<ChunkIndex>) -> Option<(ChunkIndex, State)> {
         let map = self.ledger.map();
-        let is_gap =
-            |index: &ChunkIndex| self.ledger.expected(*index).is_some() && !self.is_to_be_had(*index);
+        let is_gap = |index: &ChunkIndex| {
+            self.ledger.expected(*index).is_some() && !self.is_to_be_had(*index) && !but.contains(index)
+        };
         let first_gap = |from: ChunkIndex| {
             let mut at = self.taken.first_missing(from);
             while let Some(index) = at {

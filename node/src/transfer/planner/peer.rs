@@ -107,13 +107,13 @@ pub(super) struct Peer {
     pub(super) strange: u8,
     // The tick from which on it is followed, if it is.
     pub(super) followed: Option<u64>,
-    // The tick at which it was asked for its chain, if it was.
-    pub(super) chain_since: u64,
+    // The tick at which it was first asked for its chain, if it was.
+    pub(super) chain_since: Option<u64>,
     pub(super) rank: u64,
 }
 
 impl Peer {
-    pub(super) fn new(class: LinkClass, nothing: ChunkSet, now: u64, rank: u64) -> Self {
+    pub(super) fn new(class: LinkClass, nothing: ChunkSet, rank: u64) -> Self {
         Self {
             class,
             role: None,
@@ -127,7 +127,7 @@ impl Peer {
             refused: BTreeMap::new(),
             strange: 0,
             followed: None,
-            chain_since: now,
+            chain_since: None,
             rank,
         }
     }

@@ -1,0 +1,61 @@
+//! Images that are here and that no name leads to: a tag meant them and has moved, or a runtime asked for them by digest.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use wherry_gateway::manifest::media_type;
+use wherry_gateway::{ManifestContent, Reference};
+use wherry_proto::Digest;
+
+use super::list::Meaning;
+use super::{ImageError, Images, MAX_IMAGES, may_be_manifest};
+
+/// What names lead to, gathered while they are gone through.
+#[derive(Default)]
+pub(super) struct Named {
+    digests: HashSet<Digest>,
+    indexes: Vec<(Digest, String)>,
+}
+
+impl Named {
+    pub(super) fn add(&mut self, meaning: &Meaning) {
+        if self.digests.insert(meaning.digest) && !media_type::is_image(&meaning.media_type) {
+            self.indexes.push((meaning.digest, meaning.media_type.clone()));
+        }
+    }
+}
+
+impl Images {
+    /// Each manifest that is here and belongs to a repository, by its digest there, but those that are named and those of
+    /// which an index is here. Each digest once, though several repositories have it.
+    pub(super) fn untagged(&self, named: Named) -> Result<Vec<(Reference, Meaning)>, ImageError> {
+        let Named { mut digests, mut indexes } = named;
+        let mut found = Vec::new();
+        self.records().each_manifest(|reference, media_type| {
+            let Some(digest) = reference.target().digest().copied() else { return ControlFlow::Continue(()) };
+            let is_new = may_be_manifest(media_type) && self.0.parts.store.holds(&digest);
+            if !is_new || !digests.insert(digest) {
+                return ControlFlow::Continue(());
+            }
+            if !media_type::is_image(media_type) {
+                indexes.push((digest, media_type.to_owned()));
+            }
+            let media_type = media_type.to_owned();
+            found.push((reference.clone(), Meaning { digest, media_type, since: None }));
+            if found.len() == MAX_IMAGES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if found.is_empty() {
+            return Ok(found);
+        }
+        let mut parts = HashSet::new();
+        for (digest, media_type) in indexes {
+            // One that cannot be read hides none of its images.
+            let Ok(Some(manifest)) = self.read_manifest(digest, Some(&media_type)) else { continue };
+            if let ManifestContent::Index(index) = manifest.content() {
+                parts.extend(index.manifests.iter().map(|entry| entry.digest));
+            }
+        }
+        found.retain(|(_, meaning)| !parts.contains(&meaning.digest));
+        Ok(found)
+    }
+}

@@ -1,0 +1,173 @@
+//! Tags that move, and what they meant before: with an origin that goes away, and neighbours that know more.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
+
+mod images_support;
+
+use images_support::*;
+use wherry_gateway::server::{Ask, BlobReader as _, Content, Want};
+use wherry_gateway::{Descriptor, Manifest, Reference};
+use wherry_node::images::{ImageError, LocalImage, MAX_BEFORE, PullEvents};
+use wherry_node::transfer::Progress;
+use wherry_proto::Digest;
+
+struct Nobody;
+
+impl PullEvents for Nobody {
+    fn resolved(&self, _: &Manifest) {}
+    fn started(&self, _: &Descriptor, _: bool, _: u64) {}
+    fn progress(&self, _: &Digest, _: Progress) {}
+    fn done(&self, _: &Digest, _: bool, _: Progress) {}
+}
+
+/// A node that has the image that a tag means, and another image that it does not mean yet.
+struct Old {
+    lab: Lab,
+    node: Node,
+    tag: Reference,
+    old: Image,
+    new: Image,
+}
+
+async fn old() -> Old {
+    let lab = Lab::new().await;
+    let (old, new) = (lab.image("old"), lab.image("new"));
+    let tag = lab.reference("app:1");
+    lab.origin.tag("app", "1", &old);
+    let node = lab.node();
+    node.images.pull(&tag, None, false, &Nobody).await.unwrap();
+    Old { lab, node, tag, old, new }
+}
+
+async fn names(node: &Node) -> Vec<String> {
+    node.images.local_images(|image: LocalImage| Some(image.name.to_string())).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_of_a_tag_that_has_moved_to_what_cannot_be_had_names_what_it_meant_before() {
+    let Old { lab, node, tag, old, new } = old().await;
+    assert_eq!(names(&node).await, [tag.to_string()]);
+
+    // As for a neighbour that wants to know what the tag means.
+    lab.origin.tag("app", "1", &new);
+    lab.clock_to(NOW + 100);
+    assert_eq!(node.images.resolve_for(&tag).await.unwrap().digest, new.digest);
+    lab.origin.stop();
+    let by_digest = lab.reference(&format!("app@{}", old.digest)).to_string();
+
+    let error = node.images.pull(&tag, None, false, &Nobody).await.unwrap_err();
+    assert!(matches!(error, ImageError::Moved { .. }), "{error}");
+    let said = error.to_string();
+    for part in ["has moved", &new.digest.to_string(), &by_digest] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // The tag means the new image all the same.
+    assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &new.digest);
+    assert_eq!(names(&node).await, [tag.to_string(), by_digest.clone()]);
+
+    // A runtime that has got the manifest and asks for the blobs is told as well.
+    let ask = Ask {
+        origin: Some(lab.host.clone()),
+        repository: "app".parse().unwrap(),
+        client: "127.0.0.1:1".parse().unwrap(),
+    };
+    let refusal = match Content::blob(&node.images, ask, new.layer(), Want::Get).await {
+        Ok(handle) => handle.read(0..handle.size()).await.err(),
+        Err(refusal) => Some(refusal),
+    };
+    let message = refusal.unwrap().message;
+    assert!(message.contains(&by_digest), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_cannot_be_had_is_refused_with_what_there_is_instead() {
+    let Old { lab, node, tag, old, new } = old().await;
+    lab.origin.stop();
+    lab.clock_to(NOW + 100);
+    node.site.says(record(&tag, &new, NOW + 50, NOW + 50));
+
+    let refusal = node.images.manifest(&tag).await.unwrap_err().into_refusal(false);
+    let by_digest = lab.reference(&format!("app@{}", old.digest)).to_string();
+    assert!(refusal.message.contains(&by_digest), "{}", refusal.message);
+    assert!(refusal.retry_after.is_some(), "the origin may come back");
+    // It can be had so, and what else was asked for says nothing of it.
+    let reference = by_digest.parse().unwrap();
+    assert_eq!(node.images.manifest(&reference).await.unwrap().manifest.digest(), &old.digest);
+    let other = node.images.manifest(&lab.reference("app:2")).await.unwrap_err();
+    assert!(!other.to_string().contains("moved"), "{other}");
+
+    // Once it is not whole any more it is no help.
+    node.store.remove(&old.layer()).unwrap();
+    let error = node.images.manifest(&tag).await.unwrap_err();
+    assert!(!error.to_string().contains("moved"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_moves_again_and_again_is_remembered_by_its_last_meanings_and_those_that_are_whole() {
+    let lab = Lab::new().await;
+    let tag = lab.reference("app:1");
+    let node = lab.node();
+    let whole = lab.image("whole");
+    lab.origin.tag("app", "1", &whole);
+    node.images.pull(&tag, None, false, &Nobody).await.unwrap();
+    // More often than is remembered, and of what comes nothing but the manifest is here.
+    for round in 1..=2 * MAX_BEFORE as u64 {
+        lab.origin.tag("app", "1", &lab.image(&format!("image {round}")));
+        lab.clock_to(NOW + 100 * round);
+        node.images.manifest(&tag).await.unwrap();
+        assert!(node.images.records().before(&tag).unwrap().len() <= MAX_BEFORE);
+    }
+    let moved = node.images.moved(&tag).await.unwrap().unwrap();
+    assert_eq!(moved.before.target().digest(), Some(&whole.digest));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_no_tag_means_is_found_once_and_never_its_parts() {
+    let lab = Lab::new().await;
+    let (amd, arm) = (lab.image("amd64"), lab.image("arm64"));
+    let index = lab.index(&[(&amd, "linux/amd64"), (&arm, "linux/arm64")]);
+    let tag = lab.reference("app:1");
+    for repository in ["app", "copy"] {
+        lab.origin.add(repository, &amd);
+        lab.origin.add(repository, &arm);
+        lab.origin.tag(repository, "1", &index);
+    }
+    let node = lab.node();
+    for tag in [&tag, &lab.reference("copy:1")] {
+        for platform in ["linux/amd64", "linux/arm64"] {
+            let platform = wherry_node::images::parse_platform(platform).unwrap();
+            node.images.pull(tag, Some(&platform), false, &Nobody).await.unwrap();
+        }
+    }
+    assert_eq!(names(&node).await.len(), 2, "the tags alone");
+    let next = lab.image("next");
+    for repository in ["app", "copy"] {
+        lab.origin.tag(repository, "1", &next);
+    }
+    lab.clock_to(NOW + 100);
+    node.images.manifest(&tag).await.unwrap();
+    node.images.manifest(&lab.reference("copy:1")).await.unwrap();
+    let by_digest = lab.reference(&format!("app@{}", index.digest)).to_string();
+    assert_eq!(names(&node).await.last(), Some(&by_digest));
+    assert_eq!(names(&node).await.len(), 3, "{:?}", names(&node).await);
+
+    // Whole digests, digits alone and their beginnings lead to it, and to the image of each platform.
+    for image in [&index, &amd, &arm] {
+        let (whole, digits) = (image.digest.to_string(), image.digest.hex());
+        for text in [&whole, &digits, &whole[..7 + 12], &digits[..12]] {
+            let found = node.images.local_by_digest(text, None).await.unwrap();
+            assert_eq!(found.len(), 1, "{text}");
+            assert_eq!(
+                (found[0].top.digest(), found[0].name.to_string()),
+                (&image.digest, by_digest.clone())
+            );
+        }
+    }
+    let users = node.images.users_of([arm.layer()].into()).await.unwrap();
+    assert_eq!(users[&arm.layer()].iter().collect::<Vec<_>>(), [&by_digest]);
+}
