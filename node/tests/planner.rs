@@ -239,7 +239,7 @@ impl World {
             }
             Effect::Unfollow(_) => {}
             Effect::AskRoles(_) => self.soon(Event::RolesAsked),
-            Effect::AskStates(..) | Effect::StreamVoid(_) | Effect::LedBy(_) => {
+            Effect::AskStates(..) | Effect::StreamVoid(_) | Effect::LedBy(_) | Effect::MakeWay => {
                 panic!("nobody reads but this node")
             }
             Effect::AskLead(_) => self.soon(Event::NobodyLeads),

@@ -70,12 +70,16 @@ fn a_leader_that_others_go_by_is_believed_before_it_has_said_anything_itself() {
     }
     planner.apply(Event::Met(leader, LinkClass::Lan, None));
     for known in 1..20 {
-        let role = Role::Following { stream, known, may_lead: true };
+        let role = Role::Following { stream, known, may_lead: true, led_slowly: false };
         let told: Vec<_> = others.iter().flat_map(|other| says(&mut planner, *other, role)).collect();
         assert!(!leads(&told) && !leads(&may_lead(&mut planner)) && !leads(&planner.apply(Event::Tick)));
     }
     // It says itself that it does not.
-    assert!(leads(&says(&mut planner, leader, Role::Following { stream: None, known: 0, may_lead: false })));
+    assert!(leads(&says(
+        &mut planner,
+        leader,
+        Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false }
+    )));
 }
 
 #[test]
@@ -90,7 +94,7 @@ fn those_who_say_by_turns_that_they_hold_the_blob_and_make_no_claim_hold_up_nobo
     let mut has_led = leads(&may_lead(&mut planner));
     for _ in 0..50 {
         // At any time one of them is about to make its claim.
-        let nothing = Role::Following { stream: None, known: 0, may_lead: false };
+        let nothing = Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false };
         has_led |= leads(&says(&mut planner, other, nothing));
         for _ in 0..4 {
             has_led |= leads(&planner.apply(Event::Tick));
@@ -125,7 +129,7 @@ fn asked(effects: &[Effect]) -> Option<BTreeSet<NodeId>> {
     })
 }
 
-const FOLLOWING: Role = Role::Following { stream: None, known: 0, may_lead: true };
+const FOLLOWING: Role = Role::Following { stream: None, known: 0, may_lead: true, led_slowly: false };
 
 #[test]
 fn nobody_begins_to_lead_what_a_neighbour_says_it_leads_before_that_one_is_connected() {
@@ -138,6 +142,7 @@ fn nobody_begins_to_lead_what_a_neighbour_says_it_leads_before_that_one_is_conne
                 stream: Some(Attempt { signer: site.nodes[1], number: 3 }),
                 known: 2,
                 may_lead: true,
+                led_slowly: false,
             },
         ),
     ] {
@@ -384,4 +389,44 @@ fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
     // One that then says nothing more is given up all the same.
     planner.apply(Event::PeerFailed(leader, "silent".into()));
     assert!(planner.leads());
+}
+
+const fn led(stream: Attempt, may_lead: bool, led_slowly: bool) -> Role {
+    Role::Following { stream: Some(stream), known: 1, may_lead, led_slowly }
+}
+
+#[test]
+fn a_leader_that_several_followers_find_slow_makes_way_if_another_may_lead() {
+    for (slow, may_lead, stays) in [(1, true, true), (2, false, true), (2, true, false)] {
+        let site = Site::new(6);
+        let mut planner = site.planner();
+        for node in &site.nodes[1..] {
+            planner.apply(Event::Met(*node, LinkClass::Lan, None));
+            says(&mut planner, *node, FOLLOWING);
+        }
+        let mut effects = may_lead_after_asking(&mut planner);
+        assert!(leads(&effects));
+        let Role::Leading { attempt, .. } = planner.role() else { panic!() };
+        let own = Attempt { signer: site.nodes[0], number: attempt };
+        for (number, node) in site.nodes[1..].iter().enumerate() {
+            effects.extend(says(&mut planner, *node, led(own, may_lead, number < slow)));
+        }
+        effects.extend(planner.apply(Event::Tick));
+        assert_eq!(planner.leads(), stays);
+        assert_eq!(effects.contains(&Effect::MakeWay), !stays);
+        if !stays {
+            assert!(matches!(planner.role(), Role::Following { may_lead: false, .. }));
+            // It does not begin again at once.
+            assert!(!leads(&(0..10).flat_map(|_| planner.apply(Event::Tick)).collect::<Vec<_>>()));
+        }
+    }
+}
+
+fn may_lead_after_asking(planner: &mut Planner) -> Vec<Effect> {
+    let mut effects = may_lead(planner);
+    for _ in 0..4 {
+        effects.extend(planner.apply(Event::RolesAsked));
+        effects.extend(planner.apply(Event::Tick));
+    }
+    effects
 }

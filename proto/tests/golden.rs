@@ -124,7 +124,7 @@ fn every_message_has_the_bytes_that_are_written_down() {
     let preload = |answer| frame(Reply { id: 9, answer: Answer::Preload(answer) });
     let lead = |lead| frame(Reply { id: 6, answer: Answer::Lead(lead) });
     let refuse = |why| lead(Lead::Refuse(why));
-    let following = |stream| Role::Following { stream, known: 2, may_lead: true };
+    let following = |stream| Role::Following { stream, known: 2, may_lead: true, led_slowly: false };
     let states = Response::States { id: 6, claim: stream_claim(), certificate: certificate(), len: 2 * 32 };
     let other_size = Refusal::OtherSize { held: 5 };
     let found = [

@@ -142,8 +142,9 @@ fn role() -> impl Strategy<Value = Role> {
         Just(Role::Held),
         Just(Role::Gone),
         any::<(u64, u32)>().prop_map(|(attempt, known)| Role::Leading { attempt, known }),
-        (prop::option::of(attempt()), any::<u32>(), any::<bool>())
-            .prop_map(|(stream, known, may_lead)| Role::Following { stream, known, may_lead }),
+        (prop::option::of(attempt()), any::<u32>(), any::<bool>(), any::<bool>()).prop_map(
+            |(stream, known, may_lead, led_slowly)| Role::Following { stream, known, may_lead, led_slowly }
+        ),
     ]
 }
 
@@ -343,7 +344,7 @@ fn the_longest_requests_and_responses_fit() {
     round(Request::Chain { id, blob, known: Some(digest) });
     round(Request::States { id, blob, attempt, from: u32::MAX });
     let run = Run { from: u32::MAX, len: u32::MAX };
-    let role = Role::Following { stream: Some(attempt), known: u32::MAX, may_lead: true };
+    let role = Role::Following { stream: Some(attempt), known: u32::MAX, may_lead: true, led_slowly: false };
     let here = List::first_of(std::iter::repeat_n(run, MAX_RUNS));
     round(Response::Update { id, update: Update { role, here } });
     let arriving = Holding::Arriving { size: u64::MAX, role };

@@ -342,6 +342,9 @@ impl Driver {
                     info!(blob = %digest.short(), peer = %leader, %why, "this node takes over from a leader");
                 }
             }
+            Effect::MakeWay => {
+                info!(blob = %digest.short(), "this node makes way for another leader: its link is much slower than theirs");
+            }
             Effect::LedBy(leader) => {
                 debug!(blob = %digest.short(), peer = %leader, "this node follows a leader")
             }

@@ -69,7 +69,7 @@ impl World {
                 (Role::Held, Vec::new())
             }
             Manner::Mute { held: false } | Manner::Wrong { held: false } | Manner::Lacking => {
-                (Role::Following { stream: None, known: 0, may_lead: false }, all)
+                (Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false }, all)
             }
             Manner::IdleLeader => (Role::Leading { attempt: ATTEMPT, known: 0 }, Vec::new()),
             Manner::Inventor { .. } | Manner::EmptyLeader { .. } => {

@@ -491,7 +491,7 @@ impl World {
             run,
             planner,
             linked,
-            role: Role::Following { stream: None, known: 0, may_lead: false },
+            role: Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false },
             arriving: Default::default(),
             asked: Default::default(),
             following: Default::default(),

@@ -119,6 +119,8 @@ pub enum Effect {
     AskStates(NodeId, Attempt, Arc<StatePrefix>),
     /// This node leads from now on, in the place of another one if there was one.
     Lead(Option<Succession>),
+    /// This node leads no more, since its followers find its link slow.
+    MakeWay,
     /// This node goes by what another one reads.
     LedBy(NodeId),
     /// Ask members to lead, the best in rank first; not these, who cannot, or did not when they had said so.

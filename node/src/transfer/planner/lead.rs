@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use wherry_proto::{Attempt, ChunkIndex, Digest, NodeId, Role, SignedStates, StatePrefix};
 
+use super::relief::LAST_RESORT;
 use super::{
     DropReason, Effect, LeadEnd, MAX_PEERS, NoStates, ORIGIN_ATTEMPTS, Peer, Planner, Source, Succession,
 };
@@ -150,6 +151,8 @@ pub(super) struct Lead {
     pub(super) asking: Asking,
     // In bytes a second: a slower link counts as stalled.
     slowest: u32,
+    // Whether its followers have found this node slow.
+    made_way: bool,
 }
 
 /// Whether peers have been asked what they do, and at which tick.
@@ -187,6 +190,7 @@ impl Lead {
             by: None,
             asking: Asking::Not,
             slowest: SLOWEST,
+            made_way: false,
         }
     }
 
@@ -286,7 +290,13 @@ impl Planner {
                     (None, Some(_)) => known,
                     (None, None) => 0,
                 };
-                Role::Following { stream: self.lead.attempt, known, may_lead: self.may_lead() }
+                let may_lead = self.may_lead() && !self.lead.made_way;
+                Role::Following {
+                    stream: self.lead.attempt,
+                    known,
+                    may_lead,
+                    led_slowly: self.is_led_slowly(),
+                }
             }
         }
     }
@@ -409,6 +419,10 @@ impl Planner {
             all.push(Seen { attempt, known, rank: self.lead.rank, recent });
             if foremost(&all).is_some_and(|first| first.attempt != attempt) {
                 self.step_down();
+            } else if self.leads_slowly() {
+                self.lead.made_way = true;
+                self.effects.push(Effect::MakeWay);
+                self.step_down();
             }
             return;
         }
@@ -418,10 +432,13 @@ impl Planner {
         // Where a whole site begins at once, many are connected before they have a word to say.
         let is_quiet = |peer: &Peer| peer.is_silent(self.ticks, QUIET);
         let would = |peer: &&Peer| {
-            peer.class == LinkClass::Lan && peer.rank > self.lead.rank && (peer.may_lead() || is_quiet(peer))
+            let is_before = peer.rank > self.lead.rank || self.lead.made_way;
+            peer.class == LinkClass::Lan && is_before && (peer.may_lead() || is_quiet(peer))
         };
         let before = self.peers.values().filter(would).count() as u64;
-        if self.lead.vacant >= before * PATIENCE && !self.asks_first() && !self.awaits_words() {
+        let patience =
+            if self.lead.made_way { LAST_RESORT.max(before * PATIENCE) } else { before * PATIENCE };
+        if self.lead.vacant >= patience && !self.asks_first() && !self.awaits_words() {
             self.begin_to_lead();
         }
     }

@@ -31,6 +31,7 @@ mod lead;
 mod origin;
 mod peer;
 mod pick;
+mod relief;
 mod sizes;
 mod summary;
 
