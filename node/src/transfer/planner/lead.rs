@@ -436,9 +436,11 @@ impl Planner {
             peer.class == LinkClass::Lan && is_before && (peer.may_lead() || is_quiet(peer))
         };
         let before = self.peers.values().filter(would).count() as u64;
-        let patience =
-            if self.lead.made_way { LAST_RESORT.max(before * PATIENCE) } else { before * PATIENCE };
-        if self.lead.vacant >= patience && !self.asks_first() && !self.awaits_words() {
+        let least = if self.lead.made_way { LAST_RESORT } else { 0 };
+        if self.lead.vacant >= least.max(before * PATIENCE) + self.handicap()
+            && !self.asks_first()
+            && !self.awaits_words()
+        {
             self.begin_to_lead();
         }
     }
@@ -448,7 +450,7 @@ impl Planner {
     /// yet. Whether it has to wait for that.
     fn asks_first(&mut self) -> bool {
         match self.lead.asking {
-            Asking::Since(since) if self.ticks < since + ASKING => return true,
+            Asking::Since(since) if self.ticks < since + ASKING + self.handicap() => return true,
             Asking::Since(_) => return false,
             Asking::Done(at) if self.ticks <= at + ANSWERED => return false,
             Asking::Done(_) | Asking::Not => {}
