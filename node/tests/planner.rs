@@ -238,7 +238,8 @@ impl World {
                 self.soon(Event::Updated(node, Update { role, here: List::first_of([]) }));
             }
             Effect::Unfollow(_) => {}
-            Effect::AskStates(..) | Effect::StreamVoid(_) | Effect::LedBy(_) => {
+            Effect::AskRoles(_) => self.soon(Event::RolesAsked),
+            Effect::AskStates(..) | Effect::StreamVoid(_) | Effect::LedBy(_) | Effect::MakeWay => {
                 panic!("nobody reads but this node")
             }
             Effect::AskLead(_) => self.soon(Event::NobodyLeads),

@@ -1,15 +1,24 @@
 //! Who leads, as one node sees it: nobody takes a place that is not free.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test ends where something is not as it must be")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends where something is not as it must be"
+)]
 
 mod planner_support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use planner_support::{CHUNK, blob, true_chain};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, rank};
-use wherry_proto::{Attempt, ChunkMap, Digest, List, NodeId, Role, SecretKey, Update};
+use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL, Source, rank};
+use wherry_proto::{
+    Attempt, ChunkIndex, ChunkMap, Digest, End, List, NodeId, Role, SecretKey, State, Update, link,
+};
 
 /// Nodes of a site by their rank for the blob, the highest first.
 struct Site {
@@ -28,8 +37,12 @@ impl Site {
 
     /// The planner of the one with the highest rank.
     fn planner(&self) -> Planner {
+        self.planner_of(0)
+    }
+
+    fn planner_of(&self, place: usize) -> Planner {
         let map = ChunkMap::new(64 << 20).unwrap();
-        Planner::new(self.nodes[0], self.digest, map, &[], 1)
+        Planner::new(self.nodes[place], self.digest, map, &[], 1)
     }
 }
 
@@ -53,16 +66,20 @@ fn a_leader_that_others_go_by_is_believed_before_it_has_said_anything_itself() {
     let mut planner = site.planner();
     let stream = Some(Attempt { signer: leader, number: 7 });
     for other in others {
-        planner.apply(Event::Met(*other, LinkClass::Lan));
+        planner.apply(Event::Met(*other, LinkClass::Lan, None));
     }
-    planner.apply(Event::Met(leader, LinkClass::Lan));
+    planner.apply(Event::Met(leader, LinkClass::Lan, None));
     for known in 1..20 {
-        let role = Role::Following { stream, known, may_lead: true };
+        let role = Role::Following { stream, known, may_lead: true, led_slowly: false };
         let told: Vec<_> = others.iter().flat_map(|other| says(&mut planner, *other, role)).collect();
         assert!(!leads(&told) && !leads(&may_lead(&mut planner)) && !leads(&planner.apply(Event::Tick)));
     }
     // It says itself that it does not.
-    assert!(leads(&says(&mut planner, leader, Role::Following { stream: None, known: 0, may_lead: false })));
+    assert!(leads(&says(
+        &mut planner,
+        leader,
+        Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false }
+    )));
 }
 
 #[test]
@@ -71,13 +88,13 @@ fn those_who_say_by_turns_that_they_hold_the_blob_and_make_no_claim_hold_up_nobo
     let (mut holder, mut other) = (site.nodes[1], site.nodes[2]);
     let mut planner = site.planner();
     for node in [holder, other] {
-        planner.apply(Event::Met(node, LinkClass::Lan));
+        planner.apply(Event::Met(node, LinkClass::Lan, None));
         says(&mut planner, node, Role::Held);
     }
     let mut has_led = leads(&may_lead(&mut planner));
     for _ in 0..50 {
         // At any time one of them is about to make its claim.
-        let nothing = Role::Following { stream: None, known: 0, may_lead: false };
+        let nothing = Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false };
         has_led |= leads(&says(&mut planner, other, nothing));
         for _ in 0..4 {
             has_led |= leads(&planner.apply(Event::Tick));
@@ -95,14 +112,249 @@ fn a_leader_keeps_its_place_however_many_come() {
     // It had begun before the others came, whatever its rank.
     for leader in &site.nodes[count / 2..] {
         let mut planner = site.planner();
-        planner.apply(Event::Met(*leader, LinkClass::Lan));
+        planner.apply(Event::Met(*leader, LinkClass::Lan, None));
         says(&mut planner, *leader, Role::Leading { attempt: 1, known: 1 });
         assert!(!leads(&may_lead(&mut planner)) && !leads(&planner.apply(Event::Tick)));
         for newcomer in site.nodes[1..].iter().filter(|newcomer| *newcomer != leader) {
-            let effects = planner.apply(Event::Met(*newcomer, LinkClass::Lan));
+            let effects = planner.apply(Event::Met(*newcomer, LinkClass::Lan, None));
             assert!(!effects.contains(&Effect::Unfollow(*leader)));
         }
     }
+}
+
+fn asked(effects: &[Effect]) -> Option<BTreeSet<NodeId>> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::AskRoles(nodes) => Some(nodes.clone()),
+        _ => None,
+    })
+}
+
+const FOLLOWING: Role = Role::Following { stream: None, known: 0, may_lead: true, led_slowly: false };
+
+#[test]
+fn nobody_begins_to_lead_what_a_neighbour_says_it_leads_before_that_one_is_connected() {
+    let site = Site::new(4);
+    for (leader, word) in [
+        (1, Role::Leading { attempt: 3, known: 0 }),
+        (
+            3,
+            Role::Following {
+                stream: Some(Attempt { signer: site.nodes[1], number: 3 }),
+                known: 2,
+                may_lead: true,
+                led_slowly: false,
+            },
+        ),
+    ] {
+        let mut planner = site.planner();
+        planner.apply(Event::Met(site.nodes[2], LinkClass::Lan, Some(FOLLOWING)));
+        planner.apply(Event::Met(site.nodes[leader], LinkClass::Lan, Some(word)));
+        assert!(!leads(&may_lead(&mut planner)));
+        // Nothing further is heard of it: then its place is free after the usual time.
+        let (mut ticks, mut begun) = (0, false);
+        while !begun {
+            let mut effects = planner.apply(Event::Tick);
+            if asked(&effects).is_some() {
+                effects = planner.apply(Event::RolesAsked);
+            }
+            begun = leads(&effects);
+            ticks += 1;
+            assert!(ticks < 2 * STALL);
+        }
+        assert!(ticks >= STALL);
+    }
+}
+
+#[test]
+fn whoever_is_about_to_lead_asks_those_first_who_do_not_tell_it_yet() {
+    let site = Site::new(4);
+    let (silent, tells) = (site.nodes[2], site.nodes[1]);
+    for leads_there in [false, true] {
+        let mut planner = site.planner();
+        planner.apply(Event::Met(silent, LinkClass::Lan, Some(FOLLOWING)));
+        planner.apply(Event::Met(tells, LinkClass::Lan, None));
+        says(&mut planner, tells, FOLLOWING);
+        let effects = may_lead(&mut planner);
+        assert!(!leads(&effects));
+        // All but those who tell it themselves.
+        assert_eq!(asked(&effects), Some(BTreeSet::from([tells])));
+        let word = if leads_there { Role::Leading { attempt: 9, known: 0 } } else { FOLLOWING };
+        planner.apply(Event::Met(silent, LinkClass::Lan, Some(word)));
+        assert_eq!(leads(&planner.apply(Event::RolesAsked)), !leads_there);
+    }
+}
+
+#[test]
+fn a_word_that_was_asked_for_counts_no_more_once_a_peer_tells_itself() {
+    let site = Site::new(3);
+    let peer = site.nodes[1];
+    let mut planner = site.planner();
+    planner.apply(Event::Met(peer, LinkClass::Lan, Some(Role::Leading { attempt: 9, known: 0 })));
+    assert!(!leads(&may_lead(&mut planner)));
+    assert!(leads(&says(&mut planner, peer, FOLLOWING)));
+    // It was said before, and came late.
+    let late = planner.apply(Event::Met(peer, LinkClass::Lan, Some(Role::Leading { attempt: 9, known: 5 })));
+    assert!(late.is_empty());
+    assert!(planner.leads());
+}
+
+#[test]
+fn a_word_with_more_states_than_the_blob_has_counts_for_nothing() {
+    let site = Site::new(3);
+    let mut planner = site.planner();
+    let word = Role::Leading { attempt: 9, known: u32::MAX };
+    planner.apply(Event::Met(site.nodes[1], LinkClass::Lan, Some(word)));
+    assert!(asked(&may_lead(&mut planner)).is_some());
+    // It was connected at once, and may say something for a while.
+    let mut effects = planner.apply(Event::RolesAsked);
+    for _ in 0..4 {
+        effects.extend(planner.apply(Event::Tick));
+        effects.extend(planner.apply(Event::RolesAsked));
+    }
+    assert!(leads(&effects));
+}
+
+#[test]
+fn a_cold_site_shakes_hands_with_the_highest_in_rank_and_the_leader_at_once_and_with_the_others_by_and_by() {
+    let count = MAX_PEERS + 1;
+    let site = Site::new(count as u8);
+    let mut planner = site.planner();
+    let followed = |effects: &[Effect]| -> Vec<NodeId> {
+        effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Follow(node) => Some(*node),
+                _ => None,
+            })
+            .collect()
+    };
+    let mut met = Vec::new();
+    for node in &site.nodes[1..count - 1] {
+        met.extend(followed(&planner.apply(Event::Met(*node, LinkClass::Lan, Some(FOLLOWING)))));
+    }
+    assert!(met.len() <= 10 && site.nodes[1..5].iter().all(|node| met.contains(node)), "{}", met.len());
+    let leader = site.nodes[count - 1];
+    let word = Some(Role::Leading { attempt: 9, known: 0 });
+    assert_eq!(followed(&planner.apply(Event::Met(leader, LinkClass::Lan, word))), [leader]);
+    let mut ticks = 0;
+    while met.len() < count - 2 {
+        let further = followed(&planner.apply(Event::Tick));
+        assert!((1..=6).contains(&further.len()));
+        met.extend(further);
+        ticks += 1;
+    }
+    assert!(ticks <= 5);
+    // Whoever holds the blob is worth it at once.
+    let holder = SecretKey::from_seed([200; 32]).node();
+    assert!(followed(&planner.apply(Event::Offered(holder, LinkClass::Lan))).contains(&holder));
+}
+
+/// A planner that reads the origin, and what it reads.
+struct Reading {
+    planner: Planner,
+    map: ChunkMap,
+    next: Option<(ChunkIndex, State)>,
+}
+
+impl Reading {
+    fn new(mut planner: Planner) -> Self {
+        let effects = may_lead(&mut planner);
+        let next = effects.iter().find_map(|effect| match effect {
+            Effect::ReadOrigin(from, state, _) => Some((*from, *state)),
+            _ => None,
+        });
+        Self { planner, map: ChunkMap::new(64 << 20).unwrap(), next }
+    }
+
+    /// One more chunk comes and is kept.
+    fn reads(&mut self) {
+        let (index, state) = self.next.unwrap();
+        let bytes = vec![0; self.map.len(index) as usize];
+        let read = link(&self.map, index, state, &bytes).unwrap();
+        self.planner.apply(Event::Arrived(Source::Origin, index, vec![read], Duration::ZERO));
+        self.planner.apply(Event::Kept(Source::Origin, index, read));
+        let End::State(state) = read.to else { panic!("the blob is longer than that") };
+        self.next = self.map.next(index).map(|next| (next, state));
+    }
+}
+
+#[test]
+fn a_leader_whose_link_is_slow_is_not_unseated_by_one_of_higher_rank_that_begins_later() {
+    let site = Site::new(2);
+    let newcomer = site.nodes[0];
+    for (chunks, ticks, stays) in [
+        // A chunk takes 2 s: it began long before.
+        (3, 4, true),
+        // All of them came within the last second: who can tell.
+        (3, 0, false),
+        // It is ahead by so much that nothing else counts.
+        (20, 0, true),
+    ] {
+        let mut reading = Reading::new(site.planner_of(1));
+        assert!(reading.planner.leads());
+        for _ in 0..chunks {
+            reading.reads();
+            (0..ticks).for_each(|_| drop(reading.planner.apply(Event::Tick)));
+        }
+        reading.planner.apply(Event::Met(newcomer, LinkClass::Lan, None));
+        says(&mut reading.planner, newcomer, Role::Leading { attempt: 9, known: 0 });
+        assert_eq!(reading.planner.leads(), stays, "{chunks} chunks, {ticks} ticks each");
+    }
+}
+
+#[test]
+fn one_of_higher_rank_that_begins_later_leaves_the_place_to_whoever_is_in_front() {
+    let site = Site::new(2);
+    let sitting = site.nodes[1];
+    let mut reading = Reading::new(site.planner());
+    reading.planner.apply(Event::Met(sitting, LinkClass::Lan, None));
+    // It reads a chunk in 1.5 s, and so does this node.
+    let mut ticks = 0;
+    while reading.planner.leads() {
+        says(&mut reading.planner, sitting, Role::Leading { attempt: 9, known: 4 + ticks / 3 });
+        reading.planner.apply(Event::Tick);
+        ticks += 1;
+        if ticks % 3 == 0 {
+            reading.reads();
+        }
+        assert!(ticks < 4);
+    }
+}
+
+#[test]
+fn of_two_who_begin_at_the_same_time_the_higher_in_rank_stays() {
+    let site = Site::new(2);
+    for me in [0, 1] {
+        let other = site.nodes[1 - me];
+        let mut reading = Reading::new(site.planner_of(me));
+        reading.planner.apply(Event::Met(other, LinkClass::Lan, None));
+        for known in 0..3 {
+            says(&mut reading.planner, other, Role::Leading { attempt: 9, known });
+            if reading.planner.leads() {
+                reading.reads();
+            }
+        }
+        assert_eq!(reading.planner.leads(), me == 0);
+    }
+}
+
+#[test]
+fn where_a_site_is_larger_than_what_one_node_sees_it_asks_all_before_it_leads() {
+    let count = MAX_PEERS + 2;
+    let site = Site::new(count as u8);
+    let leader = site.nodes[count - 1];
+    let mut planner = site.planner();
+    for node in &site.nodes[1..count - 1] {
+        planner.apply(Event::Met(*node, LinkClass::Lan, None));
+        says(&mut planner, *node, FOLLOWING);
+    }
+    let effects = may_lead(&mut planner);
+    assert!(!leads(&effects));
+    assert_eq!(asked(&effects), Some(site.nodes[1..count - 1].iter().copied().collect()));
+    // Though its rank is the lowest, it has a place at once.
+    let word = Some(Role::Leading { attempt: 9, known: 0 });
+    assert!(planner.apply(Event::Met(leader, LinkClass::Lan, word)).contains(&Effect::Follow(leader)));
+    assert!(!leads(&planner.apply(Event::RolesAsked)));
 }
 
 /// A leader that is done holds the blob from then on: its chain comes, and then what is missing.
@@ -114,7 +366,7 @@ fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
     let [me, leader] = [99, 1].map(|seed| SecretKey::from_seed([seed; 32]).node());
     let mut planner = Planner::new(me, chain.digest(), map, &[], 1);
     planner.apply(Event::OriginOffered);
-    planner.apply(Event::Met(leader, LinkClass::Lan));
+    planner.apply(Event::Met(leader, LinkClass::Lan, None));
     let says = |role| Event::Updated(leader, Update { role, here: List::first_of([]) });
     planner.apply(says(Role::Leading { attempt: 7, known: 0 }));
     planner.apply(Event::SearchedSite);
@@ -137,4 +389,44 @@ fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
     // One that then says nothing more is given up all the same.
     planner.apply(Event::PeerFailed(leader, "silent".into()));
     assert!(planner.leads());
+}
+
+const fn led(stream: Attempt, may_lead: bool, led_slowly: bool) -> Role {
+    Role::Following { stream: Some(stream), known: 1, may_lead, led_slowly }
+}
+
+#[test]
+fn a_leader_that_several_followers_find_slow_makes_way_if_another_may_lead() {
+    for (slow, may_lead, stays) in [(1, true, true), (2, false, true), (2, true, false)] {
+        let site = Site::new(6);
+        let mut planner = site.planner();
+        for node in &site.nodes[1..] {
+            planner.apply(Event::Met(*node, LinkClass::Lan, None));
+            says(&mut planner, *node, FOLLOWING);
+        }
+        let mut effects = may_lead_after_asking(&mut planner);
+        assert!(leads(&effects));
+        let Role::Leading { attempt, .. } = planner.role() else { panic!() };
+        let own = Attempt { signer: site.nodes[0], number: attempt };
+        for (number, node) in site.nodes[1..].iter().enumerate() {
+            effects.extend(says(&mut planner, *node, led(own, may_lead, number < slow)));
+        }
+        effects.extend(planner.apply(Event::Tick));
+        assert_eq!(planner.leads(), stays);
+        assert_eq!(effects.contains(&Effect::MakeWay), !stays);
+        if !stays {
+            assert!(matches!(planner.role(), Role::Following { may_lead: false, .. }));
+            // It does not begin again at once.
+            assert!(!leads(&(0..10).flat_map(|_| planner.apply(Event::Tick)).collect::<Vec<_>>()));
+        }
+    }
+}
+
+fn may_lead_after_asking(planner: &mut Planner) -> Vec<Effect> {
+    let mut effects = may_lead(planner);
+    for _ in 0..4 {
+        effects.extend(planner.apply(Event::RolesAsked));
+        effects.extend(planner.apply(Event::Tick));
+    }
+    effects
 }

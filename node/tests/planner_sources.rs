@@ -69,10 +69,10 @@ fn two_that_have_lost_different_chunks_of_a_blob_heal_each_other() {
     let mut planner = Planner::new(me, chain.digest(), map, &here, 1);
     planner.trust(chain.clone());
     // The other does nothing to become whole, as where nobody there wants the blob.
-    let role = Role::Following { stream: None, known: 0, may_lead: false };
+    let role = Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false };
     let runs = [Run { from: 0, len: 5 }, Run { from: 6, len: 2 }];
     let update = Update { role, here: List::first_of(runs) };
-    planner.apply(Event::Met(other, LinkClass::Lan));
+    planner.apply(Event::Met(other, LinkClass::Lan, None));
     planner.apply(Event::SearchedSite);
     let effects = planner.apply(Event::Updated(other, update));
     let lost = map.index(2).unwrap();
@@ -103,7 +103,7 @@ fn a_holder_that_has_not_got_a_chunk_is_not_asked_for_it_again() {
             match effect {
                 Effect::Follow(_) if is_whole => events.push_back(says(Role::Held, &[])),
                 Effect::Follow(_) => {
-                    let role = Role::Following { stream: None, known: 0, may_lead: false };
+                    let role = Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false };
                     events.push_back(says(role, &[Run { from: 0, len: 2 }, Run { from: 3, len: 5 }]));
                 }
                 Effect::AskChain(node) => events.push_back(Event::Chain(node, chain.clone())),

@@ -48,7 +48,7 @@ async fn two_members_meet_by_a_bootstrap_address_and_one_takes_a_blob() {
         assert_eq!(neighbour.since, NOW);
 
         let offers: Vec<Offer> = within(b.client().want(digest, Reach::Neighbours, PATIENCE).collect()).await;
-        assert_eq!(offers, [Offer { node: a.id(), size: bytes.len() as u64, arriving: false }]);
+        assert_eq!(offers, [Offer { node: a.id(), size: bytes.len() as u64, arriving: None }]);
         let exchange = within(b.client().exchange(a.id())).await.unwrap();
         assert!(exchange.is_direct());
         assert!(take(&exchange, digest, bytes.len() as u64).await == bytes);
@@ -258,7 +258,7 @@ async fn a_provider_is_found_through_a_third_node() {
             }
         }
     };
-    assert_eq!(within(want).await, Offer { node: holder.id(), size: 5_000, arriving: false });
+    assert_eq!(within(want).await, Offer { node: holder.id(), size: 5_000, arriving: None });
     let exchange = within(seeker.client().exchange(holder.id())).await.unwrap();
     assert!(take(&exchange, digest, 5_000).await == bytes);
 }

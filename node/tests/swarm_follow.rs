@@ -59,7 +59,7 @@ async fn a_follower_is_told_chunks_as_they_come_and_what_becomes_of_the_blob() {
     assert_eq!(incoming.followers(), [b.id()]);
     incoming.link([0, 1]);
     assert_eq!(next(&mut follow).await, Some(update(leading(0), [(0, 2)])));
-    let following = |may_lead| Role::Following { stream: None, known: 1, may_lead };
+    let following = |may_lead| Role::Following { stream: None, known: 1, may_lead, led_slowly: false };
     incoming.turn(following(true));
     assert_eq!(next(&mut follow).await, Some(update(following(true), [])));
     incoming.link([9, 5, 6]);
@@ -118,7 +118,7 @@ async fn following_ends_when_the_blob_will_not_arrive() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_turns_out_to_be_lost_when_it_is_read_is_not_here_and_costs_no_connection() {
     let (a, b) = pair().await;
-    let role = Role::Following { stream: None, known: 0, may_lead: false };
+    let role = Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false };
     let incoming = a.shelf.expect(&bytes(), role);
     incoming.link([3, 4]);
     incoming.rot(3);
@@ -177,7 +177,7 @@ async fn a_relay_passes_on_what_the_leader_signed_as_it_is() {
     // It is connected to neither of the two.
     let leader = key(40);
     let stream = Attempt { signer: leader.node(), number: 3 };
-    let role = |known| Role::Following { stream: Some(stream), known, may_lead: false };
+    let role = |known| Role::Following { stream: Some(stream), known, may_lead: false, led_slowly: false };
     let incoming = relay.shelf.expect(&bytes(), role(0));
     let (digest, map) = (incoming.name().digest, incoming.chain().map());
     let client = follower.client();
@@ -205,8 +205,10 @@ async fn states_are_believed_of_members_alone_and_as_they_were_signed() {
     let (a, b) = pair().await;
     let leader = key(40);
     let stream = Attempt { signer: leader.node(), number: 3 };
-    let incoming =
-        a.shelf.expect(&bytes(), Role::Following { stream: Some(stream), known: 4, may_lead: false });
+    let incoming = a.shelf.expect(
+        &bytes(),
+        Role::Following { stream: Some(stream), known: 4, may_lead: false, led_slowly: false },
+    );
     let good = sign(&leader, &incoming, 4);
     let client = b.client();
     let states = async |signed: SignedStates| {
@@ -260,10 +262,10 @@ async fn whoever_is_asked_for_a_blob_says_that_it_arrives_and_learns_who_wants_i
         within(b.client().want(digest, Reach::Neighbours, PATIENCE).collect()).await
     };
     let size = incoming.name().size;
-    assert_eq!(want().await, [Offer { node: a.id(), size, arriving: true }]);
+    assert_eq!(want().await, [Offer { node: a.id(), size, arriving: Some(leading(0)) }]);
     assert_eq!(incoming.followers(), [b.id()]);
     a.shelf.finish(&incoming);
-    assert_eq!(want().await, [Offer { node: a.id(), size, arriving: false }]);
+    assert_eq!(want().await, [Offer { node: a.id(), size, arriving: None }]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -205,6 +205,8 @@ pub enum Role {
         known: u32,
         /// Whether it could read the origin, should nobody else.
         may_lead: bool,
+        /// Whether the leader that it goes by gives its chunks much slower than others do.
+        led_slowly: bool,
     },
     /// Nothing, or nothing any more: no further update comes.
     Gone,
@@ -216,7 +218,9 @@ impl Role {
     pub fn is_alike(self, other: Self) -> bool {
         let come = |role| match role {
             Self::Leading { attempt, .. } => Self::Leading { attempt, known: 0 },
-            Self::Following { stream, may_lead, .. } => Self::Following { stream, known: 0, may_lead },
+            Self::Following { stream, may_lead, led_slowly, .. } => {
+                Self::Following { stream, known: 0, may_lead, led_slowly }
+            }
             other => other,
         };
         come(self) == come(other)

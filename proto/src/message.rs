@@ -9,7 +9,7 @@ use bincode::{Decode, Encode};
 use crate::frame::{FrameError, List, Message, Text, decode_payload};
 use crate::membership::Certificate;
 use crate::tag::{MAX_ORIGIN_LEN, MAX_REFERENCE_LEN, MAX_REPOSITORY_LEN, MAX_TAG_LEN};
-use crate::{BlobName, Digest, PauseRecord, TagRecord, WanWord};
+use crate::{BlobName, Digest, PauseRecord, Role, TagRecord, WanWord};
 
 /// The version that every conversation of this build speaks. Counts up when a message changes its bytes.
 ///
@@ -18,7 +18,8 @@ use crate::{BlobName, Digest, PauseRecord, TagRecord, WanWord};
 /// to lead, and to ask an origin what a reference means; whoever asks for a chain says which it has.
 /// 4: nodes of a site tell each other of the links that lead out of it; whoever gave a chunk is told that it does not
 /// link; nodes can be asked to bring an image to themselves.
-pub const PROTOCOL_VERSION: u16 = 4;
+/// 5: whoever is asked for a blob that is on its way to it says also whether it leads, or whose reading it goes by.
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// The longest name of a site, in bytes.
 pub const MAX_SITE_LEN: usize = 64;
@@ -298,6 +299,8 @@ pub enum Holding {
     Arriving {
         /// The blob's length in bytes, as the peer believes.
         size: u64,
+        /// What it has to do with the blob at the moment, as a follower would be told.
+        role: Role,
     },
 }
 

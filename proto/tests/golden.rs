@@ -118,11 +118,13 @@ fn every_message_has_the_bytes_that_are_written_down() {
     };
     let want = Question::Want(List::first_of([blob().digest, Digest::of(Algorithm::Sha512, b"blob")]));
     let holdings = Answer::Want(List::first_of([Holding::No, Holding::Held { size: 1 << 40 }]));
-    let arriving = Answer::Want(List::first_of([Holding::Arriving { size: 5 }]));
+    let arriving = |role| {
+        frame(Reply { id: 1, answer: Answer::Want(List::first_of([Holding::Arriving { size: 5, role }])) })
+    };
     let preload = |answer| frame(Reply { id: 9, answer: Answer::Preload(answer) });
     let lead = |lead| frame(Reply { id: 6, answer: Answer::Lead(lead) });
     let refuse = |why| lead(Lead::Refuse(why));
-    let following = |stream| Role::Following { stream, known: 2, may_lead: true };
+    let following = |stream| Role::Following { stream, known: 2, may_lead: true, led_slowly: false };
     let states = Response::States { id: 6, claim: stream_claim(), certificate: certificate(), len: 2 * 32 };
     let other_size = Refusal::OtherSize { held: 5 };
     let found = [
@@ -143,7 +145,9 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("reply-tag", frame(Reply { id: 2, answer: Answer::Tag(Some(record())) })),
         ("reply-tags-none", frame(Reply { id: 3, answer: tags([], false) })),
         ("reply-tags", frame(Reply { id: 4, answer: tags(["3.20", "latest"], true) })),
-        ("reply-want-arriving", frame(Reply { id: 1, answer: arriving })),
+        ("reply-want-arriving", arriving(following(None))),
+        ("reply-want-arriving-follows", arriving(following(Some(attempt())))),
+        ("reply-want-arriving-leads", arriving(Role::Leading { attempt: 7, known: 2 })),
         ("reply-lead-have", lead(Lead::Have)),
         ("reply-lead-leading", lead(Lead::Leading)),
         ("reply-lead-no-route", refuse(LeadRefusal::NoRoute)),

@@ -111,7 +111,7 @@ fn answer() -> impl Strategy<Value = Answer> {
     let holding = prop_oneof![
         Just(Holding::No),
         any::<u64>().prop_map(|size| Holding::Held { size }),
-        any::<u64>().prop_map(|size| Holding::Arriving { size }),
+        (any::<u64>(), role()).prop_map(|(size, role)| Holding::Arriving { size, role }),
     ];
     prop_oneof![
         Just(Answer::Pong),
@@ -137,16 +137,20 @@ fn attempt() -> impl Strategy<Value = Attempt> {
         .prop_map(|(seed, number)| Attempt { signer: SecretKey::from_seed([seed; 32]).node(), number })
 }
 
-fn update() -> impl Strategy<Value = Update> {
-    let role = prop_oneof![
+fn role() -> impl Strategy<Value = Role> {
+    prop_oneof![
         Just(Role::Held),
         Just(Role::Gone),
         any::<(u64, u32)>().prop_map(|(attempt, known)| Role::Leading { attempt, known }),
-        (prop::option::of(attempt()), any::<u32>(), any::<bool>())
-            .prop_map(|(stream, known, may_lead)| Role::Following { stream, known, may_lead }),
-    ];
+        (prop::option::of(attempt()), any::<u32>(), any::<bool>(), any::<bool>()).prop_map(
+            |(stream, known, may_lead, led_slowly)| Role::Following { stream, known, may_lead, led_slowly }
+        ),
+    ]
+}
+
+fn update() -> impl Strategy<Value = Update> {
     let run = any::<(u32, u32)>().prop_map(|(from, len)| Run { from, len });
-    (role, prop::collection::vec(run, 0..=MAX_RUNS))
+    (role(), prop::collection::vec(run, 0..=MAX_RUNS))
         .prop_map(|(role, runs)| Update { role, here: List::first_of(runs) })
 }
 
@@ -340,9 +344,11 @@ fn the_longest_requests_and_responses_fit() {
     round(Request::Chain { id, blob, known: Some(digest) });
     round(Request::States { id, blob, attempt, from: u32::MAX });
     let run = Run { from: u32::MAX, len: u32::MAX };
-    let role = Role::Following { stream: Some(attempt), known: u32::MAX, may_lead: true };
+    let role = Role::Following { stream: Some(attempt), known: u32::MAX, may_lead: true, led_slowly: false };
     let here = List::first_of(std::iter::repeat_n(run, MAX_RUNS));
     round(Response::Update { id, update: Update { role, here } });
+    let arriving = Holding::Arriving { size: u64::MAX, role };
+    round(Reply { id, answer: Answer::Want(List::first_of(std::iter::repeat_n(arriving, MAX_WANT))) });
     let prefix = StatePrefix::new(Algorithm::Sha512, ChunkMap::new(MAX_BLOB_LEN).unwrap());
     let claim = StreamClaim::sign(&key(), &key().network(), digest, u64::MAX, &prefix);
     let certificate = Certificate::sign(&key(), key().node(), Roles::from_bits(u32::MAX), u32::MAX, u64::MAX);

@@ -181,3 +181,23 @@ fn liars_hold_nobody_up_for_ever_and_nobody_honest_is_blamed() {
         run(seed, &setup);
     }
 }
+
+/// Whoever comes first leads, be its link a tenth of the others'. They would take ten times as long with it to the end.
+#[test]
+fn a_leader_whose_link_is_slow_makes_way() {
+    for seed in seeds(5) {
+        let mut setup = Setup::herd(seed, 16, 8_000_000, mbit(4.0), mbit(20.0));
+        for node in &mut setup.nodes[1..] {
+            node.start = Duration::from_secs(1);
+        }
+        (setup.nodes[0].up, setup.nodes[0].down) = (mbit(1.0), mbit(1.0));
+        allow_time(&mut setup);
+        let mut others = setup.clone();
+        others.nodes.remove(0);
+        let mut report = run(seed, &setup);
+        report.done.retain(|(node, _)| *node > 0);
+        let (last, bound) = (report.quantile(1.0), 1.0 + others.bound(0));
+        assert!(last <= 1.6 * bound, "seed {seed}: {last:.1} s, bound {bound:.1} s");
+        assert!(report.uplinks[0] as f64 <= 1.1 * setup.size() as f64, "seed {seed}: {}", report.uplinks[0]);
+    }
+}

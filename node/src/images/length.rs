@@ -77,7 +77,9 @@ impl Images {
         let offers = self.0.parts.peers.search(digest).filter_map(|found| {
             ready(match found {
                 Found::Node { class: LinkClass::Wan, .. } if limits.limited().is_some() => None,
-                Found::Node { node, size, held: true, class } if size <= most => Some((node, class, size)),
+                Found::Node { node, size, arriving: None, class } if size <= most => {
+                    Some((node, class, size))
+                }
                 Found::Node { .. } | Found::SiteAsked | Found::NetworkAsked => None,
             })
         });

@@ -112,7 +112,8 @@ impl Node {
 
     async fn who_has(&self, digest: Digest) -> Vec<NodeId> {
         let offers = self.swarm.want(digest, Reach::Neighbours, ASK_TIME);
-        let holders = offers.filter(|offer| std::future::ready(!offer.arriving)).map(|offer| offer.node);
+        let holders =
+            offers.filter(|offer| std::future::ready(offer.arriving.is_none())).map(|offer| offer.node);
         let holders: BTreeSet<NodeId> = holders.collect().await;
         holders.into_iter().collect()
     }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use wherry_proto::{
     Answer, Ask, BlobName, Digest, Holding, Lead, LeadRefusal, List, MAX_TAG_PAGE, NodeId, Question, Reply,
-    TagPage,
+    Role, TagPage,
 };
 
 use super::codec::{WireError, read_within, write_within};
@@ -213,12 +213,15 @@ fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answe
         let held = holdings.held(digest).map(|size| Holding::Held { size });
         let arriving = || {
             let size = holdings.arriving_size(digest)?;
+            let arriving = holdings.arriving(&BlobName { digest: *digest, size })?;
             // Whoever asks wants it too. Where a whole site begins at once it may take seconds until that one is connected
-            // and follows, and until then who is to lead would not be known.
-            if let Some(arriving) = holdings.arriving(&BlobName { digest: *digest, size }) {
-                arriving.followed(asker);
+            // and follows, and until then who is to lead would not be known to either.
+            arriving.followed(asker);
+            match arriving.role() {
+                Role::Held => holdings.held(digest).map(|size| Holding::Held { size }),
+                Role::Gone => None,
+                role => Some(Holding::Arriving { size, role }),
             }
-            Some(Holding::Arriving { size })
         };
         held.or_else(arriving).unwrap_or(Holding::No)
     };

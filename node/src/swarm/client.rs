@@ -12,7 +12,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wherry_proto::{
-    Answer, Certificate, Digest, Holding, List, NodeId, PreloadRefusal, Preloading, Question, TagPage,
+    Answer, Certificate, Digest, Holding, List, NodeId, PreloadRefusal, Preloading, Question, Role, TagPage,
     TagRecord, Text, WanWord, WantedImage,
 };
 
@@ -63,14 +63,15 @@ pub enum Reach {
 }
 
 /// That a peer has a blob, or will have it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
     /// The peer.
     pub node: NodeId,
     /// The blob's length in bytes, as the peer says.
     pub size: u64,
-    /// Whether it is still on its way to the peer, so that it can be followed there.
-    pub arriving: bool,
+    /// What the peer has to do with the blob while that is still on its way to it, so that it can be followed there;
+    /// `None` if the peer holds it.
+    pub arriving: Option<Role>,
 }
 
 /// Why there is no exchange with a peer.
@@ -203,9 +204,9 @@ impl Client {
         match timeout(WANT_TIME, self.ask(&entry, question)).await {
             Ok(Some(Answer::Want(holdings))) => {
                 let (size, arriving) = match *holdings.first()? {
-                    Holding::Held { size } => (size, false),
-                    Holding::Arriving { size } => (size, true),
-                    Holding::No => return None,
+                    Holding::Held { size } | Holding::Arriving { size, role: Role::Held } => (size, None),
+                    Holding::Arriving { role: Role::Gone, .. } | Holding::No => return None,
+                    Holding::Arriving { size, role } => (size, Some(role)),
                 };
                 Some(Offer { node: entry.neighbour.node, size, arriving })
             }
@@ -268,6 +269,22 @@ impl Client {
         })
         .flatten();
         near.chain(far).filter_map(std::future::ready).take_until(sleep_until(end))
+    }
+
+    /// What these neighbours have to do with a blob, as [`Client::want`] asks it of all; whoever of them is not connected
+    /// gives no answer.
+    pub fn want_of(
+        &self,
+        nodes: &BTreeSet<NodeId>,
+        digest: Digest,
+        deadline: Duration,
+    ) -> impl Stream<Item = Offer> + Send + use<> {
+        let end = Instant::now() + deadline;
+        let mut neighbours = self.0.neighbours.all();
+        neighbours.retain(|entry| nodes.contains(&entry.neighbour.node));
+        let offers: FuturesUnordered<_> =
+            neighbours.into_iter().map(|entry| self.clone().offer(entry, digest)).collect();
+        offers.filter_map(std::future::ready).take_until(sleep_until(end))
     }
 
     async fn providers(&self, digest: Digest) -> Option<mpsc::Receiver<NodeId>> {

@@ -1,5 +1,7 @@
 //! The swarm as a source of chunks.
 
+use std::collections::BTreeSet;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +21,22 @@ use crate::swarm::{Client, ExchangeError, LinkClass, Offer, Reach, StatesError};
 /// How long neighbours may take to say whether they hold a blob before an origin is asked.
 const SITE_PATIENCE: Duration = Duration::from_millis(750);
 
+/// How long they may take to say what they do before this node begins to lead. Where a whole site begins at once all are
+/// busy, and it is worth more to wait than to read twice.
+const ROLE_PATIENCE: Duration = Duration::from_millis(1_500);
+
 /// How long holders elsewhere are searched for.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long telling a peer that a chunk of its does not link may take.
 const TELL_TIME: Duration = Duration::from_secs(2);
+
+fn found(client: Client) -> impl Fn(Offer) -> Ready<Option<Found>> {
+    move |Offer { node, size, arriving }| {
+        let class = client.class(&node);
+        ready(class.map(|class| Found::Node { node, class, size, arriving }))
+    }
+}
 
 impl Peers for Client {
     fn me(&self) -> NodeId {
@@ -41,16 +54,14 @@ impl Peers for Client {
 
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
         let (near, far) = (self.clone(), self.clone());
-        let found = |client: Client| {
-            move |Offer { node, size, arriving }| {
-                let class = client.class(&node);
-                std::future::ready(class.map(|class| Found::Node { node, class, size, held: !arriving }))
-            }
-        };
         let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).filter_map(found(near));
         let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).filter_map(found(far));
-        let asked = |found| stream::once(std::future::ready(found));
+        let asked = |found| stream::once(ready(found));
         near.chain(asked(Found::SiteAsked)).chain(far).chain(asked(Found::NetworkAsked)).boxed()
+    }
+
+    fn ask(&self, nodes: &BTreeSet<NodeId>, digest: Digest) -> BoxStream<'static, Found> {
+        self.want_of(nodes, digest, ROLE_PATIENCE).filter_map(found(self.clone())).boxed()
     }
 
     fn follow(
@@ -61,7 +72,7 @@ impl Peers for Client {
     ) -> BoxStream<'static, Result<Update, String>> {
         let client = self.clone();
         let updates = async move {
-            let failed = |why: String| stream::once(std::future::ready(Err(why))).boxed();
+            let failed = |why: String| stream::once(ready(Err(why))).boxed();
             let exchange = match client.exchange(node).await {
                 Ok(exchange) => exchange,
                 Err(error) => return failed(error.to_string()),

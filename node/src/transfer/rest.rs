@@ -63,7 +63,7 @@ impl Arriving for Rest {
 
     fn role(&self) -> Role {
         match self.remains.is_there() {
-            true => Role::Following { stream: None, known: 0, may_lead: false },
+            true => Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false },
             false => Role::Gone,
         }
     }

@@ -257,7 +257,7 @@ impl Driver {
                 return Ok(false);
             }
             Happening::Followed(node) => match self.parts.peers.class(&node) {
-                Some(class) => Event::Met(node, class),
+                Some(class) => Event::Met(node, class, None),
                 None => return Ok(false),
             },
         };
@@ -333,6 +333,7 @@ impl Driver {
         match effect {
             Effect::Follow(node) => self.follow(node),
             Effect::Unfollow(node) => self.leave(node),
+            Effect::AskRoles(but) => self.ask_roles(&but),
             Effect::AskChain(node) => self.ask_chain(node),
             Effect::AskStates(node, attempt, before) => self.ask_states(node, attempt, before),
             Effect::Lead(before) => {
@@ -340,6 +341,9 @@ impl Driver {
                 if let Some(Succession { leader, why }) = before {
                     info!(blob = %digest.short(), peer = %leader, %why, "this node takes over from a leader");
                 }
+            }
+            Effect::MakeWay => {
+                info!(blob = %digest.short(), "this node makes way for another leader: its link is much slower than theirs");
             }
             Effect::LedBy(leader) => {
                 debug!(blob = %digest.short(), peer = %leader, "this node follows a leader")

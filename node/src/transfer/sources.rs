@@ -1,5 +1,6 @@
 //! Where chunks come from, as a transfer sees it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use wherry_gateway::{Host, Repository};
 use wherry_proto::{
-    Attempt, ChunkIndex, ChunkMap, Digest, Lead, NodeId, SignedStates, StateChain, StatePrefix, Update,
+    Attempt, ChunkIndex, ChunkMap, Digest, Lead, NodeId, Role, SignedStates, StateChain, StatePrefix, Update,
 };
 
 use super::planner::NoStates;
@@ -25,8 +26,8 @@ pub enum Found {
         class: LinkClass,
         /// How many bytes the blob has, as the node says.
         size: u64,
-        /// Whether all of it is there, or it is only on its way.
-        held: bool,
+        /// What it does with the blob while that is on its way to it; `None` if all of it is there.
+        arriving: Option<Role>,
     },
     /// All neighbours have answered or had their time.
     SiteAsked,
@@ -70,6 +71,11 @@ pub trait Peers: Send + Sync + 'static {
 
     /// Looks for nodes that hold a blob or are getting it. The stream ends after [`Found::NetworkAsked`].
     fn search(&self, digest: Digest) -> BoxStream<'static, Found>;
+
+    /// What these nodes have to do with a blob at the moment, of those who say so in time.
+    fn ask(&self, _nodes: &BTreeSet<NodeId>, _digest: Digest) -> BoxStream<'static, Found> {
+        stream::empty().boxed()
+    }
 
     /// What a node has of a blob, now and from now on. The stream ends with why it does, and when it is dropped the
     /// node is followed no more.

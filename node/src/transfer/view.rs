@@ -62,7 +62,7 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(algorithm: Algorithm, map: ChunkMap) -> Self {
         let stance = Stance {
-            role: Role::Following { stream: None, known: 0, may_lead: false },
+            role: Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false },
             stream: Arc::new(StatePrefix::new(algorithm, map)),
             signed: None,
         };

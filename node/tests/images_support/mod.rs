@@ -249,7 +249,7 @@ impl Peers for Holders {
             node: Self::node(number),
             class: LinkClass::Lan,
             size: bytes.len() as u64,
-            held: true,
+            arriving: None,
         });
         stream::iter(found.chain([Found::SiteAsked, Found::NetworkAsked]).collect::<Vec<_>>()).boxed()
     }

@@ -34,7 +34,8 @@ Benchmarks, all of the first ones if none is named:
   memory    resident memory while 4 GiB pass through
   idle      resident memory, CPU and traffic of nodes with nothing to do
   size      the binary
-  sim       the swarm in a simulation: what S1, S1b, S2, S5 and S6 should come to, and 10 to 1,000 nodes
+  sim       the swarm in a simulation: what S1, S1b, S2, S5 and S6 should come to, and 10 to 1,000 nodes;
+            sim S1 S6: those alone
   sim-large the same for 10,000 nodes, for half an hour
 
 Only when named, with scenarios and options of its own (wherry-bench swarm --help):
@@ -66,6 +67,9 @@ fn main() -> Result<()> {
             swarm::run(rest, &mut table)?;
             return finish(&table);
         }
+        ["sim", ref names @ ..] if names.iter().all(|name| sim::is_scenario(name)) && !names.is_empty() => {
+            return sim::scenarios(names);
+        }
         _ => {}
     }
     let names = if words.is_empty() { ALL.to_vec() } else { words };
@@ -87,7 +91,7 @@ fn main() -> Result<()> {
             "idle" => idle::two_nodes(&mut table)?,
             "size" => size(&mut table)?,
             "sim" => {
-                sim::scenarios()?;
+                sim::scenarios(&[])?;
                 sim::networks(&[10, 100, 1_000], 2 << 30)?;
             }
             "sim-large" => sim::networks(&[10_000], 64 << 20)?,

@@ -5,13 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use wherry_tests::sim::{Churn, Report, Setup, World, mbit};
+use wherry_tests::sim::{Churn, Random, Report, Setup, World, mbit};
 
 /// How many nodes each site of the large networks has.
 const SITE: usize = 50;
 
 /// Seeds over which each small scenario is run; the table has the median of each figure.
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 5;
 
 struct Scenario {
     name: &'static str,
@@ -21,16 +21,28 @@ struct Scenario {
     from: usize,
 }
 
+/// Within what time all nodes of a site begin: people and schedulers are no quicker, and chance says who is first.
+const TOGETHER: Duration = Duration::from_millis(100);
+
+fn herd(seed: u64, count: usize, image: u64, uplink: f64, port: f64) -> Setup {
+    let mut setup = Setup::herd(seed, count, image, uplink, port);
+    let mut random = Random::new(seed);
+    for node in &mut setup.nodes {
+        node.start = Duration::from_micros(random.below(TOGETHER.as_micros() as usize) as u64);
+    }
+    setup
+}
+
 fn s1(seed: u64) -> Setup {
-    Setup::herd(seed, 64, 16_000_000, mbit(4.0), mbit(20.0))
+    herd(seed, 64, 16_000_000, mbit(4.0), mbit(20.0))
 }
 
 fn s1b(seed: u64) -> Setup {
-    Setup::herd(seed, 64, 16_000_000, mbit(50.0), mbit(20.0))
+    herd(seed, 64, 16_000_000, mbit(50.0), mbit(20.0))
 }
 
 fn s2(seed: u64) -> Setup {
-    let mut setup = Setup::herd(seed, 32, 64_000_000, 1.0, mbit(10.0));
+    let mut setup = herd(seed, 32, 64_000_000, 1.0, mbit(10.0));
     setup.nodes.iter_mut().for_each(|node| node.origin = false);
     setup.nodes[0].holds = true;
     setup
@@ -73,8 +85,13 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The scenarios that are measured in namespaces too, predicted.
-pub(crate) fn scenarios() -> Result<()> {
+/// Whether there is a scenario of this name.
+pub(crate) fn is_scenario(name: &str) -> bool {
+    SCENARIOS.iter().any(|scenario| scenario.name == name)
+}
+
+/// The scenarios that are measured in namespaces too, predicted: those of these names, or all if there are none.
+pub(crate) fn scenarios(names: &[&str]) -> Result<()> {
     println!(
         "Times over the lower bound of the links' raw rates: 1.04 is the least, for what surrounds the bytes."
     );
@@ -82,7 +99,7 @@ pub(crate) fn scenarios() -> Result<()> {
         "{:4} {:42} {:>8} {:>7} {:>7} {:>7} {:>9} {:>9}",
         "", "", "bound", "median", "99th", "last", "uplink/F", "messages"
     );
-    for scenario in &SCENARIOS {
+    for scenario in SCENARIOS.iter().filter(|scenario| names.is_empty() || names.contains(&scenario.name)) {
         let mut reports = Vec::new();
         for seed in 1..=SEEDS {
             let setup = (scenario.setup)(seed);
@@ -113,7 +130,7 @@ pub(crate) fn scenarios() -> Result<()> {
 /// One site of a large network. Sites that start at once do not find each other's copies before they have their own, so
 /// each is a world for itself.
 fn site(number: u64, count: usize, image: u64) -> Setup {
-    let mut setup = Setup::herd(number + 1, count, image, mbit(200.0), mbit(1000.0));
+    let mut setup = herd(number + 1, count, image, mbit(200.0), mbit(1000.0));
     setup.view = Some(30);
     setup
 }

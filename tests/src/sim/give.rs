@@ -317,7 +317,7 @@ impl World {
         self.tell(giver, taker, blob);
         if arrives {
             let (id, class) = (self.nodes[taker].id, self.class(giver, taker));
-            self.apply(giver, blob, Event::Met(id, class));
+            self.apply(giver, blob, Event::Met(id, class, None));
         }
     }
 

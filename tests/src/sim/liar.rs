@@ -58,17 +58,18 @@ impl World {
         }
     }
 
-    fn liar_tells(&mut self, node: usize, follower: usize, blob: BlobNo, first: bool) {
+    /// What it says of itself, and of what it has.
+    fn pretends(&self, node: usize, blob: BlobNo) -> (Role, Vec<Run>) {
         let count = self.blobs[blob].map().count();
         let known = self.pretended(node, blob);
         let all = vec![Run { from: 0, len: count }];
-        let (role, here) = match self.nodes[node].setup.manner {
-            Manner::Honest => return,
+        match self.nodes[node].setup.manner {
+            Manner::Honest => (Role::Gone, Vec::new()),
             Manner::Mute { held: true } | Manner::Wrong { held: true } | Manner::FalseHolder { .. } => {
                 (Role::Held, Vec::new())
             }
             Manner::Mute { held: false } | Manner::Wrong { held: false } | Manner::Lacking => {
-                (Role::Following { stream: None, known: 0, may_lead: false }, all)
+                (Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false }, all)
             }
             Manner::IdleLeader => (Role::Leading { attempt: ATTEMPT, known: 0 }, Vec::new()),
             Manner::Inventor { .. } | Manner::EmptyLeader { .. } => {
@@ -76,7 +77,11 @@ impl World {
                 let here = if here > 0 { vec![Run { from: 0, len: here }] } else { Vec::new() };
                 (Role::Leading { attempt: ATTEMPT, known }, here)
             }
-        };
+        }
+    }
+
+    fn liar_tells(&mut self, node: usize, follower: usize, blob: BlobNo, first: bool) {
+        let (role, here) = self.pretends(node, blob);
         let moves =
             matches!(self.nodes[node].setup.manner, Manner::Inventor { .. } | Manner::EmptyLeader { .. });
         if first || moves {
@@ -98,11 +103,10 @@ impl World {
         let manner = self.nodes[node].setup.manner;
         match message {
             Message::Want(blob) => {
-                let held = matches!(
-                    manner,
-                    Manner::Mute { held: true } | Manner::Wrong { held: true } | Manner::FalseHolder { .. }
-                );
-                let holding = if held { Holding::Held } else { Holding::Arriving };
+                let holding = match self.pretends(node, blob).0 {
+                    Role::Held => Holding::Held,
+                    role => Holding::Arriving(role),
+                };
                 self.send(node, from, Message::Found(blob, holding));
             }
             Message::Lead(blob) => self.send(node, from, Message::Led(blob, Led::Leading)),

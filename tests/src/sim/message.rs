@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wherry_node::transfer::planner::NoStates;
-use wherry_proto::{Attempt, ChunkIndex, SignedStates, StateChain, StatePrefix, Update};
+use wherry_proto::{Attempt, ChunkIndex, Role, SignedStates, StateChain, StatePrefix, Update};
 
 use super::blob::Content;
 
@@ -39,7 +39,7 @@ pub(super) enum Message {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holding {
     Held,
-    Arriving,
+    Arriving(Role),
     No,
 }
 

@@ -77,6 +77,8 @@ pub(super) struct Transfer {
     pub(super) busy: BTreeMap<usize, u64>,
     // How many neighbours have still to say whether they have the blob; none if nobody is asked.
     pub(super) awaited: Option<BTreeSet<usize>>,
+    // Who was asked what they do and has not said it yet, and the number of the asking.
+    pub(super) asking: Option<(u64, BTreeSet<usize>)>,
     pub(super) to_lead: Option<VecDeque<usize>>,
     pub(super) reading: u64,
     pub(super) origin: Option<OriginFlow>,

@@ -95,12 +95,13 @@ impl World {
         match effect {
             Effect::Follow(peer) => self.follow(node, blob, peer),
             Effect::Unfollow(peer) => self.leave(node, blob, peer),
+            Effect::AskRoles(but) => self.ask_roles(node, blob, &but),
             Effect::AskChain(peer) => self.pull(node, blob, peer, Part::Chain),
             Effect::AskStates(peer, attempt, before) => {
                 self.pull(node, blob, peer, Part::States(attempt, before))
             }
             Effect::Lead(_) => self.report.leads += 1,
-            Effect::LedBy(_) => {}
+            Effect::LedBy(_) | Effect::MakeWay => {}
             Effect::AskLead(but) => self.ask_lead(node, blob, &but),
             Effect::Cancel(peer, index) => {
                 self.report.hedged += 1;
@@ -302,7 +303,8 @@ impl World {
             let concerned = transfer.following.get(&peer) == Some(&life)
                 || transfer.fetching.values().any(|fetching| is_it((fetching.peer, fetching.life)))
                 || transfer.pulling.values().any(|(number, of, _)| is_it((*number, *of)));
-            let awaited = transfer.awaited.as_mut().is_some_and(|awaited| awaited.remove(&peer));
+            let awaited = transfer.awaited.as_mut().is_some_and(|awaited| awaited.remove(&peer))
+                || transfer.asking.as_ref().is_some_and(|(_, asked)| asked.contains(&peer));
             if concerned {
                 self.connection_lost(node, blob, peer, CLOSED);
             }
@@ -436,7 +438,7 @@ impl World {
                 let carried = &self.nodes[to].blobs[blob];
                 let holding = match &carried.transfer {
                     _ if carried.held => Holding::Held,
-                    Some(_) => Holding::Arriving,
+                    Some(transfer) => Holding::Arriving(transfer.role),
                     None => Holding::No,
                 };
                 self.send(to, from, Message::Found(blob, holding));

@@ -1,6 +1,6 @@
 //! The world: virtual time, links, who lives, and the loop that lets things happen.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
@@ -18,6 +18,9 @@ use super::setup::{Manner, Setup};
 
 /// How long neighbours may take to say whether they have a blob.
 const SITE_PATIENCE: Duration = Duration::from_millis(750);
+
+/// How long they may take to say what they do.
+const ROLE_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// How long the search in the rest of the network takes.
 const NETWORK_SEARCH: Duration = Duration::from_millis(400);
@@ -91,6 +94,12 @@ pub(super) enum Happening {
         node: usize,
         blob: BlobNo,
         run: u64,
+    },
+    // The same for those who were asked what they do.
+    RolePatience {
+        node: usize,
+        blob: BlobNo,
+        asking: u64,
     },
     NetworkAsked {
         node: usize,
@@ -419,6 +428,7 @@ impl World {
                     self.site_asked(node, blob);
                 }
             }
+            Happening::RolePatience { node, blob, asking } => self.roles_asked(node, blob, asking),
             Happening::NetworkAsked { node, blob, run } => {
                 if self.runs(node, blob, run) {
                     self.network_asked(node, blob);
@@ -481,7 +491,7 @@ impl World {
             run,
             planner,
             linked,
-            role: Role::Following { stream: None, known: 0, may_lead: false },
+            role: Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false },
             arriving: Default::default(),
             asked: Default::default(),
             following: Default::default(),
@@ -489,6 +499,7 @@ impl World {
             pulling: Default::default(),
             busy: Default::default(),
             awaited: None,
+            asking: None,
             to_lead: None,
             reading: 0,
             origin: None,
@@ -596,7 +607,7 @@ impl World {
         let (class, id) = (self.class(node, from), self.nodes[from].id);
         match holding {
             Holding::Held => self.apply(node, blob, Event::Offered(id, class)),
-            Holding::Arriving => self.apply(node, blob, Event::Met(id, class)),
+            Holding::Arriving(role) => self.apply(node, blob, Event::Met(id, class, Some(role))),
             Holding::No => {}
         }
         if let Some(transfer) = self.nodes[node].transfer(blob)
@@ -606,6 +617,35 @@ impl World {
             if awaited.is_empty() {
                 self.site_asked(node, blob);
             }
+        }
+        if let Some(transfer) = self.nodes[node].transfer(blob)
+            && let Some((number, asked)) = &mut transfer.asking
+            && asked.remove(&from)
+            && asked.is_empty()
+        {
+            let number = *number;
+            self.roles_asked(node, blob, number);
+        }
+    }
+
+    pub(super) fn ask_roles(&mut self, node: usize, blob: BlobNo, but: &BTreeSet<NodeId>) {
+        let is_asked = |other: &usize| self.nodes[*other].alive && !but.contains(&self.nodes[*other].id);
+        let asked: BTreeSet<usize> = self.nodes[node].neighbours.iter().copied().filter(is_asked).collect();
+        let number = self.number();
+        let patience = if asked.is_empty() { 0 } else { nanos(ROLE_PATIENCE) };
+        for other in &asked {
+            self.send(node, *other, Message::Want(blob));
+        }
+        if let Some(transfer) = self.nodes[node].transfer(blob) {
+            transfer.asking = Some((number, asked));
+        }
+        self.clock.after(patience, Happening::RolePatience { node, blob, asking: number });
+    }
+
+    fn roles_asked(&mut self, node: usize, blob: BlobNo, number: u64) {
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        if transfer.asking.take_if(|(asking, _)| *asking == number).is_some() {
+            self.apply(node, blob, Event::RolesAsked);
         }
     }
 

@@ -103,7 +103,7 @@ async fn whoever_takes_updates_slowly_is_told_everything_at_once() {
 async fn an_update_that_no_honest_peer_sends_ends_the_connection() {
     let bad = [
         update(leading(256), &[]),
-        update(Role::Following { stream: None, known: u32::MAX, may_lead: false }, &[]),
+        update(Role::Following { stream: None, known: u32::MAX, may_lead: false, led_slowly: false }, &[]),
         update(leading(0), &[(256, 1)]),
         update(leading(0), &[(0, 0)]),
         update(leading(0), &[(5, 1), (4, 1)]),

@@ -95,7 +95,7 @@ mod tests {
     }
 
     fn following(known: u32) -> Role {
-        Role::Following { stream: None, known, may_lead: true }
+        Role::Following { stream: None, known, may_lead: true, led_slowly: false }
     }
 
     fn said(news: News) -> Vec<u32> {

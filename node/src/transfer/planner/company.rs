@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wherry_proto::{ChunkIndex, ChunkSet, Claimed, NodeId, Role, StateChain, Update};
 
 use super::event::{DropReason, Effect, Proof, Source};
-use super::lead::{INTRODUCTION, Request, lot, rank};
+use super::lead::{INTRODUCTION, QUIET, Request, lot, rank};
 use super::peer::{Chain, Peer};
 use super::{PROMISE, Planner};
 use crate::swarm::LinkClass;
@@ -18,6 +18,10 @@ const COMMON: usize = 4;
 
 /// How many of these are those of highest rank, one of whom leads.
 const RANKED: usize = 4;
+
+/// How many peers that are only on their way to the blob are begun to be followed in one tick, beside these and whoever
+/// leads: each is a connection to be made, and where a whole site begins at once all nodes make theirs.
+pub(super) const FOLLOWED_A_TICK: usize = 6;
 
 /// How many peers that were dropped are remembered; then no further offer is taken.
 pub const MAX_DROPPED: usize = 256;
@@ -62,11 +66,11 @@ impl Planner {
             if let Some(dropped) = self.dropped.get_mut(&node) {
                 dropped.since = self.ticks;
             }
-            self.met(node, LinkClass::Lan, false);
+            self.met(node, LinkClass::Lan, false, false);
         }
     }
 
-    pub(super) fn met(&mut self, node: NodeId, class: LinkClass, holds: bool) {
+    pub(super) fn met(&mut self, node: NodeId, class: LinkClass, holds: bool, leads: bool) {
         // What is still on its way to another site is of no use before it is there.
         if node == self.me || (class == LinkClass::Wan && !holds) {
             return;
@@ -78,42 +82,102 @@ impl Planner {
             Some(dropped) => !dropped.for_good && dropped.times <= MAX_RETURNS,
             None => self.dropped.len() < MAX_DROPPED,
         };
-        if !may_return || self.peers.contains_key(&node) || !self.has_place(&node, holds) {
+        if !may_return || self.peers.contains_key(&node) || !self.has_place(&node, holds || leads) {
             return;
         }
         let map = self.ledger.map();
         let rank = rank(&self.ledger.digest(), &node);
-        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), self.ticks, rank));
+        let high = self.high_rank();
+        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), rank));
         // The site is larger than it was when nobody was there to lead.
         if self.lead.request == Request::Denied && !self.dropped.contains_key(&node) {
             self.lead.request = Request::Unasked;
         }
-        // A blob of one chunk that is held has nothing to tell of.
-        if !holds || map.count() > 1 {
-            self.effects.push(Effect::Follow(node));
-        }
         if holds {
             self.hold(node);
+        } else if rank >= high {
+            self.follow(node);
+        } else if self.may_follow > 0 {
+            self.may_follow -= 1;
+            self.follow(node);
+        }
+    }
+
+    /// The least of those ranks that are the highest.
+    fn high_rank(&self) -> u64 {
+        let mut ranks: Vec<u64> = self.peers.values().map(|peer| peer.rank).collect();
+        ranks.sort_unstable_by(|one, two| two.cmp(one));
+        ranks.get(RANKED - 1).copied().unwrap_or(0)
+    }
+
+    pub(super) fn follow(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.followed.is_none() {
+            peer.followed = Some(self.ticks);
+            // A blob of one chunk that is held has nothing to tell of.
+            if !peer.holds() || self.ledger.map().count() > 1 {
+                self.effects.push(Effect::Follow(node));
+            }
+        }
+    }
+
+    /// Whoever leads is followed, and the few of highest rank, then some of the others. Those come first with whom other
+    /// blobs are shared too: one connection is enough for all.
+    pub(super) fn follow_more(&mut self) {
+        self.may_follow = FOLLOWED_A_TICK;
+        let unfollowed = self.peers.iter().filter(|(_, peer)| peer.followed.is_none());
+        let mut waiting: Vec<(u64, NodeId, u64)> =
+            unfollowed.map(|(node, peer)| (lot(&self.me, node), *node, peer.rank)).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        waiting.sort_unstable_by(|one, two| two.cmp(one));
+        let (high, leader) = (self.high_rank(), self.leader().map(|seen| seen.attempt.signer));
+        for (_, node, rank) in waiting {
+            if rank >= high || leader == Some(node) {
+                self.follow(node);
+            } else if self.may_follow > 0 {
+                self.may_follow -= 1;
+                self.follow(node);
+            }
+        }
+    }
+
+    /// A peer that was asked says what it does: its first word, which counts until it tells this node as its follower. One
+    /// that has been followed for long and tells nothing is not believed any more.
+    pub(super) fn says(&mut self, node: NodeId, role: Option<Role>) {
+        let count = self.ledger.map().count();
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let (Some(role @ (Role::Leading { known, .. } | Role::Following { known, .. })), false) =
+            (role, peer.tells)
+        else {
+            return;
+        };
+        let is_mute = peer.followed.is_some_and(|since| self.ticks >= since + QUIET);
+        if peer.class != LinkClass::Lan || peer.holds() || is_mute || known >= count {
+            return;
+        }
+        peer.role = Some(role);
+        if matches!(role, Role::Leading { .. }) {
+            self.follow(node);
         }
     }
 
     /// Whether there is a place for one more peer; if all are taken, that of one who is of no use at the moment may be
-    /// given away. Holders come first, then the few of highest rank, whom everybody must see, then those whom lot has
+    /// given away. Those come first who are needed, since they hold the blob or lead, then the few of highest rank, whom everybody must see, then those whom lot has
     /// given to this node: were it the same for all nodes, most of them would never be asked for anything.
-    pub(super) fn has_place(&mut self, node: &NodeId, holds: bool) -> bool {
+    pub(super) fn has_place(&mut self, node: &NodeId, needed: bool) -> bool {
         if self.peers.len() < MAX_PEERS {
             return true;
         }
         let digest = self.ledger.digest();
-        let mut ranks: Vec<u64> = self.peers.values().map(|peer| peer.rank).collect();
-        ranks.sort_unstable_by(|one, two| two.cmp(one));
-        let high = ranks.get(RANKED - 1).copied().unwrap_or(0);
+        let high = self.high_rank();
         let worth = |rank: u64, node: &NodeId| match rank >= high {
             true => (1, rank),
-            false => (0, lot(&digest, &self.me, node)),
+            false => (0, lot(&self.me, node)),
         };
         let newcomer = worth(rank(&digest, node), node);
-        let is_needed = holds || newcomer.0 > 0;
+        let is_needed = needed || newcomer.0 > 0;
         // Whoever leads stays: were it met anew, what it does would not be known for a moment.
         let is_idle = |node: &NodeId, peer: &Peer| {
             let is_useless = peer.asked == 0 && !peer.holds() && (is_needed || peer.here.is_empty());
@@ -122,12 +186,14 @@ impl Planner {
         let idle = self.peers.iter().filter(|(node, peer)| is_idle(node, peer));
         let least = idle.map(|(node, peer)| (worth(peer.rank, node), *node)).min();
         let Some((least, idle)) = least else { return false };
-        if !holds && newcomer < least {
+        if !needed && newcomer < least {
             return false;
         }
-        self.peers.remove(&idle);
+        let is_followed = self.peers.remove(&idle).is_some_and(|peer| peer.followed.is_some());
         self.forget_states(idle);
-        self.effects.push(Effect::Unfollow(idle));
+        if is_followed {
+            self.effects.push(Effect::Unfollow(idle));
+        }
         true
     }
 
@@ -138,6 +204,8 @@ impl Planner {
             return;
         }
         peer.role = Some(Role::Held);
+        self.follow(node);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
         if self.limited && peer.class == LinkClass::Wan {
             // It is asked when bytes may come from there.
             peer.chain = Chain::None;
@@ -178,6 +246,7 @@ impl Planner {
         }
         self.count_common(&chunks);
         let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.tells = true;
         match update.role {
             Role::Held => self.hold(node),
             Role::Gone => self.drop_peer(node, DropReason::Failed("it has given up the blob".into())),
@@ -271,7 +340,7 @@ impl Planner {
     /// Whether the blob may still come from those who are known.
     pub(super) fn has_hope(&self) -> bool {
         // What a peer that has just begun will do it may not know itself yet.
-        let is_new = |peer: &Peer| self.ticks < peer.since + INTRODUCTION;
+        let is_new = |peer: &Peer| peer.followed.is_none_or(|since| self.ticks < since + INTRODUCTION);
         let trading = |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead() || is_new(peer));
         self.leads()
             || self.may_lead()

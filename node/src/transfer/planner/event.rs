@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wherry_proto::{
-    Attempt, ChunkIndex, Digest, Link, NodeId, SignedStates, State, StateChain, StatePrefix, Update,
+    Attempt, ChunkIndex, Digest, Link, NodeId, Role, SignedStates, State, StateChain, StatePrefix, Update,
 };
 
 use crate::swarm::LinkClass;
@@ -57,8 +57,11 @@ pub enum NoStates {
 pub enum Event {
     /// A peer says that it holds the blob.
     Offered(NodeId, LinkClass),
-    /// A peer is about to get the blob too: it says so when it is asked, or it follows this node.
-    Met(NodeId, LinkClass),
+    /// A peer is about to get the blob too: it says so when it is asked, and then also what it does, or it follows this
+    /// node.
+    Met(NodeId, LinkClass, Option<Role>),
+    /// Those who were asked for [`Effect::AskRoles`] have answered or had their time.
+    RolesAsked,
     /// A peer that is followed says what it has.
     Updated(NodeId, Update),
     /// A peer's signed chain has come and its signature is good.
@@ -108,12 +111,16 @@ pub enum Effect {
     Follow(NodeId),
     /// Follow it no more.
     Unfollow(NodeId),
+    /// Ask the nodes of the site what they do with the blob, but these, who tell it themselves or are not believed.
+    AskRoles(BTreeSet<NodeId>),
     /// Ask a peer for its claim and chain.
     AskChain(NodeId),
     /// Ask a peer for the states of a leader's reading that come after these.
     AskStates(NodeId, Attempt, Arc<StatePrefix>),
     /// This node leads from now on, in the place of another one if there was one.
     Lead(Option<Succession>),
+    /// This node leads no more, since its followers find its link slow.
+    MakeWay,
     /// This node goes by what another one reads.
     LedBy(NodeId),
     /// Ask members to lead, the best in rank first; not these, who cannot, or did not when they had said so.

@@ -9,12 +9,19 @@ use std::sync::Arc;
 
 use wherry_proto::{Attempt, ChunkIndex, Digest, NodeId, Role, SignedStates, StatePrefix};
 
-use super::{DropReason, Effect, LeadEnd, NoStates, ORIGIN_ATTEMPTS, Planner, Source, Succession};
+use super::relief::LAST_RESORT;
+use super::{
+    DropReason, Effect, LeadEnd, MAX_PEERS, NoStates, ORIGIN_ATTEMPTS, Peer, Planner, Source, Succession,
+};
 use crate::swarm::LinkClass;
 
-/// By how many chunks one leader must be ahead of another for this to count more than rank: what peers say of
-/// themselves is a moment old.
+/// By how many chunks one leader must be ahead of another, at most, for this to count more than rank. It is as many as the
+/// one in front has read in the last second, since what peers say of themselves is a moment old: those who began at about
+/// the same time go by rank, and one that began before stays, be the link so slow that a chunk takes seconds.
 const LEAD_MARGIN: u32 = 8;
+
+/// How many ticks count as the last second.
+const RECENT: usize = 2;
 
 /// For how many ticks a leader's reading may stand still before the next in rank takes over, at least: 5 s.
 pub const STALL: u64 = 10;
@@ -36,7 +43,13 @@ const PATIENCE: u64 = 2;
 pub(super) const INTRODUCTION: u64 = 2;
 
 /// How many ticks a peer of higher rank that says nothing counts as one that may begin to lead.
-const QUIET: u64 = 10;
+pub(super) const QUIET: u64 = 10;
+
+/// How many ticks those may take who are asked what they do, before nobody waits for them any more.
+const ASKING: u64 = 4;
+
+/// For how many ticks their answers count as new.
+const ANSWERED: u64 = 1;
 
 /// How many ticks a holder's claim may take before nobody waits for it any more.
 const CLAIMING: u64 = 20;
@@ -55,10 +68,10 @@ pub fn rank(digest: &Digest, node: &NodeId) -> u64 {
     first_64_bits(&Digest::sha256(&subject))
 }
 
-/// How much a node is one that `me` is to know, where it cannot know all: other ones for each node and blob.
-pub(super) fn lot(digest: &Digest, me: &NodeId, node: &NodeId) -> u64 {
-    let mut subject = digest.as_bytes().to_vec();
-    subject.extend_from_slice(me.public_key());
+/// How much a node is one that `me` is to know, where it cannot know all: other ones for each node, and the same for all
+/// blobs, which share connections.
+pub(super) fn lot(me: &NodeId, node: &NodeId) -> u64 {
+    let mut subject = me.public_key().to_vec();
     subject.extend_from_slice(node.public_key());
     first_64_bits(&Digest::sha256(&subject))
 }
@@ -73,14 +86,31 @@ pub(super) struct Seen {
     pub(super) attempt: Attempt,
     pub(super) known: u32,
     rank: u64,
+    // How many of the states have come of late.
+    recent: u32,
 }
 
 /// Of several readings the one that all go by: of those that have come hardly less far than the one that has come
 /// farthest, that of the highest rank.
 fn foremost(readings: &[Seen]) -> Option<Seen> {
-    let farthest = readings.iter().map(|seen| seen.known).max()?;
-    let near = readings.iter().filter(|seen| farthest - seen.known <= LEAD_MARGIN);
+    let farthest = readings.iter().max_by_key(|seen| (seen.known, seen.rank))?;
+    let near = readings.iter().filter(|seen| farthest.known - seen.known <= farthest.recent);
     near.max_by_key(|seen| seen.rank).copied()
+}
+
+/// How many states of a reading were known at the last ticks, the oldest first.
+#[derive(Debug, Clone, Copy)]
+struct Past([u32; RECENT]);
+
+impl Past {
+    fn tick(&mut self, known: u32) {
+        self.0.rotate_left(1);
+        self.0[RECENT - 1] = known;
+    }
+
+    fn recent(&self, known: u32) -> u32 {
+        known.saturating_sub(self.0[0]).min(LEAD_MARGIN)
+    }
 }
 
 #[derive(Debug)]
@@ -88,6 +118,7 @@ struct Watched {
     // States known, and chunks that the leader itself has.
     progress: (u32, u32),
     moved: u64,
+    past: Past,
     // Between the last two movements, smoothed; none before the second.
     gap: Option<u64>,
 }
@@ -97,6 +128,8 @@ pub(super) struct Lead {
     rank: u64,
     // The number of this node's own attempt, while it leads.
     pub(super) mine: Option<u64>,
+    // Of the states that are known here, while it leads.
+    past: Past,
     next: u64,
     // Whose states the ledger's stream has.
     pub(super) attempt: Option<Attempt>,
@@ -115,8 +148,19 @@ pub(super) struct Lead {
     void: BTreeSet<NodeId>,
     // By whom this node is led, or was until it leads itself.
     by: Option<NodeId>,
+    pub(super) asking: Asking,
     // In bytes a second: a slower link counts as stalled.
     slowest: u32,
+    // Whether its followers have found this node slow.
+    made_way: bool,
+}
+
+/// Whether peers have been asked what they do, and at which tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asking {
+    Not,
+    Since(u64),
+    Done(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +176,7 @@ impl Lead {
         Self {
             rank,
             mine: None,
+            past: Past([0; RECENT]),
             next: first_attempt,
             attempt: None,
             signed: None,
@@ -143,7 +188,9 @@ impl Lead {
             broken: BTreeSet::new(),
             void: BTreeSet::new(),
             by: None,
+            asking: Asking::Not,
             slowest: SLOWEST,
+            made_way: false,
         }
     }
 
@@ -222,7 +269,7 @@ impl Planner {
 
     /// Whether a limit is all that keeps the blob from coming.
     pub fn waits_for_limit(&self) -> bool {
-        let near = |peer: &super::Peer| peer.class == LinkClass::Lan && peer.is_claimed();
+        let near = |peer: &Peer| peer.class == LinkClass::Lan && peer.is_claimed();
         self.limited
             && self.searched_site
             && self.asked.is_empty()
@@ -243,7 +290,13 @@ impl Planner {
                     (None, Some(_)) => known,
                     (None, None) => 0,
                 };
-                Role::Following { stream: self.lead.attempt, known, may_lead: self.may_lead() }
+                let may_lead = self.may_lead() && !self.lead.made_way;
+                Role::Following {
+                    stream: self.lead.attempt,
+                    known,
+                    may_lead,
+                    led_slowly: self.is_led_slowly(),
+                }
             }
         }
     }
@@ -273,22 +326,27 @@ impl Planner {
                 continue;
             }
             let signer = self.peers.get(&attempt.signer);
-            let is_over = match signer.filter(|signer| signer.role.is_some()) {
-                // It says itself what it does.
-                Some(signer) => !signer.reads(attempt.number),
-                // What others say is old if they say it of a reading whose end was seen: its connection to this node has
-                // ended.
-                None => dropped.is_some_and(|dropped| attempt.number <= dropped.reading),
-            };
-            if is_over {
-                continue;
+            match signer {
+                Some(signer) if signer.reads(attempt.number) => {}
+                // It says itself what it does, and would say what has changed.
+                Some(signer) if signer.tells || signer.holds() => continue,
+                // Its connection to this node has ended, or there has been none: what others say is old if they said it
+                // of a reading that was seen to end so.
+                _ if dropped.is_some_and(|dropped| attempt.number <= dropped.reading) => continue,
+                _ => {}
             }
             let rank =
                 signer.map_or_else(|| rank(&self.ledger.digest(), &attempt.signer), |signer| signer.rank);
             match seen.iter_mut().find(|seen| seen.attempt == attempt) {
                 Some(seen) => seen.known = seen.known.max(known),
-                None => seen.push(Seen { attempt, known, rank }),
+                None => seen.push(Seen { attempt, known, rank, recent: 0 }),
             }
+        }
+        for seen in &mut seen {
+            // Of one that is seen for the first time it is not known how long it took.
+            let watched = self.lead.watched.get(&seen.attempt);
+            seen.recent =
+                watched.map_or(LEAD_MARGIN.min(seen.known), |watched| watched.past.recent(seen.known));
         }
         seen
     }
@@ -326,14 +384,17 @@ impl Planner {
             }
             let has = self.peers.get(&seen.attempt.signer).map_or(0, |signer| signer.here.len());
             let progress = (seen.known, has);
-            let fresh = Watched { progress, moved: self.ticks, gap: None };
+            let past = Past([seen.known.saturating_sub(LEAD_MARGIN); RECENT]);
+            let fresh = Watched { progress, moved: self.ticks, past, gap: None };
             let watched = self.lead.watched.entry(seen.attempt).or_insert(fresh);
+            watched.past.tick(seen.known);
             if progress.0 > watched.progress.0 || progress.1 > watched.progress.1 {
                 let last = self.ticks - watched.moved;
                 let gap = watched.gap.map_or(last, |gap| (gap * 3 + last) / 4);
-                *watched = Watched { progress, moved: self.ticks, gap: Some(gap) };
+                *watched = Watched { progress, moved: self.ticks, past: watched.past, gap: Some(gap) };
             }
         }
+        self.lead.past.tick(self.ledger.stream().known());
         let leader = self.leader().map(|seen| seen.attempt.signer);
         if !self.leads()
             && let Some(node) = leader
@@ -353,30 +414,65 @@ impl Planner {
             let mut all = self.live();
             let number = self.lead.mine.unwrap_or_default();
             let attempt = Attempt { signer: self.me, number };
-            all.push(Seen { attempt, known: self.ledger.stream().known(), rank: self.lead.rank });
+            let known = self.ledger.stream().known();
+            let recent = self.lead.past.recent(known);
+            all.push(Seen { attempt, known, rank: self.lead.rank, recent });
             if foremost(&all).is_some_and(|first| first.attempt != attempt) {
+                self.step_down();
+            } else if self.leads_slowly() {
+                self.lead.made_way = true;
+                self.effects.push(Effect::MakeWay);
                 self.step_down();
             }
             return;
         }
-        if !self.searched_site || !self.may_lead() || self.leader().is_some() || self.awaits_words() {
+        if !self.searched_site || !self.may_lead() || self.leader().is_some() {
             return;
         }
         // Where a whole site begins at once, many are connected before they have a word to say.
-        let is_quiet = |peer: &super::Peer| peer.role.is_none() && self.ticks < peer.since + QUIET;
-        let would = |peer: &&super::Peer| {
-            peer.class == LinkClass::Lan && peer.rank > self.lead.rank && (peer.may_lead() || is_quiet(peer))
+        let is_quiet = |peer: &Peer| peer.is_silent(self.ticks, QUIET);
+        let would = |peer: &&Peer| {
+            let is_before = peer.rank > self.lead.rank || self.lead.made_way;
+            peer.class == LinkClass::Lan && is_before && (peer.may_lead() || is_quiet(peer))
         };
         let before = self.peers.values().filter(would).count() as u64;
-        if self.lead.vacant >= before * PATIENCE {
+        let least = if self.lead.made_way { LAST_RESORT } else { 0 };
+        if self.lead.vacant >= least.max(before * PATIENCE) + self.handicap()
+            && !self.asks_first()
+            && !self.awaits_words()
+        {
             self.begin_to_lead();
         }
+    }
+
+    /// Whoever is about to lead asks those of the site who do not tell it yet whether they do: an answer comes long before
+    /// all are connected that are to be followed, and where the site is larger than what one node sees nobody else may know
+    /// yet. Whether it has to wait for that.
+    fn asks_first(&mut self) -> bool {
+        match self.lead.asking {
+            Asking::Since(since) if self.ticks < since + ASKING + self.handicap() => return true,
+            Asking::Since(_) => return false,
+            Asking::Done(at) if self.ticks <= at + ANSWERED => return false,
+            Asking::Done(_) | Asking::Not => {}
+        }
+        let may_tell = |peer: &Peer| {
+            let is_mute = peer.followed.is_some_and(|since| self.ticks >= since + QUIET);
+            peer.class == LinkClass::Lan && !peer.tells && !peer.holds() && !is_mute
+        };
+        let is_heard = self.peers.len() < MAX_PEERS && !self.peers.values().any(may_tell);
+        if is_heard {
+            return false;
+        }
+        self.lead.asking = Asking::Since(self.ticks);
+        let but = self.peers.iter().filter(|(_, peer)| !may_tell(peer)).map(|(node, _)| *node).collect();
+        self.effects.push(Effect::AskRoles(but));
+        true
     }
 
     /// Whether a peer may still say something that decides who leads.
     pub(super) fn awaits_words(&self) -> bool {
         self.peers.values().any(|peer| {
-            let silent = peer.role.is_none() && self.ticks < peer.since + INTRODUCTION;
+            let silent = peer.is_silent(self.ticks, INTRODUCTION);
             let claiming = peer.holds() && matches!(peer.chain, super::Chain::Asked);
             silent || (claiming && peer.chain_since.is_some_and(|since| self.ticks < since + CLAIMING))
         })
@@ -412,6 +508,7 @@ impl Planner {
     /// A new attempt: what was signed under the number before does not bind it.
     pub(super) fn renumber(&mut self) {
         self.lead.mine = Some(self.lead.next);
+        self.lead.past = Past([self.ledger.stream().known(); RECENT]);
         self.lead.next += 1;
         self.lead.anew_after_void();
     }
@@ -454,6 +551,7 @@ impl Planner {
         let able: Vec<(NodeId, u32)> = self
             .peers
             .iter()
+            .filter(|(_, peer)| peer.tells)
             .filter_map(|(node, peer)| Some((*node, peer.stream(*node)?)))
             .filter(|(_, (attempt, _))| *attempt == leader.attempt)
             .map(|(node, (_, known))| (node, known))

@@ -19,8 +19,8 @@ pub use sizes::Sizes;
 pub use summary::{Leads, PeerNow, Summary};
 
 use crate::swarm::LinkClass;
-use company::Dropped;
-use lead::{Lead, Request};
+use company::{Dropped, FOLLOWED_A_TICK};
+use lead::{Asking, Lead, Request};
 use origin::Origin;
 use peer::{Chain, Depth, Peer};
 
@@ -31,6 +31,7 @@ mod lead;
 mod origin;
 mod peer;
 mod pick;
+mod relief;
 mod sizes;
 mod summary;
 
@@ -91,6 +92,8 @@ pub struct Planner {
     readers: BTreeMap<u64, ChunkIndex>,
     // How many chunks are asked of all peers together.
     window: Depth,
+    // How many more peers may be followed in this tick.
+    may_follow: usize,
     searched_site: bool,
     searched_network: bool,
     // How many chunks were here when the last search began.
@@ -141,6 +144,7 @@ impl Planner {
             common: ChunkSet::empty(map),
             readers: BTreeMap::new(),
             window: Depth::new(LEAST_WINDOW, LEAST_WINDOW, MOST_WINDOW),
+            may_follow: FOLLOWED_A_TICK,
             searched_site: false,
             searched_network: false,
             here_at_search: None,
@@ -197,8 +201,12 @@ impl Planner {
 
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Offered(node, class) => self.met(node, class, true),
-            Event::Met(node, class) => self.met(node, class, false),
+            Event::Offered(node, class) => self.met(node, class, true, false),
+            Event::Met(node, class, role) => {
+                self.met(node, class, false, matches!(role, Some(Role::Leading { .. })));
+                self.says(node, role);
+            }
+            Event::RolesAsked => self.lead.asking = Asking::Done(self.ticks),
             Event::Updated(node, update) => self.updated(node, &update),
             Event::Chain(node, chain) => self.chain(node, chain),
             Event::States(node, attempt, states) => self.states(node, attempt, states),
@@ -247,7 +255,8 @@ impl Planner {
             }
             Event::Promised(node) => {
                 self.lead.request = Request::Promised { by: node, since: self.ticks };
-                self.met(node, LinkClass::Lan, false);
+                self.met(node, LinkClass::Lan, false, true);
+                self.follow(node);
             }
             Event::NobodyLeads => self.lead.request = Request::Denied,
             Event::Reading(reader, index) => {
@@ -272,6 +281,7 @@ impl Planner {
         self.sourceless = if self.leads() && self.gap().is_some() { self.sourceless + 1 } else { 0 };
         self.hedge();
         self.meet_again();
+        self.follow_more();
     }
 
     fn void(&mut self) {

@@ -91,6 +91,8 @@ pub(super) struct Peer {
     pub(super) class: LinkClass,
     // None before it has said anything.
     pub(super) role: Option<Role>,
+    // Whether it said so to this node as its follower, and not only when it was asked once.
+    pub(super) tells: bool,
     pub(super) chain: Chain,
     // What it has while it does not hold the blob.
     pub(super) here: ChunkSet,
@@ -103,18 +105,19 @@ pub(super) struct Peer {
     pub(super) refused: BTreeMap<ChunkIndex, Refused>,
     // How many chunks it sent that link to another reading than the one that this node goes by.
     pub(super) strange: u8,
-    // The tick at which it was met.
-    pub(super) since: u64,
+    // The tick from which on it is followed, if it is.
+    pub(super) followed: Option<u64>,
     // The tick at which it was first asked for its chain, if it was.
     pub(super) chain_since: Option<u64>,
     pub(super) rank: u64,
 }
 
 impl Peer {
-    pub(super) fn new(class: LinkClass, nothing: ChunkSet, since: u64, rank: u64) -> Self {
+    pub(super) fn new(class: LinkClass, nothing: ChunkSet, rank: u64) -> Self {
         Self {
             class,
             role: None,
+            tells: false,
             chain: Chain::None,
             here: nothing,
             asked: 0,
@@ -123,7 +126,7 @@ impl Peer {
             busy: false,
             refused: BTreeMap::new(),
             strange: 0,
-            since,
+            followed: None,
             chain_since: None,
             rank,
         }
@@ -150,6 +153,11 @@ impl Peer {
     /// Whether it may be asked for a chunk.
     pub(super) fn gives(&self, index: ChunkIndex, now: u64) -> bool {
         self.has(index) && self.refused.get(&index).is_none_or(|refused| now >= refused.until)
+    }
+
+    /// Whether it has said nothing yet, though it has been followed for less than so many ticks.
+    pub(super) fn is_silent(&self, now: u64, ticks: u64) -> bool {
+        self.role.is_none() && self.followed.is_some_and(|since| now < since + ticks)
     }
 
     /// It does not give a chunk.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use tracing::debug;
 use wherry_proto::{Attempt, ChunkIndex, Lead, NodeId, State, StateChain, StatePrefix};
 
@@ -21,15 +22,26 @@ const MAX_ASKED_TO_LEAD: usize = 16;
 
 impl Driver {
     pub(super) fn search(&self) {
+        let found = self.parts.peers.search(self.digest());
+        self.tell_found(found, Event::SearchedNetwork);
+    }
+
+    pub(super) fn ask_roles(&self, but: &BTreeSet<NodeId>) {
+        let nodes = self.parts.peers.site().into_iter().filter(|node| !but.contains(node)).collect();
+        let found = self.parts.peers.ask(&nodes, self.digest());
+        self.tell_found(found, Event::RolesAsked);
+    }
+
+    /// Tells the planner of those who are found, and at last that these are all.
+    fn tell_found(&self, mut found: BoxStream<'static, Found>, end: Event) {
         let (digest, size) = (self.digest(), self.map().size());
-        let mut found = self.parts.peers.search(digest);
         let events = self.events.clone();
         self.spawn(async move {
             while let Some(found) = found.next().await {
                 let event = match found {
-                    Found::Node { node, class, size: offered, held } if offered == size => match held {
-                        true => Event::Offered(node, class),
-                        false => Event::Met(node, class),
+                    Found::Node { node, class, size: offered, arriving } if offered == size => match arriving {
+                        None => Event::Offered(node, class),
+                        role => Event::Met(node, class, role),
                     },
                     Found::Node { node, size: offered, .. } => {
                         debug!(blob = %digest.short(), peer = %node, offered, size, "offer of another length");
@@ -42,7 +54,7 @@ impl Driver {
                     return;
                 }
             }
-            let _ = events.send(Happening::Event(Event::SearchedNetwork)).await;
+            let _ = events.send(Happening::Event(end)).await;
         });
     }
 
