@@ -13,5 +13,5 @@ pub mod name;
 pub mod origin;
 pub mod server;
 
-pub use manifest::{Descriptor, Manifest, ManifestContent, ManifestError, Platform};
+pub use manifest::{Descriptor, Manifest, ManifestContent, ManifestError, Platform, json_fault};
 pub use name::{Host, NameError, Reference, Repository, Tag, TagOrDigest};

@@ -45,8 +45,24 @@ pub(super) struct Document {
     subject: Option<Descriptor>,
 }
 
+/// How much of what a document says is repeated in an error, in characters.
+pub(super) const QUOTED: usize = 160;
+
+/// Why a document that a stranger wrote is not the JSON that it should be, and where: in a line, however long what stands
+/// there is.
+pub fn json_fault(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.char_indices().nth(2 * QUOTED) {
+        None => text,
+        Some(_) => {
+            let begin: String = text.chars().take(QUOTED).collect();
+            format!("{begin}… at line {} column {}", error.line(), error.column())
+        }
+    }
+}
+
 pub(super) fn read(raw: &[u8]) -> Result<Document, ManifestError> {
-    let unreadable = |error: serde_json::Error| ManifestError::Json(error.to_string());
+    let unreadable = |error: serde_json::Error| ManifestError::Json(json_fault(&error));
     let mut checker = Checker { ambiguous: None };
     let mut reader = serde_json::Deserializer::from_slice(raw);
     let checked = Level { checker: &mut checker, depth: 0, free_keys: false }.deserialize(&mut reader);

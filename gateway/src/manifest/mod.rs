@@ -8,6 +8,7 @@ mod json;
 pub mod media_type;
 
 pub use descriptor::{Descriptor, Platform};
+pub use json::json_fault;
 
 use bytes::Bytes;
 use wherry_proto::Digest;
@@ -159,7 +160,7 @@ impl Manifest {
             && !inside.eq_ignore_ascii_case(outside)
         {
             return Err(ManifestError::MediaTypeMismatch {
-                inside: inside.clone(),
+                inside: inside.chars().take(json::QUOTED).collect(),
                 outside: outside.clone(),
             });
         }

@@ -182,3 +182,21 @@ proptest! {
         prop_assert!(Manifest::parse(Bytes::from(text), None).is_err());
     }
 }
+
+#[test]
+fn however_long_what_is_wrong_the_error_is_a_line() {
+    let long = "é\"".repeat(1 << 18);
+    let media_type = with(image(), "mediaType", json!(long));
+    for (wrong, content_type) in [
+        (json!(long), None),
+        (with(image(), "layers", json!(long)), None),
+        (with(image(), "config", json!({ (long.clone()): 1, "digest": long })), None),
+        (media_type.clone(), None),
+        (media_type, Some(media_type::OCI_INDEX)),
+    ] {
+        let error = Manifest::parse(bytes(&wrong), content_type).unwrap_err().to_string();
+        assert!(error.len() < 1024, "{} bytes: {error:.400}", error.len());
+    }
+    let error = parse(&json!(long)).unwrap_err().to_string();
+    assert!(error.contains("… at line 1 column "), "{error}");
+}

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use wherry_gateway::json_fault;
 use wherry_proto::Digest;
 
 /// The largest manifest or index, in bytes: what registries and runtimes take.
@@ -79,13 +80,13 @@ pub(super) enum Manifest {
 impl Manifest {
     /// Reads an index or a manifest. `media_type` is what the descriptor said, empty if it said nothing.
     pub(super) fn parse(bytes: &[u8], media_type: &str) -> Result<Self, String> {
-        let document: Document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let document: Document = serde_json::from_slice(bytes).map_err(|error| json_fault(&error))?;
         if document.schema_version != 2 {
             return Err(format!("schema version {}, only 2 is taken", document.schema_version));
         }
         let own = document.media_type.as_deref().unwrap_or_default();
         if !own.is_empty() && !media_type.is_empty() && own != media_type {
-            return Err(format!("it calls itself {own}, its descriptor {media_type}"));
+            return Err(format!("it calls itself {own:.100}, its descriptor {media_type:.100}"));
         }
         let told = if own.is_empty() { media_type } else { own };
         let media_type = |default: &str| if told.is_empty() { default } else { told }.to_owned();

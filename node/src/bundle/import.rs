@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
+use wherry_gateway::json_fault;
 use wherry_proto::{Algorithm, Digest};
 
 use super::document::{DockerImage, LayoutFile, MAX_DOCKER_MANIFEST_LEN, MAX_MANIFEST_LEN};
@@ -357,7 +358,7 @@ fn check_layout(bytes: &[u8]) -> Result<(), ImportError> {
 }
 
 pub(super) fn json(entry: &str, error: &serde_json::Error) -> ImportError {
-    ImportError::Json { entry: entry.to_owned(), why: error.to_string() }
+    ImportError::Json { entry: entry.to_owned(), why: json_fault(error) }
 }
 
 pub(super) fn wrong_length(digest: &Digest, found: u64, announced: u64, by: &str) -> ImportError {

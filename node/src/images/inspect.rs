@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
-use wherry_gateway::{Descriptor, Manifest};
+use wherry_gateway::{Descriptor, Manifest, json_fault};
 use wherry_proto::Digest;
 
 /// The longest instruction that is kept, in characters; what follows is cut off.
@@ -143,7 +143,7 @@ pub enum InspectError {
     #[error(
         "the image's configuration cannot be read: {0}; this may be an artifact that is no container image"
     )]
-    Config(serde_json::Error),
+    Config(String),
 }
 
 #[derive(Deserialize)]
@@ -204,7 +204,8 @@ pub fn inspect(
     here: impl Fn(&Descriptor) -> (LayerState, u64),
 ) -> Result<ImageDetails, InspectError> {
     let image = manifest.image().ok_or(InspectError::Index)?;
-    let config: Config = serde_json::from_slice(config).map_err(InspectError::Config)?;
+    let config: Config =
+        serde_json::from_slice(config).map_err(|error| InspectError::Config(json_fault(&error)))?;
     let history = config.history.unwrap_or_default();
     let makes_layer = |step: &History| !step.empty_layer.unwrap_or(false);
     let history_fits = history.iter().filter(|step| makes_layer(step)).count() == image.layers.len()
