@@ -18,7 +18,8 @@ use crate::{BlobName, Digest, PauseRecord, TagRecord, WanWord};
 /// to lead, and to ask an origin what a reference means; whoever asks for a chain says which it has.
 /// 4: nodes of a site tell each other of the links that lead out of it; whoever gave a chunk is told that it does not
 /// link; nodes can be asked to bring an image to themselves.
-pub const PROTOCOL_VERSION: u16 = 4;
+/// 5: nodes of a site tell each other what a tag means as soon as it means something else.
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// The longest name of a site, in bytes.
 pub const MAX_SITE_LEN: usize = 64;
@@ -158,6 +159,8 @@ pub enum Question {
     Preload(WantedImage),
     /// How an image comes that the peer was asked to bring.
     Preloading(WantedImage),
+    /// That a tag means something else than the asker knew. Only neighbours of the same site are listened to.
+    Moved(TagRecord),
 }
 
 /// An image that a node is asked to bring to itself.
@@ -202,6 +205,8 @@ pub enum Answer {
     Preload(Result<(), PreloadRefusal>),
     /// To [`Question::Preloading`]; `None` if the peer knows of none, as after a restart.
     Preloading(Option<Preloading>),
+    /// To [`Question::Moved`]: whether the peer knows that now, or something newer.
+    Moved(bool),
 }
 
 /// Why a node does not bring an image to itself.
