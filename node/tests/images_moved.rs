@@ -160,14 +160,64 @@ async fn an_image_that_no_tag_means_is_found_once_and_never_its_parts() {
     for image in [&index, &amd, &arm] {
         let (whole, digits) = (image.digest.to_string(), image.digest.hex());
         for text in [&whole, &digits, &whole[..7 + 12], &digits[..12]] {
-            let found = node.images.local_by_digest(text, None).await.unwrap();
+            let found = node.images.known_by_digest(text).await.unwrap();
             assert_eq!(found.len(), 1, "{text}");
-            assert_eq!(
-                (found[0].top.digest(), found[0].name.to_string()),
-                (&image.digest, by_digest.clone())
-            );
+            assert_eq!((found[0].digest(), found[0].name.to_string()), (image.digest, by_digest.clone()));
         }
     }
     let users = node.images.users_of([arm.layer()].into()).await.unwrap();
     assert_eq!(users[&arm.layer()].iter().collect::<Vec<_>>(), [&by_digest]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neighbours_are_told_of_a_tag_when_it_means_something_else_and_of_nothing_more() {
+    let lab = Lab::new().await;
+    let (tag, old, new) = (lab.reference("app:1"), lab.image("old"), lab.image("new"));
+    let node = lab.node();
+    for (image, time) in [(&old, NOW), (&new, NOW + 200)] {
+        lab.origin.tag("app", "1", image);
+        lab.clock_to(time);
+        node.images.manifest(&tag).await.unwrap();
+        let told = node.site.was_told();
+        let told: Vec<_> = told.iter().map(|record| (record.reference.as_str(), record.digest)).collect();
+        assert_eq!(told, [(tag.to_string().as_str(), image.digest)]);
+        // From memory, and confirmed anew.
+        for after in [1, 100] {
+            lab.clock_to(time + after);
+            node.images.manifest(&tag).await.unwrap();
+        }
+        node.images.manifest(&lab.reference(&format!("app@{}", image.digest))).await.unwrap();
+        assert_eq!(node.site.was_told(), []);
+    }
+    // What a neighbour says was told by whoever learned it.
+    let newer = lab.image("newer");
+    lab.clock_to(NOW + 400);
+    node.put(&newer);
+    node.site.says(record(&tag, &newer, NOW + 400, NOW + 400));
+    assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &newer.digest);
+    assert_eq!(node.site.was_told(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_neighbour_tells_of_a_tag_outlives_it_and_moves_no_tag_backwards() {
+    let lab = Lab::new().await;
+    lab.origin.stop();
+    let (tag, old, new) = (lab.reference("app:1"), lab.image("old"), lab.image("new"));
+    let node = lab.node();
+    let means = || node.images.records().tag(&tag).unwrap().map(|entry| entry.record.digest);
+    assert!(node.images.told(&record(&tag, &old, NOW, NOW)).unwrap());
+    assert!(node.images.told(&record(&tag, &new, NOW + 1, NOW)).unwrap());
+    assert_eq!(means(), Some(new.digest));
+    // It knows better.
+    assert!(node.images.told(&record(&tag, &old, NOW, NOW)).unwrap());
+    // No clock is so wrong; nobody signed this; no tag.
+    let mut forged = record(&tag, &old, NOW + 2, NOW);
+    forged.digest = lab.image("forged").digest;
+    let digest = lab.reference(&format!("app@{}", old.digest));
+    for refused in [record(&tag, &old, NOW + 2 * DAY, NOW), forged, record(&digest, &old, NOW + 2, NOW)] {
+        assert!(!node.images.told(&refused).unwrap());
+    }
+    assert_eq!(means(), Some(new.digest));
+    node.put(&new);
+    assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &new.digest);
 }

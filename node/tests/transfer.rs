@@ -488,3 +488,41 @@ async fn an_origin_that_is_gone_is_an_error_that_says_so() {
     assert!(error.contains(&lab.route.host.to_string()) && error.contains("no peer"), "{error}");
     transfers.close().await;
 }
+
+/// A runtime in which one thread at a time may wait for the disk, so that a test can keep all others from it.
+fn with_one_disk(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(1).enable_all().build().unwrap();
+    runtime.block_on(test);
+    runtime.shutdown_background();
+}
+
+#[test]
+fn nobody_joins_a_transfer_that_has_come_to_nothing_however_long_it_takes_to_end() {
+    with_one_disk(async {
+        let (_, wrong) = blob(1000);
+        let digest = Digest::sha256(b"right");
+        let lab = Lab::new([(digest, wrong.clone())], 0).await;
+        let (transfers, metrics, _store) = lab.node();
+        let doomed = lab.arriving(&transfers, digest, wrong.len()).await;
+        let (go_on, wait) = std::sync::mpsc::sync_channel::<()>(1);
+        tokio::task::spawn_blocking(move || wait.recv());
+        // Every reading is wrong, and what is wrong cannot be forgotten yet.
+        lab.pace.add_permits(FULL_SPEED);
+        let left = async {
+            while transfers.get(digest, wrong.len() as u64).is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), left).await.expect("others could join it still");
+        assert!(metrics.from_origin.get() > 0, "it was read before that");
+        let anew = tokio::spawn({
+            let (transfers, route, size) = (transfers.clone(), lab.route.clone(), wrong.len() as u64);
+            async move { transfers.fetch(digest, size, Some(route)).await }
+        });
+        go_on.send(()).unwrap();
+        let Fetched::Arriving(anew) = anew.await.unwrap().unwrap() else { panic!("it is stored") };
+        assert!(!Arc::ptr_eq(&anew, &doomed));
+        assert!(matches!(doomed.wait().await, Err(TransferError::OriginWrong { .. })));
+    });
+}

@@ -18,7 +18,9 @@ use crate::{BlobName, Digest, PauseRecord, Role, TagRecord, WanWord};
 /// to lead, and to ask an origin what a reference means; whoever asks for a chain says which it has.
 /// 4: nodes of a site tell each other of the links that lead out of it; whoever gave a chunk is told that it does not
 /// link; nodes can be asked to bring an image to themselves.
-/// 5: whoever is asked for a blob that is on its way to it says also whether it leads, or whose reading it goes by.
+/// 5: whoever is asked for a blob that is on its way to it says also whether it leads, or whose reading it goes by, and
+/// each says whether its leader is slow; nodes of a site tell each other what a tag means as soon as it means something
+/// else; a hello says which life of a node it comes from.
 pub const PROTOCOL_VERSION: u16 = 5;
 
 /// The longest name of a site, in bytes.
@@ -159,6 +161,8 @@ pub enum Question {
     Preload(WantedImage),
     /// How an image comes that the peer was asked to bring.
     Preloading(WantedImage),
+    /// That a tag means something else than the asker knew. Only neighbours of the same site are listened to.
+    Moved(TagRecord),
 }
 
 /// An image that a node is asked to bring to itself.
@@ -203,6 +207,8 @@ pub enum Answer {
     Preload(Result<(), PreloadRefusal>),
     /// To [`Question::Preloading`]; `None` if the peer knows of none, as after a restart.
     Preloading(Option<Preloading>),
+    /// To [`Question::Moved`]: whether the peer knows that now, or something newer.
+    Moved(bool),
 }
 
 /// Why a node does not bring an image to itself.

@@ -196,6 +196,8 @@ fn every_message_has_the_bytes_that_are_written_down() {
             frame(Ask { id: 9, question: Question::Preload(wanted(Some("linux/arm64"))) }),
         ),
         ("ask-preloading", frame(Ask { id: 10, question: Question::Preloading(wanted(None)) })),
+        ("ask-moved", frame(Ask { id: 11, question: Question::Moved(record()) })),
+        ("reply-moved", frame(Reply { id: 11, answer: Answer::Moved(true) })),
         ("reply-preload", preload(Ok(()))),
         ("reply-preload-busy", preload(Err(PreloadRefusal::Busy))),
         ("reply-preload-name", preload(Err(PreloadRefusal::Name))),

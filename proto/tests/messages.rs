@@ -66,6 +66,7 @@ fn question() -> impl Strategy<Value = Question> {
         word().prop_map(Question::Wan),
         wanted().prop_map(Question::Preload),
         wanted().prop_map(Question::Preloading),
+        record().prop_map(Question::Moved),
     ]
 }
 
@@ -121,6 +122,7 @@ fn answer() -> impl Strategy<Value = Answer> {
             .prop_map(|(names, more)| Answer::Tags(TagPage { names: List::first_of(names), more })),
         lead().prop_map(Answer::Lead),
         prop::option::of(word()).prop_map(Answer::Wan),
+        any::<bool>().prop_map(Answer::Moved),
         prop::sample::select(vec![
             Ok(()),
             Err(PreloadRefusal::Busy),

@@ -12,6 +12,7 @@ use wherry_tests::clients::Skopeo;
 use wherry_tests::lab::Lab;
 use wherry_tests::network::Network;
 use wherry_tests::node::{Options, Wherry};
+use wherry_tests::process::output;
 use wherry_tests::registry::{self, Registry};
 use wherry_tests::wait::wait_until;
 
@@ -138,11 +139,8 @@ fn a_check_finds_what_is_damaged_and_sets_it_aside() -> Result<()> {
         assert_eq!(listed[0]["damaged"], json!({"blobs": 1, "state": "waiting"}), "{listed}");
         wait_until("it is warned of", SOON, || is_warned_of(&node, &digest, &reference))?;
         for again in [&["check"][..], &["check", &reference]] {
-            // Of an image whose manifest is damaged nothing can be looked at.
-            if again.len() == 1 || digest != image.manifest {
-                let said = node.fails(again)?;
-                assert!(said.contains("1 blob is damaged"), "until it is right: {said}");
-            }
+            let said = node.fails(again)?;
+            assert!(said.contains("1 blob is damaged"), "until it is right: {said}");
         }
         node.run(&["pull", &reference])?;
         let checked = node.json(&["check", &reference])?;
@@ -155,6 +153,70 @@ fn a_check_finds_what_is_damaged_and_sets_it_aside() -> Result<()> {
     for blob in image.blobs() {
         ensure!(blob_is_right(node.gateway()?, "lab/noise", &blob)?, "{} is wrong", blob.digest);
     }
+    Ok(())
+}
+
+/// All that people write for an image that has a single name.
+fn names_of(reference: &str, manifest: &Digest) -> [String; 4] {
+    let hex = manifest.hex();
+    [reference.to_owned(), manifest.to_string(), hex[..12].to_owned(), format!("sha256:{}", &hex[..12])]
+}
+
+#[test]
+fn an_image_whose_manifest_is_damaged_is_told_of_and_healed_by_whatever_names_it() -> Result<()> {
+    let Holder { node, image, reference, lab: _lab, origin: _origin } = holder(79)?;
+    let heals = format!("'wherry pull {reference}'");
+    for name in names_of(&reference, &image.manifest) {
+        flip(&node, &image.manifest, 5)?;
+        // The first look finds it out, the second knows.
+        for _ in 0..2 {
+            let output = output(node.command()?.args(["check", &name]))?;
+            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            let damaged = format!("damaged {} ", image.manifest);
+            for part in [&damaged, &reference, "its manifest is damaged", "checked 4 blobs", "3 are right"] {
+                assert!(said.contains(part), "{name}: {part}: {said}");
+            }
+            assert!(said.contains(&heals), "{name}: {said}");
+        }
+        let said = node.fails(&["inspect", &name])?;
+        let told = format!("the manifest of {reference}, {}, is damaged", image.manifest);
+        assert!(said.contains(&told) && said.contains(&heals), "{name}: {said}");
+        let said = node.fails(&["export", &name, "-o", "/dev/null"])?;
+        assert!(said.contains(&told) && said.contains(&heals), "{name}: {said}");
+        node.run(&["pull", &name])?;
+        let checked = node.json(&["check", &name])?;
+        assert_eq!((&checked["blobs"], &checked["damaged"]), (&4.into(), &json!([])), "{name}: {checked}");
+        // A pull by digest leaves a name of its own.
+        for listed in node.json(&["images"])?.as_array().context("no list")? {
+            let listed = listed["reference"].as_str().context("no name")?;
+            if listed != reference {
+                node.run(&["rm", listed])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_image_whose_manifest_is_damaged_is_removed_with_its_layers_by_whatever_names_it() -> Result<()> {
+    let Holder { node, image, reference, lab: _lab, origin } = holder(80)?;
+    let other = push_image(origin.addr(), "lab/noise", "2", 81, &[1 << 20])?;
+    node.run(&["pull", &other.reference(origin.host())])?;
+    for name in names_of(&reference, &image.manifest) {
+        node.run(&["pull", &reference])?;
+        node.run(&["pin", &reference])?;
+        flip(&node, &image.manifest, 5)?;
+        node.fails(&["check"])?;
+        node.run(&["rm", &name])?;
+        assert_eq!(node.whole_images()?, [other.reference(origin.host())], "{name}");
+        let status = node.json(&["status"])?;
+        assert_eq!(
+            (&status["store"]["blobs"], &status["damaged"]),
+            (&json!(3), &json!([])),
+            "{name}: {status}"
+        );
+    }
+    ensure!(blob_is_right(node.gateway()?, "lab/noise", &other.layers[0])?, "another image is damaged");
     Ok(())
 }
 

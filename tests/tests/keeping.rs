@@ -169,6 +169,35 @@ fn a_pinned_image_stays_and_others_make_room_by_name() -> Result<()> {
 }
 
 #[test]
+fn a_runtimes_pull_costs_no_more_of_another_image_than_it_needs_and_what_is_left_of_that_is_listed()
+-> Result<()> {
+    let mut site = site(Some("12MiB"))?;
+    let old = push_image(site.origin.addr(), "lab/old", "1", 88, &[2 * MIB, 2 * MIB, 2 * MIB, 2 * MIB])?;
+    let new = push_image(site.origin.addr(), "lab/new", "1", 89, &[2 * MIB, 2 * MIB, 2 * MIB])?;
+    let references = [&old, &new].map(|image| image.reference(site.origin.host()));
+    let skopeo = Skopeo::new(&site.lab, "skopeo")?;
+    let pull = |node: &Wherry, image: &Image, name: &str| {
+        skopeo.pull(&image.reference(node.gateway()?), name)?.check(image)
+    };
+    pull(&site.node, &old, "old")?;
+    // Which manifests are here, and what they name, is known after a start as well.
+    site.node.stop()?;
+    site.node.up()?;
+    pull(&site.node, &new, "new")?;
+    let images = site.node.json(&["images"])?;
+    let here = |reference: &String| {
+        let found = images.as_array().into_iter().flatten().find(|image| image["reference"] == *reference);
+        found.and_then(|image| image["here"].as_u64())
+    };
+    // 14 MiB, some manifests, configurations, chains, and what is on its way: two layers have to go.
+    assert_eq!(here(&references[1]), Some(new.size()), "{images}");
+    assert_eq!(here(&references[0]), Some(old.size() - 4 * MIB), "{images}");
+    let inspected = site.node.json(&["inspect", &references[0]])?;
+    assert_eq!(inspected["here"].as_u64(), Some(old.size() - 4 * MIB), "{inspected}");
+    Ok(())
+}
+
+#[test]
 fn an_image_without_a_name_is_used_by_its_digest_or_gets_one() -> Result<()> {
     let site = site(None)?;
     let (_, reference) = site.image("lab/nameless", 88, MIB)?;

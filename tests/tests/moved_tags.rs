@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use wherry_tests::blobs::push_image;
 use wherry_tests::http::get;
 use wherry_tests::lab::Lab;
+use wherry_tests::network::Network;
 use wherry_tests::node::{Options, Wherry};
 use wherry_tests::registry::{self, Registry};
 use wherry_tests::wait::wait_until;
@@ -80,6 +81,32 @@ fn what_a_tag_meant_before_is_listed_found_by_its_digest_and_named_where_the_tag
     assert!(said.contains("not here"), "{said}");
     let said = node.fails(&["pull", &tag])?;
     assert!(!said.contains("has moved"), "nothing is left of it: {said}");
+    Ok(())
+}
+
+#[test]
+fn a_tag_move_that_one_node_saw_outlives_that_node() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let old = push_image(origin.addr(), "lab/moving", "1", 88, &[1 << 20])?;
+    let tag = old.reference(origin.host());
+    let network = Network::new(&lab)?;
+    let options = Options::origin(origin.host()).with("--tag-ttl").with("1h");
+    let mut one = network.member(&lab, "one", options.clone(), &[])?;
+    let two = network.member(&lab, "two", options, &[&one])?;
+    for node in [&one, &two] {
+        node.run(&["pull", &tag])?;
+    }
+    let new = push_image(origin.addr(), "lab/moving", "1", 89, &[1 << 20])?;
+    one.run(&["pull", "--refresh", &tag])?;
+    one.kill()?;
+    origin.stop()?;
+    let answer = get(two.gateway()?, "/v2/lab/moving/manifests/1")?;
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    let now = format!("it means {} now", new.manifest);
+    assert!(answer.status >= 400 && body.contains(&now), "{}: {body}", answer.status);
+    let said = two.fails(&["pull", &tag])?;
+    assert!(said.contains(&now) && said.contains(&old.manifest.to_string()), "{said}");
     Ok(())
 }
 

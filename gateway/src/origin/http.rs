@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{InvalidMessage, RootCertStore};
 use url::Url;
 
+use super::answered::Answered;
 use super::auth::{Sessions, current};
 use super::realm::{is_insecure, is_private};
 use super::retry::{Failure, retry_after};
@@ -42,6 +43,7 @@ const PROXY_VARIABLES: [&str; 6] =
 pub(super) struct Http {
     pub(super) settings: OriginSettings,
     pub(super) sessions: Sessions,
+    pub(super) answered: Answered,
     /// For this machine, and for everything if there is no proxy.
     direct: Client,
     /// For everything else if the environment names a proxy.
@@ -100,6 +102,7 @@ impl Http {
             proxied: behind_proxy.then(|| client(&settings, &authorities, true)).transpose()?,
             settings,
             sessions: Sessions::default(),
+            answered: Answered::default(),
         })
     }
 
@@ -127,7 +130,12 @@ impl Http {
             used = Some(self.authenticate(target, &session, used.as_ref(), response).await?);
             response = self.follow(target, method, &url, headers, used.as_ref()).await?;
         }
-        self.judge(target, response, used.is_some()).await
+        let judged = self.judge(target, response, used.is_some()).await;
+        match &judged {
+            Err(Failure::Final(error) | Failure::Passing(error, _)) if error.is_unreachable() => {}
+            _ => self.answered.note(target.host),
+        }
+        judged
     }
 
     /// Sends a request and follows its redirects.

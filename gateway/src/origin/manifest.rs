@@ -74,7 +74,8 @@ impl Origins {
     }
 }
 
-fn describe(repository: &Repository, reference: &TagOrDigest) -> String {
+/// What errors call a manifest of a repository: `manifest library/alpine:latest`.
+pub fn describe(repository: &Repository, reference: &TagOrDigest) -> String {
     match reference {
         TagOrDigest::Tag(tag) => format!("manifest {repository}:{tag}"),
         TagOrDigest::Digest(digest) => format!("manifest {repository}@{digest}"),

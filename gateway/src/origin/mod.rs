@@ -10,6 +10,7 @@
 //! before an answer and within one, and the attempts. HTTP/1.1 only: blobs that are fetched side by side have
 //! connections of their own, so that one lost packet holds up one of them.
 
+mod answered;
 mod auth;
 mod blob;
 mod challenge;
@@ -27,7 +28,7 @@ pub use challenge::{Challenge, parse_challenge};
 pub use credentials::{Credential, CredentialSources};
 pub use error::OriginError;
 pub use http::check_authorities;
-pub use manifest::ManifestHead;
+pub use manifest::{ManifestHead, describe};
 pub use settings::{OriginSettings, SettingsError};
 
 use crate::name::{Host, Repository};
@@ -61,6 +62,12 @@ impl Origins {
         settings.insecure.contains(host)
             || settings.credentials.explicit.iter().any(|(known, _)| known == host)
             || settings.trusted_realms.iter().any(|(registry, _)| registry == host)
+    }
+
+    /// When an origin last answered anything, whatever that was, but that it has a fault of its own; `None` if it has not
+    /// done so yet, or so many others have since that it is forgotten.
+    pub fn answered(&self, host: &Host) -> Option<std::time::Instant> {
+        self.http.answered.of(host)
     }
 
     /// Whether this node's own credentials would be used for a repository if its registry asked for some. Where a file

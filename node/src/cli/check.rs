@@ -1,6 +1,9 @@
 //! `wherry check`.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
+
+use wherry_gateway::Reference;
 
 use super::args::CheckArgs;
 use super::environment::Environment;
@@ -11,6 +14,9 @@ use super::screen::Screen;
 use super::stop::Stop;
 use crate::config::units::{show_seconds, show_size};
 use crate::control::api::{CheckEvent, CheckRequest, CheckSummary};
+
+/// For how many damaged images the command is told that heals each.
+const MAX_TOLD: usize = 4;
 
 pub(super) async fn run(args: &CheckArgs, environment: &Environment) -> Result<(), Failure> {
     let client = args.node.client(environment);
@@ -59,9 +65,26 @@ pub(super) async fn run(args: &CheckArgs, environment: &Environment) -> Result<(
     let blobs = are(summary.damaged.len(), "blob");
     Err(Failure::with_hint(
         format!("{blobs} damaged: the bytes on the disk are not those that were stored"),
-        "the next pull brings them again, from peers or the registry; check the disk, and import again what came by \
-         import and nobody else has",
+        format!(
+            "the next pull brings what is damaged again, from peers or the registry{}; check the disk, and import again \
+             what came by import and nobody else has",
+            pulls(&summary)
+        ),
     ))
+}
+
+/// The commands that do so, if there are few.
+fn pulls(summary: &CheckSummary) -> String {
+    let names: BTreeSet<&String> = summary.damaged.iter().flat_map(|blob| &blob.images).collect();
+    let commands: Vec<String> = names
+        .into_iter()
+        .filter(|name| name.parse::<Reference>().is_ok())
+        .map(|name| format!("'wherry pull {}'", harmless(name)))
+        .collect();
+    match commands.len() {
+        1..=MAX_TOLD => format!(": {}", commands.join(", ")),
+        _ => String::new(),
+    }
 }
 
 /// Narrower than any terminal that is in use.
@@ -83,6 +106,9 @@ pub(super) fn page(summary: &CheckSummary) -> String {
     }
     for digest in &summary.missing {
         out += &format!("missing {digest}\n");
+    }
+    for image in &summary.unread {
+        out += &format!("unknown what else {} needs: its manifest is damaged\n", harmless(image));
     }
     let sound = summary.blobs - summary.damaged.len();
     out += &format!(

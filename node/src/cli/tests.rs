@@ -209,6 +209,7 @@ fn one_of_a_kind_is_told_of_in_the_singular() {
         seconds: 1.0,
         damaged: Vec::new(),
         missing: vec![digest(); missing],
+        unread: Vec::new(),
     };
     let page = check::page(&summary(1, 1));
     assert!(page.ends_with("checked 1 blob with 1 B in 1.00 s: all are right, 1 is not here\n"), "{page}");

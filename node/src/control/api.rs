@@ -271,6 +271,8 @@ pub struct CheckSummary {
     pub damaged: Vec<DamagedBlob>,
     /// Blobs of the images that were named which are not here.
     pub missing: Vec<Digest>,
+    /// Those of the images that were named of which the manifest is damaged, so that what else they need is not known.
+    pub unread: Vec<String>,
 }
 
 /// A blob that was set aside.

@@ -120,7 +120,14 @@ impl Backend for Harbour {
     ) -> Result<CheckSummary, ApiError> {
         events.tell(CheckEvent::Damaged { digest: digest(), size: 5 }).await;
         let damaged = DamagedBlob { digest: digest(), size: 5, images: request.references };
-        Ok(CheckSummary { blobs: 1, bytes: 5, seconds: 0.5, damaged: vec![damaged], missing: Vec::new() })
+        Ok(CheckSummary {
+            blobs: 1,
+            bytes: 5,
+            seconds: 0.5,
+            damaged: vec![damaged],
+            missing: Vec::new(),
+            unread: Vec::new(),
+        })
     }
 
     async fn preload(

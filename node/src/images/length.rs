@@ -33,7 +33,7 @@ impl Images {
     pub(super) async fn length(&self, route: &Route, digest: Digest) -> Result<u64, ImageError> {
         let proof = pin!(timeout(PEERS_PATIENCE, self.proven_length(digest, u64::MAX)));
         let origin = pin!(async {
-            if let Some(origin) = self.is_down(&route.host) {
+            if let Some(origin) = self.is_down(&route.host, format!("blob {digest}")) {
                 return Err(unknown(route, digest, origin));
             }
             sleep(HEAD_START).await;

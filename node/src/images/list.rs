@@ -1,21 +1,30 @@
 //! The images that are here, whole or in part.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference};
 use wherry_proto::Digest;
 
 use super::platform::{choose, chosen, this_platform};
 use super::untagged::Named;
-use super::{ImageError, ImageName, Images, KeptImage, TagEntry, blocking};
+use super::{ImageError, ImageName, Images, KeptImage, TagEntry, blocking, may_be_manifest};
 
-/// For how long a count of the images here serves.
+/// For how long what was found out by reading every manifest serves.
 pub const COUNT_FOR: Duration = Duration::from_secs(2);
 
 /// How many blobs one image may have, over all platforms, before further ones are not looked at.
 const MAX_PARTS: usize = 1 << 16;
+
+/// How many images were here with all their blobs when so much had changed.
+pub(super) struct Count {
+    count: usize,
+    changes: (u64, u64),
+    // When they may be counted again.
+    next: Instant,
+}
 
 /// An image of which the manifests are here.
 #[derive(Debug, Clone)]
@@ -32,7 +41,28 @@ pub struct LocalImage {
     pub since: Option<u64>,
 }
 
+/// An image that this node knows by a name and of which the manifests are here, or were before they were damaged.
+#[derive(Debug, Clone)]
+pub struct KnownImage {
+    /// What it is called.
+    pub name: ImageName,
+    meaning: Meaning,
+}
+
+impl KnownImage {
+    /// The digest of the manifest that the name means.
+    pub fn digest(&self) -> Digest {
+        self.meaning.digest
+    }
+}
+
 impl LocalImage {
+    /// What there is to know of it without its manifests.
+    pub fn known(&self) -> KnownImage {
+        let (digest, media_type) = (*self.top.digest(), self.top.media_type().to_owned());
+        KnownImage { name: self.name.clone(), meaning: Meaning { digest, media_type, since: self.since } }
+    }
+
     /// Bytes of config and layers, each counted once.
     pub fn size(&self) -> u64 {
         self.image.image().map_or(0, |image| image.blobs().map(|blob| blob.size).sum())
@@ -120,34 +150,32 @@ impl Images {
         Ok(())
     }
 
-    /// The images here whose digests begin like this, in one name after the other: a digest as it is written, its
-    /// digits alone, or the beginning of either. What has the digest is the `top` of each, be it one of an index.
-    pub async fn local_by_digest(
-        &self,
-        beginning: &str,
-        platform: Option<&Platform>,
-    ) -> Result<Vec<LocalImage>, ImageError> {
-        let (images, beginning, platform) = (self.clone(), beginning.to_owned(), platform.cloned());
+    /// The images that are known here and whose digests begin like this, in one name after the other: a digest as it is
+    /// written, its digits alone, or the beginning of either. What has the digest may be one image of an index, which then
+    /// bears the index's name.
+    pub async fn known_by_digest(&self, beginning: &str) -> Result<Vec<KnownImage>, ImageError> {
+        let (images, beginning) = (self.clone(), beginning.to_owned());
         blocking(move || {
             // Digits alone never begin like the name of an algorithm.
             let is_meant = |digest: &Digest| {
                 digest.to_string().starts_with(&beginning) || digest.hex().starts_with(&beginning)
             };
-            let mut found: Vec<LocalImage> = Vec::new();
-            images.each_name(|name, meaning| {
-                let here = match is_meant(&meaning.digest) {
-                    true => images.local(name, meaning, platform.as_ref()),
-                    false => images.local(name, meaning, None),
-                };
-                let Ok(Some(image)) = here else { return };
-                if is_meant(image.top.digest()) {
-                    found.push(image);
-                    return;
+            let mut found: Vec<KnownImage> = Vec::new();
+            let mut add = |name: &ImageName, meaning: Meaning| {
+                if images.is_known(&meaning) {
+                    found.push(KnownImage { name: name.clone(), meaning });
                 }
-                let ManifestContent::Index(index) = image.top.content() else { return };
+            };
+            images.each_name(|name, meaning| {
+                if is_meant(&meaning.digest) {
+                    return add(name, meaning.clone());
+                }
+                let Ok(Some(top)) = images.read_manifest(meaning.digest, Some(&meaning.media_type)) else {
+                    return;
+                };
+                let ManifestContent::Index(index) = top.content() else { return };
                 for entry in index.manifests.iter().filter(|entry| is_meant(&entry.digest)) {
-                    let meaning = Meaning::of_entry(entry);
-                    found.extend(images.local(name, &meaning, None).ok().flatten());
+                    add(name, Meaning::of_entry(entry));
                 }
             })?;
             Ok(found)
@@ -155,8 +183,55 @@ impl Images {
         .await
     }
 
+    /// The image that a name means here, without asking anybody; `None` if nothing is here that tells what it is made of,
+    /// and never was.
+    pub async fn known_image(&self, name: &ImageName) -> Result<Option<KnownImage>, ImageError> {
+        let (images, name) = (self.clone(), name.clone());
+        blocking(move || {
+            let meaning = match &name {
+                ImageName::Reference(reference) => images.meaning(reference)?,
+                ImageName::Unnamed(digest) => images.records().kept(&name)?.map(|kept| Meaning {
+                    digest: *digest,
+                    media_type: kept.media_type,
+                    since: Some(kept.since),
+                }),
+            };
+            let known = meaning.filter(|meaning| images.is_known(meaning));
+            Ok(known.map(|meaning| KnownImage { name, meaning }))
+        })
+        .await
+    }
+
+    /// Whether what tells what something is made of is here, or was before it was damaged: its manifest and, of an index,
+    /// one of those that it names. Reads the disk.
+    fn is_known(&self, meaning: &Meaning) -> bool {
+        let store = &self.0.parts.store;
+        match self.read_manifest(meaning.digest, Some(&meaning.media_type)) {
+            Ok(Some(manifest)) => match manifest.content() {
+                ManifestContent::Image(_) => true,
+                ManifestContent::Index(index) => {
+                    let mut entries = index.manifests.iter();
+                    entries.any(|entry| store.holds(&entry.digest) || store.is_damaged(&entry.digest))
+                }
+            },
+            Ok(None) => store.is_damaged(&meaning.digest),
+            Err(_) => false,
+        }
+    }
+
+    /// A known image with its manifests; `None` if these cannot be read. Of an index as in [`Images::local_image`].
+    pub async fn local_of(
+        &self,
+        known: &KnownImage,
+        platform: Option<&Platform>,
+    ) -> Result<Option<LocalImage>, ImageError> {
+        let (images, known, platform) = (self.clone(), known.clone(), platform.cloned());
+        blocking(move || images.local(&known.name, &known.meaning, platform.as_ref())).await
+    }
+
     /// Remembers an image that is known by its digest alone.
     pub async fn keep_image(&self, name: ImageName, manifest: &Manifest) -> Result<(), ImageError> {
+        self.tell_store(manifest);
         let kept = KeptImage { media_type: manifest.media_type().to_owned(), since: (self.0.parts.clock)() };
         let records = self.records().clone();
         blocking(move || Ok(records.keep(&name, &kept)?)).await
@@ -165,18 +240,48 @@ impl Images {
     /// Forgets a name. What it meant stays in the store.
     pub async fn forget(&self, name: &ImageName) -> Result<bool, ImageError> {
         let (records, name) = (self.records().clone(), name.clone());
-        let forgotten = blocking(move || Ok(records.forget(&name)?)).await;
-        *self.0.count.lock().await = None;
-        forgotten
+        blocking(move || Ok(records.forget(&name)?)).await
     }
 
     /// All blobs that an image leads to, whether they are here or not: of an index those of every platform of which the
     /// manifest is here. Each once, and behind the manifest that names it.
-    pub async fn parts(&self, image: &LocalImage) -> Result<Vec<Digest>, ImageError> {
-        let media_type = image.top.media_type().to_owned();
-        let meaning = Meaning { digest: *image.top.digest(), media_type, since: None };
-        let images = self.clone();
+    pub async fn parts(&self, image: &KnownImage) -> Result<Vec<Digest>, ImageError> {
+        let (images, meaning) = (self.clone(), image.meaning.clone());
         blocking(move || images.parts_of(&meaning)).await
+    }
+
+    /// The blobs of an image's repository that are here and that no image here leads to, at most [`MAX_PARTS`]: where its
+    /// manifest is damaged its layers are among them. None if they may be another image's, since it has another name, or
+    /// the manifest of another one in the repository is damaged too.
+    pub async fn astray(&self, image: &KnownImage) -> Result<Vec<Digest>, ImageError> {
+        let ImageName::Reference(own) = image.name.clone() else { return Ok(Vec::new()) };
+        let (images, image, digest) = (self.clone(), image.clone(), image.digest());
+        blocking(move || {
+            let store = &images.0.parts.store;
+            let of_repository = images.records().granted(own.host(), own.repository(), MAX_PARTS)?;
+            let mut here: HashSet<Digest> = of_repository
+                .into_iter()
+                .filter(|blob| store.holds(blob) || store.is_damaged(blob))
+                .collect();
+            let mut is_alone = true;
+            images.try_each_name(|name, meaning| {
+                let parts = images.parts_of(meaning)?;
+                parts.iter().for_each(|part| _ = here.remove(part));
+                let is_other = *name != image.name;
+                is_alone &= !is_other
+                    || !parts.iter().any(|part| *part == digest || images.is_damaged_manifest(&own, part));
+                Ok(())
+            })?;
+            Ok(if is_alone { here.into_iter().collect() } else { Vec::new() })
+        })
+        .await
+    }
+
+    /// Whether a manifest of a reference's repository is damaged.
+    fn is_damaged_manifest(&self, reference: &Reference, digest: &Digest) -> bool {
+        let grant = || self.records().grant(reference.host(), reference.repository(), digest).ok().flatten();
+        self.0.parts.store.is_damaged(digest)
+            && grant().is_some_and(|grant| may_be_manifest(&grant.media_type))
     }
 
     /// The same of a name; nothing where it is not known what that means.
@@ -231,19 +336,26 @@ impl Images {
         Ok(parts)
     }
 
-    /// How many images are here with all their blobs, as it was at most [`COUNT_FOR`] ago: finding out reads every
-    /// manifest.
+    /// How many images are here with all their blobs. Finding out reads every manifest, so that it is done once as long as
+    /// nothing comes or leaves, and else with pauses that are as long as it takes, but for [`COUNT_FOR`] at most.
     pub async fn whole_images(&self) -> usize {
-        let mut count = self.0.count.lock().await;
-        match *count {
-            Some((when, count)) if when.elapsed() < COUNT_FOR => count,
-            _ => {
-                let whole =
-                    self.local_images(|image| image.whole.then_some(())).await.unwrap_or_default().len();
-                *count = Some((Instant::now(), whole));
-                whole
+        let changes = || (self.0.parts.store.changes(), self.records().changes());
+        let mut last = self.0.count.lock().await;
+        if let Some(last) = &*last {
+            if last.changes == changes() {
+                return last.count;
             }
+            sleep_until(last.next).await;
         }
+        let (changes, began) = (changes(), Instant::now());
+        let Ok(whole) = self.local_images(|image| image.whole.then_some(())).await else {
+            *last = None;
+            return 0;
+        };
+        let count = whole.len();
+        let next = Instant::now() + began.elapsed().min(COUNT_FOR);
+        *last = Some(Count { count, changes, next });
+        count
     }
 
     /// The image that a reference names, without asking anybody; `None` if it is not here. Of an index the one for
@@ -295,6 +407,7 @@ impl Images {
 }
 
 /// What a reference means here.
+#[derive(Debug, Clone)]
 pub(super) struct Meaning {
     pub(super) digest: Digest,
     pub(super) media_type: String,

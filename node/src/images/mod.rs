@@ -4,6 +4,7 @@
 //! per `tag_ttl` and site, and the newest answer that the site knows serves while the origin is out of reach.
 
 mod content;
+mod down;
 mod error;
 pub mod inspect;
 mod length;
@@ -20,8 +21,9 @@ mod untagged;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -29,9 +31,9 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tracing::debug;
 use wherry_gateway::manifest::{MAX_MANIFEST, ManifestError, media_type};
-use wherry_gateway::origin::{OriginError, Origins};
+use wherry_gateway::origin::Origins;
 use wherry_gateway::server::Source;
-use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
+use wherry_gateway::{Descriptor, Host, Manifest, ManifestContent, Reference, Repository, TagOrDigest};
 use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
 use crate::flights::Flights;
@@ -43,24 +45,18 @@ use crate::transfer::{Fetched, Peers, Route, TransferError, Transfers};
 pub use content::BlobHandle;
 use content::Unproven;
 pub use error::ImageError;
-pub use list::{COUNT_FOR, LocalImage};
+pub use list::{COUNT_FOR, KnownImage, LocalImage};
 pub use moved::Moved;
 pub use names::{ImageName, LEAST_DIGITS, Wanted};
 pub use platform::{choose, parse_platform, this_platform};
 pub use pull::{PARALLEL, PullEvents, Pulled};
 pub use records::{Grant, KeptImage, MAX_BEFORE, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
-/// How long an origin that was out of reach is not asked again about tags of which the site knows an answer.
-const DOWN_FOR: Duration = Duration::from_secs(15);
-
 /// How long peers may take to give a manifest before an origin is asked: clients give up after 10 s.
 const PEERS_PATIENCE: Duration = Duration::from_secs(4);
 
 /// The longest image configuration that is read, in bytes.
 pub const MAX_CONFIG: u64 = 4 << 20;
-
-/// How many origins are remembered as out of reach.
-const MAX_DOWN: usize = 256;
 
 /// The other nodes of the site, as far as names go.
 pub trait Site: Send + Sync + 'static {
@@ -74,6 +70,9 @@ pub trait Site: Send + Sync + 'static {
     /// What that node finds, or, with `anybody`, the first of the others that finds it. Waits for a time that is the
     /// implementor's. `None` if nobody can say.
     fn resolve(&self, reference: &Reference, anybody: bool) -> BoxFuture<'_, Option<TagRecord>>;
+
+    /// Tells all of them what a tag means now. Waits for them for a short time that is the implementor's.
+    fn moved(&self, record: TagRecord) -> BoxFuture<'_, ()>;
 
     /// The tags of a repository that are `known` and those that neighbours know, at most [`MAX_TAGS`]; what is known
     /// makes way for none of theirs. Waits for a short time that is the implementor's.
@@ -124,13 +123,15 @@ struct Inner {
     parts: ImagesParts,
     records: Records,
     unproven: Arc<Unproven>,
-    down: Mutex<HashMap<Host, (Instant, OriginError)>>,
+    down: down::Down,
     // Those who ask for the same name at once share one answer, be it a failure.
     resolving: Flights<(String, bool), Result<Resolved, ImageError>>,
     // Under one lock while it is counted, so that many who ask cause one count.
-    count: tokio::sync::Mutex<Option<(Instant, usize)>>,
+    count: tokio::sync::Mutex<Option<list::Count>>,
     // Under one lock while it is found out, as above.
     moved: tokio::sync::Mutex<moved::Answers>,
+    // How many tags are known, once it has been counted.
+    known_tags: Mutex<Option<usize>>,
     news: watch::Sender<u64>,
 }
 
@@ -166,10 +167,11 @@ impl Images {
             parts,
             unproven: Arc::new(Unproven::new(records.clone())),
             records,
-            down: Mutex::default(),
+            down: down::Down::default(),
             resolving: Flights::default(),
             count: tokio::sync::Mutex::default(),
             moved: tokio::sync::Mutex::default(),
+            known_tags: Mutex::default(),
             news: watch::Sender::new(0),
         })))
     }
@@ -326,8 +328,50 @@ impl Images {
 
     /// Remembers that a manifest, and all that it names, belongs to the repository that it was asked for in.
     async fn learn(&self, reference: &Reference, manifest: &Manifest) -> Result<(), ImageError> {
+        self.tell_store(manifest);
         let (records, reference, manifest) = (self.0.records.clone(), reference.clone(), manifest.clone());
         blocking(move || Ok(records.learn(reference.host(), reference.repository(), &manifest)?)).await
+    }
+
+    /// Has the store know what a manifest names that it holds.
+    fn tell_store(&self, manifest: &Manifest) {
+        let digests = |named: &[Descriptor]| named.iter().map(|it| it.digest).collect();
+        let (documents, layers) = match manifest.content() {
+            ManifestContent::Index(index) => (digests(&index.manifests), Vec::new()),
+            ManifestContent::Image(image) => (vec![image.config.digest], digests(&image.layers)),
+        };
+        self.0.parts.store.names(manifest.digest(), documents, layers);
+    }
+
+    /// Has the store know what all manifests name that it holds, as it must before it has anything make room.
+    pub async fn tell_store_all(&self) -> Result<(), ImageError> {
+        if self.0.parts.store.usage().budget.is_none() {
+            return Ok(());
+        }
+        let images = self.clone();
+        blocking(move || {
+            let mut manifests = HashMap::new();
+            images.records().each_manifest(|reference, media_type| {
+                if let Some(digest) = reference.target().digest() {
+                    manifests.entry(*digest).or_insert_with(|| media_type.to_owned());
+                }
+                ControlFlow::Continue(())
+            })?;
+            for kept in images.records().all_kept() {
+                let (name, kept) = kept?;
+                if let ImageName::Unnamed(digest) = name {
+                    manifests.entry(digest).or_insert(kept.media_type);
+                }
+            }
+            for (digest, media_type) in manifests {
+                // One that cannot be read hides none of the others.
+                if let Ok(Some(manifest)) = images.read_manifest(digest, Some(&media_type)) {
+                    images.tell_store(&manifest);
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Asks the origin; what it gives is stored, and known to belong to the repository.
@@ -469,23 +513,6 @@ impl Images {
     fn handle(&self, route: Route, digest: Digest, size: u64, unproven: Option<Arc<Unproven>>) -> BlobHandle {
         let parts = &self.0.parts;
         BlobHandle::new(size, digest, route, parts.transfers.clone(), parts.origins.clone(), unproven)
-    }
-
-    fn is_down(&self, host: &Host) -> Option<OriginError> {
-        let down = self.0.down.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, error) = down.get(host)?;
-        (since.elapsed() < DOWN_FOR).then(|| error.clone())
-    }
-
-    fn note_down(&self, host: &Host, error: &OriginError) {
-        if !matches!(error, OriginError::Unreachable { .. }) {
-            return;
-        }
-        let mut down = self.0.down.lock().unwrap_or_else(PoisonError::into_inner);
-        down.retain(|_, (since, _)| since.elapsed() < DOWN_FOR);
-        if down.len() < MAX_DOWN {
-            down.insert(host.clone(), (Instant::now(), error.clone()));
-        }
     }
 }
 

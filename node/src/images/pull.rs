@@ -135,6 +135,7 @@ impl Images {
         let (images, manifest) = (self.clone(), manifest.clone());
         blocking(move || {
             images.0.parts.store.put(manifest.digest(), manifest.raw())?;
+            images.tell_store(&manifest);
             images.claim(*manifest.digest())
         })
         .await

@@ -95,6 +95,7 @@ pub struct Records {
     kept: Table<KeptImage>,
     grants: Table<Grant>,
     manifests: Arc<Manifests>,
+    changes: Arc<AtomicU64>,
 }
 
 /// Manifests by their digests in repositories, with their media types.
@@ -132,7 +133,17 @@ impl Records {
             kept: store.table("kept", KEPT_VERSION)?,
             grants: store.table("grants", GRANT_VERSION)?,
             manifests: Arc::default(),
+            changes: Arc::default(),
         })
+    }
+
+    /// Counts up whenever a name, or what it means, or that a manifest belongs to a repository, has changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// What is known of a reference that names a tag.
@@ -158,6 +169,7 @@ impl Records {
             now = changed.clone().or(known);
             changed
         })?;
+        self.note_change();
         Ok((now, left))
     }
 
@@ -221,7 +233,9 @@ impl Records {
     /// Remembers an image that is known by its digest alone.
     pub fn keep(&self, name: &ImageName, kept: &KeptImage) -> Result<(), StoreError> {
         let change = |known: Option<KeptImage>| known.is_none().then(|| kept.clone());
-        self.kept.update(name.to_string().as_bytes(), change).map(|_| ())
+        self.kept.update(name.to_string().as_bytes(), change)?;
+        self.note_change();
+        Ok(())
     }
 
     /// Every image that is known by its digest alone, at most [`MAX_IMAGES`], each read when it is its turn.
@@ -233,9 +247,9 @@ impl Records {
         kept.take(MAX_IMAGES)
     }
 
-    /// Whether an image is known by this digest alone.
-    pub fn is_kept(&self, name: &ImageName) -> Result<bool, StoreError> {
-        Ok(self.kept.get(name.to_string().as_bytes())?.is_some())
+    /// What is known of an image that is known by its digest alone; `None` if it is not.
+    pub fn kept(&self, name: &ImageName) -> Result<Option<KeptImage>, StoreError> {
+        self.kept.get(name.to_string().as_bytes())
     }
 
     /// Every manifest that belongs to a repository and of which all is known that it names, by its digest there and with
@@ -274,7 +288,9 @@ impl Records {
     pub fn forget(&self, name: &ImageName) -> Result<bool, StoreError> {
         let key = name.to_string();
         self.before.remove(key.as_bytes())?;
-        Ok(self.tags.remove(key.as_bytes())? | self.kept.remove(key.as_bytes())?)
+        let forgotten = self.tags.remove(key.as_bytes())? | self.kept.remove(key.as_bytes())?;
+        self.note_change();
+        Ok(forgotten)
     }
 
     /// Whether anything is known of a repository: a tag, or something that belongs to it.
@@ -284,6 +300,19 @@ impl Records {
         }
         let prefix = format!("{host}/{repository}@");
         Ok(!self.grants.scan_after(prefix.as_bytes(), None, 1)?.is_empty())
+    }
+
+    /// What belongs to a repository, at most `most`.
+    pub fn granted(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        most: usize,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let prefix = format!("{host}/{repository}@");
+        let found = self.grants.scan_prefix(prefix.as_bytes(), most)?;
+        let digest = |key: &[u8]| std::str::from_utf8(key.get(prefix.len()..)?).ok()?.parse().ok();
+        Ok(found.iter().filter_map(|(key, _)| digest(key)).collect())
     }
 
     /// That this belongs to that repository, if it is known to.
@@ -330,6 +359,7 @@ impl Records {
         let own = Grant { unfolded: true, ..Grant::of(manifest.size(), manifest.media_type()) };
         let added = self.add_grant(host, repository, manifest.digest(), &own);
         self.manifests.learned.fetch_add(1, Ordering::AcqRel);
+        self.note_change();
         added
     }
 }

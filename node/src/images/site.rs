@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use tracing::debug;
 use wherry_gateway::{Host, Reference, Repository};
 use wherry_proto::{Digest, NodeId, TagRecord};
 
@@ -18,6 +19,10 @@ const PATIENCE: Duration = Duration::from_millis(750);
 /// How long neighbours are waited for when a repository's tags are listed. Nobody else is asked, so that later answers are
 /// missing from the list; many tags come in several answers.
 const LIST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the answer about a tag that has moved waits until all neighbours know it. On a LAN it takes a few milliseconds;
+/// one that is slower or gone is not worth more, and learns it when it asks.
+const TELL_TIME: Duration = Duration::from_millis(200);
 
 /// How many nodes are asked by one that cannot reach an origin itself.
 const MAX_RESOLVERS: usize = 4;
@@ -53,6 +58,16 @@ impl Site for Client {
                 }
             }
             None
+        }
+        .boxed()
+    }
+
+    fn moved(&self, record: TagRecord) -> BoxFuture<'_, ()> {
+        async move {
+            let (neighbours, know) = self.moved(&record, TELL_TIME).await;
+            if know < neighbours {
+                debug!(reference = %record.reference, neighbours, know, "not all neighbours know yet what the tag means");
+            }
         }
         .boxed()
     }

@@ -1,15 +1,16 @@
 //! What a tag means, by the policy `origin-first`.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
-use wherry_gateway::origin::OriginError;
+use wherry_gateway::origin::{OriginError, describe};
 use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference};
 use wherry_proto::{TagMeaning, TagRecord};
 
-use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, Unasked, blocking};
+use super::{ImageError, Images, ImagesParts, MAX_IMAGES, Resolved, TagEntry, Unasked, blocking};
 use crate::config::units::show_age;
 
 /// How far ahead of this node's clock a time may lie at which an origin confirmed a tag, in seconds. One beyond this comes
@@ -129,7 +130,7 @@ impl Images {
         }
         let mut patience = PATIENCE_WITH_ANSWER;
         // While the origin counts as out of reach here, the one before in rank was of no use a moment ago.
-        let in_vain = heard.has_answer() && self.is_down(reference.host()).is_some();
+        let in_vain = heard.has_answer() && self.is_down(reference.host(), String::new()).is_some();
         if !for_all && !in_vain {
             patience = PATIENCE_AFTER_ANOTHER;
             let resolving = self.0.parts.site.resolve(reference, false);
@@ -149,11 +150,17 @@ impl Images {
             Some(Ok(resolved)) => return Ok(resolved),
             Some(Err(error)) => error,
             None => {
-                let what = reference.target().to_string();
+                let what = describe(reference.repository(), reference.target());
                 let origin = silent(reference.host(), what, began.elapsed());
                 ImageError::Unknown { what: reference.to_string(), origin: Box::new(origin) }
             }
         };
+        // What was learned while the origin was asked counts too.
+        if let Some(now) = self.0.records.tag(reference)?
+            && heard.known.as_ref().is_none_or(|known| now.record.supersedes(&known.record))
+        {
+            (heard.known, heard.source) = (Some(now), Source::Store);
+        }
         // Others may reach what this node does not. Where an answer is known, there is no time for it.
         if !for_all
             && !heard.has_answer()
@@ -275,13 +282,13 @@ impl Images {
         patience: Duration,
     ) -> Result<Resolved, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
-        let head = match self.is_down(host).filter(|_| has_answer) {
+        let what = describe(repository, reference.target());
+        let head = match self.is_down(host, what.clone()).filter(|_| has_answer) {
             Some(error) => Err(error),
             None => {
                 let asked = self.0.parts.origins.head(host, repository, reference.target());
                 let head = timeout(patience, asked).await;
-                let head =
-                    head.unwrap_or_else(|_| Err(silent(host, reference.target().to_string(), patience)));
+                let head = head.unwrap_or_else(|_| Err(silent(host, what, patience)));
                 // Only what was really answered counts, or asking often would keep an origin down.
                 head.inspect_err(|origin| self.note_down(host, origin))
             }
@@ -326,15 +333,56 @@ impl Images {
     ) -> Result<(), ImageError> {
         let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
         let now = (self.0.parts.clock)();
-        blocking(move || {
-            images.change_tag(&reference, |known| {
+        let moved = blocking(move || {
+            let mut before = None;
+            let entry = images.change_tag(&reference, |known| {
+                before = known.map(|entry| entry.record.digest);
                 let record = images.sign(&reference, &manifest, known.map(|entry| &entry.record), confirmed);
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
             images.is_news();
-            Ok(())
-        })
-        .await
+            Ok(entry.filter(|entry| before != Some(entry.record.digest)))
+        });
+        // Before anybody is answered: once a client has seen what it means now, nobody at the site may say what it meant
+        // before, even if this node is gone.
+        if let Some(entry) = moved.await? {
+            self.0.parts.site.moved(entry.record).await;
+        }
+        Ok(())
+    }
+
+    /// Takes in what a node of the site has just learned of a tag, if a member signed it that may resolve; whether that, or
+    /// something newer, is known now. Of tags that were not known here so many are taken in that they, and those that were
+    /// known when the first of them came, are no more than [`MAX_IMAGES`]. Reads the disk.
+    pub fn told(&self, record: &TagRecord) -> Result<bool, ImageError> {
+        let ImagesParts { certificate, clock, .. } = &self.0.parts;
+        if let Err(why) = record.check(&certificate.network, clock(), 0) {
+            info!(reference = %record.reference, %why, "a tag record is passed over");
+            return Ok(false);
+        }
+        // One that is written in another way nobody would find.
+        let reference = record.reference.parse::<Reference>().ok();
+        let reference = reference.filter(|it| it.to_string() == record.reference.as_str());
+        let Some(reference) = reference.filter(|it| it.target().tag().is_some() && !self.is_ahead(record))
+        else {
+            return Ok(false);
+        };
+        let mut known_tags = self.0.known_tags.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.records.tag(&reference)?.is_none() {
+            let count = match *known_tags {
+                Some(count) => count,
+                None => self.0.records.all_tags().count(),
+            };
+            if count >= MAX_IMAGES {
+                return Ok(false);
+            }
+            *known_tags = Some(count + 1);
+        }
+        let entry =
+            TagEntry { record: record.clone(), confirmed: self.credible(record.time), since: clock() };
+        let now = self.change_tag(&reference, |_| Some(entry.clone()))?;
+        self.is_news();
+        Ok(now.is_some_and(|now| now.record.digest == record.digest || now.record.supersedes(record)))
     }
 
     /// Changes what is known of a tag, as [`Records::change_tag`](super::Records::change_tag) does, and remembers what it

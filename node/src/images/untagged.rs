@@ -1,4 +1,4 @@
-//! Images that are here and that no name leads to: a tag meant them and has moved, or a runtime asked for them by digest.
+//! Images that are known here and that no name leads to: a tag meant them and has moved, or a runtime asked for them by digest.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -26,15 +26,16 @@ impl Named {
 }
 
 impl Images {
-    /// Each manifest that is here and belongs to a repository, by its digest there, but those that are named and those of
-    /// which an index is here. Each digest once, though several repositories have it.
+    /// Each manifest that is here, or was before it was damaged, and belongs to a repository, by its digest there, but those
+    /// that are named and those of which an index is here. Each digest once, though several repositories have it.
     pub(super) fn untagged(&self, named: Named) -> Result<Vec<(Reference, Meaning)>, ImageError> {
         let Named { mut digests, mut indexes } = named;
         let mut found = Vec::new();
         self.records().each_manifest(|reference, media_type| {
             let Some(digest) = reference.target().digest().copied() else { return ControlFlow::Continue(()) };
-            let is_new = may_be_manifest(media_type) && self.0.parts.store.holds(&digest);
-            if !is_new || !digests.insert(digest) {
+            let store = &self.0.parts.store;
+            let is_known = store.holds(&digest) || store.is_damaged(&digest);
+            if !may_be_manifest(media_type) || !is_known || !digests.insert(digest) {
                 return ControlFlow::Continue(());
             }
             if !media_type::is_image(media_type) {

@@ -1,6 +1,6 @@
 //! `wherry check`: reads and hashes what the store has, because somebody asked.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ impl Node {
         events: Events<CheckEvent>,
     ) -> Result<CheckSummary, ApiError> {
         let begun = Instant::now();
-        let ToCheck { here: blobs, missing, damaged: known } = self.to_check(&request).await?;
+        let ToCheck { here: blobs, missing, unread, damaged: known } = self.to_check(&request).await?;
         // Before any is set aside: a manifest that is tells no more of its image.
         let wanted: HashSet<Digest> = blobs.keys().chain(known.keys()).copied().collect();
         let users = self.images.users_of(wanted).await.map_err(image_error)?;
@@ -53,7 +53,8 @@ impl Node {
             bytes: found.bytes,
             seconds: begun.elapsed().as_secs_f64(),
             damaged: damaged.collect(),
-            missing,
+            missing: missing.into_iter().collect(),
+            unread: unread.into_iter().collect(),
         })
     }
 
@@ -68,21 +69,30 @@ impl Node {
         }
         let mut all = ToCheck::default();
         for text in &request.references {
-            let found = self.find(text, None).await?;
-            let needed = found.image.image().into_iter().flat_map(|image| image.blobs());
-            for blob in needed.filter(|blob| !blob.is_foreign() && !self.store.holds(&blob.digest)) {
-                if self.store.is_damaged(&blob.digest) {
-                    all.damaged.insert(blob.digest, blob.size);
-                } else if !all.missing.contains(&blob.digest) {
-                    all.missing.push(blob.digest);
+            let known = self.find_known(text).await?;
+            let mut parts = self.images.parts(&known).await.map_err(image_error)?;
+            match self.images.local_of(&known, None).await.map_err(image_error)? {
+                Some(local) => {
+                    let needed = local.image.image().into_iter().flat_map(|image| image.blobs());
+                    let missing = needed.filter(|blob| !blob.is_foreign()).map(|blob| blob.digest);
+                    all.missing.extend(missing.filter(|blob| !self.store.holds(blob)));
+                }
+                None => {
+                    parts.extend(self.unread_parts(&known, &parts).await?);
+                    all.unread.insert(known.name.to_string());
                 }
             }
-            for part in self.images.parts(&found).await.map_err(image_error)? {
+            let damaged = self.store.damaged();
+            for part in parts {
                 if let Some(blob) = self.store.look(&part) {
                     all.here.insert(part, blob.size());
+                } else if let Some(size) = damaged.get(&part) {
+                    all.damaged.insert(part, *size);
                 }
             }
         }
+        let ToCheck { here, missing, damaged, .. } = &mut all;
+        missing.retain(|blob| !here.contains_key(blob) && !damaged.contains_key(blob));
         Ok(all)
     }
 }
@@ -93,7 +103,9 @@ struct ToCheck {
     /// Blobs that are here, with their lengths.
     here: BTreeMap<Digest, u64>,
     /// Those that are wanted and not here.
-    missing: Vec<Digest>,
+    missing: BTreeSet<Digest>,
+    /// Images of which the manifest is damaged.
+    unread: BTreeSet<String>,
     /// Those of which it is known already that they are damaged, with their lengths.
     damaged: BTreeMap<Digest, u64>,
 }

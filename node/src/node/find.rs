@@ -8,7 +8,7 @@ use wherry_proto::Digest;
 use super::Node;
 use super::backend::image_error;
 use crate::control::api::{ApiError, ErrorCode};
-use crate::images::{ImageName, LocalImage, Wanted};
+use crate::images::{ImageName, KnownImage, LocalImage, Wanted};
 
 fn no_name(error: &NameError) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, error.to_string())
@@ -21,10 +21,10 @@ fn unknown(digest: &str) -> ApiError {
 }
 
 /// What was found by the beginning of a digest, if all of it has the same.
-fn only(found: Vec<LocalImage>, beginning: &str) -> Result<Vec<LocalImage>, ApiError> {
+fn only(found: Vec<KnownImage>, beginning: &str) -> Result<Vec<KnownImage>, ApiError> {
     let mut candidates: BTreeMap<Digest, String> = BTreeMap::new();
     for image in &found {
-        candidates.entry(*image.top.digest()).or_insert_with(|| image.name.to_string());
+        candidates.entry(image.digest()).or_insert_with(|| image.name.to_string());
     }
     match candidates.len() {
         0 => Err(unknown(beginning)),
@@ -65,7 +65,7 @@ impl Node {
         let is_known = self.pulls.has(&name)
             || self.images.records().tag(&name).map_err(|error| image_error(error.into()))?.is_some();
         if !is_known {
-            let found = self.images.local_by_digest(&digits, None).await.map_err(image_error)?;
+            let found = self.images.known_by_digest(&digits).await.map_err(image_error)?;
             if !found.is_empty() {
                 return Ok(Wanted::Digest(digits));
             }
@@ -73,32 +73,32 @@ impl Node {
         Ok(Wanted::Named(name.into()))
     }
 
-    /// An image of which the manifests are here.
-    pub(super) async fn find(&self, text: &str, platform: Option<&Platform>) -> Result<LocalImage, ApiError> {
+    /// An image of which the manifests are here, or were before they were damaged.
+    pub(super) async fn find_known(&self, text: &str) -> Result<KnownImage, ApiError> {
         match self.wanted(text).await? {
-            Wanted::Named(ImageName::Reference(reference)) | Wanted::Either(reference, _) => {
-                self.find_named(&reference, platform).await
-            }
+            Wanted::Named(name @ ImageName::Reference(_)) => self.find_named(&name).await,
+            Wanted::Either(reference, _) => self.find_named(&reference.into()).await,
             Wanted::Named(name @ ImageName::Unnamed(digest)) => {
-                let mut found = self.find_all(&digest.to_string(), platform).await?;
+                let mut found = self.find_all(&digest.to_string()).await?;
                 // One of several names was meant.
                 found.retain(|image| image.name == name);
                 found.pop().ok_or_else(|| unknown(&digest.to_string()))
             }
             Wanted::Digest(beginning) => {
-                let found = self.find_all(&beginning, platform).await?;
+                let found = self.find_all(&beginning).await?;
                 found.into_iter().next().ok_or_else(|| unknown(&beginning))
             }
         }
     }
 
-    /// The one image here whose digest begins like this, in one name after the other.
-    async fn find_all(
-        &self,
-        beginning: &str,
-        platform: Option<&Platform>,
-    ) -> Result<Vec<LocalImage>, ApiError> {
-        only(self.images.local_by_digest(beginning, platform).await.map_err(image_error)?, beginning)
+    /// An image of which the manifests are here.
+    pub(super) async fn find(&self, text: &str, platform: Option<&Platform>) -> Result<LocalImage, ApiError> {
+        self.local_of(&self.find_known(text).await?, platform).await
+    }
+
+    /// The one image that is known here and whose digest begins like this, in one name after the other.
+    async fn find_all(&self, beginning: &str) -> Result<Vec<KnownImage>, ApiError> {
+        only(self.images.known_by_digest(beginning).await.map_err(image_error)?, beginning)
     }
 
     /// The references that lead to an image, which need not be here if it is named: several where a digest is given, and
@@ -108,13 +108,14 @@ impl Node {
             Wanted::Named(ImageName::Reference(reference)) | Wanted::Either(reference, _) => {
                 return Ok(vec![reference]);
             }
-            Wanted::Named(ImageName::Unnamed(digest)) => self.find_all(&digest.to_string(), None).await?,
-            Wanted::Digest(beginning) => self.find_all(&beginning, None).await?,
+            Wanted::Named(ImageName::Unnamed(digest)) => self.find_all(&digest.to_string()).await?,
+            Wanted::Digest(beginning) => self.find_all(&beginning).await?,
         };
         let mut references: Vec<Reference> = Vec::new();
         for image in found {
+            let digest = image.digest();
             let ImageName::Reference(reference) = image.name else { continue };
-            let by_digest = reference.with_target(TagOrDigest::Digest(*image.top.digest()));
+            let by_digest = reference.with_target(TagOrDigest::Digest(digest));
             for reference in [reference, by_digest] {
                 if !references.contains(&reference) {
                     references.push(reference);
@@ -135,24 +136,24 @@ impl Node {
         })
     }
 
-    /// The same where it must be clear which of an image's names is meant.
-    pub(super) async fn find_one(&self, text: &str) -> Result<LocalImage, ApiError> {
+    /// An image that is known where it must be clear which of its names is meant.
+    pub(super) async fn find_one(&self, text: &str) -> Result<KnownImage, ApiError> {
         if let Wanted::Digest(beginning) = self.wanted(text).await? {
             let names: BTreeSet<String> =
-                self.find_all(&beginning, None).await?.iter().map(|image| image.name.to_string()).collect();
+                self.find_all(&beginning).await?.iter().map(|image| image.name.to_string()).collect();
             if names.len() > 1 {
                 let names = names.into_iter().collect::<Vec<_>>().join(", ");
                 let message = format!("{beginning} has several names: {names}");
                 return Err(ApiError::new(ErrorCode::BadRequest, message).hint("say which, or all of them"));
             }
         }
-        self.find(text, None).await
+        self.find_known(text).await
     }
 
     /// All that bears the name of an image that was found: what has the digest that was asked for may be one image of an
     /// index, and what is done about the name is done to all of them.
-    pub(super) async fn all_of(&self, found: LocalImage) -> Result<LocalImage, ApiError> {
-        self.find(&found.name.to_string(), None).await
+    pub(super) async fn all_of(&self, found: KnownImage) -> Result<KnownImage, ApiError> {
+        self.find_known(&found.name.to_string()).await
     }
 
     /// The error with what there is instead, if the name of the image is a tag that has moved to what is not here.
@@ -164,36 +165,53 @@ impl Node {
         }
     }
 
-    async fn find_named(
-        &self,
-        reference: &Reference,
-        platform: Option<&Platform>,
-    ) -> Result<LocalImage, ApiError> {
-        if let Some(local) = self.images.local_image(reference, platform).await.map_err(image_error)? {
-            return Ok(local);
+    async fn find_named(&self, name: &ImageName) -> Result<KnownImage, ApiError> {
+        if let Some(known) = self.images.known_image(name).await.map_err(image_error)? {
+            return Ok(known);
         }
-        let error = match platform {
-            Some(platform) => {
-                ApiError::new(ErrorCode::NotFound, format!("{reference} for {platform} is not here"))
-                    .hint(format!("bring it here with 'wherry pull --platform {platform} {reference}'"))
-            }
-            None => self.not_here(reference),
-        };
-        Err(self.with_moved(&reference.clone().into(), error).await)
+        let error = ApiError::new(ErrorCode::NotFound, format!("{name} is not here"))
+            .hint(format!("bring it here with 'wherry pull {name}'; 'wherry images' lists what is here"));
+        Err(self.with_moved(name, error).await)
     }
 
-    fn not_here(&self, reference: &Reference) -> ApiError {
-        let digest = match reference.target().digest() {
-            Some(digest) => Some(*digest),
-            None => self.images.records().tag(reference).ok().flatten().map(|entry| entry.record.digest),
-        };
-        if digest.is_some_and(|digest| self.store.is_damaged(&digest)) {
-            let message = format!("the manifest of {reference} is damaged and was set aside");
-            return ApiError::new(ErrorCode::NotFound, message)
-                .hint(format!("'wherry pull {reference}' brings it again"));
+    /// A known image with its manifests, or the error that says what is wrong with these.
+    pub(super) async fn local_of(
+        &self,
+        known: &KnownImage,
+        platform: Option<&Platform>,
+    ) -> Result<LocalImage, ApiError> {
+        if let Some(local) = self.images.local_of(known, platform).await.map_err(image_error)? {
+            return Ok(local);
         }
-        ApiError::new(ErrorCode::NotFound, format!("{reference} is not here"))
-            .hint(format!("bring it here with 'wherry pull {reference}'; 'wherry images' lists what is here"))
+        let name = &known.name;
+        let error = match platform {
+            Some(platform) => {
+                ApiError::new(ErrorCode::NotFound, format!("{name} for {platform} is not here"))
+                    .hint(format!("bring it here with 'wherry pull --platform {platform} {name}'"))
+            }
+            None => self.damaged_manifest(known).await?,
+        };
+        Err(self.with_moved(name, error).await)
+    }
+
+    async fn damaged_manifest(&self, known: &KnownImage) -> Result<ApiError, ApiError> {
+        let (name, parts) = (&known.name, self.images.parts(known).await.map_err(image_error)?);
+        let error = match parts.iter().find(|part| self.store.is_damaged(part)) {
+            Some(digest) => {
+                format!("the manifest of {name}, {digest}, is damaged and was set aside")
+            }
+            // It has left in the meantime.
+            None => format!("the manifest of {name} is not here"),
+        };
+        let hint = match name {
+            ImageName::Reference(name) => {
+                format!("'wherry pull {name}' brings it again, 'wherry rm {name}' removes what is left")
+            }
+            ImageName::Unnamed(_) => {
+                format!("import the image again, or remove what is left with 'wherry rm {name}'")
+            }
+        };
+        Ok(ApiError::new(ErrorCode::NotFound, error).hint(hint))
     }
 }
 
@@ -207,23 +225,24 @@ mod tests {
 
     #[test]
     fn digits_with_which_several_images_begin_are_refused_with_all_of_them() {
-        let image = |name: &str, seed: &str| {
+        let top = |seed: &str| {
             let config =
                 format!(r#"{{"mediaType":"c","digest":"{}","size":1}}"#, Digest::sha256(seed.as_bytes()));
             let text = format!(
                 r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{config},"layers":[]}}"#
             );
-            let top = Manifest::parse(text.into_bytes().into(), None).unwrap();
+            Manifest::parse(text.into_bytes().into(), None).unwrap()
+        };
+        let image = |name: &str, seed: &str| {
+            let top = top(seed);
             let name = name.replace("DIGEST", &top.digest().to_string()).parse().unwrap();
-            LocalImage { name, image: top.clone(), top, whole: true, since: None }
+            LocalImage { name, image: top.clone(), top, whole: true, since: None }.known()
         };
         let (one, other) = (image("r.example/a:1", "one"), image("r.example/b@DIGEST", "other"));
-        let again = LocalImage { name: "r.example/c:1".parse().unwrap(), ..one.clone() };
+        let again = image("r.example/c:1", "one");
         assert_eq!(only(vec![one.clone(), again], "1849e2c0a7f3").unwrap().len(), 2);
         let told = only(vec![one.clone(), other.clone()], "1849e2c0a7f3").unwrap_err();
-        for part in
-            ["1849e2c0a7f3", &format!("{} (r.example/a:1)", one.top.digest()), &other.name.to_string()]
-        {
+        for part in ["1849e2c0a7f3", &format!("{} (r.example/a:1)", one.digest()), &other.name.to_string()] {
             assert!(told.message.contains(part), "{part}: {}", told.message);
         }
         assert!(only(Vec::new(), "1849e2c0a7f3").unwrap_err().message.contains("1849e2c0a7f3"));

@@ -210,6 +210,16 @@ impl Holdings for Shelf {
         Some(self.limits.word())
     }
 
+    fn moved(&self, asker: NodeId, record: &TagRecord) -> bool {
+        let Some(images) = self.images.get().filter(|_| self.class(&asker) == Some(LinkClass::Lan)) else {
+            return false;
+        };
+        images.told(record).unwrap_or_else(|error| {
+            tracing::warn!(peer = %asker, reference = %record.reference, %error, "what a tag means is not taken in");
+            false
+        })
+    }
+
     fn preload(&self, asker: NodeId, image: &WantedImage) -> Result<(), PreloadRefusal> {
         self.preloads.get().ok_or(PreloadRefusal::Stopping)?.begin(&asker, image)
     }

@@ -7,7 +7,7 @@ use wherry_proto::Digest;
 use super::Node;
 use super::backend::{image_error, stopping};
 use crate::control::api::{ApiError, ErrorCode, PinSummary, RemoveRequest, RemoveSummary, RemovedImage};
-use crate::images::{ImageName, LocalImage, Wanted};
+use crate::images::{ImageName, KnownImage, Wanted};
 use crate::store::{Store, StoreError};
 
 pub(super) fn failed(error: &StoreError) -> ApiError {
@@ -17,7 +17,8 @@ pub(super) fn failed(error: &StoreError) -> ApiError {
 impl Node {
     pub(super) async fn pin_image(&self, text: &str) -> Result<PinSummary, ApiError> {
         let turn = self.pins.turn().await;
-        let image = self.all_of(self.find(text, None).await?).await?;
+        let known = self.all_of(self.find_known(text).await?).await?;
+        let image = self.local_of(&known, None).await?;
         if !image.whole {
             let message = format!("{} is not here whole", image.name);
             let error = ApiError::new(ErrorCode::NotFound, message).hint("pull it, then pin it");
@@ -32,7 +33,7 @@ impl Node {
             // It need not be here.
             Wanted::Named(name) => name,
             Wanted::Either(reference, _) => reference.into(),
-            Wanted::Digest(_) => self.find(text, None).await?.name,
+            Wanted::Digest(_) => self.find_known(text).await?.name,
         };
         let blobs = self.pins.turn().await.unpin(&name).await?;
         if blobs == 0 {
@@ -43,7 +44,7 @@ impl Node {
     }
 
     pub(super) async fn remove_images(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
-        let mut images: Vec<(LocalImage, Vec<Digest>)> = Vec::new();
+        let mut images: Vec<(KnownImage, Vec<Digest>)> = Vec::new();
         for text in &request.references {
             let image = self.all_of(self.find_one(text).await?).await?;
             let parts = self.images.parts(&image).await.map_err(image_error)?;
@@ -53,11 +54,12 @@ impl Node {
             }
         }
         let mut removed = Vec::new();
-        for (image, parts) in images {
+        for (image, mut parts) in images {
             let name = image.name.to_string();
             // Until the name is forgotten: nothing is to be pinned under it anew meanwhile.
             let turn = self.pins.turn().await;
             self.refuse_if_fetched(&image.name, &parts)?;
+            parts.extend(self.unread_parts(&image, &parts).await?);
             let shared = self.needed_elsewhere(&image, &parts).await?;
             turn.unpin(&image.name).await?;
             // Manifests go behind what they name, and the name goes last: whatever comes between, the image can be
@@ -72,24 +74,41 @@ impl Node {
             drop(turn);
             let shared = shared.iter().filter(|part| self.store.holds(part)).count();
             tracing::info!(image = name, blobs, partial, bytes, "an image was removed");
-            let digest = *image.top.digest();
+            let digest = image.digest();
             removed.push(RemovedImage { reference: name, digest, blobs, partial, bytes, shared });
         }
         Ok(RemoveSummary { removed })
     }
 
+    /// What a damaged manifest does not tell of an image any more: what its name pins, and what of its repository nothing here
+    /// leads to. Nothing where no manifest is damaged.
+    pub(super) async fn unread_parts(
+        &self,
+        image: &KnownImage,
+        parts: &[Digest],
+    ) -> Result<Vec<Digest>, ApiError> {
+        if self.images.local_of(image, None).await.is_ok_and(|local| local.is_some()) {
+            return Ok(Vec::new());
+        }
+        let (store, name) = (self.store.clone(), image.name.to_string());
+        let pinned = tokio::task::spawn_blocking(move || store.pinned_by(&name)).await.map_err(stopping)?;
+        let mut unread: HashSet<Digest> = pinned.map_err(|error| failed(&error))?.into_iter().collect();
+        unread.extend(self.images.astray(image).await.map_err(image_error)?);
+        Ok(unread.into_iter().filter(|part| !parts.contains(part)).collect())
+    }
+
     /// Which of an image's parts other images have too, or are to have once they have been pulled.
     async fn needed_elsewhere(
         &self,
-        image: &LocalImage,
+        image: &KnownImage,
         parts: &[Digest],
     ) -> Result<HashSet<Digest>, ApiError> {
         let users = self.images.users_of(parts.iter().copied().collect()).await.map_err(image_error)?;
         // What no name leads to is one image, in whichever repository it is looked for.
-        let (name, end) = (image.name.to_string(), format!("@{}", image.top.digest()));
+        let (name, end) = (image.name.to_string(), format!("@{}", image.digest()));
         let is_itself = |user: &String| {
             let is_kept =
-                || user.parse().is_ok_and(|name| self.images.records().is_kept(&name).unwrap_or(true));
+                || user.parse().is_ok_and(|name| !matches!(self.images.records().kept(&name), Ok(None)));
             *user == name || (user.ends_with(&end) && !is_kept())
         };
         let others = users.into_iter().filter(|(_, users)| !users.iter().all(is_itself));

@@ -50,9 +50,10 @@ impl Node {
         let others = self.images.local_images(|image| Some(other(image))).await.map_err(image_error)?;
         let config = local.image.image().map(|image| image.config.digest);
         let Some(blob) = config.and_then(|digest| self.store.get(&digest)) else {
-            let message = format!(
-                "of {reference} no more than the manifest can be shown: its configuration is not here"
-            );
+            let is_damaged = config.is_some_and(|config| self.store.is_damaged(&config));
+            let why = if is_damaged { "is damaged and was set aside" } else { "is not here" };
+            let message =
+                format!("of {reference} no more than the manifest can be shown: its configuration {why}");
             let error = ApiError::new(ErrorCode::NotFound, message).hint(format!(
                 "'wherry why {reference}' says what is missing and who has it, 'wherry pull {reference}' brings it"
             ));

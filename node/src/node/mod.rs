@@ -229,6 +229,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     })
     .map_err(Box::new)
     .map_err(NodeError::Images)?;
+    images.tell_store_all().await.map_err(Box::new).map_err(NodeError::Images)?;
     losses::keep_budget(&store, &images).await;
     let gone = store.evicted();
     // From now on peers can have something stored here.

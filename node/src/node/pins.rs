@@ -125,7 +125,7 @@ impl Turn<'_> {
     /// nothing else stays pinned under it.
     pub(super) async fn pin_image(&self, image: &LocalImage) -> Result<Pinned, ApiError> {
         let (name, top) = (image.name.to_string(), *image.top.digest());
-        let parts = self.images.parts(image).await.map_err(image_error)?;
+        let parts = self.images.parts(&image.known()).await.map_err(image_error)?;
         let here: Vec<Digest> = parts.iter().filter(|digest| self.store.holds(digest)).copied().collect();
         let parts: HashSet<Digest> = parts.into_iter().collect();
         let (count, pinned) = (here.len(), self.pinned(&name).await?);

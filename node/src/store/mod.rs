@@ -24,8 +24,8 @@
 //!
 //! **The budget** counts blobs, chains and links in blocks of 4 KiB, partial and staged blobs with their full length
 //! from the moment they are opened. The index comes on top (a few MiB). When something does not fit, abandoned partial
-//! blobs go first, then blobs by their last use; pinned blobs, or what is left of them, and blobs that somebody holds a
-//! [`StoredBlob`] of stay. 16 MiB of the disk are left free for the index.
+//! blobs go first, then blobs by their last use, together with the images that they are of as far as [`Store::names`] tells;
+//! pinned blobs, or what is left of them, and blobs that somebody holds a [`StoredBlob`] of stay. 16 MiB of the disk are left free for the index.
 //!
 //! **A held blob that rots** is no longer held. If its chain is here and the blob has several chunks it becomes a partial
 //! blob, of which those chunks are left out that do not link; its chain stays known, since all of it was verified once.
@@ -41,6 +41,7 @@ mod error;
 mod files;
 mod index;
 mod links;
+mod order;
 mod partial;
 mod recover;
 mod remains;
@@ -74,6 +75,7 @@ pub use table::{MAX_KEY_LEN, Table};
 
 use files::Layout;
 use index::Index;
+use order::Named;
 use remains::Left;
 use shared::{Shared, Victim, lock};
 
@@ -128,7 +130,7 @@ pub struct Usage {
 /// [`Table`]s, closes it, and waits for the disk to do so.
 ///
 /// [`Store::get`], [`Store::look`], [`Store::claim`], [`Store::holds`], [`Store::is_pinned`], [`Store::is_damaged`],
-/// [`Store::damaged`], [`Store::remains`] and [`Store::usage`] may be called from async code; all else
+/// [`Store::damaged`], [`Store::names`], [`Store::changes`], [`Store::remains`] and [`Store::usage`] may be called from async code; all else
 /// waits for the disk.
 #[derive(Clone)]
 pub struct Store {
@@ -154,6 +156,7 @@ impl Store {
             state: std::sync::Mutex::default(),
             clean: AtomicBool::new(false),
             clock: AtomicU64::new(1),
+            changes: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
             gone: broadcast::channel(GONE_QUEUE).0,
             queue: commit::Queue::default(),
@@ -189,6 +192,11 @@ impl Store {
         let entry = state.blobs.get(digest)?;
         entry.used.store(self.shared.tick(), Ordering::Relaxed);
         Some(StoredBlob::new(*digest, Arc::clone(entry), &self.shared).claimed())
+    }
+
+    /// Counts up whenever a blob is held, or no longer held.
+    pub fn changes(&self) -> u64 {
+        self.shared.changes.load(Ordering::Acquire)
     }
 
     /// Whether a blob is held; this is no use of it.
@@ -428,6 +436,16 @@ impl Store {
     /// does. Those that are held have theirs.
     pub fn would_fit(&self, blobs: &HashMap<Digest, u64>) -> Result<(), StoreError> {
         self.shared.would_fit(blobs)
+    }
+
+    /// Takes in what a held manifest names: `documents`, which are a configuration or manifests, and `layers`. Images make
+    /// room as a whole then, what tells of them last. Of what manifests name in all no more than 131,072 blobs are taken in,
+    /// and none without a budget. Reads memory only.
+    pub fn names(&self, manifest: &Digest, documents: Vec<Digest>, layers: Vec<Digest>) {
+        if self.shared.budget.is_some() {
+            let named = Named { documents: documents.into(), layers: layers.into() };
+            lock(&self.shared.state).name(manifest, named);
+        }
     }
 
     /// How much space is taken and free.

@@ -1,12 +1,13 @@
-//! Who makes room for whom: abandoned partial blobs first, then blobs by their last use. Pinned blobs stay, and those that
-//! somebody has a handle of; what is left of a pinned blob that was damaged stays as well.
+//! Who makes room for whom: abandoned partial blobs first, then blobs [image by image](super::order). Pinned blobs stay, and
+//! those that somebody has a handle of; what is left of a pinned blob that was damaged stays as well.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
 use wherry_proto::Digest;
 
+use super::order::{Held, Images};
 use super::shared::{PartialEntry, PartialKey, Shared, State, Victim, entry_charge, lock};
 use super::{StoreError, Why};
 
@@ -26,25 +27,56 @@ impl State {
             |(key, partial): &(&PartialKey, &PartialEntry)| Some(*key) != but && self.may_go(key, partial);
         let mut partials: Vec<_> = self.partials.iter().filter(may_go).collect();
         partials.sort_unstable_by_key(|(_, partial)| partial.closed);
-        let is_loose = |(digest, entry): &(&Digest, &Arc<_>)| {
-            Arc::strong_count(*entry) == 1 && !self.pins.contains_key(*digest)
-        };
-        let mut blobs: Vec<_> = self.blobs.iter().filter(is_loose).collect();
-        blobs.sort_unstable_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
-
         let partials = partials.into_iter().map(|(key, partial)| (Victim::Partial(*key), partial.charge));
-        let blobs = blobs
-            .into_iter()
-            .map(|(digest, entry)| (Victim::Blob(*digest), entry_charge(digest, entry.size)));
-        let (mut victims, mut left) = (Vec::new(), excess);
-        for (victim, frees) in partials.chain(blobs) {
-            if left == 0 {
-                break;
+        let (mut victims, mut freed) = (Vec::new(), 0);
+        for (victim, frees) in partials {
+            if freed >= excess {
+                return (victims, true);
             }
-            left = left.saturating_sub(frees);
+            freed += frees;
             victims.push((victim, frees));
         }
-        (victims, left == 0)
+        if freed >= excess {
+            return (victims, true);
+        }
+        let held: HashMap<Digest, Held> = self
+            .blobs
+            .iter()
+            .map(|(digest, entry)| {
+                let is_loose = Arc::strong_count(entry) == 1 && !self.pins.contains_key(digest);
+                let (used, frees) = (entry.used.load(Ordering::Relaxed), entry_charge(digest, entry.size));
+                (*digest, Held { used, is_loose, frees })
+            })
+            .collect();
+        let coming: HashSet<Digest> = self
+            .partials
+            .iter()
+            .filter(|(_, partial)| partial.open)
+            .map(|((digest, _), _)| *digest)
+            .collect();
+        let images = Images::new(&held, &self.named);
+        let mut going = Vec::new();
+        for digest in images.order(&coming) {
+            if freed >= excess {
+                break;
+            }
+            freed += held[&digest].frees;
+            going.push(digest);
+        }
+        // What was taken before something large may not have been needed: of that, what was used last stays first.
+        let mut goes: HashSet<Digest> = going.iter().copied().collect();
+        for digest in going.iter().rev() {
+            let together = images.with_what_tells_of(digest, &goes);
+            let frees: u64 = together.iter().map(|digest| held[digest].frees).sum();
+            if freed.saturating_sub(frees) >= excess {
+                freed -= frees;
+                together.iter().for_each(|digest| _ = goes.remove(digest));
+            }
+        }
+        let going = going.into_iter().filter(|digest| goes.contains(digest));
+        let going = going.chain(images.left_with_nothing(&goes, &coming));
+        victims.extend(going.map(|digest| (Victim::Blob(digest), held[&digest].frees)));
+        (victims, freed >= excess)
     }
 
     fn excess(&self, charge: u64, budget: Option<u64>) -> u64 {
@@ -124,7 +156,8 @@ impl Shared {
             match victim {
                 Victim::Partial(key) => drop(state.partials.remove(key)),
                 Victim::Blob(digest) => {
-                    state.blobs.remove(digest);
+                    state.take(digest);
+                    self.note_change();
                     self.tell_gone(digest, Why::Evicted);
                 }
             }

@@ -16,6 +16,7 @@ use super::commit::Queue;
 use super::files::{self, Layout};
 use super::index::{BlobRecord, Index};
 use super::links::{self, LinkTable};
+use super::order::{MAX_NAMED, Named};
 use super::remains::Left;
 use super::{Gone, StoreError, Why, partial};
 
@@ -98,11 +99,32 @@ pub(super) struct State {
     pub(super) pins: HashMap<Digest, u32>,
     /// Blobs that were found damaged and are not whole again, with their lengths. What is right of them is a partial blob.
     pub(super) damaged: HashMap<Digest, u64>,
+    /// What manifests that are held name, as far as the store was told, and how many blobs that are in all.
+    pub(super) named: HashMap<Digest, Named>,
+    pub(super) named_in_all: usize,
     /// Bytes charged to the budget.
     pub(super) used: u64,
 }
 
 impl State {
+    /// Takes a held blob out of the map.
+    pub(super) fn take(&mut self, digest: &Digest) -> Option<Arc<Entry>> {
+        if let Some(named) = self.named.remove(digest) {
+            self.named_in_all -= named.len();
+        }
+        self.blobs.remove(digest)
+    }
+
+    /// Takes in what a held manifest names, while there is room for it.
+    pub(super) fn name(&mut self, manifest: &Digest, named: Named) {
+        let in_all = self.named_in_all + named.len();
+        let is_new = self.blobs.contains_key(manifest) && !self.named.contains_key(manifest);
+        if is_new && in_all <= MAX_NAMED {
+            self.named_in_all = in_all;
+            self.named.insert(*manifest, named);
+        }
+    }
+
     /// A line that tells one set of held blobs from another: how many, and their digests folded together.
     pub(super) fn summary(&self) -> String {
         let mut folded = [0; 32];
@@ -125,6 +147,8 @@ pub(super) struct Shared {
     pub(super) clean: AtomicBool,
     /// Ticks at every use of a blob: the order of use needs no clock that could be set back.
     pub(super) clock: AtomicU64,
+    /// Counts up whenever a blob is held or no longer held.
+    pub(super) changes: AtomicU64,
     /// Bytes that open files will still take from the disk.
     pub(super) unwritten: AtomicU64,
     pub(super) gone: broadcast::Sender<Gone>,
@@ -160,6 +184,11 @@ pub(super) fn entry_charge(digest: &Digest, size: u64) -> u64 {
 impl Shared {
     pub(super) fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// While `state` is locked, so that whoever sees the change sees the count.
+    pub(super) fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn get(self: &Arc<Self>, digest: &Digest) -> Option<StoredBlob> {
@@ -305,10 +334,11 @@ impl Shared {
 
     /// Takes a held blob out of the map, if it is there: what it was charged with. `files` must be locked.
     pub(super) fn take_out_of(&self, state: &mut State, digest: &Digest, why: Why) -> Option<u64> {
-        let entry = state.blobs.remove(digest)?;
+        let entry = state.take(digest)?;
         entry.lost.store(why == Why::Damaged, Ordering::Release);
         let charge = entry_charge(digest, entry.size);
         state.used = state.used.saturating_sub(charge);
+        self.note_change();
         self.tell_gone(digest, why);
         Some(charge)
     }
@@ -469,6 +499,7 @@ impl Shared {
             let own = blob_charge(digest.algorithm(), chain.map());
             state.used = state.used.saturating_sub(charge).saturating_add(own);
             state.blobs.insert(digest, Arc::clone(&entry));
+            self.note_change();
         }
         self.mend(&digest);
         // Whatever else was begun of it, perhaps with a false length, is of no use any more.

@@ -239,6 +239,7 @@ fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answe
         Question::Wan(word) => Answer::Wan(holdings.wan(asker, word)),
         Question::Preload(image) => Answer::Preload(holdings.preload(asker, image)),
         Question::Preloading(image) => Answer::Preloading(holdings.preloading(image)),
+        Question::Moved(record) => Answer::Moved(holdings.moved(asker, record)),
         Question::Resolve(_) | Question::Lead { .. } => decline(question),
     }
 }

@@ -336,6 +336,21 @@ impl Client {
         }
     }
 
+    /// Tells the neighbours of this site what a tag means now; how many there are, and how many of them know it when all have
+    /// answered or the time is up. What is on its way then still arrives.
+    pub async fn moved(&self, record: &TagRecord, deadline: Duration) -> (usize, usize) {
+        let all = self.0.neighbours.all().into_iter();
+        let near: Vec<_> = all.filter(|entry| entry.neighbour.class == LinkClass::Lan).collect();
+        let end = Instant::now() + deadline;
+        let mut answers: FuturesUnordered<_> =
+            near.iter().map(|entry| self.ask(entry, Question::Moved(record.clone()))).collect();
+        let mut know = 0;
+        while let Ok(Some(answer)) = timeout_at(end, answers.next()).await {
+            know += usize::from(matches!(answer, Some(Answer::Moved(true))));
+        }
+        (near.len(), know)
+    }
+
     /// Asks a neighbour to bring an image to itself. `None` if it does not answer within [`WANT_TIME`], or is not connected.
     pub async fn preload(&self, node: NodeId, image: WantedImage) -> Option<Result<(), PreloadRefusal>> {
         let entry = self.0.neighbours.get(&node)?;

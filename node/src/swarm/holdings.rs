@@ -92,6 +92,12 @@ pub trait Holdings: Send + Sync + 'static {
         None
     }
 
+    /// A member tells what a tag means, which it has just learned; whether that, or something newer, is known now. Nothing of
+    /// the record has been checked yet.
+    fn moved(&self, _asker: NodeId, _record: &TagRecord) -> bool {
+        false
+    }
+
     /// Brings an image here and pins it, because a member asks for it; returns as soon as that has begun. Whoever brings
     /// nothing is always starting.
     fn preload(&self, _asker: NodeId, _image: &WantedImage) -> Result<(), PreloadRefusal> {

@@ -334,7 +334,7 @@ async fn forget_void(transfer: &Transfer) {
     }
 }
 
-async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Receiver<Happening>) {
+async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, mut happenings: mpsc::Receiver<Happening>) {
     let turn = async {
         match transfer.size() {
             0..=SMALL => Some(None),
@@ -345,12 +345,27 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
         turn = turn => turn,
         () = transfer.stop.cancelled() => None,
     };
+    let key = (transfer.digest, transfer.map.size());
+    // Whoever wants the blob once it is decided that nothing comes of this begins anew, and not before the last of this has
+    // been written and what is wrong of it been forgotten. One that joined would be cut off like those that read from it.
+    let leave = async || {
+        let opening = parts.openings.take(key).await;
+        parts.lock().remove(&key);
+        opening
+    };
+    let mut opening = None;
     let ended = match turn {
         Some(turn) => {
             transfer.runs.store(true, Ordering::Relaxed);
             let (view, partial) = (transfer.view.clone(), transfer.partial.clone());
             let (events, stop) = (transfer.events.clone(), transfer.stop.child_token());
-            Driver::new(parts.clone(), view, partial, events, turn, stop).run(happenings).await
+            let mut driver = Driver::new(parts.clone(), view, partial, events, turn, stop);
+            let ended = driver.run(&mut happenings).await;
+            if ended.is_err() {
+                opening = Some(leave().await);
+            }
+            driver.close(happenings).await;
+            ended
         }
         None => Err(TransferError::Stopped),
     };
@@ -385,7 +400,9 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, happenings: mpsc::Recei
         }
     }
     // First out of the map, so that whoever is told of a failure and asks again starts anew.
-    parts.lock().remove(&(transfer.digest, transfer.map.size()));
+    if opening.is_none() {
+        parts.lock().remove(&key);
+    }
     transfer.view.end(outcome);
 }
 

@@ -148,10 +148,10 @@ impl Driver {
         self.partial.map()
     }
 
-    /// Runs the transfer to its end.
+    /// Runs the transfer until it is decided how it ends.
     pub(super) async fn run(
-        mut self,
-        mut happenings: mpsc::Receiver<Happening>,
+        &mut self,
+        happenings: &mut mpsc::Receiver<Happening>,
     ) -> Result<(), TransferError> {
         let mut limits = self.parts.limits.watch();
         if limits.borrow_and_update().is_some() {
@@ -163,9 +163,9 @@ impl Driver {
         let stop = self.stop.clone();
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let ended = loop {
+        loop {
             let happening = tokio::select! {
-                () = stop.cancelled() => break Err(TransferError::Stopped),
+                () = stop.cancelled() => return Err(TransferError::Stopped),
                 happening = happenings.recv() => happening,
                 _ = ticks.tick() => Some(Happening::Event(Event::Tick)),
                 Ok(()) = limits.changed() => {
@@ -178,19 +178,20 @@ impl Driver {
                 }
             };
             // The driver itself holds a sender, so the channel does not end.
-            let Some(happening) = happening else { break Err(TransferError::Stopped) };
-            match self.happened(happening) {
-                Ok(false) => {}
-                Ok(true) => break Ok(()),
-                Err(error) => break Err(error),
+            let Some(happening) = happening else { return Err(TransferError::Stopped) };
+            if self.happened(happening)? {
+                return Ok(());
             }
-        };
+        }
+    }
+
+    /// Ends all that is under way.
+    pub(super) async fn close(self, happenings: mpsc::Receiver<Happening>) {
         self.stop.cancel();
         self.tasks.close();
         // Tasks end at their next await; those that write must have written before the partial is closed.
         drop(happenings);
         self.tasks.wait().await;
-        ended
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -135,6 +135,8 @@ pub enum Resolver {
 pub struct Said {
     records: Mutex<Vec<TagRecord>>,
     resolver: Mutex<Option<Resolver>>,
+    /// What they were told of tags that have moved.
+    told: Mutex<Vec<TagRecord>>,
     /// How often the resolver was asked, and how often any other node.
     pub resolving: AtomicUsize,
     pub asking_anybody: AtomicUsize,
@@ -148,6 +150,11 @@ impl Said {
     /// From now on another node is to ask the origin.
     pub fn has(&self, resolver: Resolver) {
         *self.resolver.lock().unwrap() = Some(resolver);
+    }
+
+    /// What they were told, once.
+    pub fn was_told(&self) -> Vec<TagRecord> {
+        std::mem::take(&mut self.told.lock().unwrap())
     }
 
     pub fn falls_silent(&self) {
@@ -186,6 +193,11 @@ impl Site for Said {
             }
         }
         .boxed()
+    }
+
+    fn moved(&self, record: TagRecord) -> BoxFuture<'_, ()> {
+        self.told.lock().unwrap().push(record);
+        async {}.boxed()
     }
 
     fn tags(
@@ -403,6 +415,18 @@ impl Lab {
         let stop = origin.stop.clone();
         tokio::spawn(serve(listener, Arc::new(Shared(origin.clone())), ServerOptions::default(), stop));
         Self { origin, ..Self::at(host) }
+    }
+
+    /// Starts the origin once more where it was.
+    pub async fn origin_again(&self) {
+        let listener = loop {
+            match TcpListener::bind(self.host.to_string()).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        let (shared, stop) = (Arc::new(Shared(self.origin.clone())), CancellationToken::new());
+        tokio::spawn(serve(listener, shared, ServerOptions::default(), stop));
     }
 
     /// The same with another origin.

@@ -33,7 +33,8 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts `wherry up` on this folder, with every port free and no setting from outside, and waits until it is
-    /// ready. The process is added to `children` as soon as there is one, and killed when it is dropped there.
+    /// ready. The process is added to `children` as soon as there is one, and killed when it is dropped there. On Linux it
+    /// also ends when the demo is killed: with the thread that calls this, which is the demo's first and last.
     pub(super) async fn start(
         children: &mut Vec<Child>,
         program: &Path,
@@ -57,6 +58,8 @@ impl Process {
         }
         // In a group of its own, so that Ctrl-C reaches the demo alone, which then ends all nodes in order.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0).kill_on_drop(true);
+        #[cfg(target_os = "linux")]
+        end_with_this_process(&mut command);
         let mut child = command.spawn().with_context(|| format!("{} does not start", program.display()))?;
         let said = child.stdout.take().context("no pipe from the node")?;
         children.push(child);
@@ -84,6 +87,25 @@ impl Process {
     pub(super) fn gateway(&self) -> SocketAddr {
         self.status.addresses.gateway
     }
+}
+
+/// Has the kernel kill what is started when this process is gone, however that ends.
+#[cfg(target_os = "linux")]
+fn end_with_this_process(command: &mut Command) {
+    use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+
+    let own = getpid();
+    let prepare = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // It may be gone already, and then nothing tells.
+        if getppid().map(Pid::as_raw_nonzero) == Some(own.as_raw_nonzero()) {
+            Ok(())
+        } else {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+    };
+    // SAFETY: between fork and exec it makes two system calls, and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(prepare) };
 }
 
 fn log(data: &Path) -> PathBuf {

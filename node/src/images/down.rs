@@ -1,0 +1,65 @@
+//! Origins that could not be reached a moment ago: for a short while they are not asked about what can be answered without
+//! them.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wherry_gateway::Host;
+use wherry_gateway::origin::OriginError;
+
+use super::Images;
+use crate::config::units::show_age;
+
+/// How long such an origin is not asked. Whoever asks it while it is silent waits for seconds, so that many names behind it
+/// are to cost that once; and once it is back nobody is to be answered from memory for much longer.
+const DOWN_FOR: Duration = Duration::from_secs(5);
+
+/// How many origins are remembered as out of reach.
+const MAX_DOWN: usize = 256;
+
+/// An origin's last failure.
+struct Failed {
+    when: Instant,
+    what: String,
+    why: String,
+}
+
+/// Origins that could not be reached, at most [`MAX_DOWN`].
+#[derive(Default)]
+pub(super) struct Down(Mutex<HashMap<Host, Failed>>);
+
+impl Down {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Host, Failed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Images {
+    /// Why an origin is not asked for this now: a moment ago it could not be reached, and it has answered nobody since.
+    pub(super) fn is_down(&self, host: &Host, what: String) -> Option<OriginError> {
+        let down = self.0.down.lock();
+        let failed = down.get(host).filter(|failed| failed.when.elapsed() < DOWN_FOR)?;
+        if self.0.parts.origins.answered(host).is_some_and(|answered| answered > failed.when) {
+            return None;
+        }
+        let why = format!(
+            "it was not asked, since {} ago it could not be reached to get {}: {}",
+            show_age(failed.when.elapsed()),
+            failed.what,
+            failed.why
+        );
+        Some(OriginError::Unreachable { host: host.to_string(), what, why })
+    }
+
+    /// Remembers that an origin could not be reached, if that is what the error says.
+    pub(super) fn note_down(&self, host: &Host, error: &OriginError) {
+        let OriginError::Unreachable { what, why, .. } = error else { return };
+        let mut down = self.0.down.lock();
+        down.retain(|_, failed| failed.when.elapsed() < DOWN_FOR);
+        if down.len() < MAX_DOWN {
+            let failed = Failed { when: Instant::now(), what: what.clone(), why: why.clone() };
+            down.insert(host.clone(), failed);
+        }
+    }
+}
