@@ -18,7 +18,8 @@ use crate::{BlobName, Digest, PauseRecord, TagRecord, WanWord};
 /// to lead, and to ask an origin what a reference means; whoever asks for a chain says which it has.
 /// 4: nodes of a site tell each other of the links that lead out of it; whoever gave a chunk is told that it does not
 /// link; nodes can be asked to bring an image to themselves.
-pub const PROTOCOL_VERSION: u16 = 4;
+/// 5: a hello tells one process of a node from another.
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// The longest name of a site, in bytes.
 pub const MAX_SITE_LEN: usize = 64;
@@ -67,6 +68,9 @@ pub struct Hello {
     pub site: SiteName,
     /// Where it listens, at the address that the connection comes from.
     pub ports: Ports,
+    /// Drawn by lot when the process of the node began: another one with the same key is another machine, or the same
+    /// after a restart.
+    pub life: u64,
 }
 
 /// The ports at which a node listens; 0 where it does not.

@@ -177,6 +177,7 @@ impl Actor {
     fn upkeep(&mut self, now: Instant) {
         self.swarm.behaviour_mut().kad.store_mut().expire(now);
         self.searches.retain(|_, found| !found.is_closed());
+        self.doorkeeper.look_for_twins();
         for entry in self.neighbours.all() {
             let node = entry.neighbour.node;
             if let Err(why) = self.doorkeeper.check(&node, &entry.certificate) {
