@@ -141,7 +141,7 @@ fn a_stuck_pull_names_the_reason() -> Result<()> {
     // In the line of the image as well as in that of its layer, with neither a rate nor a time.
     assert_eq!(said.matches("waits: ").count(), 2, "{said}");
     assert!(
-        said.contains("'wherry wan resume'") && !said.contains("/s") && !said.contains(" left"),
+        said.contains("'wherry wan resume'") && !said.contains("B/s") && !said.contains(" left"),
         "{said}"
     );
     site.one.run(&["wan", "resume"])?;
