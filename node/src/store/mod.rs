@@ -69,6 +69,7 @@ pub(crate) use codec::encode;
 pub use error::{MAX_NAME_LEN, StoreError};
 pub use partial::{MAX_PARTIALS, Partial};
 pub use remains::Remains;
+pub use shared::MAX_DAMAGED;
 pub use staged::Staged;
 pub use table::{MAX_KEY_LEN, Table};
 
