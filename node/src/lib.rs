@@ -10,6 +10,7 @@ pub mod identity;
 pub mod images;
 pub mod limits;
 pub mod node;
+mod seldom;
 pub mod status;
 pub mod store;
 pub mod swarm;

@@ -221,3 +221,42 @@ async fn what_a_neighbour_tells_of_a_tag_outlives_it_and_moves_no_tag_backwards(
     node.put(&new);
     assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &new.digest);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_of_an_image_leaves_with_its_manifest_and_what_others_need_stays() {
+    let lab = Lab::new().await;
+    let (amd, arm, other) = (lab.image("amd64"), lab.image("arm64"), lab.image("other"));
+    let index = lab.index(&[(&amd, "linux/amd64"), (&arm, "linux/arm64")]);
+    for image in [&amd, &arm] {
+        lab.origin.add("app", image);
+    }
+    lab.origin.tag("app", "1", &index);
+    lab.origin.tag("app", "2", &other);
+    let node = lab.node();
+    let platform = wherry_node::images::parse_platform("linux/amd64").unwrap();
+    node.images.pull(&lab.reference("app:1"), Some(&platform), false, &Nobody).await.unwrap();
+    node.images.pull(&lab.reference("app:2"), None, false, &Nobody).await.unwrap();
+    let grants = |digests: &[Digest]| {
+        let app = lab.reference("app:1");
+        let known = |digest| node.images.records().grant(app.host(), app.repository(), digest).unwrap();
+        digests.iter().map(|digest| known(digest).is_some()).collect::<Vec<_>>()
+    };
+    let all = [index.digest, amd.digest, amd.layer(), arm.digest, other.digest, other.layer()];
+    assert_eq!(grants(&all), [true; 6]);
+
+    // The image of the platform goes, and the index still names it; what it named itself goes too.
+    for blob in [amd.digest, amd.layer()] {
+        node.store.remove(&blob).unwrap();
+    }
+    node.images.forget_left(Some([amd.digest].into())).await.unwrap();
+    assert_eq!(grants(&all), [true, true, false, true, true, true]);
+    // All of it is learned again by whoever wants it.
+    node.images.pull(&lab.reference("app:1"), Some(&platform), false, &Nobody).await.unwrap();
+    assert_eq!(grants(&all), [true; 6]);
+
+    // Of what is here nothing is forgotten: its manifest may come again.
+    node.store.remove(&index.digest).unwrap();
+    node.store.remove(&other.digest).unwrap();
+    node.images.forget_left(None).await.unwrap();
+    assert_eq!(grants(&all), [false, true, true, false, false, true]);
+}

@@ -12,6 +12,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use futures::FutureExt as _;
 use wherry_node::store::{Gone, Store, StoreError, StoreSettings, Table, Why};
 use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, Digest};
 
@@ -240,6 +241,29 @@ fn that_a_blob_has_left_is_told_although_its_file_cannot_be_removed() {
     store.remove(&digest).unwrap_err();
     assert!(!store.holds(&digest));
     assert_eq!(gone.try_recv().unwrap(), Gone { digest, why: Why::Removed });
+}
+
+#[test]
+fn whoever_waits_for_a_blob_to_leave_learns_of_it_however_it_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_budget(dir.path(), 3 * CHARGE);
+    let [evicted, damaged, removed] = [0, 1, 2].map(|seed| put(&store, &bytes(seed, BLOB)));
+    let mut waits = [evicted, damaged, removed].map(|digest| {
+        let store = store.clone();
+        async move { store.leaves(&digest).await }.boxed()
+    });
+    let mut left = || waits.each_mut().map(|wait| wait.now_or_never().is_some());
+    assert_eq!(left(), [false; 3]);
+    store.remove(&removed).unwrap();
+    assert_eq!(left(), [false, false, true]);
+    tamper(&path_of(dir.path(), &damaged), |bytes| bytes[7] ^= 1);
+    assert!(!store.verify(&damaged).unwrap());
+    for seed in 3..6 {
+        put(&store, &bytes(seed, BLOB));
+    }
+    // Those that are through are asked no more.
+    assert!(waits[..2].iter_mut().all(|wait| wait.now_or_never().is_some()));
+    assert!(store.leaves(&evicted).now_or_never().is_some());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use wherry_node::store::{MAX_PARTIALS, Partial, Remains, Store, StoreSettings};
+use wherry_node::store::{MAX_DAMAGED, MAX_PARTIALS, Partial, Remains, Store, StoreSettings};
 use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, Digest, link};
 
 fn open(dir: &Path) -> Store {
@@ -317,4 +317,32 @@ fn what_is_left_of_a_damaged_blob_keeps_the_budget_and_makes_room_like_any_parti
     assert!(store.remains(&rotten).is_none() && !store.is_damaged(&rotten));
     assert!(!remains.is_there() && *remains.changes().borrow() == 1);
     assert_eq!(store.usage().used, budget);
+}
+
+#[test]
+fn however_many_blobs_rot_no_more_are_remembered_than_the_bound_and_none_that_came_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let truths: Vec<[u8; 4]> = (0..MAX_DAMAGED as u32 + 9).map(u32::to_be_bytes).collect();
+    let digests: Vec<Digest> = truths.iter().map(|truth| Digest::sha256(truth)).collect();
+    let fill = |store: &Store| {
+        for (digest, truth) in digests.iter().zip(&truths) {
+            store.put(digest, truth).unwrap();
+        }
+        store.sync().unwrap();
+    };
+    fill(&store);
+    for digest in &digests {
+        tamper(&path_of(dir.path(), "blobs", digest), |bytes| bytes[0] ^= 1);
+        assert!(!store.verify(digest).unwrap());
+    }
+    assert_eq!(store.damaged().len(), MAX_DAMAGED);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!((store.damaged().len(), store.blobs().count()), (MAX_DAMAGED, 0));
+    fill(&store);
+    assert_eq!(store.damaged().len(), 0);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!((store.damaged().len(), store.blobs().count()), (0, digests.len()));
 }

@@ -38,8 +38,14 @@ fn keypair(key: &SecretKey) -> Keypair {
 
 fn hello(certificate: Certificate) -> Vec<u8> {
     let ports = Ports { tcp: 1, quic: 2, bulk: 3 };
-    encode_frame(&Hello { version: Version::OURS, certificate, site: "here".parse().unwrap(), ports })
-        .unwrap()
+    encode_frame(&Hello {
+        version: Version::OURS,
+        certificate,
+        site: "here".parse().unwrap(),
+        ports,
+        life: 1,
+    })
+    .unwrap()
 }
 
 /// Certificates that must not admit the node of this key, and what each is.

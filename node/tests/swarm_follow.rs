@@ -100,6 +100,27 @@ async fn a_blob_that_is_held_or_unknown_is_said_to_be_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn following_ends_when_a_held_blob_leaves_be_it_one_that_has_just_arrived() {
+    let (a, b) = pair().await;
+    let exchange = within(b.client().exchange(a.id())).await.unwrap();
+    let arrived = a.shelf.expect(&bytes(), leading(0));
+    let digest = a.shelf.add(&noise(100, 5));
+    let mut held = exchange.follow(digest, ChunkMap::new(100).unwrap());
+    assert_eq!(next(&mut held).await, Some(update(Role::Held, [])));
+    let mut follow = exchange.follow(arrived.name().digest, arrived.chain().map());
+    assert_eq!(next(&mut follow).await, Some(update(leading(0), [])));
+    a.shelf.finish(&arrived);
+    assert_eq!(next(&mut follow).await, Some(update(Role::Held, [])));
+    a.shelf.remove(&arrived.name().digest);
+    assert_eq!(next(&mut follow).await, Some(update(Role::Gone, [])));
+    assert_eq!(next(&mut follow).await, None);
+    // Nothing is said of the other before that leaves too.
+    assert!(held.next().now_or_never().is_none());
+    a.shelf.remove(&digest);
+    assert_eq!(next(&mut held).await, Some(update(Role::Gone, [])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn following_ends_when_the_blob_will_not_arrive() {
     let (a, b) = pair().await;
     let incoming = a.shelf.expect(&bytes(), leading(0));

@@ -56,8 +56,8 @@ impl Peers for Nobody {
         _: Digest,
         _: u64,
         _: Option<Arc<StateChain>>,
-    ) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
-        async { Err("nobody is there".to_owned()) }.boxed()
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>> {
+        async { Err(PeerError::Left("nobody is there".to_owned())) }.boxed()
     }
 
     fn chunk(

@@ -70,6 +70,9 @@ pub struct Hello {
     pub site: SiteName,
     /// Where it listens, at the address that the connection comes from.
     pub ports: Ports,
+    /// Drawn by lot when the process of the node began: another one with the same key is another machine, or the same
+    /// after a restart.
+    pub life: u64,
 }
 
 /// The ports at which a node listens; 0 where it does not.

@@ -115,6 +115,7 @@ fn every_message_has_the_bytes_that_are_written_down() {
         certificate: certificate(),
         site: "harbour".parse().unwrap(),
         ports: Ports { tcp: 4050, quic: 4050, bulk: 4051 },
+        life: 1 << 63,
     };
     let want = Question::Want(List::first_of([blob().digest, Digest::of(Algorithm::Sha512, b"blob")]));
     let holdings = Answer::Want(List::first_of([Holding::No, Holding::Held { size: 1 << 40 }]));

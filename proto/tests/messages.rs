@@ -222,7 +222,7 @@ proptest! {
     fn every_message_goes_round(
         question in question(), answer in answer(), request in request(), response in response(),
         certificate in certificate(), record in record(), id in any::<u32>(), site in "[a-z]{0,64}",
-        ports in any::<[u16; 3]>(),
+        ports in any::<[u16; 3]>(), life in any::<u64>(),
     ) {
         round(Ask { id, question });
         round(Reply { id, answer });
@@ -235,6 +235,7 @@ proptest! {
             certificate,
             site: site.parse().unwrap(),
             ports: Ports { tcp: ports[0], quic: ports[1], bulk: ports[2] },
+            life,
         });
     }
 

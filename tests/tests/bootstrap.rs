@@ -4,14 +4,17 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use wherry_tests::lab::Lab;
 use wherry_tests::network::Network;
 use wherry_tests::node::{Options, Wherry};
 use wherry_tests::wait::wait_until;
 
-/// An address that was connected once is tried anew after pauses that grow.
-const SOON: Duration = Duration::from_secs(150);
+/// What an address that is tried time and again may take to be so.
+const SOON: Duration = Duration::from_secs(60);
+
+/// The end of a connection shows at once; of a second one that says no word, once its neighbour has not answered for 5 s.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 fn with(addresses: &[&str]) -> Options {
     let bootstrap = addresses.iter().map(|address| (*address).to_owned()).collect();
@@ -98,16 +101,41 @@ fn an_address_is_no_longer_told_of_once_it_is_connected_and_again_when_it_is_gon
     let mut first = network.member(&lab, "first", Options::default(), &[])?;
     let second = network.member(&lab, "second", Options::default(), &[&first])?;
     wait_until("they are connected", SOON, || {
-        Ok(second.json(&["status"])?["peers"] == 1
-            && second.json(&["status"])?["unreached"] == serde_json::json!([]))
+        Ok(second.json(&["status"])?["peers"] == 1 && second.json(&["status"])?["unreached"] == json!([]))
     })?;
     assert!(!second.log()?.contains("bootstrap address"), "it was never tried in vain");
     first.stop()?;
-    wait_until("it is told of", SOON, || {
-        let unreached = second.json(&["status"])?["unreached"].clone();
+    let told = || anyhow::Ok(second.json(&["status"])?["unreached"].clone());
+    wait_until("it is told of", AT_ONCE, || {
+        let unreached = told()?;
         Ok(unreached.as_array().is_some_and(|all| !all.is_empty())
-            && unreached.to_string().contains("refused"))
+            && unreached.to_string().contains("connection has ended"))
     })?;
+    assert_eq!(second.json(&["peers"])?["peers"], json!([]));
+    wait_until("why is told", SOON, || Ok(told()?.to_string().contains("refused")))?;
     first.up()?;
+    Ok(())
+}
+
+#[test]
+fn a_neighbour_that_was_killed_is_gone_although_it_said_no_word_on_its_last_connection() -> Result<()> {
+    let lab = Lab::new()?;
+    let network = Network::new(&lab)?;
+    let mut first = network.member(&lab, "first", Options::default(), &[])?;
+    // Addresses without a name are all dialed, so that there is a connection over TCP and one over QUIC.
+    let addresses = first.addresses()?.peers.clone();
+    let unnamed: Vec<&str> = addresses.iter().filter_map(|it| it.split("/p2p/").next()).collect();
+    assert!(unnamed.len() >= 2, "{unnamed:?}");
+    let second = network.member(&lab, "second", with(&unnamed), &[])?;
+    wait_until("they are connected over both", SOON, || {
+        let status = second.json(&["status"])?;
+        Ok(status["peers"] == 1 && status["unreached"] == json!([]))
+    })?;
+    first.kill()?;
+    wait_until("it is gone", AT_ONCE, || {
+        let status = second.json(&["status"])?;
+        Ok(status["peers"] == 0 && status["unreached"].as_array().is_some_and(|all| all.len() >= 2))
+    })?;
+    assert_eq!(second.json(&["peers"])?["peers"], json!([]));
     Ok(())
 }

@@ -128,13 +128,22 @@ fn a_stuck_pull_names_the_reason() -> Result<()> {
         format!("waits for this node's link to {}/lab/slow; nothing has come for ", site.relay.host());
     assert!(said.contains(&expected) && said.contains("unknown when it will be done"), "{said}");
 
+    // The command that pulls says the same.
+    let expected = format!(" MiB, waits for this node's link to {}/lab/slow", site.relay.host());
+    wait_until("the pull says so too", SOON, || Ok(pull.stderr()?.contains(&expected)))?;
+
     // A limit is named with what can be done.
     site.one.run(&["wan", "pause"])?;
     wait_until("the limit is what it waits for", SOON, || {
         Ok(site.layer(&site.two)?.is_some_and(|layer| layer["waits_for"]["what"] == "limit"))
     })?;
     let said = site.two.run(&["why", &site.reference])?;
-    assert!(said.contains("waits: ") && said.contains("'wherry wan resume'"), "{said}");
+    // In the line of the image as well as in that of its layer, with neither a rate nor a time.
+    assert_eq!(said.matches("waits: ").count(), 2, "{said}");
+    assert!(
+        said.contains("'wherry wan resume'") && !said.contains("B/s") && !said.contains(" left"),
+        "{said}"
+    );
     site.one.run(&["wan", "resume"])?;
     site.relay.open_gate();
     ensure!(pull.wait_exit(SOON)?.success(), "{}", pull.tail());

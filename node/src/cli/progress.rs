@@ -114,17 +114,24 @@ impl PullLines {
 
     /// The line that an event is worth, if it is worth one.
     pub(super) fn line(&mut self, event: &PullEvent, now: Instant) -> Option<String> {
-        self.tally.event(event, now).or_else(|| self.tick(now))
+        let was_stuck = self.tally.stuck().is_some();
+        let line = self.tally.event(event, now);
+        if line.is_none() && !was_stuck && self.tally.stuck().is_some() {
+            return Some(self.say(now));
+        }
+        line.or_else(|| self.tick(now))
     }
 
     /// The line that is due, if one is.
     pub(super) fn tick(&mut self, now: Instant) -> Option<String> {
         let every = if self.tally.moved_since(self.said) { EVERY } else { STILL_EVERY };
         let due = now.duration_since(self.said) >= every && self.tally.has_begun() && !self.tally.is_done();
-        due.then(|| {
-            self.said = now;
-            self.tally.all(now)
-        })
+        due.then(|| self.say(now))
+    }
+
+    fn say(&mut self, now: Instant) -> String {
+        self.said = now;
+        self.tally.all(now)
     }
 }
 

@@ -7,6 +7,7 @@ use wherry_proto::Digest;
 
 use super::output::{count, harmless};
 use super::progress::sources;
+use super::why::waits_for as waits_for_what;
 use crate::config::units::{show_seconds, show_size};
 use crate::control::api::PullEvent;
 
@@ -37,6 +38,10 @@ pub(super) struct Tally {
     blobs: Vec<Blob>,
     total: u64,
     speed: Speed,
+    /// The limit that holds all of it up, in words, until something comes again.
+    limited: Option<String>,
+    /// The one that a line was made of last.
+    said: Option<String>,
 }
 
 struct Blob {
@@ -51,6 +56,8 @@ struct Blob {
     started: Instant,
     done: bool,
     speed: Speed,
+    /// What it waits for, in words, until something of it comes again.
+    waits: Option<String>,
 }
 
 impl Tally {
@@ -79,6 +86,7 @@ impl Tally {
                     started: now,
                     done: *present,
                     speed: Speed::default(),
+                    waits: None,
                 });
                 self.blobs.last_mut()?.speed.saw(0, now);
                 self.speed.saw(self.arrived(), now);
@@ -94,13 +102,29 @@ impl Tally {
             PullEvent::Progress { digest, bytes, from_peers, from_origin } => {
                 let blob = self.blobs.iter_mut().find(|blob| blob.digest == *digest)?;
                 // What was here may not be known to link yet.
-                blob.bytes = (*bytes).clamp(blob.before, blob.size);
+                let bytes = (*bytes).clamp(blob.before, blob.size);
+                if bytes > blob.bytes {
+                    (blob.waits, self.limited) = (None, None);
+                }
+                blob.bytes = bytes;
                 (blob.from_peers, blob.from_origin) = (*from_peers, *from_origin);
                 blob.speed.saw(blob.bytes - blob.before, now);
                 self.speed.saw(self.arrived(), now);
                 None
             }
-            PullEvent::Waiting { why, .. } => Some(format!("waiting: {}", harmless(why))),
+            PullEvent::Stuck { digest, waits_for, origin } => {
+                let blob = self.blobs.iter_mut().find(|blob| blob.digest == *digest)?;
+                blob.waits = Some(harmless(&waits_for_what(*waits_for, origin)));
+                self.limited = None;
+                None
+            }
+            PullEvent::Waiting { why, .. } => {
+                let why = harmless(why);
+                let is_news = self.said.as_ref() != Some(&why);
+                self.limited = Some(why.clone());
+                self.said = Some(why.clone());
+                is_news.then(|| format!("waiting: {why}"))
+            }
             PullEvent::LayerDone { digest, from_peers, from_origin } => {
                 let blob = self.blobs.iter_mut().find(|blob| blob.digest == *digest)?;
                 (blob.from_peers, blob.from_origin) = (*from_peers, *from_origin);
@@ -150,7 +174,18 @@ impl Tally {
     pub(super) fn all(&self, now: Instant) -> String {
         let (here, total) = (self.here(), self.total.max(self.here()));
         let mut line = format!("{} of {}", show_size(here), show_size(total));
-        match self.speed.at(now) {
+        if let Some(limit) = &self.limited {
+            return line + &format!(", waits: {limit}");
+        }
+        let pace = self.speed.at(now);
+        if let Some(why) = self.stuck() {
+            line += &format!(", {why}");
+            if let Pace::Still(since) = pace {
+                line += &format!("; nothing has arrived for {}", show_seconds(since));
+            }
+            return line;
+        }
+        match pace {
             Pace::Unknown => {}
             Pace::Still(since) => {
                 line += &format!(", waits: nothing has arrived for {}", show_seconds(since))
@@ -160,6 +195,26 @@ impl Tally {
             }
         }
         line
+    }
+
+    /// What the first of them waits for, where all that are on their way wait for something.
+    pub(super) fn stuck(&self) -> Option<&str> {
+        let mut first = None;
+        for blob in self.blobs.iter().filter(|blob| !blob.done) {
+            let why = blob.waits.as_deref()?;
+            first = first.or(Some(why));
+        }
+        first
+    }
+
+    /// How fast one of them comes.
+    fn pace(&self, blob: &Blob, now: Instant) -> Pace {
+        match blob.speed.at(now) {
+            Pace::Moves(_) | Pace::Unknown if self.limited.is_some() || blob.waits.is_some() => {
+                Pace::Still(0.0)
+            }
+            pace => pace,
+        }
     }
 
     /// A row for each blob that is on its way and, below, one for all of them: narrower than `width`, fewer than
@@ -172,13 +227,13 @@ impl Tally {
         let places = height.saturating_sub(2).max(1);
         let mut more = 0;
         if coming.len() > places {
-            coming.sort_by_key(|blob| !matches!(blob.speed.at(now), Pace::Moves(_)));
+            coming.sort_by_key(|blob| !matches!(self.pace(blob, now), Pace::Moves(_)));
             more = coming.len() - places;
             coming.truncate(places);
         }
         let mut rows: Vec<String> = coming
             .iter()
-            .map(|blob| row(&blob.digest.short(), blob.bytes, blob.size, &blob.speed.at(now), width))
+            .map(|blob| row(&blob.digest.short(), blob.bytes, blob.size, &self.pace(blob, now), width))
             .collect();
         let (from_peers, from_origin) = self
             .blobs

@@ -12,8 +12,9 @@ use super::table::{Align, Table};
 use super::tally::Tally;
 use super::*;
 use crate::config::{KEYS, Surroundings, load};
-use crate::control::api::{ImageSummary, PullEvent, WanStatus, WanSummary};
+use crate::control::api::{ImageSummary, PullEvent, WaitsFor, WanStatus, WanSummary};
 use crate::images::inspect::{BlobDetails, ImageDetails, LayerDetails, LayerState, RunDetails, Step};
+use crate::limits::{Limit, Limited};
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
     Args::try_parse_from(args::joined(line.split_whitespace().map(Into::into))).map(|args| args.command)
@@ -404,6 +405,48 @@ fn progress_that_stands_still_says_so_in_place_of_a_time_that_grows() {
     assert!(tally.rows(100, 30, at(11))[0].ends_with("10.0 MiB of 100 MiB              waits"));
     assert_eq!(lines.tick(at(66)).unwrap(), "10.0 MiB of 10.0 MiB, waits: nothing has arrived for 62.0 s");
     assert_eq!(lines.tick(at(76)), None);
+}
+
+#[test]
+fn what_waits_says_for_what_in_place_of_a_rate_and_a_time() {
+    let begun = Instant::now();
+    let at = |seconds: u64| begun + Duration::from_secs(seconds);
+    let (mut tally, other) = (Tally::default(), Digest::sha256(b"other"));
+    for digest in [digest(), other] {
+        let started = PullEvent::LayerStarted { digest, size: 100 << 20, present: false, here: 0 };
+        tally.event(&started, begun);
+    }
+    let progress = |digest, bytes| PullEvent::Progress { digest, bytes, from_peers: 0, from_origin: bytes };
+    let stuck =
+        |digest| PullEvent::Stuck { digest, waits_for: WaitsFor::Origin, origin: "r.example/a".to_owned() };
+    // Plain lines tell it as soon as it is so.
+    let mut lines = PullLines::new(begun);
+    let started = PullEvent::LayerStarted { digest: digest(), size: 100 << 20, present: false, here: 0 };
+    assert_eq!(lines.line(&started, begun), None);
+    assert!(lines.line(&stuck(digest()), at(2)).unwrap().contains("waits for this node's link"));
+    assert_eq!(lines.line(&stuck(digest()), at(4)), None);
+    // A little has come, and would make a rate that means nothing.
+    tally.event(&progress(digest(), 1790), at(2));
+    assert!(tally.all(at(4)).contains("/s, "), "{}", tally.all(at(4)));
+    assert_eq!(tally.event(&stuck(digest()), at(4)), None);
+    assert!(tally.all(at(4)).contains("/s, "), "the other one may come");
+    tally.event(&stuck(other), at(4));
+    assert_eq!(tally.all(at(4)), "1.75 KiB of 1.75 KiB, waits for this node's link to r.example/a");
+    assert!(tally.rows(100, 30, at(4))[0].ends_with(" waits"), "{:#?}", tally.rows(100, 30, at(4)));
+    let said = tally.all(at(8));
+    assert!(said.ends_with("r.example/a; nothing has arrived for 6.00 s"), "{said}");
+    // It goes on, until a limit says no.
+    tally.event(&progress(other, 9 << 20), at(9));
+    assert!(tally.all(at(9)).contains("/s, "), "{}", tally.all(at(9)));
+    let why = "until 22:00".to_owned();
+    let waiting =
+        PullEvent::Waiting { limited: Limited { by: Limit::Window, since: 0, until: Some(9) }, why };
+    assert_eq!(tally.event(&waiting, at(10)).unwrap(), "waiting: until 22:00");
+    assert_eq!(tally.event(&waiting, at(12)), None, "it was said");
+    assert!(tally.all(at(10)).ends_with(", waits: until 22:00"), "{}", tally.all(at(10)));
+    assert!(tally.rows(100, 30, at(10))[1].ends_with(" waits"), "{:#?}", tally.rows(100, 30, at(10)));
+    tally.event(&progress(other, 10 << 20), at(13));
+    assert!(tally.all(at(13)).contains("/s, "), "{}", tally.all(at(13)));
 }
 
 #[test]

@@ -68,15 +68,25 @@ pub(super) fn page(why: &WhyImage) -> String {
     }
     let of = why.of_bytes.unwrap_or(why.bytes);
     let mut out = format!("{image}: {} of {} here", show_size(why.bytes), show_size(of));
-    out += &match why.seconds_left {
-        Some(left) => format!(", {}/s, {} left\n", show_size(why.rate), show_seconds(left)),
-        None if why.rate > 0 => format!(", {}/s, unknown when it will be done\n", show_size(why.rate)),
-        None => ", unknown when it will be done\n".to_owned(),
+    if why.rate > 0 {
+        out += &format!(", {}/s", show_size(why.rate));
+    }
+    out += &match (why.seconds_left, held_up(why)) {
+        (Some(left), _) => format!(", {} left\n", show_seconds(left)),
+        (None, Some(limit)) => format!(", waits: {}\n", harmless(limit)),
+        (None, None) => ", unknown when it will be done\n".to_owned(),
     };
     for blob in why.blobs.iter().filter(|blob| blob.transfer.is_some() || blob.bytes < blob.size) {
         out += &paragraph(blob, why.limit.as_ref());
     }
     out
+}
+
+/// The limit that some of an image waits for.
+fn held_up(why: &WhyImage) -> Option<&str> {
+    let mut transfers = why.blobs.iter().filter_map(|blob| blob.transfer.as_ref());
+    let is_limited = transfers.any(|transfer| matches!(transfer.waits_for, WaitsFor::Limit(_)));
+    why.limit.as_ref().filter(|_| is_limited).map(|limit| limit.why.as_str())
 }
 
 fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>) -> String {
@@ -127,22 +137,27 @@ fn led(why: &Why) -> String {
 
 /// What would have to be faster.
 fn waits(why: &Why, limit: Option<&LimitNow>) -> String {
-    let still = match why.still >= STILL {
-        true => format!("; nothing has come for {}", show_seconds(why.still)),
-        false => String::new(),
-    };
-    match why.waits_for {
-        WaitsFor::Turn => "waits for its turn: as many blobs as may are on their way here".to_owned(),
-        WaitsFor::Limit(_) => match limit {
-            Some(LimitNow { why, .. }) => format!("waits: {why}"),
-            None => "waits for a limit that has ended just now".to_owned(),
-        },
-        WaitsFor::Lead => format!("waits until somebody leads{still}"),
-        WaitsFor::Origin => format!("waits for this node's link to {}{still}", why.origin),
-        WaitsFor::Leader(node) => format!("waits for the link of {} to the registry{still}", name(&node)),
-        WaitsFor::Slot => {
-            format!("waits for a free slot: the peers that have what is missing send to others{still}")
+    match (why.waits_for, limit) {
+        (WaitsFor::Limit(_), Some(LimitNow { why, .. })) => format!("waits: {why}"),
+        (WaitsFor::Turn, _) => waits_for(WaitsFor::Turn, &why.origin),
+        (what, _) if why.still >= STILL => {
+            format!("{}; nothing has come for {}", waits_for(what, &why.origin), show_seconds(why.still))
         }
-        WaitsFor::Peers => format!("waits for the links of the peers that it takes from{still}"),
+        (what, _) => waits_for(what, &why.origin),
+    }
+}
+
+/// What a blob waits for.
+pub(super) fn waits_for(what: WaitsFor, origin: &str) -> String {
+    match what {
+        WaitsFor::Turn => "waits for its turn: as many blobs as may are on their way here".to_owned(),
+        WaitsFor::Limit(_) => "waits for a limit that has ended just now".to_owned(),
+        WaitsFor::Lead => "waits until somebody leads".to_owned(),
+        WaitsFor::Origin => format!("waits for this node's link to {origin}"),
+        WaitsFor::Leader(node) => format!("waits for the link of {} to the registry", name(&node)),
+        WaitsFor::Slot => {
+            "waits for a free slot: the peers that have what is missing send to others".to_owned()
+        }
+        WaitsFor::Peers => "waits for the links of the peers that it takes from".to_owned(),
     }
 }

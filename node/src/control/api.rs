@@ -334,7 +334,16 @@ pub enum PullEvent {
         /// Bytes that came from the origin since the pull began.
         from_origin: u64,
     },
-    /// A limit is all that the rest waits for. It goes on when that ends.
+    /// Nothing of a blob has come for some seconds; told again every [`STUCK`](crate::images::STUCK) while that is so.
+    Stuck {
+        /// The blob.
+        digest: Digest,
+        /// What it waits for.
+        waits_for: WaitsFor,
+        /// The origin that is read now, or would be; empty if none is known.
+        origin: String,
+    },
+    /// A limit is all that the rest waits for. It goes on when that ends; told again while it holds.
     Waiting {
         /// The limit.
         limited: Limited,

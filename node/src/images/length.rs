@@ -103,14 +103,13 @@ impl Images {
     async fn prove(&self, node: NodeId, digest: Digest, size: u64) -> Result<u64, String> {
         let peers = &self.0.parts.peers;
         let map = ChunkMap::new(size).map_err(|error| error.to_string())?;
-        let from = peers.chain(node, digest, size, None).await?.from(map.last());
+        let from =
+            peers.chain(node, digest, size, None).await.map_err(|error| error.to_string())?.from(map.last());
         let bytes = loop {
             match peers.chunk(node, digest, map, map.last()).await {
                 Ok(bytes) => break bytes,
                 Err(PeerError::Busy) => peers.ready(node).await,
-                Err(why @ (PeerError::Failed(_) | PeerError::Elsewhere | PeerError::NotHere)) => {
-                    return Err(why.to_string());
-                }
+                Err(why) => return Err(why.to_string()),
             }
         };
         let linked = blocking(move || Ok(link(&map, map.last(), from, &bytes))).await;

@@ -49,7 +49,7 @@ pub use list::{COUNT_FOR, KnownImage, LocalImage};
 pub use moved::Moved;
 pub use names::{ImageName, LEAST_DIGITS, Wanted};
 pub use platform::{choose, parse_platform, this_platform};
-pub use pull::{PARALLEL, PullEvents, Pulled};
+pub use pull::{PARALLEL, PullEvents, Pulled, STUCK};
 pub use records::{Grant, KeptImage, MAX_BEFORE, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
 /// How long peers may take to give a manifest before an origin is asked: clients give up after 10 s.

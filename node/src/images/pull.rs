@@ -1,7 +1,7 @@
 //! All of an image, into the store.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use wherry_gateway::manifest::Image;
@@ -12,10 +12,13 @@ use super::platform::{chosen, runs, this_platform};
 use super::{ImageError, Images, MAX_CONFIG, Unasked, blocking};
 use crate::limits::Limited;
 use crate::store::{Claim, StoreError, StoredBlob};
-use crate::transfer::{Fetched, Progress, Transfer, TransferError};
+use crate::transfer::{Fetched, Progress, Transfer, TransferError, Why};
 
 /// How many blobs of one image are fetched side by side.
 pub const PARALLEL: usize = 4;
+
+/// After how long without a byte it is told what a blob waits for, and how often then.
+pub const STUCK: Duration = Duration::from_secs(2);
 
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -30,6 +33,8 @@ pub trait PullEvents: Send + Sync {
     fn progress(&self, blob: &Digest, progress: Progress);
     /// A limit is all that a blob waits for; told again and again.
     fn waits(&self, _limited: &Limited) {}
+    /// Nothing of a blob has come for [`STUCK`], and not for a limit; told again and again.
+    fn stuck(&self, _blob: &Digest, _why: &Why) {}
     /// All of a blob is here and verified; `here` if it was before.
     fn done(&self, blob: &Digest, here: bool, progress: Progress);
 }
@@ -155,7 +160,12 @@ impl Images {
         let blob = match handle.fetch().await? {
             Fetched::Stored(blob) => blob,
             Fetched::Arriving(transfer) => {
-                let arrived = watch(&transfer, |_| {}, |limited| events.waits(limited)).await;
+                let tell = |happens: Happens| {
+                    if let Happens::Waits(limited) = happens {
+                        events.waits(&limited);
+                    }
+                };
+                let arrived = watch(&transfer, tell).await;
                 arrived.map_err(|source| ImageError::Transfer {
                     what: format!("blob {} of {reference}", config.digest),
                     source,
@@ -203,8 +213,12 @@ impl Images {
                     ..progress
                 };
                 events.started(blob, false, before.linked.max(transfer.before()));
-                let tell = |progress| events.progress(&blob.digest, since(progress));
-                let arrived = watch(transfer, tell, |limited| events.waits(limited)).await;
+                let tell = |happens: Happens| match happens {
+                    Happens::Comes(progress) => events.progress(&blob.digest, since(progress)),
+                    Happens::Waits(limited) => events.waits(&limited),
+                    Happens::Stuck(why) => events.stuck(&blob.digest, &why),
+                };
+                let arrived = watch(transfer, tell).await;
                 arrived.map_err(|source| ImageError::Transfer {
                     what: format!("blob {} of {reference}", blob.digest),
                     source,
@@ -218,22 +232,40 @@ impl Images {
     }
 }
 
-/// Waits for a transfer and tells its progress now and then, or the limit that it waits for.
-async fn watch(
-    transfer: &Transfer,
-    tell: impl Fn(Progress),
-    waits: impl Fn(&Limited),
-) -> Result<StoredBlob, TransferError> {
+/// What a transfer does that somebody waits for.
+enum Happens {
+    Comes(Progress),
+    Waits(Limited),
+    Stuck(Why),
+}
+
+/// Waits for a transfer and tells now and then how it goes.
+async fn watch(transfer: &Transfer, tell: impl Fn(Happens)) -> Result<StoredBlob, TransferError> {
     let outcome = transfer.wait();
     tokio::pin!(outcome);
     let mut ticks = tokio::time::interval(PROGRESS_EVERY);
+    let (mut linked, mut moved) = (transfer.progress().linked, Instant::now());
     loop {
         tokio::select! {
             outcome = &mut outcome => return outcome,
-            _ = ticks.tick() => match transfer.waits_for() {
-                Some(limited) => waits(&limited),
-                None => tell(transfer.progress()),
-            },
+            _ = ticks.tick() => {}
+        }
+        if let Some(limited) = transfer.waits_for() {
+            moved = Instant::now();
+            tell(Happens::Waits(limited));
+            continue;
+        }
+        let progress = transfer.progress();
+        if progress.linked != linked {
+            (linked, moved) = (progress.linked, Instant::now());
+        }
+        tell(Happens::Comes(progress));
+        if moved.elapsed() >= STUCK {
+            moved = Instant::now();
+            tokio::select! {
+                outcome = &mut outcome => return outcome,
+                why = transfer.why() => why.into_iter().for_each(|why| tell(Happens::Stuck(why))),
+            }
         }
     }
 }

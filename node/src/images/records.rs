@@ -1,5 +1,6 @@
 //! What this node knows of names: which manifests tags mean, and what belongs to which repository.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,11 @@ pub const MAX_TAGS: usize = 10_000;
 
 /// The most images that are listed.
 pub const MAX_IMAGES: usize = 10_000;
+
+/// How many grants and manifests of one repository are looked at to see which of the grants are needed; of one that has
+/// more none is dropped.
+const MAX_GRANTS: usize = 16_384;
+const MAX_READ: usize = 256;
 
 /// How many earlier meanings of a tag are remembered.
 pub const MAX_BEFORE: usize = 4;
@@ -106,6 +112,8 @@ type ManifestList = Arc<Vec<(Reference, String)>>;
 struct Manifests {
     learned: AtomicU64,
     list: Mutex<Option<(u64, ManifestList)>>,
+    // Nothing is learned of a manifest while it is looked what those that are here name.
+    learning: Mutex<()>,
 }
 
 impl Manifests {
@@ -342,8 +350,48 @@ impl Records {
         self.grants.update(grant_key(host, repository, digest).as_bytes(), change).map(|_| ())
     }
 
+    /// Drops the grants of a repository that nothing here needs any more: what they are of `holds` says is gone, and no
+    /// manifest that is here names it. `names_of` tells what one names, if it can be read. Returns how many that are.
+    pub fn drop_unneeded(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        holds: impl Fn(&Digest) -> bool,
+        names_of: impl Fn(&Digest, &str) -> Option<Vec<Digest>>,
+    ) -> Result<usize, StoreError> {
+        let _learning = self.manifests.learning.lock().unwrap_or_else(PoisonError::into_inner);
+        let prefix = format!("{host}/{repository}@");
+        let all = self.grants.scan_prefix(prefix.as_bytes(), MAX_GRANTS + 1)?;
+        if all.len() > MAX_GRANTS {
+            return Ok(0);
+        }
+        let digest_of =
+            |key: &[u8]| key.get(prefix.len()..).and_then(|digest| read::<Digest>(digest.to_vec()));
+        let all = all.into_iter().filter_map(|(key, grant)| Some((digest_of(&key)?, key, grant)));
+        let (here, gone): (Vec<_>, Vec<_>) = all.partition(|(digest, ..)| holds(digest));
+        let mut needed = HashSet::new();
+        for (number, (digest, _, grant)) in here.iter().filter(|(.., grant)| grant.unfolded).enumerate() {
+            // One that cannot be read may need any of them.
+            let names = names_of(digest, &grant.media_type).filter(|_| number < MAX_READ);
+            let Some(names) = names else { return Ok(0) };
+            needed.extend(names);
+        }
+        let mut dropped = 0;
+        for (digest, key, grant) in gone {
+            if !needed.contains(&digest) {
+                dropped += usize::from(self.grants.remove(&key)?);
+            } else if grant.unfolded {
+                // What it named is known no more once that has been dropped.
+                self.grants.update(&key, |known: Option<Grant>| Some(Grant { unfolded: false, ..known? }))?;
+            }
+        }
+        self.manifests.learned.fetch_add(1, Ordering::AcqRel);
+        Ok(dropped)
+    }
+
     /// Remembers that a manifest, and all that it names, belongs to a repository.
     pub fn learn(&self, host: &Host, repository: &Repository, manifest: &Manifest) -> Result<(), StoreError> {
+        let _learning = self.manifests.learning.lock().unwrap_or_else(PoisonError::into_inner);
         if self.grant(host, repository, manifest.digest())?.is_some_and(|known| known.unfolded) {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use wherry_gateway::{ManifestContent, Reference};
 use wherry_proto::Digest;
 
 use super::list::Meaning;
-use super::{ImageError, Images, MAX_IMAGES, may_be_manifest};
+use super::{ImageError, Images, MAX_IMAGES, blocking, may_be_manifest};
 
 /// What names lead to, gathered while they are gone through.
 #[derive(Default)]
@@ -58,5 +58,41 @@ impl Images {
         }
         found.retain(|(_, meaning)| !parts.contains(&meaning.digest));
         Ok(found)
+    }
+
+    /// Drops what was known of repositories because of manifests that have left, of these blobs or, without them, of all:
+    /// whoever asks for such an image again has it learned anew.
+    pub async fn forget_left(&self, left: Option<HashSet<Digest>>) -> Result<(), ImageError> {
+        let images = self.clone();
+        blocking(move || {
+            let store = &images.0.parts.store;
+            // What is damaged comes back, and is the same then.
+            let holds = |digest: &Digest| store.holds(digest) || store.is_damaged(digest);
+            let mut repositories = HashSet::new();
+            images.records().each_manifest(|reference, _| {
+                let digest = reference.target().digest();
+                let is_gone = |digest: &&Digest| {
+                    left.as_ref().is_none_or(|left| left.contains(*digest)) && !holds(digest)
+                };
+                if digest.filter(is_gone).is_some() {
+                    repositories.insert((reference.host().clone(), reference.repository().clone()));
+                }
+                ControlFlow::Continue(())
+            })?;
+            for (host, repository) in repositories {
+                let names_of = |digest: &Digest, media_type: &str| {
+                    let manifest = images.read_manifest(*digest, Some(media_type)).ok()??;
+                    Some(match manifest.content() {
+                        ManifestContent::Index(index) => {
+                            index.manifests.iter().map(|entry| entry.digest).collect()
+                        }
+                        ManifestContent::Image(image) => image.blobs().map(|blob| blob.digest).collect(),
+                    })
+                };
+                images.records().drop_unneeded(&host, &repository, holds, names_of)?;
+            }
+            Ok(())
+        })
+        .await
     }
 }

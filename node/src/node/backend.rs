@@ -22,14 +22,14 @@ use crate::control::api::{
     PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary, WhyImage,
 };
 use crate::control::{Archive, Backend, Events};
-use crate::images::{ImageError, ImageName, PullEvents, Pulled, Wanted, parse_platform};
+use crate::images::{ImageError, ImageName, PullEvents, Pulled, STUCK, Wanted, parse_platform};
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
     Addresses, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
     UnreachedAddress,
 };
 use crate::swarm::{Refusal, Unreached};
-use crate::transfer::{Progress, Transfer};
+use crate::transfer::{Progress, Transfer, Why};
 
 impl Report for Node {
     fn state(&self) -> State {
@@ -135,7 +135,7 @@ struct Teller {
     present: AtomicU64,
     limits: Limits,
     // The limit that was told of last.
-    told: Mutex<Option<Limited>>,
+    told: Mutex<Option<(Limited, Instant)>>,
 }
 
 impl PullEvents for Teller {
@@ -165,10 +165,17 @@ impl PullEvents for Teller {
 
     fn waits(&self, limited: &Limited) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.replace(*limited) != Some(*limited) {
+        // Now and then again: it may have gone on meanwhile, or what was told may have been lost.
+        if !told.is_some_and(|(before, when)| before == *limited && when.elapsed() < STUCK) {
+            *told = Some((*limited, Instant::now()));
             let why = self.limits.explain(limited);
             self.events.tell_if_free(PullEvent::Waiting { limited: *limited, why });
         }
+    }
+
+    fn stuck(&self, blob: &Digest, why: &Why) {
+        let (waits_for, origin) = (why.waits_for, why.origin.clone());
+        self.events.tell_if_free(PullEvent::Stuck { digest: *blob, waits_for, origin });
     }
 
     fn done(&self, blob: &Digest, here: bool, progress: Progress) {

@@ -192,6 +192,10 @@ impl Holdings for Shelf {
         .boxed()
     }
 
+    fn leaves<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, ()> {
+        self.store.leaves(digest).boxed()
+    }
+
     fn until_giving(&self, node: &NodeId) -> Duration {
         if self.is_dear(node) { self.limits.until_giving() } else { Duration::ZERO }
     }

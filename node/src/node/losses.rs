@@ -21,11 +21,14 @@ const MAX_TOGETHER: usize = 1024;
 
 /// Tells of all that leaves, for as long as the store is there.
 pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Gone>) {
+    // Of what left before there is no word any more.
+    forget(&images, None).await;
     loop {
         let first = match gone.recv().await {
             Ok(first) => first,
             Err(RecvError::Lagged(missed)) => {
                 info!(missed, "blobs leave the store faster than the log can tell");
+                forget(&images, None).await;
                 continue;
             }
             Err(RecvError::Closed) => return,
@@ -42,7 +45,16 @@ pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Go
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
+        let left = all.iter().filter(|gone| gone.why != Why::Damaged).map(|gone| gone.digest).collect();
         report(&images, &metrics, all).await;
+        // Afterwards: it tells the names.
+        forget(&images, Some(left)).await;
+    }
+}
+
+async fn forget(images: &Images, left: Option<HashSet<Digest>>) {
+    if let Err(error) = images.forget_left(left).await {
+        warn!(%error, "what is known of images that have left is kept");
     }
 }
 

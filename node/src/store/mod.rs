@@ -70,6 +70,7 @@ pub(crate) use codec::encode;
 pub use error::{MAX_NAME_LEN, StoreError};
 pub use partial::{MAX_PARTIALS, Partial};
 pub use remains::Remains;
+pub use shared::MAX_DAMAGED;
 pub use staged::Staged;
 pub use table::{MAX_KEY_LEN, Table};
 
@@ -130,8 +131,8 @@ pub struct Usage {
 /// [`Table`]s, closes it, and waits for the disk to do so.
 ///
 /// [`Store::get`], [`Store::look`], [`Store::claim`], [`Store::holds`], [`Store::is_pinned`], [`Store::is_damaged`],
-/// [`Store::damaged`], [`Store::names`], [`Store::changes`], [`Store::remains`] and [`Store::usage`] may be called from async code; all else
-/// waits for the disk.
+/// [`Store::damaged`], [`Store::names`], [`Store::changes`], [`Store::remains`], [`Store::leaves`] and
+/// [`Store::usage`] may be called from async code; all else waits for the disk.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
@@ -469,6 +470,16 @@ impl Store {
     /// misses some, is told so, and can look at [`Store::holds`].
     pub fn evicted(&self) -> broadcast::Receiver<Gone> {
         self.shared.gone.subscribe()
+    }
+
+    /// Returns when a blob is not held any more: at once where it is not held now.
+    pub async fn leaves(&self, digest: &Digest) {
+        // Before the look, so that nothing leaves between the two.
+        let mut gone = self.evicted();
+        while self.holds(digest) {
+            // A listener that missed some looks again.
+            while gone.recv().await.is_ok_and(|gone| gone.digest != *digest) {}
+        }
     }
 
     /// A table of the index, for another room: `name` is its own. `version` stands before each record and goes up

@@ -27,7 +27,7 @@ const BLOCK: u64 = 4096;
 const KEEP_FREE: u64 = 16 << 20;
 
 /// How many damaged blobs are remembered as such; further ones are fetched like any that are not here.
-pub(super) const MAX_DAMAGED: usize = 4096;
+pub const MAX_DAMAGED: usize = 4096;
 
 /// A held blob. Whoever has a clone beside the one in [`State::blobs`] keeps the blob from being evicted.
 #[derive(Debug)]

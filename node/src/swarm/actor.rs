@@ -15,12 +15,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wherry_proto::{Digest, Hello, NodeId};
+use wherry_proto::{Digest, Hello, NodeId, Question};
 
 use super::admission::Doorkeeper;
 use super::announce::{self, Announcements};
 use super::ask::{self, Asking, MAX_ASKED};
 use super::behaviour::{Behaviour, BehaviourEvent, learn};
+use super::codec::WireError;
 use super::discovery::{Dial, Discovery};
 use super::identity::{Host, node_of, peer_of};
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours};
@@ -36,8 +37,12 @@ const MAX_SEARCHES: usize = 64;
 /// How often what only time changes is looked after: expired certificates and records.
 const UPKEEP_TIME: Duration = Duration::from_secs(60);
 
-/// How long to wait before a stream for questions is opened again.
+/// How long there is at least between two attempts to open a stream for questions.
 const LINK_RETRY: Duration = Duration::from_secs(2);
+
+/// How long a neighbour may take to show that it is there when one of several connections to it has ended: whoever was
+/// killed says no word on those over QUIC.
+const PROBE_TIME: Duration = Duration::from_secs(5);
 
 /// How many own addresses are told to others.
 const MAX_OWN_ADDRESSES: usize = 8;
@@ -137,13 +142,16 @@ impl Actor {
             Ok(()) => self.discovery.began(dial, connection),
             Err(error) => {
                 tracing::debug!(addresses = ?dial.addresses, %error, "cannot dial");
+                // Where another address of the same node is being tried nothing has failed yet.
+                if matches!(error, DialError::DialPeerConditionFalse(_)) {
+                    return self.discovery.deferred(dial, now);
+                }
                 // What this node listens on is left out of what is dialed.
                 let is_own = matches!(error, DialError::NoAddresses)
                     && dial.addresses.iter().any(|address| self.swarm.listeners().any(|own| own == address));
                 let why = (!is_own).then(|| unreached::why(&error));
                 let news = self.discovery.refused(dial, why.as_deref(), now, lonely);
-                // Where another address of the same node is being tried nothing has failed yet.
-                self.say_unreached(news.filter(|_| !matches!(error, DialError::DialPeerConditionFalse(_))));
+                self.say_unreached(news);
             }
         }
     }
@@ -169,6 +177,7 @@ impl Actor {
     fn upkeep(&mut self, now: Instant) {
         self.swarm.behaviour_mut().kad.store_mut().expire(now);
         self.searches.retain(|_, found| !found.is_closed());
+        self.doorkeeper.look_for_twins();
         for entry in self.neighbours.all() {
             let node = entry.neighbour.node;
             if let Err(why) = self.doorkeeper.check(&node, &entry.certificate) {
@@ -241,6 +250,7 @@ impl Actor {
                     self.neighbours.remove(&node);
                 }
             }
+            SwarmEvent::ConnectionClosed { peer_id, .. } => self.probe(&peer_id),
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 self.on_dial_failed(connection_id, peer_id, &error, now);
             }
@@ -344,6 +354,27 @@ impl Actor {
         self.neighbours.insert(Entry { neighbour, certificate, host, ports, asks, stop });
     }
 
+    /// Ends what is left of connections to a neighbour unless it shows soon that it is there.
+    fn probe(&self, peer: &PeerId) {
+        let Some(node) = node_of(peer) else { return };
+        let Some(entry) = self.neighbours.get(&node) else { return };
+        let (reply, answered) = oneshot::channel();
+        // Where so much is asked already, it shows without this.
+        if entry.asks.try_send(Asking { question: Question::Ping, reply }).is_err() {
+            return;
+        }
+        let (stop, commands) = (entry.stop, self.to_self.clone());
+        self.tasks.spawn(async move {
+            let answered = stop.run_until_cancelled(tokio::time::timeout(PROBE_TIME, answered)).await;
+            if matches!(answered, Some(Err(_) | Ok(Err(_))))
+                && let Some(sender) = commands.upgrade()
+            {
+                tracing::debug!(peer = %node, "one connection has ended, and nothing comes over the others");
+                let _ = sender.send(Command::Disconnect(node)).await;
+            }
+        });
+    }
+
     fn on_dial_failed(
         &mut self,
         connection: ConnectionId,
@@ -435,28 +466,30 @@ impl Actor {
 async fn link(node: NodeId, commands: mpsc::WeakSender<Command>, mut questions: mpsc::Receiver<Asking>) {
     let mut failures = 0u32;
     loop {
+        let began = Instant::now();
         let (reply, opened) = oneshot::channel();
         let Some(sender) = commands.upgrade() else { return };
         if sender.send(Command::Open { node, protocol: Protocol::Ask, reply }).await.is_err() {
             return;
         }
         drop(sender);
-        let why = match opened.await {
+        let (why, is_silent) = match opened.await {
             Ok(Ok(stream)) => {
                 failures = 0;
-                ask::ask(stream, &mut questions).await.to_string()
+                let why = ask::ask(stream, &mut questions).await;
+                (why.to_string(), matches!(why, WireError::Silent(_)))
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "the connection ended".to_owned(),
+            Ok(Err(error)) => (error.to_string(), false),
+            Err(_) => ("the connection ended".to_owned(), false),
         };
         failures += 1;
         tracing::debug!(peer = %node, why, failures, "no stream for questions");
-        if failures > 1 {
-            // It neither answers nor lets itself be asked: the connection is of no use, and perhaps dead.
+        if is_silent || failures > 1 {
+            // It does not answer, or lets itself not be asked: the connection is of no use, and perhaps dead.
             if let Some(sender) = commands.upgrade() {
                 let _ = sender.send(Command::Disconnect(node)).await;
             }
         }
-        tokio::time::sleep(LINK_RETRY).await;
+        tokio::time::sleep(LINK_RETRY.saturating_sub(began.elapsed())).await;
     }
 }

@@ -8,13 +8,13 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use libp2p::PeerId;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent, StreamMuxerExt as _};
 use libp2p::core::{ConnectedPoint, Endpoint};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use wherry_proto::{
@@ -23,12 +23,16 @@ use wherry_proto::{
 
 use super::bans::Bans;
 use super::codec::{WireError, read_payload, write_within};
-use super::identity::node_of;
+use super::identity::{Host, node_of};
 use super::refusals::{Refusal, Refusals};
 use super::settings::Clock;
+use super::twins::{self, Lives};
 
 /// How long the exchange of hellos may take in all.
 pub const ADMISSION_TIME: Duration = Duration::from_secs(5);
+
+/// How long a connection that is about to end waits until its peer has read why.
+const PARTING_TIME: Duration = Duration::from_secs(1);
 
 /// How many streams are kept that a peer which was dialed opens while its hello is still on the way: over QUIC they
 /// may come first.
@@ -58,6 +62,9 @@ pub enum AdmissionError {
     /// The peer wanted more than the one stream for the hellos before it was let in.
     #[error("it opened further streams before it was admitted")]
     Forward,
+    /// It has the key of this node, and is another process.
+    #[error("another machine has the identity of this one")]
+    Twin,
     /// The peer did not say hello in time.
     #[error("it did not say hello within {ADMISSION_TIME:?}")]
     Silent,
@@ -80,6 +87,7 @@ pub(super) struct Doorkeeper {
     pub(super) site: SiteName,
     pub(super) min_epoch: u32,
     pub(super) clock: Clock,
+    life: u64,
     pub(super) bans: Bans,
     pub(super) ports: Mutex<Ports>,
     pub(super) refusals: Refusals,
@@ -90,6 +98,7 @@ pub(super) struct Doorkeeper {
 struct Guest {
     hello: Hello,
     connections: usize,
+    lives: Lives,
 }
 
 impl Doorkeeper {
@@ -100,6 +109,7 @@ impl Doorkeeper {
             site,
             min_epoch,
             clock,
+            life: rand::random(),
             bans: Bans::default(),
             ports: Mutex::default(),
             refusals: Refusals::default(),
@@ -117,6 +127,7 @@ impl Doorkeeper {
             certificate: self.certificate.clone(),
             site: self.site.clone(),
             ports: *self.ports.lock().unwrap_or_else(PoisonError::into_inner),
+            life: self.life,
         }
     }
 
@@ -135,6 +146,7 @@ impl Doorkeeper {
                 "if it is to belong to this network: 'wherry network admit {node}' on the operator's machine, then \
                  'wherry network join LINE' on that node"
             )),
+            AdmissionError::Twin => Some(twins::advice(node)),
             // A node tells strangers nothing, not even why it refuses them.
             AdmissionError::Ended => {
                 let me = self.certificate.node;
@@ -161,8 +173,33 @@ impl Doorkeeper {
         let refusal = Refusal { node: *node, address, why: why.to_string(), advice, at: self.now() };
         if left {
             tracing::debug!(peer = %node, address = refusal.address, %why, "a connection ended before its peer was admitted");
+        } else if matches!(why, AdmissionError::Twin) {
+            self.note_twins(refusal);
         } else {
             self.refusals.note(refusal);
+        }
+    }
+
+    fn note_twins(&self, refusal: Refusal) {
+        if self.refusals.is_news(&refusal) {
+            let Refusal { node, address, why, advice, .. } = refusal;
+            tracing::warn!(peer = %node, address, why, advice, "two machines have one identity");
+        }
+    }
+
+    /// Whether a peer has this node's key and is another process. An address of its own leads a node to itself, and that
+    /// does no harm.
+    fn is_twin(&self, peer: &NodeId, hello: &Hello) -> bool {
+        *peer == self.certificate.node && hello.life != self.life
+    }
+
+    /// Says which connected nodes are two machines each.
+    pub(super) fn look_for_twins(&self) {
+        for (node, guest) in self.guests().iter_mut() {
+            if let Some((address, other)) = guest.lives.news(Instant::now()) {
+                let advice = twins::advice(node);
+                tracing::warn!(peer = %node, address, other, advice, "two machines have one identity");
+            }
         }
     }
 
@@ -231,10 +268,16 @@ impl Doorkeeper {
                 let hello = self.read_hello(stream, peer).await?;
                 heard.store(true, Ordering::Relaxed);
                 write_within(stream, &self.hello(), ADMISSION_TIME).await?;
+                if self.is_twin(peer, &hello) {
+                    // Were the connection ended now, QUIC would take the hello with it.
+                    let _ = timeout(PARTING_TIME, stream.read(&mut [0])).await;
+                }
                 Ok(hello)
             }
         };
-        timeout(ADMISSION_TIME, greet).await.map_err(|_| AdmissionError::Silent)?
+        let hello = timeout(ADMISSION_TIME, greet).await.map_err(|_| AdmissionError::Silent)??;
+        // Both know then.
+        if self.is_twin(peer, &hello) { Err(AdmissionError::Twin) } else { Ok(hello) }
     }
 }
 
@@ -256,7 +299,7 @@ where
     };
     match result {
         Ok((node, (hello, early))) => {
-            let stay = Stay::begin(doorkeeper, node, hello);
+            let stay = Stay::begin(doorkeeper, node, hello, &point);
             Ok((peer, StreamMuxerBox::new(Admitted { muxer, early, _stay: stay })))
         }
         Err(why) => {
@@ -268,7 +311,7 @@ where
                 None => tracing::debug!(%peer, address, %why, "not admitted"),
             }
             // Whoever waits for an answer shall see at once that there is none.
-            let _ = timeout(Duration::from_secs(1), muxer.close()).await;
+            let _ = timeout(PARTING_TIME, muxer.close()).await;
             Err(why)
         }
     }
@@ -352,22 +395,30 @@ pub(super) fn is_newer(one: &Certificate, other: &Certificate) -> bool {
 struct Stay {
     doorkeeper: Arc<Doorkeeper>,
     node: NodeId,
+    life: u64,
 }
 
 impl Stay {
-    fn begin(doorkeeper: Arc<Doorkeeper>, node: NodeId, mut hello: Hello) -> Self {
+    fn begin(doorkeeper: Arc<Doorkeeper>, node: NodeId, mut hello: Hello, point: &ConnectedPoint) -> Self {
         let mut guests = doorkeeper.guests();
-        let mut connections = 1;
-        if let Some(known) = guests.get(&node) {
+        let (mut connections, mut lives, life) = (1, Lives::default(), hello.life);
+        if let Some(known) = guests.remove(&node) {
             connections += known.connections;
+            lives = known.lives;
             if is_newer(&known.hello.certificate, &hello.certificate) {
-                hello.certificate = known.hello.certificate.clone();
+                hello.certificate = known.hello.certificate;
             }
         }
-        guests.insert(node, Guest { hello, connections });
+        let host = Host::of(point.get_remote_address());
+        let address = host.map_or_else(String::new, |host| host.with_port(hello.ports.tcp));
+        lives.begin(life, address, Instant::now());
+        guests.insert(node, Guest { hello, connections, lives });
         drop(guests);
-        doorkeeper.refusals.forget(&node);
-        Self { doorkeeper, node }
+        // What is known of a twin does not end because this node has met itself.
+        if node != doorkeeper.certificate.node {
+            doorkeeper.refusals.forget(&node);
+        }
+        Self { doorkeeper, node, life }
     }
 }
 
@@ -376,6 +427,7 @@ impl Drop for Stay {
         let mut guests = self.doorkeeper.guests();
         if let Some(guest) = guests.get_mut(&self.node) {
             guest.connections -= 1;
+            guest.lives.end(self.life);
             if guest.connections == 0 {
                 guests.remove(&self.node);
             }

@@ -89,7 +89,10 @@ where
         why = read => why,
         why = write => why,
     };
-    let _ = timeout(REPLY_TIME, writer.shutdown()).await;
+    // To one who does not answer there is nothing to say.
+    if !matches!(why, WireError::Silent(_)) {
+        let _ = timeout(REPLY_TIME, writer.shutdown()).await;
+    }
     why
 }
 

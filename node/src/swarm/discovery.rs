@@ -72,6 +72,14 @@ impl Target {
     fn leads_to(&self) -> Option<PeerId> {
         self.peer.or(self.met)
     }
+
+    /// The addresses to try now. First those over TCP alone: that a process was killed its system tells there, and over
+    /// QUIC nobody does.
+    fn to_try(&self) -> Vec<Multiaddr> {
+        let is_tcp = |address: &Multiaddr| address.iter().any(|part| matches!(part, Protocol::Tcp(_)));
+        let first: Vec<_> = self.addresses.iter().filter(|address| is_tcp(address)).cloned().collect();
+        if self.failures > 0 || first.is_empty() { self.addresses.clone() } else { first }
+    }
 }
 
 /// A node to dial.
@@ -200,7 +208,7 @@ impl Discovery {
             }
             if target.due <= now {
                 target.dialing = true;
-                dials.push(Dial { peer: target.peer, addresses: target.addresses.clone(), target: at });
+                dials.push(Dial { peer: target.peer, addresses: target.to_try(), target: at });
             } else {
                 next = Some(next.map_or(target.due, |next| next.min(target.due)));
             }
@@ -228,6 +236,15 @@ impl Discovery {
             target.unreached = None;
         }
         self.fail(dial.target, why.unwrap_or_default(), now, lonely)
+    }
+
+    /// A dial did not begin because another address of the same node is being tried: that tells nothing of this one.
+    pub(super) fn deferred(&mut self, dial: &Dial, now: Instant) {
+        if let Some(Some(target)) = self.targets.get_mut(dial.target) {
+            target.dialing = false;
+            target.tried = true;
+            target.due = now + jittered(FIRST_WAIT);
+        }
     }
 
     /// The bootstrap addresses that are not connected.
@@ -322,6 +339,11 @@ mod tests {
     fn plan(bootstrap: &[&str], remembered: &[&str], now: Instant) -> Discovery {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         Discovery::new(&owned(bootstrap), &owned(remembered), now, 0).unwrap()
+    }
+
+    /// Whom a node that is alone dials.
+    fn plan_due(plan: &mut Discovery, now: Instant) -> Vec<Dial> {
+        plan.due(now, true, |_| false).0
     }
 
     #[test]
@@ -453,6 +475,46 @@ mod tests {
         assert_eq!((&*said.address, &*said.why), ("/ip4/192.0.2.1/tcp/1", "as many as it may"));
         // Both are tried again: a machine may get another address.
         assert_eq!(plan.due(now + LONGEST_WAIT, true, |_| false).0.len(), 2);
+    }
+
+    #[test]
+    fn an_address_that_waits_for_another_of_the_same_node_has_not_failed() {
+        let now = Instant::now();
+        let mut plan = plan(&[FAR], &[], now);
+        let (peer, connection) = (PeerId::random(), ConnectionId::new_unchecked(0));
+        let dials = plan_due(&mut plan, now);
+        plan.began(&dials[0], connection);
+        plan.connected(connection, peer);
+        plan.disconnected(&peer, now, 9);
+        let mut later = now;
+        for _ in 0..10 {
+            later += 2 * FIRST_WAIT;
+            let dials = plan_due(&mut plan, later);
+            plan.deferred(&dials[0], later);
+            assert_eq!(plan.unreached(|_| false)[0].why, "the connection has ended");
+        }
+        let (_, next) = plan.due(later, false, |_| false);
+        assert!(next.unwrap() < later + 2 * FIRST_WAIT, "it waits as if it had failed");
+    }
+
+    #[test]
+    fn a_node_that_was_found_nearby_is_tried_over_tcp_first_and_over_all_once_that_has_failed() {
+        let now = Instant::now();
+        let mut plan = plan(&[], &[], now);
+        let (peer, near) = (PeerId::random(), "/ip4/192.0.2.1");
+        let [quic, tcp] = [format!("{near}/udp/1/quic-v1"), format!("{near}/tcp/1")]
+            .map(|text| text.parse::<Multiaddr>().unwrap());
+        plan.found(peer, quic.clone(), now);
+        plan.found(peer, tcp.clone(), now);
+        let dials = plan_due(&mut plan, now);
+        assert_eq!(dials[0].addresses, std::slice::from_ref(&tcp));
+        let connection = ConnectionId::new_unchecked(0);
+        plan.began(&dials[0], connection);
+        plan.failed(connection, WHY, now, true);
+        assert_eq!(plan_due(&mut plan, now + LONELY_WAIT)[0].addresses, [quic.clone(), tcp.clone()]);
+        // Nothing is lost where there is QUIC alone.
+        plan.found(PeerId::random(), quic.clone(), now);
+        assert_eq!(plan_due(&mut plan, now)[0].addresses, [quic]);
     }
 
     #[test]

@@ -79,6 +79,11 @@ pub trait Holdings: Send + Sync + 'static {
         pending().boxed()
     }
 
+    /// Returns when a blob is not held any more: at once where it is not held now. Whoever loses nothing never does.
+    fn leaves<'a>(&'a self, _digest: &'a Digest) -> BoxFuture<'a, ()> {
+        pending().boxed()
+    }
+
     /// How long it is until bytes may go to a peer. Does not block.
     fn until_giving(&self, _node: &NodeId) -> Duration {
         Duration::ZERO

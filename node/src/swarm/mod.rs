@@ -32,6 +32,7 @@ mod start;
 mod streams;
 mod tls;
 mod transport;
+mod twins;
 mod unreached;
 
 pub use admission::{ADMISSION_TIME, AdmissionError};

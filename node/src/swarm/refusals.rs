@@ -53,7 +53,8 @@ impl Refusals {
         }
     }
 
-    fn is_news(&self, refusal: &Refusal) -> bool {
+    /// Remembers a refusal; whether the log should name it now.
+    pub(super) fn is_news(&self, refusal: &Refusal) -> bool {
         let mut known = self.lock();
         let now = refusal.at;
         let before = known.remove(&refusal.node);

@@ -26,7 +26,6 @@ pub struct Unreached {
 pub(super) fn why(error: &DialError) -> String {
     match error {
         DialError::WrongPeerId { obtained, .. } => format!("another node answers there: {obtained}"),
-        DialError::DialPeerConditionFalse(_) => "another of its addresses is being tried".to_owned(),
         DialError::Denied { .. } => "this node has as many connections as it may".to_owned(),
         DialError::Transport(tried) => match tried.last() {
             Some((_, TransportError::Other(error))) => of_io(error),

@@ -44,6 +44,7 @@ pub use view::Progress;
 pub use why::{FailedPeer, Leads, PeerNow, PeerRate, STILL, WaitsFor, Why};
 
 use crate::limits::{Limited, Limits};
+use crate::seldom::Seldom;
 use crate::status::{ErrorKind, Metrics};
 use crate::store::{MAX_PARTIALS, Partial, Store, StoredBlob};
 use crate::turns::Turns;
@@ -86,6 +87,8 @@ struct Parts {
     openings: Turns<(Digest, u64)>,
     partials: Mutex<HashMap<(Digest, u64), Weak<Partial>>>,
     arrivals: watch::Sender<u64>,
+    // What of the failures that are counted the log says.
+    seldom: Seldom,
 }
 
 impl Parts {
@@ -166,6 +169,7 @@ impl Transfers {
             openings: Turns::default(),
             partials: Mutex::default(),
             arrivals: watch::Sender::new(0),
+            seldom: Seldom::default(),
         }))
     }
 
@@ -395,6 +399,9 @@ async fn run(parts: Arc<Parts>, transfer: Arc<Transfer>, mut happenings: mpsc::R
         Err(error) => {
             if let TransferError::Store(_) = error {
                 parts.metrics.failed(ErrorKind::Store);
+                if let Some(left_out) = parts.seldom.say(&transfer.digest) {
+                    warn!(blob = %transfer.digest, %error, left_out, "a blob cannot be stored");
+                }
             }
             debug!(%error, "transfer failed");
         }

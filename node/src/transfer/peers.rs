@@ -10,13 +10,13 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use wherry_proto::{
-    Attempt, BlobName, ChunkIndex, ChunkMap, ClaimError, Digest, Lead, NodeId, SignedStates, StateChain,
-    StatePrefix, Update,
+    Attempt, BlobName, ChunkIndex, ChunkMap, ClaimError, Digest, Lead, NodeId, Refusal, SignedStates,
+    StateChain, StatePrefix, Update,
 };
 
 use super::planner::NoStates;
 use super::{Found, PeerError, Peers, Route};
-use crate::swarm::{Client, ExchangeError, LinkClass, Offer, Reach, StatesError};
+use crate::swarm::{Client, ConnectError, ExchangeError, LinkClass, Offer, Reach, StatesError};
 
 /// How long neighbours may take to say whether they hold a blob before an origin is asked.
 const SITE_PATIENCE: Duration = Duration::from_millis(750);
@@ -35,6 +35,36 @@ fn found(client: Client) -> impl Fn(Offer) -> Ready<Option<Found>> {
     move |Offer { node, size, arriving }| {
         let class = client.class(&node);
         ready(class.map(|class| Found::Node { node, class, size, arriving }))
+    }
+}
+
+impl From<ConnectError> for PeerError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::NotConnected(_) => Self::Left(error.to_string()),
+            ConnectError::Unreachable { .. } => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<ExchangeError> for PeerError {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Busy(_) => Self::Busy,
+            ExchangeError::Elsewhere(_) => Self::Elsewhere,
+            ExchangeError::NotHere(_) => Self::NotHere,
+            ExchangeError::NotHeld(_)
+            | ExchangeError::Closed { .. }
+            | ExchangeError::Refused { reason: Refusal::GivesNothing, .. } => Self::Left(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+fn no_states(why: PeerError) -> NoStates {
+    match why {
+        PeerError::Left(why) => NoStates::Left(why),
+        why => NoStates::Failed(why.to_string()),
     }
 }
 
@@ -69,15 +99,16 @@ impl Peers for Client {
         node: NodeId,
         digest: Digest,
         map: ChunkMap,
-    ) -> BoxStream<'static, Result<Update, String>> {
+    ) -> BoxStream<'static, Result<Update, PeerError>> {
         let client = self.clone();
         let updates = async move {
-            let failed = |why: String| stream::once(ready(Err(why))).boxed();
             let exchange = match client.exchange(node).await {
                 Ok(exchange) => exchange,
-                Err(error) => return failed(error.to_string()),
+                Err(error) => return stream::once(ready(Err(error.into()))).boxed(),
             };
-            let ended = stream::once(async { Err("it tells no more of the blob".to_owned()) });
+            // What is wrong with the connection those are told who ask for chunks on it.
+            let ended =
+                stream::once(async { Err(PeerError::Left("it tells no more of the blob".to_owned())) });
             exchange.follow(digest, map).map(Ok).chain(ended).boxed()
         };
         stream::once(updates).flatten().boxed()
@@ -89,11 +120,9 @@ impl Peers for Client {
         digest: Digest,
         size: u64,
         known: Option<Arc<StateChain>>,
-    ) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>> {
         async move {
-            let exchange = self.exchange(node).await.map_err(|error| error.to_string())?;
-            let held = exchange.held(digest, size, known.as_deref()).await;
-            let (_, chain) = held.map_err(|error| error.to_string())?;
+            let (_, chain) = self.exchange(node).await?.held(digest, size, known.as_deref()).await?;
             Ok(Arc::new(chain))
         }
         .boxed()
@@ -113,6 +142,8 @@ impl Peers for Client {
                 StatesError::Exchange(ExchangeError::Claim { reason: ClaimError::OtherStates, .. }) => {
                     NoStates::Others
                 }
+                StatesError::Exchange(error) => no_states(error.into()),
+                StatesError::Connect(error) => no_states(error.into()),
                 other => NoStates::Failed(other.to_string()),
             })
         }
@@ -134,17 +165,7 @@ impl Peers for Client {
         map: ChunkMap,
         index: ChunkIndex,
     ) -> BoxFuture<'_, Result<Bytes, PeerError>> {
-        async move {
-            let failed = |error: &dyn std::fmt::Display| PeerError::Failed(error.to_string());
-            let exchange = self.exchange(node).await.map_err(|error| failed(&error))?;
-            exchange.chunk(digest, map, index, |_| {}).await.map_err(|error| match error {
-                ExchangeError::Busy(_) => PeerError::Busy,
-                ExchangeError::Elsewhere(_) => PeerError::Elsewhere,
-                ExchangeError::NotHere(_) => PeerError::NotHere,
-                other => failed(&other),
-            })
-        }
-        .boxed()
+        async move { Ok(self.exchange(node).await?.chunk(digest, map, index, |_| {}).await?) }.boxed()
     }
 
     fn ready(&self, node: NodeId) -> BoxFuture<'_, ()> {

@@ -370,9 +370,9 @@ impl Driver {
             }
             Effect::Drop(node, reason) => {
                 self.leave(node);
-                self.parts.metrics.failed(ErrorKind::Peer);
                 match reason {
                     DropReason::WrongChunk(index) => {
+                        self.parts.metrics.failed(ErrorKind::Peer);
                         warn!(
                             blob = %digest, peer = %node, %reason,
                             "a peer sent wrong bytes: it is told, and not asked any more for this blob"
@@ -382,8 +382,14 @@ impl Driver {
                         let tasks = parts.tasks.clone();
                         tasks.spawn(async move { parts.peers.unlinked(node, digest, map, index).await });
                     }
-                    // Peers come and go, and the swarm tells of that.
-                    DropReason::Failed(why) => {
+                    // Machines come and go, and the swarm tells of that.
+                    DropReason::Failed(why) if self.parts.peers.class(&node).is_some() => {
+                        self.parts.metrics.failed(ErrorKind::Peer);
+                        if let Some(left_out) = self.parts.seldom.say(&node) {
+                            warn!(blob = %digest, peer = %node, why, left_out, "a peer fails as a source of a blob");
+                        }
+                    }
+                    DropReason::Failed(why) | DropReason::Left(why) => {
                         debug!(blob = %digest.short(), peer = %node, why, "a peer cannot be asked for this blob");
                     }
                 }
@@ -424,7 +430,10 @@ impl Driver {
 
     fn origin_failed(&mut self, why: String) -> Option<String> {
         let (digest, origin) = (self.digest(), self.routes.current());
-        debug!(blob = %digest.short(), %origin, %why, "an origin cannot give the rest");
+        self.parts.metrics.failed(ErrorKind::Origin);
+        if let Some(left_out) = self.parts.seldom.say(&origin) {
+            warn!(blob = %digest, %origin, why, left_out, "an origin cannot give a blob, or the rest of it");
+        }
         self.routes.failed(why)
     }
 

@@ -35,7 +35,7 @@ pub enum Found {
     NetworkAsked,
 }
 
-/// Why a peer gives no chunk.
+/// Why a peer gives no chunk, or nothing at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
     /// It has no slot free; it may be asked again soon.
@@ -47,6 +47,9 @@ pub enum PeerError {
     /// It does not have this chunk, or no longer.
     #[error("it does not have this chunk")]
     NotHere,
+    /// It has gone, or has no longer what it had: so it is where machines come and go.
+    #[error("{0}")]
+    Left(String),
     /// It cannot or will not serve, or is silent.
     #[error("{0}")]
     Failed(String),
@@ -84,7 +87,7 @@ pub trait Peers: Send + Sync + 'static {
         _node: NodeId,
         _digest: Digest,
         _map: ChunkMap,
-    ) -> BoxStream<'static, Result<Update, String>> {
+    ) -> BoxStream<'static, Result<Update, PeerError>> {
         stream::empty().boxed()
     }
 
@@ -95,7 +98,7 @@ pub trait Peers: Send + Sync + 'static {
         digest: Digest,
         size: u64,
         known: Option<Arc<StateChain>>,
-    ) -> BoxFuture<'_, Result<Arc<StateChain>, String>>;
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>>;
 
     /// The states of a leader's reading from those on that are known, the signature checked.
     fn states(

@@ -20,7 +20,7 @@ pub struct Why {
     pub lead: Leads,
     /// The origin that is read now, or would be; empty if none is known.
     pub origin: String,
-    /// Bytes a second that come from the origin.
+    /// Bytes a second that come from the origin; none while it stands still or waits for a limit, like all rates here.
     pub origin_rate: u64,
     /// Why no origin can be read.
     pub origin_failed: Option<String>,
@@ -106,10 +106,13 @@ impl Why {
     pub(super) fn of(facts: Facts<'_>) -> Self {
         let Facts { summary, limited, origin, origin_rate, rate_of, still, missing } = facts;
         let waits_for = waits_for(&summary, limited);
-        let rated = |peer: PeerNow| PeerRate { rate: rate_of(&peer.node), peer };
+        // Rates are those of some seconds: of what has stopped they would tell less and less until nothing is left.
+        let moves = still < STILL && !matches!(waits_for, WaitsFor::Limit(_));
+        let now = |rate: u64| if moves { rate } else { 0 };
+        let origin_rate = now(origin_rate);
+        let rated = |peer: PeerNow| PeerRate { rate: now(rate_of(&peer.node)), peer };
         let peers: Vec<PeerRate> = summary.peers.into_iter().map(rated).collect();
         let rate = origin_rate + peers.iter().map(|peer| peer.rate).sum::<u64>();
-        let moves = rate > 0 && still < STILL;
         Self {
             waits_for,
             lead: summary.lead,
@@ -120,7 +123,7 @@ impl Why {
             failed: summary.failed.into_iter().map(|(node, why)| FailedPeer { node, why }).collect(),
             rate,
             still,
-            seconds_left: moves.then(|| missing as f64 / rate as f64),
+            seconds_left: (rate > 0).then(|| missing as f64 / rate as f64),
         }
     }
 }
@@ -151,6 +154,7 @@ mod tests {
     use wherry_proto::SecretKey;
 
     use super::*;
+    use crate::limits::Limit;
 
     fn node() -> NodeId {
         SecretKey::from_seed([2; 32]).node()
@@ -182,11 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn when_it_will_be_done_is_known_while_bytes_come() {
-        let why = |still| {
+    fn a_rate_and_when_it_will_be_done_are_told_while_bytes_come_and_may() {
+        let limited = Limited { by: Limit::Window, since: 0, until: Some(60) };
+        let why = |still, limited| {
             Why::of(Facts {
                 summary: summary(Leads::Here, &[peer(5, false)], true, 1),
-                limited: None,
+                limited,
                 origin: "r.example/a".to_owned(),
                 origin_rate: 300,
                 rate_of: &|_| 200,
@@ -194,8 +199,12 @@ mod tests {
                 missing: 1000,
             })
         };
-        assert_eq!((why(1.0).rate, why(1.0).seconds_left), (500, Some(2.0)));
-        assert_eq!(why(STILL).seconds_left, None);
+        let told = |why: Why| (why.rate, why.origin_rate, why.peers[0].rate, why.seconds_left);
+        assert_eq!(told(why(1.0, None)), (500, 300, 200, Some(2.0)));
+        // What came before it stopped is no rate.
+        assert_eq!(told(why(STILL, None)), (0, 0, 0, None));
+        assert_eq!(told(why(1.0, Some(limited))), (0, 0, 0, None));
+        assert_eq!(why(1.0, Some(limited)).waits_for, WaitsFor::Limit(limited));
         assert_eq!(Why::in_line().waits_for, WaitsFor::Turn);
     }
 }

@@ -272,9 +272,10 @@ impl Peers for Holders {
         digest: Digest,
         size: u64,
         _: Option<Arc<StateChain>>,
-    ) -> BoxFuture<'_, Result<Arc<StateChain>, String>> {
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>> {
         async move {
-            let bytes = self.of(node, digest, size).ok_or("it does not hold it")?;
+            let bytes = self.of(node, digest, size);
+            let bytes = bytes.ok_or_else(|| PeerError::Left("it does not hold it".to_owned()))?;
             let map = ChunkMap::new(size).unwrap();
             let mut chain = ChainBuilder::new(digest.algorithm(), map);
             chain.update(&bytes).unwrap();

@@ -70,6 +70,8 @@ type Blob = (StateChain, Arc<dyn ReadAt>);
 #[derive(Default)]
 pub struct Shelf {
     blobs: Mutex<HashMap<Digest, Blob>>,
+    // Changes whenever a blob leaves.
+    left: watch::Sender<()>,
     tags: Mutex<HashMap<String, TagRecord>>,
     names: Mutex<HashMap<String, Vec<String>>>,
     arriving: Mutex<HashMap<BlobName, Arc<Incoming>>>,
@@ -92,6 +94,12 @@ impl Shelf {
         let digest = chain.digest();
         self.blobs.lock().unwrap().insert(digest, (chain, reader));
         digest
+    }
+
+    /// It is not held any more.
+    pub fn remove(&self, digest: &Digest) {
+        self.blobs.lock().unwrap().remove(digest);
+        self.left.send_replace(());
     }
 
     /// Puts a blob on its way, of which nothing is here yet.
@@ -161,6 +169,11 @@ impl Holdings for Shelf {
             Lead::Refuse(LeadRefusal::NoCredentials)
         };
         ready(lead).boxed()
+    }
+
+    fn leaves<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, ()> {
+        let mut left = self.left.subscribe();
+        async move { drop(left.wait_for(|()| self.held(digest).is_none()).await) }.boxed()
     }
 
     fn tag(&self, reference: &str) -> Option<TagRecord> {

@@ -172,7 +172,7 @@ impl World {
             DropReason::WrongChunk(_) => {
                 self.report.wrong(format!("{node} drops {number}, which is honest: {reason}"));
             }
-            DropReason::Failed(why) => {
+            DropReason::Failed(why) | DropReason::Left(why) => {
                 let closed = why == CLOSED || why == GONE;
                 if !closed {
                     self.report.wrong(format!("{node} drops {number}, which is honest: {why}"));

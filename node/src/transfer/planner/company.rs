@@ -249,7 +249,7 @@ impl Planner {
         peer.tells = true;
         match update.role {
             Role::Held => self.hold(node),
-            Role::Gone => self.drop_peer(node, DropReason::Failed("it has given up the blob".into())),
+            Role::Gone => self.drop_peer(node, DropReason::Left("it has given up the blob".into())),
             role => {
                 let before = peer.stream(node).map(|(attempt, _)| attempt);
                 peer.role = Some(role);
@@ -296,7 +296,7 @@ impl Planner {
     pub(super) fn drop_peer(&mut self, node: NodeId, reason: DropReason) {
         // One that trades may be right next time, when another leads.
         let holds = self.peers.get(&node).is_some_and(Peer::holds);
-        let for_good = holds && !matches!(reason, DropReason::Failed(_));
+        let for_good = holds && matches!(reason, DropReason::WrongChunk(_));
         if self.forget_peer(node, &reason, for_good) {
             self.effects.push(Effect::Drop(node, reason));
         }

@@ -25,7 +25,10 @@ pub enum DropReason {
     /// It sent bytes that do not link to any claim.
     #[error("chunk {0} that it sent does not link to the states that are known")]
     WrongChunk(ChunkIndex),
-    /// The connection or the request failed.
+    /// It has gone, or has the blob no longer.
+    #[error("{0}")]
+    Left(String),
+    /// The request failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -48,6 +51,8 @@ pub enum NoStates {
     Others,
     /// It has none, or no more.
     None,
+    /// It has gone, or has the blob no longer.
+    Left(String),
     /// It failed as a source.
     Failed(String),
 }
@@ -80,7 +85,9 @@ pub enum Event {
     NotHere(NodeId, ChunkIndex),
     /// The peer may be asked again after it was busy.
     Ready(NodeId),
-    /// A peer failed as a source: closed, silent, does not have the blob after all.
+    /// A peer is no source any more: it has gone, or has the blob no longer.
+    PeerLeft(NodeId, String),
+    /// A peer failed as a source: silent, does not keep to the protocol, cannot read its disk.
     PeerFailed(NodeId, String),
     /// The origin cannot be read any more, after all retries; `None` if reading ended where it should.
     OriginEnded(Option<String>),

@@ -613,11 +613,13 @@ impl Planner {
                     *known = 0;
                 }
             }
-            Err(NoStates::Failed(why)) => {
-                if self.peers.contains_key(&node) {
-                    self.drop_peer(node, DropReason::Failed(why));
-                }
+            Err(NoStates::Left(why)) if self.peers.contains_key(&node) => {
+                self.drop_peer(node, DropReason::Left(why));
             }
+            Err(NoStates::Failed(why)) if self.peers.contains_key(&node) => {
+                self.drop_peer(node, DropReason::Failed(why));
+            }
+            Err(NoStates::Left(_) | NoStates::Failed(_)) => {}
         }
     }
 

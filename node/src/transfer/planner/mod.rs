@@ -227,7 +227,10 @@ impl Planner {
             Event::PeerFailed(node, why) if self.peers.contains_key(&node) => {
                 self.drop_peer(node, DropReason::Failed(why));
             }
-            Event::PeerFailed(..) => {}
+            Event::PeerLeft(node, why) if self.peers.contains_key(&node) => {
+                self.drop_peer(node, DropReason::Left(why));
+            }
+            Event::PeerFailed(..) | Event::PeerLeft(..) => {}
             Event::OriginEnded(why) => self.origin_ended(why),
             Event::OriginOffered => {
                 self.origin.offered = true;

@@ -20,6 +20,13 @@ const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// How many members are asked to lead before the transfer looks elsewhere.
 const MAX_ASKED_TO_LEAD: usize = 16;
 
+fn no_source(node: NodeId, why: PeerError) -> Event {
+    match why {
+        PeerError::Left(why) => Event::PeerLeft(node, why),
+        why => Event::PeerFailed(node, why.to_string()),
+    }
+}
+
 impl Driver {
     pub(super) fn search(&self) {
         let found = self.parts.peers.search(self.digest());
@@ -70,7 +77,7 @@ impl Driver {
                 while let Some(update) = updates.next().await {
                     let event = match update {
                         Ok(update) => Event::Updated(node, update),
-                        Err(why) => Event::PeerFailed(node, why),
+                        Err(why) => no_source(node, why),
                     };
                     if events.send(Happening::Event(event)).await.is_err() {
                         return;
@@ -111,7 +118,7 @@ impl Driver {
                     }
                     Event::Chain(node, chain)
                 }
-                Err(why) => Event::PeerFailed(node, why),
+                Err(why) => no_source(node, why),
             };
             let _ = events.send(Happening::Event(event)).await;
         });
@@ -195,7 +202,9 @@ impl Driver {
                     }
                     Err(PeerError::Elsewhere) => Happening::Event(Event::Elsewhere(node, index)),
                     Err(PeerError::NotHere) => Happening::Event(Event::NotHere(node, index)),
-                    Err(PeerError::Failed(why)) => Happening::Event(Event::PeerFailed(node, why)),
+                    Err(why @ (PeerError::Left(_) | PeerError::Failed(_))) => {
+                        Happening::Event(no_source(node, why))
+                    }
                 };
                 let _ = events.send(event).await;
             };

@@ -1,0 +1,57 @@
+//! Machines with one identity, and a node that meets itself.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod swarm_support;
+
+use std::net::TcpListener as StdListener;
+use std::time::Duration;
+
+use swarm_support::*;
+use wherry_node::swarm::Client;
+
+async fn until(holds: impl Fn() -> bool) {
+    within(async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// Whether the node knows that another machine has its identity, and what to do.
+fn knows_its_twin(client: &Client) -> bool {
+    client.refusals().iter().any(|refusal| {
+        let advice = refusal.advice.as_deref().unwrap_or_default();
+        refusal.node == client.me()
+            && refusal.why.contains("another machine has the identity")
+            && advice.contains("remove 'identity'")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_machines_with_one_identity_that_meet_both_know_it() {
+    for quic in [false, true] {
+        let first = member(11, &[]).await;
+        let address = first.address(quic);
+        let copy = member(11, std::slice::from_ref(&address)).await;
+        let (first, copy) = (first.client(), copy.client());
+        until(|| knows_its_twin(&first) && knows_its_twin(&copy)).await;
+        let unreached = copy.unreached();
+        assert_eq!((unreached.len(), &unreached[0].address), (1, &address));
+        assert!(unreached[0].why.contains("another machine has the identity"), "{}", unreached[0].why);
+        assert!(first.neighbours().is_empty() && copy.neighbours().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_an_address_leads_to_itself_takes_itself_for_nobody_else() {
+    let port = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // One that it does not know to be its own, as behind a router that leads back.
+    let mut settings = settings(&key(11), &[format!("/ip4/127.0.0.9/tcp/{port}")]);
+    settings.peers = ([0, 0, 0, 0], port).into();
+    let node = start(settings).await.client();
+    assert_eq!(node.unreached().len(), 1);
+    until(|| node.unreached().is_empty()).await;
+    assert_eq!(node.refusals(), []);
+}
