@@ -139,7 +139,7 @@ impl<S: AsyncWrite> Writer<S> {
         // The frame goes with the first piece.
         let mut start = frame.len();
         let mut sent = 0;
-        while sent < len {
+        loop {
             let at = offset + sent as u64;
             let mut end = (start + len - sent).min(self.piece);
             // Only what the buffer never had is zeroed.
@@ -169,9 +169,11 @@ impl<S: AsyncWrite> Writer<S> {
                 }
             }
             sent += end - start;
+            if sent == len {
+                return Ok(());
+            }
             start = 0;
         }
-        Ok(())
     }
 }
 
