@@ -7,12 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wherry_proto::{Attempt, ChunkIndex, Digest, NodeId, Role, SignedStates, StatePrefix};
+use wherry_proto::{Attempt, Digest, NodeId, Role, SignedStates, StatePrefix};
 
 use super::relief::LAST_RESORT;
-use super::{
-    DropReason, Effect, LeadEnd, MAX_PEERS, NoStates, ORIGIN_ATTEMPTS, Peer, Planner, Source, Succession,
-};
+use super::{Effect, LeadEnd, MAX_PEERS, Peer, Planner, Source, Succession};
 use crate::swarm::LinkClass;
 
 /// By how many chunks one leader must be ahead of another, at most, for this to count more than rank. It is as many as the
@@ -135,9 +133,9 @@ pub(super) struct Lead {
     pub(super) attempt: Option<Attempt>,
     pub(super) signed: Option<Arc<SignedStates>>,
     // Who is asked for states, and how many were known then.
-    pulling: Option<(NodeId, u32)>,
+    pub(super) pulling: Option<(NodeId, u32)>,
     // The attempt whose states do not go on from those that are here, and must come from the first one on.
-    anew: Option<Attempt>,
+    pub(super) anew: Option<Attempt>,
     watched: BTreeMap<Attempt, Watched>,
     // For how many ticks there has been no leader.
     vacant: u64,
@@ -145,7 +143,7 @@ pub(super) struct Lead {
     // Who said that it would lead, and did not.
     pub(super) broken: BTreeSet<NodeId>,
     // Whose readings came to nothing.
-    void: BTreeSet<NodeId>,
+    pub(super) void: BTreeSet<NodeId>,
     // By whom this node is led, or was until it leads itself.
     by: Option<NodeId>,
     pub(super) asking: Asking,
@@ -484,7 +482,7 @@ impl Planner {
         self.effects.push(Effect::Lead(before));
     }
 
-    fn is_led_by(&mut self, node: NodeId) {
+    pub(super) fn is_led_by(&mut self, node: NodeId) {
         if self.lead.by.replace(node) != Some(node) {
             self.effects.push(Effect::LedBy(node));
         }
@@ -533,128 +531,5 @@ impl Planner {
             self.renumber();
             self.ledger.adopt(Arc::new(states));
         }
-    }
-
-    /// Asks a peer for the states that the leader has found since.
-    pub(super) fn ask_states(&mut self) {
-        if self.lead.pulling.is_some() || self.leads() || self.ledger.has_chain() {
-            return;
-        }
-        let Some(leader) = self.leader() else { return };
-        let is_new = self.lead.attempt != Some(leader.attempt);
-        let by_same = self.lead.attempt.is_some_and(|attempt| attempt.signer == leader.attempt.signer);
-        // A leader that begins anew has found its first reading wrong.
-        let anew = self.lead.anew == Some(leader.attempt) || (is_new && by_same);
-        let ours = if anew { 0 } else { self.ledger.stream().known() };
-        // Whoever has more than this node will do: were the leader asked by all, it would do nothing else. If it is a new
-        // one that counts, less will do as well: what an earlier one said may have been wrong.
-        let able: Vec<(NodeId, u32)> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.tells)
-            .filter_map(|(node, peer)| Some((*node, peer.stream(*node)?)))
-            .filter(|(_, (attempt, _))| *attempt == leader.attempt)
-            .map(|(node, (_, known))| (node, known))
-            .filter(|(_, known)| *known > ours || (is_new && *known > 0))
-            .collect();
-        if able.is_empty() {
-            return;
-        }
-        let (node, known) = able[self.random() as usize % able.len()];
-        let map = self.ledger.map();
-        let before = match ours {
-            0 => Arc::new(StatePrefix::new(self.ledger.digest().algorithm(), map)),
-            _ if known < ours => {
-                let mut common = StatePrefix::clone(self.ledger.stream());
-                common.truncate(known);
-                Arc::new(common)
-            }
-            _ => Arc::clone(self.ledger.stream()),
-        };
-        self.lead.pulling = Some((node, before.known()));
-        self.effects.push(Effect::AskStates(node, leader.attempt, before));
-    }
-
-    pub(super) fn states(
-        &mut self,
-        node: NodeId,
-        attempt: Attempt,
-        states: Result<Arc<SignedStates>, NoStates>,
-    ) {
-        // Of those who were asked before, and left for another one, only what is of use counts.
-        let asked = self.lead.pulling.take_if(|(asked, _)| *asked == node);
-        let follows = !self.leads() && self.leader().is_some_and(|leader| leader.attempt == attempt);
-        match states {
-            Ok(signed) if follows => {
-                let ours = self.ledger.stream().known();
-                let by_same = self.lead.attempt.is_some_and(|before| before.signer == attempt.signer);
-                let anew = self.lead.anew == Some(attempt) || (by_same && self.lead.attempt != Some(attempt));
-                if signed.prefix.known() >= ours || anew {
-                    self.ledger.adopt(Arc::new(signed.prefix.clone()));
-                    self.count_taken();
-                }
-                self.is_led_by(attempt.signer);
-                self.lead.attempt = Some(attempt);
-                self.lead.signed = Some(signed);
-                self.lead.anew = None;
-            }
-            Ok(_) => {}
-            Err(NoStates::Others) if asked.is_some_and(|(_, known)| known == 0) => {
-                let why = "the states that it passes on are not those that were signed".to_owned();
-                self.drop_peer(node, DropReason::Failed(why));
-            }
-            Err(NoStates::Others) if asked.is_none() => {}
-            Err(NoStates::Others) => self.lead.anew = Some(attempt),
-            Err(NoStates::None) => {
-                // What it said of itself was old; it will say anew.
-                if let Some(Role::Leading { known, .. } | Role::Following { known, .. }) =
-                    self.peers.get_mut(&node).and_then(|peer| peer.role.as_mut())
-                {
-                    *known = 0;
-                }
-            }
-            Err(NoStates::Left(why)) if self.peers.contains_key(&node) => {
-                self.drop_peer(node, DropReason::Left(why));
-            }
-            Err(NoStates::Failed(why)) if self.peers.contains_key(&node) => {
-                self.drop_peer(node, DropReason::Failed(why));
-            }
-            Err(NoStates::Left(_) | NoStates::Failed(_)) => {}
-        }
-    }
-
-    /// A peer is not asked for states any more.
-    pub(super) fn forget_states(&mut self, node: NodeId) {
-        self.lead.pulling.take_if(|(asked, _)| *asked == node);
-    }
-
-    /// Whether the states that this node goes by are those of a peer's own reading.
-    pub(super) fn is_own_stream(&self, node: NodeId) -> bool {
-        !self.ledger.has_chain() && self.lead.attempt.is_some_and(|attempt| attempt.signer == node)
-    }
-
-    /// A leader has sent a chunk that does not link to the states that it has signed itself.
-    pub(super) fn stream_is_false(&mut self, node: NodeId, index: ChunkIndex) {
-        let attempt = self.lead.attempt;
-        self.lead.void.insert(node);
-        self.drop_peer(node, DropReason::WrongChunk(index));
-        self.effects.extend(attempt.map(Effect::StreamVoid));
-        self.void();
-        self.claim_those_aside();
-    }
-
-    /// The leader itself says that its reading came to nothing.
-    pub(super) fn stream_is_void(&mut self, attempt: Attempt) {
-        // One node's word counts once, however often it reads: the origin may be right, and the node not.
-        self.lead.void.insert(attempt.signer);
-        if self.lead.void.len() + usize::from(!self.origin.failed.is_empty()) >= ORIGIN_ATTEMPTS {
-            self.origin.exhausted = true;
-            self.origin.error.get_or_insert_with(|| {
-                format!("{ORIGIN_ATTEMPTS} nodes of this site have read bytes with another digest")
-            });
-        }
-        self.effects.push(Effect::StreamVoid(attempt));
-        self.void();
-        self.claim_those_aside();
     }
 }

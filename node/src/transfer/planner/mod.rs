@@ -33,6 +33,7 @@ mod peer;
 mod pick;
 mod relief;
 mod sizes;
+mod stream;
 mod summary;
 
 /// How much time passes between two [`Event::Tick`]s.
