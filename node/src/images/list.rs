@@ -250,7 +250,7 @@ impl Images {
         blocking(move || images.parts_of(&meaning)).await
     }
 
-    /// The blobs of an image's repository that are here and that no image here leads to, at most [`MAX_PARTS`]: where its
+    /// The blobs of an image's repository that are here and that no image here leads to, at most 65,536: where its
     /// manifest is damaged its layers are among them. None if they may be another image's, since it has another name, or
     /// the manifest of another one in the repository is damaged too.
     pub async fn astray(&self, image: &KnownImage) -> Result<Vec<Digest>, ImageError> {
