@@ -395,31 +395,88 @@ const fn led(stream: Attempt, may_lead: bool, led_slowly: bool) -> Role {
     Role::Following { stream: Some(stream), known: 1, may_lead, led_slowly }
 }
 
+/// A planner that leads, and what its followers go by.
+fn leading(site: &Site) -> (Planner, Attempt) {
+    let mut planner = site.planner();
+    for node in &site.nodes[1..] {
+        planner.apply(Event::Met(*node, LinkClass::Lan, None));
+        says(&mut planner, *node, FOLLOWING);
+    }
+    assert!(leads(&may_lead_after_asking(&mut planner)));
+    let Role::Leading { attempt, .. } = planner.role() else { panic!() };
+    (planner, Attempt { signer: site.nodes[0], number: attempt })
+}
+
+/// So much time goes by.
+fn ticks(planner: &mut Planner, count: usize) -> Vec<Effect> {
+    let tick = |planner: &mut Planner| {
+        let mut effects = planner.apply(Event::Tick);
+        effects.extend(planner.apply(Event::RolesAsked));
+        effects
+    };
+    (0..count).flat_map(|_| tick(planner)).collect()
+}
+
 #[test]
-fn a_leader_that_several_followers_find_slow_makes_way_if_another_may_lead() {
-    for (slow, may_lead, stays) in [(1, true, true), (2, false, true), (2, true, false)] {
+fn a_leader_that_several_followers_find_slow_for_seconds_makes_way_if_another_may_lead() {
+    for (slow, may_lead, time, stays) in
+        [(1, true, 8, true), (2, false, 8, true), (2, true, 4, true), (2, true, 8, false)]
+    {
         let site = Site::new(6);
-        let mut planner = site.planner();
-        for node in &site.nodes[1..] {
-            planner.apply(Event::Met(*node, LinkClass::Lan, None));
-            says(&mut planner, *node, FOLLOWING);
-        }
-        let mut effects = may_lead_after_asking(&mut planner);
-        assert!(leads(&effects));
-        let Role::Leading { attempt, .. } = planner.role() else { panic!() };
-        let own = Attempt { signer: site.nodes[0], number: attempt };
-        for (number, node) in site.nodes[1..].iter().enumerate() {
-            effects.extend(says(&mut planner, *node, led(own, may_lead, number < slow)));
-        }
-        effects.extend(planner.apply(Event::Tick));
+        let (mut planner, own) = leading(&site);
+        let say = |planner: &mut Planner, slow: usize| {
+            for (number, node) in site.nodes[1..].iter().enumerate() {
+                says(planner, *node, led(own, may_lead, number < slow));
+            }
+        };
+        say(&mut planner, slow);
+        let mut effects = ticks(&mut planner, time);
+        // Once it is well again, what was before counts no more.
+        say(&mut planner, 0);
+        effects.extend(ticks(&mut planner, 4));
+        assert_eq!(effects.contains(&Effect::MakeWay), !stays, "{slow} {may_lead} {time}");
         assert_eq!(planner.leads(), stays);
-        assert_eq!(effects.contains(&Effect::MakeWay), !stays);
         if !stays {
-            assert!(matches!(planner.role(), Role::Following { may_lead: false, .. }));
-            // It does not begin again at once.
-            assert!(!leads(&(0..10).flat_map(|_| planner.apply(Event::Tick)).collect::<Vec<_>>()));
+            // It does not begin again before others could.
+            assert!(!leads(&ticks(&mut planner, 10)));
         }
     }
+}
+
+#[test]
+fn whoever_has_made_way_leads_where_nobody_else_may_and_does_not_make_way_again() {
+    let site = Site::new(4);
+    let (mut planner, own) = leading(&site);
+    let slander = |planner: &mut Planner, own: Attempt, may_lead: bool| {
+        for node in &site.nodes[1..] {
+            says(planner, *node, led(own, may_lead, true));
+        }
+    };
+    slander(&mut planner, own, true);
+    assert!(ticks(&mut planner, 8).contains(&Effect::MakeWay));
+    // Those who could have led can no more.
+    slander(&mut planner, own, false);
+    ticks(&mut planner, 3);
+    let Role::Leading { attempt, .. } = planner.role() else { panic!("nobody leads") };
+    slander(&mut planner, Attempt { signer: own.signer, number: attempt }, true);
+    ticks(&mut planner, 20);
+    assert!(planner.leads());
+}
+
+#[test]
+fn whoever_names_ever_new_leaders_that_nobody_has_seen_keeps_nobody_from_leading() {
+    let site = Site::new(3);
+    let (mut planner, _) = leading(&site);
+    let invent = |planner: &mut Planner, number: u64| {
+        let stream = Some(Attempt { signer: SecretKey::from_seed([200; 32]).node(), number });
+        let role = Role::Following { stream, known: 900, may_lead: true, led_slowly: false };
+        says(planner, site.nodes[1], role);
+    };
+    for number in 0..100 {
+        invent(&mut planner, number);
+        ticks(&mut planner, 3);
+    }
+    assert!(planner.leads());
 }
 
 fn may_lead_after_asking(planner: &mut Planner) -> Vec<Effect> {

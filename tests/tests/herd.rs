@@ -182,7 +182,7 @@ fn liars_hold_nobody_up_for_ever_and_nobody_honest_is_blamed() {
     }
 }
 
-/// Whoever comes first leads, be its link a tenth of the others'. They would take ten times as long with it to the end.
+/// Whoever comes first leads, be its link a quarter of the uplink. All would take four times as long with it to the end.
 #[test]
 fn a_leader_whose_link_is_slow_makes_way() {
     for seed in seeds(5) {
@@ -200,4 +200,24 @@ fn a_leader_whose_link_is_slow_makes_way() {
         assert!(last <= 1.6 * bound, "seed {seed}: {last:.1} s, bound {bound:.1} s");
         assert!(report.uplinks[0] as f64 <= 1.1 * setup.size() as f64, "seed {seed}: {}", report.uplinks[0]);
     }
+}
+
+/// A chunk takes seconds on such links, which makes no difference to who takes over when.
+#[test]
+fn where_all_links_are_slow_a_leader_that_dies_is_followed_by_the_next_within_seconds() {
+    let mut setup = Setup::herd(1, 3, 512 << 20, mbit(2.0), mbit(2.0));
+    for node in &mut setup.nodes[1..] {
+        node.start = Duration::from_secs(1);
+    }
+    allow_time(&mut setup);
+    let last = |setup: &Setup| {
+        let mut report = run(1, setup);
+        report.done.retain(|(node, _)| *node > 0);
+        report.quantile(1.0)
+    };
+    let alive = last(&setup);
+    setup.deaths = vec![(0, Duration::from_secs(100), None)];
+    let died = last(&setup);
+    // What was on its way is read again.
+    assert!(died <= alive + 15.0, "{died:.1} s, {alive:.1} s where it lives");
 }

@@ -12,14 +12,14 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, mdns};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wherry_proto::{Digest, Hello, NodeId, Question};
 
 use super::admission::Doorkeeper;
 use super::announce::{self, Announcements};
-use super::ask::{self, Asking, MAX_ASKED};
+use super::ask::{self, Asking, MAX_ASKED, REPLY_TIME};
 use super::behaviour::{Behaviour, BehaviourEvent, learn};
 use super::codec::WireError;
 use super::discovery::{Dial, Discovery};
@@ -42,7 +42,7 @@ const LINK_RETRY: Duration = Duration::from_secs(2);
 
 /// How long a neighbour may take to show that it is there when one of several connections to it has ended: whoever was
 /// killed says no word on those over QUIC.
-const PROBE_TIME: Duration = Duration::from_secs(5);
+const PROBE_TIME: Duration = REPLY_TIME;
 
 /// How many own addresses are told to others.
 const MAX_OWN_ADDRESSES: usize = 8;
@@ -75,6 +75,8 @@ pub(super) struct Actor {
     pub(super) announcements: Announcements,
     pub(super) announcing: HashMap<QueryId, Digest>,
     pub(super) searches: HashMap<QueryId, mpsc::Sender<NodeId>>,
+    // Those of whose connections one has ended, until they show that they are there.
+    pub(super) probes: HashMap<NodeId, CancellationToken>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) to_self: mpsc::WeakSender<Command>,
     pub(super) tasks: TaskTracker,
@@ -248,6 +250,7 @@ impl Actor {
                     tracing::debug!(peer = %node, cause, "the last connection to a neighbour has ended");
                     tracing::info!(peer = %node, "neighbour gone");
                     self.neighbours.remove(&node);
+                    self.probes.remove(&node);
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, .. } => self.probe(&peer_id),
@@ -319,6 +322,10 @@ impl Actor {
         if self.neighbours.get(&node).is_none() {
             self.new_neighbour(neighbour, &hello, host);
         } else {
+            if let Some(probe) = self.probes.remove(&node) {
+                // Whoever connects is there.
+                probe.cancel();
+            }
             // What the doorkeeper knows is the newest.
             self.neighbours.renew(neighbour, &hello, host);
         }
@@ -355,18 +362,26 @@ impl Actor {
     }
 
     /// Ends what is left of connections to a neighbour unless it shows soon that it is there.
-    fn probe(&self, peer: &PeerId) {
+    fn probe(&mut self, peer: &PeerId) {
         let Some(node) = node_of(peer) else { return };
         let Some(entry) = self.neighbours.get(&node) else { return };
-        let (reply, answered) = oneshot::channel();
-        // Where so much is asked already, it shows without this.
-        if entry.asks.try_send(Asking { question: Question::Ping, reply }).is_err() {
-            return;
+        let stop = entry.stop.child_token();
+        if let Some(before) = self.probes.insert(node, stop.clone()) {
+            before.cancel();
         }
-        let (stop, commands) = (entry.stop, self.to_self.clone());
+        let (asks, commands) = (entry.asks, self.to_self.clone());
         self.tasks.spawn(async move {
-            let answered = stop.run_until_cancelled(tokio::time::timeout(PROBE_TIME, answered)).await;
-            if matches!(answered, Some(Err(_) | Ok(Err(_))))
+            let ping = async {
+                loop {
+                    let (reply, answered) = oneshot::channel();
+                    let asked = asks.send(Asking { question: Question::Ping, reply }).await;
+                    // One that was put on the connection that has ended goes unanswered, and says nothing of the others.
+                    if asked.is_err() || answered.await.is_ok() {
+                        return;
+                    }
+                }
+            };
+            if let Some(Err(_)) = stop.run_until_cancelled(timeout(PROBE_TIME, ping)).await
                 && let Some(sender) = commands.upgrade()
             {
                 tracing::debug!(peer = %node, "one connection has ended, and nothing comes over the others");

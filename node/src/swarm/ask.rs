@@ -31,7 +31,7 @@ pub const PING_TIME: Duration = Duration::from_secs(20);
 pub const REPLY_TIME: Duration = Duration::from_secs(10);
 
 /// How long an asking neighbour may be quiet: it pings more often than that.
-const ASKER_IDLE: Duration = Duration::from_secs(90);
+pub(super) const ASKER_IDLE: Duration = Duration::from_secs(90);
 
 /// A question, and where its answer goes. No answer comes if the neighbour goes away first.
 pub(super) struct Asking {
@@ -86,6 +86,8 @@ where
         WireError::Io(io::ErrorKind::BrokenPipe.into())
     };
     let why = tokio::select! {
+        // A stream that has ended takes no further question with it.
+        biased;
         why = read => why,
         why = write => why,
     };

@@ -40,7 +40,7 @@ const LISTEN_TIME: Duration = Duration::from_secs(5);
 const MAX_STREAMS_PER_PEER: usize = 3;
 
 /// How long a connection without any stream is kept.
-const IDLE_CONNECTION_TIME: Duration = Duration::from_secs(30);
+pub(super) const IDLE_CONNECTION_TIME: Duration = Duration::from_secs(30);
 
 /// A swarm that is running.
 pub struct Swarm {
@@ -161,6 +161,7 @@ async fn start_settling_by(
         announcements: Announcements::default(),
         announcing: HashMap::new(),
         searches: HashMap::new(),
+        probes: HashMap::new(),
         commands: orders,
         to_self: inner.commands.downgrade(),
         tasks: inner.tasks.clone(),

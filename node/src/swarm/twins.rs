@@ -4,9 +4,14 @@ use std::time::{Duration, Instant};
 
 use wherry_proto::NodeId;
 
-/// For how long two processes of one node must have been connected side by side before they count as two machines: longer
-/// than the connections of a process that was killed may last after the next one of its machine has begun.
-const SIDE_BY_SIDE: Duration = Duration::from_secs(90);
+use super::ask::ASKER_IDLE;
+use super::start::IDLE_CONNECTION_TIME;
+
+/// For how long two processes of one node must have been connected side by side before they count as two machines: half
+/// a minute longer than the connections of a process may last that was killed or lost its power, after the next one of
+/// its machine has begun. The last stream on them ends when nothing has been asked for long.
+const SIDE_BY_SIDE: Duration =
+    Duration::from_secs(ASKER_IDLE.as_secs() + IDLE_CONNECTION_TIME.as_secs() + 30);
 
 /// How many processes of one node are told apart: as many as connections it may have at most.
 const MAX_LIVES: usize = 4;

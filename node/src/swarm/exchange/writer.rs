@@ -25,9 +25,15 @@ pub(in crate::swarm) const MAX_PIECE: usize = 256 << 10;
 /// A connection is quick if it takes a piece within this time.
 const QUICK: Duration = Duration::from_millis(10);
 
-/// How long a peer may take to make room for [`MIN_PIECE`] bytes before the connection is ended: as long as they take
-/// at 18 kbit/s. Whoever reads nothing holds a slot for no longer.
+/// How long a peer may take to make room for [`MIN_PIECE`] bytes, and for each further one of a piece, before the
+/// connection is ended: as long as they take at 18 kbit/s. Whoever reads nothing holds a slot for no longer than for the
+/// longest piece.
 const WRITE_TIME: Duration = Duration::from_secs(30);
+
+/// How long a peer may take to make room for so many bytes.
+const fn patience(len: usize) -> Duration {
+    WRITE_TIME.saturating_mul(len.div_ceil(MIN_PIECE) as u32)
+}
 
 /// A response with a body.
 pub(super) struct Answer {
@@ -102,8 +108,7 @@ struct Writer<S> {
     writer: WriteHalf<S>,
     /// How many bytes of a chunk are written at a time now.
     piece: usize,
-    /// How many bytes were written since the last flush: less than a piece, so that [`WRITE_TIME`] never stands for
-    /// more than that.
+    /// How many bytes were written since the last flush, for which a peer is given time.
     unflushed: usize,
 }
 
@@ -116,15 +121,17 @@ impl<S: AsyncWrite> Writer<S> {
     }
 
     async fn put_piece(&mut self, piece: &[u8]) -> Result<(), WireError> {
-        let writing = timeout(WRITE_TIME, self.writer.write_all(piece));
-        writing.await.map_err(|_| WireError::Silent(WRITE_TIME))??;
         self.unflushed += piece.len();
+        let patience = patience(self.unflushed);
+        let writing = timeout(patience, self.writer.write_all(piece));
+        writing.await.map_err(|_| WireError::Silent(patience))??;
         if self.unflushed >= MIN_PIECE { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&mut self) -> Result<(), WireError> {
+        let patience = patience(self.unflushed.max(1));
         self.unflushed = 0;
-        Ok(timeout(WRITE_TIME, self.writer.flush()).await.map_err(|_| WireError::Silent(WRITE_TIME))??)
+        Ok(timeout(patience, self.writer.flush()).await.map_err(|_| WireError::Silent(patience))??)
     }
 
     async fn send(&mut self, buffers: &Buffers, Answer { frame, body }: Answer) -> Result<(), WireError> {

@@ -25,7 +25,7 @@ impl Planner {
             self.set_busy(node, false);
             self.window.took(took);
             if let Some(peer) = self.peers.get_mut(&node) {
-                peer.took(took);
+                peer.took(took, self.ticks);
             }
         }
         let wanted = match self.ledger.dispute() {

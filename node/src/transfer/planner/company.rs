@@ -43,6 +43,8 @@ pub(super) struct Dropped {
     pub(super) led: u8,
     // The last of its readings that was seen: a further one is that of another life.
     pub(super) reading: u64,
+    // How many states of that were known to anybody, with what may have been on its way: if somebody knows more, it goes on.
+    pub(super) known: u32,
 }
 
 impl Planner {
@@ -153,7 +155,7 @@ impl Planner {
         else {
             return;
         };
-        let is_mute = peer.followed.is_some_and(|since| self.ticks >= since + QUIET);
+        let is_mute = peer.is_mute(self.ticks, QUIET);
         if peer.class != LinkClass::Lan || peer.holds() || is_mute || known >= count {
             return;
         }
@@ -253,6 +255,10 @@ impl Planner {
             role => {
                 let before = peer.stream(node).map(|(attempt, _)| attempt);
                 peer.role = Some(role);
+                let after = peer.stream(node).map(|(attempt, _)| attempt);
+                if after != before && after.is_some_and(|attempt| attempt.signer != node) {
+                    peer.turns = peer.turns.saturating_add(1);
+                }
                 // The signer itself knows best that its states lead nowhere.
                 if let (Some(attempt), Role::Following { stream: None, .. }) = (before, role)
                     && attempt.signer == node
@@ -309,12 +315,15 @@ impl Planner {
 
     pub(super) fn forget_peer(&mut self, node: NodeId, why: &dyn std::fmt::Display, for_good: bool) -> bool {
         let reading = self.last_reading(&node);
+        let known = self.known_of(&node, reading);
         let peer = self.peers.remove(&node);
         let was_there = peer.is_some();
         let led = peer.as_ref().is_some_and(|peer| matches!(peer.role, Some(Role::Leading { .. })));
         let before = self.dropped.get(&node);
         let led = before.map_or(0, |dropped| dropped.led).saturating_add(u8::from(led));
-        let reading = before.map_or(reading, |dropped| dropped.reading.max(reading));
+        let (reading, known) = before
+            .filter(|dropped| dropped.reading > reading)
+            .map_or((reading, known), |dropped| (dropped.reading, dropped.known));
         let is_near = peer.map_or_else(
             || before.is_some_and(|dropped| dropped.is_near),
             |peer| peer.class == LinkClass::Lan,
@@ -323,7 +332,7 @@ impl Planner {
         let for_good = for_good || before.is_some_and(|dropped| dropped.for_good);
         let since = self.ticks;
         let why = why.to_string();
-        self.dropped.insert(node, Dropped { why, times, for_good, is_near, since, led, reading });
+        self.dropped.insert(node, Dropped { why, times, for_good, is_near, since, led, reading, known });
         self.release_all(Source::Peer(node));
         self.forget_states(node);
         self.ledger.drop_signer(node);
@@ -341,7 +350,8 @@ impl Planner {
     pub(super) fn has_hope(&self) -> bool {
         // What a peer that has just begun will do it may not know itself yet.
         let is_new = |peer: &Peer| peer.followed.is_none_or(|since| self.ticks < since + INTRODUCTION);
-        let trading = |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead() || is_new(peer));
+        let trading =
+            |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead(self.ticks) || is_new(peer));
         self.leads()
             || self.may_lead()
             || self.leader().is_some()

@@ -2,14 +2,15 @@
 //!
 //! Of the nodes of a site that want a blob and can reach an origin, the one with the highest rank leads; the others
 //! follow it. There is no election: each node decides by what it sees of its peers, and where views differ for a moment
-//! two may read, until the one that is behind sees the other and stops. Whoever leads is never unseated by arrivals.
+//! two may read, until the one that is behind sees the other and stops. Whoever leads is never unseated by arrivals, only
+//! by followers who wait for its link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use wherry_proto::{Attempt, Digest, NodeId, Role, SignedStates, StatePrefix};
 
-use super::relief::LAST_RESORT;
+use super::relief::{LAST_RESORT, SLOW_FOR};
 use super::{Effect, LeadEnd, MAX_PEERS, Peer, Planner, Source, Succession};
 use crate::swarm::LinkClass;
 
@@ -46,14 +47,18 @@ pub(super) const QUIET: u64 = 10;
 /// How many ticks those may take who are asked what they do, before nobody waits for them any more.
 const ASKING: u64 = 4;
 
-/// For how many ticks their answers count as new.
-const ANSWERED: u64 = 1;
+/// For how many ticks their answers count as new: until those who were met by them have had time to speak.
+const ANSWERED: u64 = INTRODUCTION + 2;
 
 /// How many ticks a holder's claim may take before nobody waits for it any more.
 const CLAIMING: u64 = 20;
 
 /// How often a leader may fail and come back and still be followed.
 const MAX_LEAD_RETURNS: u8 = 3;
+
+/// How often a peer may go over to what another one reads before what it says of that counts for nothing: leaders die,
+/// and whoever names ever new ones that nobody else has seen would keep all from leading.
+const MAX_TURNS: u8 = 32;
 
 /// How many readings are watched for stalls.
 const MAX_WATCHED: usize = 16;
@@ -149,8 +154,10 @@ pub(super) struct Lead {
     pub(super) asking: Asking,
     // In bytes a second: a slower link counts as stalled.
     slowest: u32,
-    // Whether its followers have found this node slow.
-    made_way: bool,
+    // For how many ticks its followers have found this node slow.
+    slow: u64,
+    // Whether it has made way for that.
+    pub(super) made_way: bool,
 }
 
 /// Whether peers have been asked what they do, and at which tick.
@@ -188,6 +195,7 @@ impl Lead {
             by: None,
             asking: Asking::Not,
             slowest: SLOWEST,
+            slow: 0,
             made_way: false,
         }
     }
@@ -288,7 +296,9 @@ impl Planner {
                     (None, Some(_)) => known,
                     (None, None) => 0,
                 };
-                let may_lead = self.may_lead() && !self.lead.made_way;
+                // Who has made way is there if nobody leads.
+                let makes_way = self.lead.made_way && self.leader().is_some();
+                let may_lead = self.may_lead() && !makes_way;
                 Role::Following {
                     stream: self.lead.attempt,
                     known,
@@ -314,6 +324,10 @@ impl Planner {
         let mut seen: Vec<Seen> = Vec::new();
         for (node, peer) in self.peers.iter().filter(|(_, peer)| peer.class == LinkClass::Lan) {
             let Some((attempt, known)) = peer.stream(*node) else { continue };
+            // What it said once, before it was followed, counts for a while.
+            if peer.is_mute(self.ticks, QUIET) || peer.turns > MAX_TURNS {
+                continue;
+            }
             // One whose reading came to nothing may lead again in another transfer.
             if attempt.signer == self.me || self.lead.void.contains(&attempt.signer) {
                 continue;
@@ -329,8 +343,12 @@ impl Planner {
                 // It says itself what it does, and would say what has changed.
                 Some(signer) if signer.tells || signer.holds() => continue,
                 // Its connection to this node has ended, or there has been none: what others say is old if they said it
-                // of a reading that was seen to end so.
-                _ if dropped.is_some_and(|dropped| attempt.number <= dropped.reading) => continue,
+                // of a reading that was seen to end so, unless they know more of it than anybody did then.
+                _ if dropped
+                    .is_some_and(|dropped| (attempt.number, known) <= (dropped.reading, dropped.known)) =>
+                {
+                    continue;
+                }
                 _ => {}
             }
             let rank =
@@ -357,6 +375,15 @@ impl Planner {
         });
         let watched = self.lead.watched.keys().filter(|attempt| attempt.signer == *node);
         watched.map(|attempt| attempt.number).chain(own).max().unwrap_or(0)
+    }
+
+    /// How many states of a reading anybody knows, with what may be on its way.
+    pub(super) fn known_of(&self, node: &NodeId, number: u64) -> u32 {
+        let attempt = Attempt { signer: *node, number };
+        let said = self.peers.iter().filter_map(|(node, peer)| peer.stream(*node));
+        let known = said.filter(|(other, _)| *other == attempt).map(|(_, known)| known).max().unwrap_or(0);
+        let watched = self.lead.watched.get(&attempt);
+        known.saturating_add(watched.map_or(LEAD_MARGIN, |watched| watched.past.recent(known) + 1))
     }
 
     /// The readings that go on and do not stand still.
@@ -393,6 +420,7 @@ impl Planner {
             }
         }
         self.lead.past.tick(self.ledger.stream().known());
+        self.lead.slow = if self.leads_slowly() { self.lead.slow + 1 } else { 0 };
         let leader = self.leader().map(|seen| seen.attempt.signer);
         if !self.leads()
             && let Some(node) = leader
@@ -417,7 +445,7 @@ impl Planner {
             all.push(Seen { attempt, known, rank: self.lead.rank, recent });
             if foremost(&all).is_some_and(|first| first.attempt != attempt) {
                 self.step_down();
-            } else if self.leads_slowly() {
+            } else if self.lead.slow >= SLOW_FOR {
                 self.lead.made_way = true;
                 self.effects.push(Effect::MakeWay);
                 self.step_down();
@@ -428,17 +456,14 @@ impl Planner {
             return;
         }
         // Where a whole site begins at once, many are connected before they have a word to say.
-        let is_quiet = |peer: &Peer| peer.is_silent(self.ticks, QUIET);
         let would = |peer: &&Peer| {
-            let is_before = peer.rank > self.lead.rank || self.lead.made_way;
-            peer.class == LinkClass::Lan && is_before && (peer.may_lead() || is_quiet(peer))
+            peer.class == LinkClass::Lan && (peer.may_lead(self.ticks) || peer.is_silent(self.ticks, QUIET))
         };
-        let before = self.peers.values().filter(would).count() as u64;
-        let least = if self.lead.made_way { LAST_RESORT } else { 0 };
-        if self.lead.vacant >= least.max(before * PATIENCE) + self.handicap()
-            && !self.asks_first()
-            && !self.awaits_words()
-        {
+        let others: Vec<&Peer> = self.peers.values().filter(would).collect();
+        let before = others.iter().filter(|peer| peer.rank > self.lead.rank).count() as u64;
+        let least = if self.lead.made_way && !others.is_empty() { LAST_RESORT } else { 0 };
+        let patience = least + before * PATIENCE + self.handicap();
+        if self.lead.vacant >= patience && !self.asks_first() && !self.awaits_words() {
             self.begin_to_lead();
         }
     }
@@ -447,19 +472,17 @@ impl Planner {
     /// all are connected that are to be followed, and where the site is larger than what one node sees nobody else may know
     /// yet. Whether it has to wait for that.
     fn asks_first(&mut self) -> bool {
+        let may_tell = |peer: &Peer| {
+            peer.class == LinkClass::Lan && !peer.tells && !peer.holds() && !peer.is_mute(self.ticks, QUIET)
+        };
+        if self.peers.len() < MAX_PEERS && !self.peers.values().any(may_tell) {
+            return false;
+        }
         match self.lead.asking {
             Asking::Since(since) if self.ticks < since + ASKING + self.handicap() => return true,
             Asking::Since(_) => return false,
             Asking::Done(at) if self.ticks <= at + ANSWERED => return false,
             Asking::Done(_) | Asking::Not => {}
-        }
-        let may_tell = |peer: &Peer| {
-            let is_mute = peer.followed.is_some_and(|since| self.ticks >= since + QUIET);
-            peer.class == LinkClass::Lan && !peer.tells && !peer.holds() && !is_mute
-        };
-        let is_heard = self.peers.len() < MAX_PEERS && !self.peers.values().any(may_tell);
-        if is_heard {
-            return false;
         }
         self.lead.asking = Asking::Since(self.ticks);
         let but = self.peers.iter().filter(|(_, peer)| !may_tell(peer)).map(|(node, _)| *node).collect();
@@ -486,6 +509,11 @@ impl Planner {
         if self.lead.by.replace(node) != Some(node) {
             self.effects.push(Effect::LedBy(node));
         }
+    }
+
+    /// Whether the one that led this node is not connected any more.
+    pub(super) fn is_leader_gone(&self) -> bool {
+        self.lead.by.is_some_and(|leader| !self.peers.contains_key(&leader))
     }
 
     /// Why a node leads no more.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use wherry_proto::{Attempt, ChunkIndex, ChunkSet, NodeId, Role, StateChain};
 
+use super::lead::QUIET;
 use crate::swarm::LinkClass;
 
 /// How many chunks are asked of one peer at a time, at most: its link must not idle for a round trip.
@@ -100,6 +101,10 @@ pub(super) struct Peer {
     pub(super) depth: Depth,
     // How long one of its chunks takes, smoothed.
     pub(super) pace: Option<Duration>,
+    // How many chunks it has sent, and at which tick the last one.
+    pub(super) sent: (u32, u64),
+    // How often it went over to what another one reads.
+    pub(super) turns: u8,
     pub(super) busy: bool,
     // Chunks that it gave to others, as it says. They are remembered for as long again as they are not asked for.
     pub(super) refused: BTreeMap<ChunkIndex, Refused>,
@@ -123,6 +128,8 @@ impl Peer {
             asked: 0,
             depth: Depth::new(FIRST_PIPELINE, 1, PIPELINE),
             pace: None,
+            sent: (0, 0),
+            turns: 0,
             busy: false,
             refused: BTreeMap::new(),
             strange: 0,
@@ -174,9 +181,14 @@ impl Peer {
         !self.busy && self.asked < self.depth.get() && self.refused.len() < MAX_REFUSED
     }
 
+    /// Whether it has been followed for long and tells nothing: what it said once counts no more.
+    pub(super) fn is_mute(&self, now: u64, ticks: u64) -> bool {
+        !self.tells && self.followed.is_some_and(|since| now >= since + ticks)
+    }
+
     /// Whether it would lead if nobody better did.
-    pub(super) const fn may_lead(&self) -> bool {
-        matches!(self.role, Some(Role::Following { may_lead: true, .. }))
+    pub(super) fn may_lead(&self, now: u64) -> bool {
+        matches!(self.role, Some(Role::Following { may_lead: true, .. })) && !self.is_mute(now, QUIET)
     }
 
     /// Whether it leads, with this attempt.
@@ -195,8 +207,9 @@ impl Peer {
         }
     }
 
-    pub(super) fn took(&mut self, took: Duration) {
+    pub(super) fn took(&mut self, took: Duration, now: u64) {
         self.depth.took(took);
+        self.sent = (self.sent.0.saturating_add(1), now);
         self.pace = Some(self.pace.map_or(took, |pace| (pace * 3 + took) / 4));
     }
 
