@@ -52,7 +52,7 @@ use run::{Driver, EVENTS, Happening};
 use view::View;
 
 /// Bytes of chunks that all transfers together hold in memory: on their way in, or waiting for the disk.
-pub const MEMORY: usize = 24 << 20;
+pub const MEMORY: usize = 20 << 20;
 
 /// How many transfers run at a time; further ones wait for their turn.
 pub const MAX_RUNNING: usize = 32;
