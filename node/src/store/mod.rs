@@ -439,9 +439,9 @@ impl Store {
         self.shared.would_fit(blobs)
     }
 
-    /// Takes in what a held manifest names: `documents`, which are a configuration or manifests, and `layers`. Images make
-    /// room as a whole then, what tells of them last. Of what manifests name in all no more than 131,072 blobs are taken in,
-    /// and none without a budget. Reads memory only.
+    /// Takes in what a held manifest names: `documents`, which are a configuration or manifests, and `layers`. Blobs make
+    /// room image by image then, as many as are needed, and what tells of them last. Of a manifest that names more than 1,024
+    /// nothing is taken in, of all together no more than 131,072, and without a budget nothing. Reads memory only.
     pub fn names(&self, manifest: &Digest, documents: Vec<Digest>, layers: Vec<Digest>) {
         if self.shared.budget.is_some() {
             let named = Named { documents: documents.into(), layers: layers.into() };
