@@ -22,6 +22,7 @@ const MAX_PARTS: usize = 1 << 16;
 pub(super) struct Count {
     count: usize,
     changes: (u64, u64),
+    began: Instant,
     // When they may be counted again.
     next: Instant,
 }
@@ -243,6 +244,29 @@ impl Images {
         blocking(move || Ok(records.forget(&name)?)).await
     }
 
+    /// The manifest of a known image that is damaged, if one is: its own or, of an index, that of `platform`, without one any.
+    pub async fn damaged_manifest(
+        &self,
+        known: &KnownImage,
+        platform: Option<&Platform>,
+    ) -> Result<Option<Digest>, ImageError> {
+        let (images, known, platform) = (self.clone(), known.clone(), platform.cloned());
+        blocking(move || {
+            let KnownImage { name, meaning } = &known;
+            let is_damaged = |digest: &Digest| images.0.parts.store.is_damaged(digest);
+            let Some(top) = images.read_manifest(meaning.digest, Some(&meaning.media_type))? else {
+                return Ok(Some(meaning.digest).filter(is_damaged));
+            };
+            let ManifestContent::Index(index) = top.content() else { return Ok(None) };
+            let entries = match &platform {
+                Some(wanted) => std::slice::from_ref(chosen(name, index, wanted)?),
+                None => index.manifests.as_slice(),
+            };
+            Ok(entries.iter().map(|entry| entry.digest).find(is_damaged))
+        })
+        .await
+    }
+
     /// All blobs that an image leads to, whether they are here or not: of an index those of every platform of which the
     /// manifest is here. Each once, and behind the manifest that names it.
     pub async fn parts(&self, image: &KnownImage) -> Result<Vec<Digest>, ImageError> {
@@ -340,9 +364,11 @@ impl Images {
     /// nothing comes or leaves, and else with pauses that are as long as it takes, but for [`COUNT_FOR`] at most.
     pub async fn whole_images(&self) -> usize {
         let changes = || (self.0.parts.store.changes(), self.records().changes());
+        let asked = Instant::now();
         let mut last = self.0.count.lock().await;
         if let Some(last) = &*last {
-            if last.changes == changes() {
+            // What was begun while this one waited for its turn is as new as what it would find out itself.
+            if last.began >= asked || last.changes == changes() {
                 return last.count;
             }
             sleep_until(last.next).await;
@@ -354,7 +380,7 @@ impl Images {
         };
         let count = whole.len();
         let next = Instant::now() + began.elapsed().min(COUNT_FOR);
-        *last = Some(Count { count, changes, next });
+        *last = Some(Count { count, changes, began, next });
         count
     }
 
