@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::origin::{Credential, OriginSettings, Origins};
@@ -37,6 +37,8 @@ pub const DAY: u64 = 86_400;
 pub const TAG_TTL: Duration = Duration::from_secs(60);
 /// A repository whose blobs the origin gives to nobody who only asks for them.
 pub const FORBIDDEN: &str = "forbidden";
+/// How many connections may wait until the origin takes them.
+const BACKLOG: u32 = 128;
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -397,6 +399,8 @@ pub struct Lab {
     pub origin: Arc<Registry>,
     pub host: Host,
     clock: Arc<AtomicU64>,
+    // Has the origin's port, so that nobody else gets it while the origin is stopped.
+    port: Mutex<Option<TcpSocket>>,
 }
 
 /// A node without network: its store, and neighbours that a test speaks for.
@@ -410,29 +414,31 @@ pub struct Node {
 
 impl Lab {
     pub async fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host: Host = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let [first, second] = [(); 2].map(|()| TcpSocket::new_v4().unwrap());
+        for socket in [&first, &second] {
+            socket.set_reuseaddr(true).unwrap();
+        }
+        first.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = first.local_addr().unwrap();
+        // Two may be bound while one listens, if both were bound before.
+        second.bind(address).unwrap();
         let origin = Arc::new(Registry::default());
-        let stop = origin.stop.clone();
+        let (listener, stop) = (first.listen(BACKLOG).unwrap(), origin.stop.clone());
         tokio::spawn(serve(listener, Arc::new(Shared(origin.clone())), ServerOptions::default(), stop));
-        Self { origin, ..Self::at(host) }
+        let port = Mutex::new(Some(second));
+        Self { origin, port, ..Self::at(address.to_string().parse().unwrap()) }
     }
 
-    /// Starts the origin once more where it was.
-    pub async fn origin_again(&self) {
-        let listener = loop {
-            match TcpListener::bind(self.host.to_string()).await {
-                Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        };
+    /// Starts the origin where it was, once, when it listens there no more.
+    pub fn origin_again(&self) {
+        let listener = self.port.lock().unwrap().take().unwrap().listen(BACKLOG).unwrap();
         let (shared, stop) = (Arc::new(Shared(self.origin.clone())), CancellationToken::new());
         tokio::spawn(serve(listener, shared, ServerOptions::default(), stop));
     }
 
     /// The same with another origin.
     pub fn at(host: Host) -> Self {
-        Self { origin: Arc::default(), host, clock: Arc::new(AtomicU64::new(NOW)) }
+        Self { origin: Arc::default(), host, clock: Arc::new(AtomicU64::new(NOW)), port: Mutex::default() }
     }
 
     /// Lets time pass for every node.
