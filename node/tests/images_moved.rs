@@ -10,6 +10,7 @@
 mod images_support;
 
 use images_support::*;
+use tokio::runtime::Handle;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, Want};
 use wherry_gateway::{Descriptor, Manifest, Reference};
 use wherry_node::images::{ImageError, LocalImage, MAX_BEFORE, PullEvents};
@@ -259,4 +260,34 @@ async fn what_is_known_of_an_image_leaves_with_its_manifest_and_what_others_need
     node.store.remove(&other.digest).unwrap();
     node.images.forget_left(None).await.unwrap();
     assert_eq!(grants(&all), [false, true, true, false, false, true]);
+}
+
+/// Its manifest leaves as soon as it has been resolved.
+struct Leaving<'a>(&'a Node);
+
+impl PullEvents for Leaving<'_> {
+    fn resolved(&self, manifest: &Manifest) {
+        let Leaving(node) = self;
+        node.store.remove(manifest.digest()).unwrap();
+        let left = node.images.forget_left(Some([*manifest.digest()].into()));
+        tokio::task::block_in_place(|| Handle::current().block_on(left).unwrap());
+    }
+    fn started(&self, _: &Descriptor, _: bool, _: u64) {}
+    fn progress(&self, _: &Digest, _: Progress) {}
+    fn done(&self, _: &Digest, _: bool, _: Progress) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_whose_manifest_leaves_meanwhile_has_all_of_it_known_in_the_end() {
+    let lab = Lab::new().await;
+    let (tag, image) = (lab.reference("app:1"), lab.image("app"));
+    lab.origin.tag("app", "1", &image);
+    let node = lab.node();
+    node.images.pull(&tag, None, false, &Leaving(&node)).await.unwrap();
+    assert!(node.store.holds(&image.digest));
+    let grant = |digest| node.images.records().grant(tag.host(), tag.repository(), digest).unwrap();
+    assert!(grant(&image.digest).is_some_and(|grant| grant.unfolded));
+    assert!(
+        image.blobs.iter().all(|(blob, _)| grant(blob).is_some_and(|grant| !grant.media_type.is_empty()))
+    );
 }
