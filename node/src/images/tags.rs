@@ -3,6 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 use wherry_gateway::origin::{OriginError, describe};
@@ -49,6 +50,9 @@ const PATIENCE_AFTER_ANOTHER: Duration = Duration::from_millis(1500);
 
 /// How long an origin is waited for when it is the only hope.
 const PATIENCE: Duration = Duration::from_secs(25);
+
+/// Of how many tags at once the site is told.
+const TOLD_AT_ONCE: usize = 16;
 
 /// What an origin said, without the rest.
 pub(super) fn why(error: &ImageError) -> String {
@@ -320,17 +324,19 @@ impl Images {
             }
             None => (self.manifest_from_origin(reference).await?, Source::Origin),
         };
-        self.change(reference, &manifest, (self.0.parts.clock)()).await?;
+        let moved = self.change(reference, &manifest, (self.0.parts.clock)()).await?;
+        self.tell_site(moved).await;
         Ok(Resolved { manifest, source, age: Some(Duration::ZERO), unasked: None })
     }
 
-    /// Signs and remembers what a tag means now. `confirmed` is when an origin said so, 0 if none did.
+    /// Signs and remembers what a tag means now. `confirmed` is when an origin said so, 0 if none did. Returns what the site
+    /// is to be told before anybody is answered, if the tag meant something else.
     async fn change(
         &self,
         reference: &Reference,
         manifest: &Manifest,
         confirmed: u64,
-    ) -> Result<(), ImageError> {
+    ) -> Result<Option<TagRecord>, ImageError> {
         let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
         let now = (self.0.parts.clock)();
         let moved = blocking(move || {
@@ -341,14 +347,16 @@ impl Images {
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
             images.is_news();
-            Ok(entry.filter(|entry| before != Some(entry.record.digest)))
+            Ok(entry.filter(|entry| before != Some(entry.record.digest)).map(|entry| entry.record))
         });
-        // Before anybody is answered: once a client has seen what it means now, nobody at the site may say what it meant
-        // before, even if this node is gone.
-        if let Some(entry) = moved.await? {
-            self.0.parts.site.moved(entry.record).await;
-        }
-        Ok(())
+        moved.await
+    }
+
+    /// Tells the site what tags mean now. Before anybody is answered: once a client has seen what one means now, nobody at the
+    /// site may say what it meant before, even if this node is gone.
+    pub async fn tell_site(&self, moved: impl IntoIterator<Item = TagRecord>) {
+        let told = moved.into_iter().map(|record| self.0.parts.site.moved(record));
+        stream::iter(told).for_each_concurrent(TOLD_AT_ONCE, |told| told).await;
     }
 
     /// Takes in what a node of the site has just learned of a tag, if a member signed it that may resolve; whether that, or
@@ -427,10 +435,14 @@ impl Images {
     }
 
     /// Gives a tag a meaning that comes from this site: an import or a push. No origin has confirmed it, so those who
-    /// can reach one ask it all the same.
-    pub async fn set_tag(&self, reference: &Reference, manifest: &Manifest) -> Result<(), ImageError> {
-        self.change(reference, manifest, 0).await?;
-        self.learn(reference, manifest).await
+    /// can reach one ask it all the same. What it returns is for [`Images::tell_site`].
+    pub async fn set_tag(
+        &self,
+        reference: &Reference,
+        manifest: &Manifest,
+    ) -> Result<Option<TagRecord>, ImageError> {
+        self.learn(reference, manifest).await?;
+        self.change(reference, manifest, 0).await
     }
 
     /// What a neighbour is told of a reference: what its tag means or, for a digest, that it belongs to the
