@@ -9,6 +9,8 @@
 
 mod images_support;
 
+use std::sync::atomic::Ordering;
+
 use images_support::*;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, Want};
 use wherry_gateway::{Descriptor, Manifest, Reference};
@@ -220,6 +222,36 @@ async fn what_a_neighbour_tells_of_a_tag_outlives_it_and_moves_no_tag_backwards(
     assert_eq!(means(), Some(new.digest));
     node.put(&new);
     assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &new.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_long_on_its_way_moves_no_tag_back_to_what_it_meant_before() {
+    let Old { lab, node, tag, old, new } = old().await;
+    node.site.was_told();
+    lab.clock_to(NOW + 100);
+    lab.origin.holding.send_replace(true);
+    let asked = || lab.origin.asked.load(Ordering::Relaxed);
+    let before = asked();
+    let images = node.images.clone();
+    let asking = tokio::spawn({
+        let tag = tag.clone();
+        async move { images.manifest(&tag).await }
+    });
+    until(|| asked() > before).await;
+
+    lab.origin.tag("app", "1", &new);
+    assert!(node.images.told(&record(&tag, &new, NOW + 101, NOW + 101)).unwrap());
+    lab.origin.holding.send_replace(false);
+    assert_eq!(asking.await.unwrap().unwrap().manifest.digest(), &new.digest);
+    let known = node.images.records().tag(&tag).unwrap().unwrap();
+    assert_eq!((known.record.digest, known.record.sequence), (new.digest, NOW + 101));
+    assert_eq!(node.site.was_told(), []);
+
+    // That it has moved back is believed once the origin says so after that.
+    lab.origin.tag("app", "1", &old);
+    lab.clock_to(NOW + 300);
+    assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &old.digest);
+    assert_eq!(node.images.records().tag(&tag).unwrap().unwrap().record.digest, old.digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]

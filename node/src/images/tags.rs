@@ -3,11 +3,11 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use wherry_gateway::origin::{OriginError, describe};
 use wherry_gateway::server::Source;
-use wherry_gateway::{Host, Manifest, Reference};
+use wherry_gateway::{Host, Manifest, Reference, TagOrDigest};
 use wherry_proto::{TagMeaning, TagRecord};
 
 use super::{ImageError, Images, ImagesParts, MAX_IMAGES, Resolved, TagEntry, Unasked, blocking};
@@ -79,6 +79,21 @@ impl Heard {
     /// What comes of this until then, or however late where there is nothing to serve instead. `None` if it is late.
     async fn unless_late<T>(&self, until: Instant, work: impl Future<Output = T>) -> Option<T> {
         if self.has_answer() { timeout_at(until, work).await.ok() } else { Some(work.await) }
+    }
+}
+
+/// When an origin was asked, and what was known then.
+struct Asking {
+    /// In seconds since the Unix epoch. What it says counts from then on: the answer may have been long on its way.
+    at: u64,
+    /// The sequence of the record that was known.
+    before: Option<u64>,
+}
+
+impl Asking {
+    /// Whether this was learned since.
+    fn is_before(&self, known: &TagEntry) -> bool {
+        self.before.is_none_or(|before| known.record.sequence > before)
     }
 }
 
@@ -274,6 +289,8 @@ impl Images {
         Ok(Some(Resolved { manifest, source, age, unasked: Some(Unasked::Lately) }))
     }
 
+    /// What the origin says now, within so long. Asked once more where the site has learned of a move meanwhile: the
+    /// answer may be from before that.
     async fn ask_origin(
         &self,
         reference: &Reference,
@@ -281,14 +298,42 @@ impl Images {
         has_answer: bool,
         patience: Duration,
     ) -> Result<Resolved, ImageError> {
+        let until = Instant::now() + patience;
+        let entry = match self.ask_once(reference, known, has_answer, until).await? {
+            Ok(resolved) => return Ok(resolved),
+            Err(entry) => entry,
+        };
+        let TagEntry { record, confirmed, .. } =
+            match self.ask_once(reference, Some(&entry), has_answer, until).await? {
+                Ok(resolved) => return Ok(resolved),
+                Err(entry) => entry,
+            };
+        // It moves faster than the origin answers: whoever told of it last has asked after this node.
+        let target = TagOrDigest::Digest(record.digest);
+        let by_digest = Reference::new(reference.host().clone(), reference.repository().clone(), target);
+        let resolved = self.manifest_by_digest(&by_digest, record.digest, true).await?;
+        let age = self.age(confirmed);
+        Ok(Resolved { age, unasked: Some(Unasked::Lately), ..resolved }.just_asked())
+    }
+
+    /// What the origin says, or what the site has learned while it was asked.
+    async fn ask_once(
+        &self,
+        reference: &Reference,
+        known: Option<&TagEntry>,
+        has_answer: bool,
+        until: Instant,
+    ) -> Result<Result<Resolved, TagEntry>, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
         let what = describe(repository, reference.target());
+        let mut asking = self.asking(reference)?;
         let head = match self.is_down(host, what.clone()).filter(|_| has_answer) {
             Some(error) => Err(error),
             None => {
+                let began = Instant::now();
                 let asked = self.0.parts.origins.head(host, repository, reference.target());
-                let head = timeout(patience, asked).await;
-                let head = head.unwrap_or_else(|_| Err(silent(host, what, patience)));
+                let head = timeout_at(until, asked).await;
+                let head = head.unwrap_or_else(|_| Err(silent(host, what, began.elapsed())));
                 // Only what was really answered counts, or asking often would keep an origin down.
                 head.inspect_err(|origin| self.note_down(host, origin))
             }
@@ -318,37 +363,60 @@ impl Images {
                 self.learn(reference, &found.0).await?;
                 found
             }
-            None => (self.manifest_from_origin(reference).await?, Source::Origin),
+            None => {
+                // It is asked once more, and may say something else.
+                asking = self.asking(reference)?;
+                (self.manifest_from_origin(reference).await?, Source::Origin)
+            }
         };
-        self.change(reference, &manifest, (self.0.parts.clock)()).await?;
-        Ok(Resolved { manifest, source, age: Some(Duration::ZERO), unasked: None })
+        Ok(match self.change(reference, &manifest, Some(asking)).await? {
+            None => Ok(Resolved { manifest, source, age: Some(Duration::ZERO), unasked: None }),
+            Some(entry) => Err(entry),
+        })
     }
 
-    /// Signs and remembers what a tag means now. `confirmed` is when an origin said so, 0 if none did.
+    fn asking(&self, reference: &Reference) -> Result<Asking, ImageError> {
+        let known = self.0.records.tag(reference)?;
+        Ok(Asking { at: (self.0.parts.clock)(), before: known.map(|entry| entry.record.sequence) })
+    }
+
+    /// Signs and remembers what a tag means now, as an origin says that was asked so; `None` if none was. Where another
+    /// meaning has been learned since it was asked nothing changes, and that is returned.
     async fn change(
         &self,
         reference: &Reference,
         manifest: &Manifest,
-        confirmed: u64,
-    ) -> Result<(), ImageError> {
+        asking: Option<Asking>,
+    ) -> Result<Option<TagEntry>, ImageError> {
         let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
         let now = (self.0.parts.clock)();
-        let moved = blocking(move || {
-            let mut before = None;
+        let (at, confirmed) = asking.as_ref().map_or((now, 0), |asking| (asking.at, asking.at));
+        let changing = blocking(move || {
+            let (mut before, mut overtaken) = (None, None);
             let entry = images.change_tag(&reference, |known| {
                 before = known.map(|entry| entry.record.digest);
-                let record = images.sign(&reference, &manifest, known.map(|entry| &entry.record), confirmed);
+                let newer = known.filter(|known| {
+                    asking.as_ref().is_some_and(|asking| asking.is_before(known))
+                        && known.record.digest != *manifest.digest()
+                });
+                overtaken = newer.cloned();
+                if overtaken.is_some() {
+                    return None;
+                }
+                let known = known.map(|entry| &entry.record);
+                let record = images.sign(&reference, &manifest, known, at, confirmed);
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
             images.is_news();
-            Ok(entry.filter(|entry| before != Some(entry.record.digest)))
+            Ok((entry.filter(|entry| before != Some(entry.record.digest)), overtaken))
         });
+        let (moved, overtaken) = changing.await?;
         // Before anybody is answered: once a client has seen what it means now, nobody at the site may say what it meant
         // before, even if this node is gone.
-        if let Some(entry) = moved.await? {
+        if let Some(entry) = moved {
             self.0.parts.site.moved(entry.record).await;
         }
-        Ok(())
+        Ok(overtaken)
     }
 
     /// Takes in what a node of the site has just learned of a tag, if a member signed it that may resolve; whether that, or
@@ -399,21 +467,21 @@ impl Images {
         Ok(now)
     }
 
-    /// Signs what a tag means now. `None` if it cannot be put into a record, which the reference's own bounds rule
+    /// Signs what a tag meant `at` a time, which an origin said at the `time`. `None` if it cannot be put into a record, which the reference's own bounds rule
     /// out.
     fn sign(
         &self,
         reference: &Reference,
         manifest: &Manifest,
         known: Option<&TagRecord>,
+        at: u64,
         time: u64,
     ) -> Option<TagRecord> {
-        let now = (self.0.parts.clock)();
         let sequence = match known {
             Some(known) if known.digest == *manifest.digest() => known.sequence,
             // At least the time: a node that did not hear of the last record must not sign an older one's number.
-            Some(known) => known.sequence.saturating_add(1).max(now),
-            None => now,
+            Some(known) => known.sequence.saturating_add(1).max(at),
+            None => at,
         };
         let meaning = TagMeaning {
             reference: reference.to_string().parse().ok()?,
@@ -429,7 +497,7 @@ impl Images {
     /// Gives a tag a meaning that comes from this site: an import or a push. No origin has confirmed it, so those who
     /// can reach one ask it all the same.
     pub async fn set_tag(&self, reference: &Reference, manifest: &Manifest) -> Result<(), ImageError> {
-        self.change(reference, manifest, 0).await?;
+        self.change(reference, manifest, None).await?;
         self.learn(reference, manifest).await
     }
 

@@ -326,6 +326,8 @@ pub struct Registry {
     blobs: Mutex<HashMap<(String, Digest), Bytes>>,
     /// How many manifests were asked for.
     pub asked: AtomicUsize,
+    /// Whether it keeps back what it has found to answer about manifests.
+    pub holding: watch::Sender<bool>,
     stop: CancellationToken,
 }
 
@@ -367,7 +369,6 @@ impl Content for Shared {
     type Blob = Reading;
 
     async fn manifest(&self, ask: Ask, reference: TagOrDigest, _: Want) -> Result<ManifestAnswer, Refusal> {
-        self.0.asked.fetch_add(1, Ordering::Relaxed);
         let repository = ask.repository.to_string();
         let found = match &reference {
             TagOrDigest::Tag(tag) => self.0.tags.lock().unwrap().get(&(repository, tag.to_string())).cloned(),
@@ -375,6 +376,9 @@ impl Content for Shared {
                 self.0.documents.lock().unwrap().get(&(repository, *digest)).cloned()
             }
         };
+        // Counted once it is found: what happens from then on changes nothing of this answer.
+        self.0.asked.fetch_add(1, Ordering::Relaxed);
+        let _ = self.0.holding.subscribe().wait_for(|holding| !*holding).await;
         let image = found.ok_or_else(|| Refusal::new(RefusalKind::ManifestUnknown, "no such manifest"))?;
         Ok(ManifestAnswer::new(image.bytes, image.media_type, image.digest))
     }
