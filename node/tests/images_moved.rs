@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use images_support::*;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, Want};
 use wherry_gateway::{Descriptor, Manifest, Reference};
-use wherry_node::images::{ImageError, LocalImage, MAX_BEFORE, PullEvents};
+use wherry_node::images::{ImageError, LocalImage, MAX_BEFORE, PullEvents, TagEntry};
 use wherry_node::transfer::Progress;
 use wherry_proto::Digest;
 
@@ -252,6 +252,34 @@ async fn an_answer_that_is_long_on_its_way_moves_no_tag_back_to_what_it_meant_be
     lab.clock_to(NOW + 300);
     assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &old.digest);
     assert_eq!(node.images.records().tag(&tag).unwrap().unwrap().record.digest, old.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_was_away_when_a_tag_moved_asks_the_site_once_before_it_says_what_the_tag_means() {
+    let Old { lab, node, tag, old, new } = old().await;
+    let asked = lab.origin.asked.load(Ordering::Relaxed);
+    node.put(&new);
+    // Nobody has come: what it has just learned serves.
+    node.site.says(record(&tag, &new, NOW + 1, NOW + 1));
+    assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &old.digest);
+    node.site.meetings.fetch_add(1, Ordering::Relaxed);
+    for _ in 0..2 {
+        assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &new.digest);
+        node.site.falls_silent();
+    }
+
+    // One that was started again.
+    let again = lab.node();
+    for image in [&old, &new] {
+        again.put(image);
+    }
+    let record_of = |image, sequence| record(&tag, image, sequence, NOW);
+    let entry = TagEntry { record: record_of(&old, NOW), confirmed: NOW, since: NOW };
+    again.images.records().change_tag(&tag, NOW, |_| Some(entry.clone())).unwrap();
+    again.site.says(record_of(&new, NOW + 1));
+    assert_eq!(again.images.manifest(&tag).await.unwrap().manifest.digest(), &new.digest);
+    // The origin was asked by none of them.
+    assert_eq!(lab.origin.asked.load(Ordering::Relaxed), asked);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 //! A digest is answered from wherever it is, a tag by the policy `origin-first`: the origin is asked at most once
 //! per `tag_ttl` and site, and the newest answer that the site knows serves while the origin is out of reach.
 
+mod caught_up;
 mod content;
 mod down;
 mod error;
@@ -64,6 +65,9 @@ pub trait Site: Send + Sync + 'static {
     /// signed by a member that may resolve. Waits for a short time that is the implementor's.
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>>;
 
+    /// Counts up whenever a node of the site comes: what this one did not hear while they were apart, that one may know.
+    fn meetings(&self) -> u64;
+
     /// Whether another node of the site is to ask the origin about a reference for all: the highest in rank does.
     fn has_resolver(&self, reference: &Reference) -> bool;
 
@@ -124,6 +128,7 @@ struct Inner {
     records: Records,
     unproven: Arc<Unproven>,
     down: down::Down,
+    caught_up: caught_up::CaughtUp,
     // Those who ask for the same name at once share one answer, be it a failure.
     resolving: Flights<(String, bool), Result<Resolved, ImageError>>,
     // Under one lock while it is counted, so that many who ask cause one count.
@@ -168,6 +173,7 @@ impl Images {
             unproven: Arc::new(Unproven::new(records.clone())),
             records,
             down: down::Down::default(),
+            caught_up: caught_up::CaughtUp::default(),
             resolving: Flights::default(),
             count: tokio::sync::Mutex::default(),
             moved: tokio::sync::Mutex::default(),

@@ -132,13 +132,17 @@ impl Images {
         let began = Instant::now();
         let until = began + if for_all { ASKING_TIME_FOR_ALL } else { ASKING_TIME };
         let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
-        if let Some(resolved) = self.fresh(reference, &heard, until).await? {
+        // A move that was told while this node was away, or not yet started, it has not heard of.
+        let meetings = self.0.parts.site.meetings();
+        let caught_up = self.0.caught_up.has(reference, meetings);
+        if caught_up && let Some(resolved) = self.fresh(reference, &heard, until).await? {
             return Ok(resolved);
         }
         for record in self.0.parts.site.records(reference).await {
             self.hear(reference, record, &mut heard).await?;
         }
-        if heard.source == Source::Peer
+        self.0.caught_up.add(reference, meetings);
+        if (!caught_up || heard.source == Source::Peer)
             && let Some(resolved) = self.fresh(reference, &heard, until).await?
         {
             return Ok(resolved);

@@ -140,6 +140,8 @@ pub struct Said {
     /// How often the resolver was asked, and how often any other node.
     pub resolving: AtomicUsize,
     pub asking_anybody: AtomicUsize,
+    /// How often one of them has come.
+    pub meetings: AtomicU64,
 }
 
 impl Said {
@@ -170,6 +172,10 @@ impl Site for Said {
             said.iter().filter(|record| record.reference.as_str() == reference).cloned().collect()
         }
         .boxed()
+    }
+
+    fn meetings(&self) -> u64 {
+        self.meetings.load(Ordering::Relaxed)
     }
 
     fn has_resolver(&self, _: &Reference) -> bool {
