@@ -58,8 +58,8 @@ impl Node {
             let name = image.name.to_string();
             // Until the name is forgotten: nothing is to be pinned under it anew meanwhile.
             let turn = self.pins.turn().await;
-            self.refuse_if_fetched(&image.name, &parts)?;
             parts.extend(self.unread_parts(&image, &parts).await?);
+            self.refuse_if_fetched(&image.name, &parts)?;
             let shared = self.needed_elsewhere(&image, &parts).await?;
             turn.unpin(&image.name).await?;
             // Manifests go behind what they name, and the name goes last: whatever comes between, the image can be
@@ -87,7 +87,7 @@ impl Node {
         image: &KnownImage,
         parts: &[Digest],
     ) -> Result<Vec<Digest>, ApiError> {
-        if self.images.local_of(image, None).await.is_ok_and(|local| local.is_some()) {
+        if !self.images.is_unread(image).await.map_err(image_error)? {
             return Ok(Vec::new());
         }
         let (store, name) = (self.store.clone(), image.name.to_string());
@@ -148,8 +148,10 @@ fn remove_all(store: &Store, blobs: &[Digest]) -> Result<Removed, StoreError> {
                 removed.blobs += 1;
                 removed.bytes += size.unwrap_or(0);
             }
-            // What is pinned under another name stays, and what comes for another image that has no name yet.
-            Ok(false) | Err(StoreError::Pinned(_) | StoreError::Claimed(_)) => {}
+            // What is pinned under another name stays, also what remains of it, and what comes for another image that has no
+            // name yet.
+            Err(StoreError::Pinned(_) | StoreError::Claimed(_)) => continue,
+            Ok(false) => {}
             Err(error) => return Err(error),
         }
         let (partial, bytes) = store.remove_partials(digest);
