@@ -173,10 +173,9 @@ async fn an_image_that_no_tag_means_is_found_once_and_never_its_parts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neighbours_are_told_of_a_tag_when_it_means_something_else_and_of_nothing_more() {
-    let lab = Lab::new().await;
-    let (tag, old, new) = (lab.reference("app:1"), lab.image("old"), lab.image("new"));
-    let node = lab.node();
-    for (image, time) in [(&old, NOW), (&new, NOW + 200)] {
+    let Old { lab, node, tag, old, new } = old().await;
+    assert_eq!(node.site.was_told(), [], "who learns what a tag means has said nothing else of it");
+    for (image, time) in [(&new, NOW + 200), (&old, NOW + 400)] {
         lab.origin.tag("app", "1", image);
         lab.clock_to(time);
         node.images.manifest(&tag).await.unwrap();
@@ -193,35 +192,53 @@ async fn neighbours_are_told_of_a_tag_when_it_means_something_else_and_of_nothin
     }
     // What a neighbour says was told by whoever learned it.
     let newer = lab.image("newer");
-    lab.clock_to(NOW + 400);
+    lab.clock_to(NOW + 600);
     node.put(&newer);
-    node.site.says(record(&tag, &newer, NOW + 400, NOW + 400));
+    node.site.says(record(&tag, &newer, NOW + 600, NOW + 600));
     assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &newer.digest);
     assert_eq!(node.site.was_told(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_neighbour_tells_of_a_tag_outlives_it_and_moves_no_tag_backwards() {
-    let lab = Lab::new().await;
+    let Old { lab, node, tag, old, new } = old().await;
     lab.origin.stop();
-    let (tag, old, new) = (lab.reference("app:1"), lab.image("old"), lab.image("new"));
-    let node = lab.node();
-    let means = || node.images.records().tag(&tag).unwrap().map(|entry| entry.record.digest);
-    assert!(node.images.told(&record(&tag, &old, NOW, NOW)).unwrap());
-    assert!(node.images.told(&record(&tag, &new, NOW + 1, NOW)).unwrap());
-    assert_eq!(means(), Some(new.digest));
+    let known = || node.images.records().tag(&tag).unwrap().unwrap().record;
+    let (before, news) = (known(), node.images.news());
+    let has_news = || news.has_changed().unwrap();
+    // What is no newer changes nothing, and costs nothing.
+    let changes = node.images.records().changes();
+    for sequence in [before.sequence, before.sequence - 1] {
+        assert!(node.told(&record(&tag, &old, sequence, NOW)).unwrap());
+    }
+    assert_eq!((known(), node.images.records().changes(), has_news()), (before.clone(), changes, false));
+    // Nor is it news that it means what it did.
+    assert!(node.told(&record(&tag, &old, NOW + 1, NOW)).unwrap());
+    assert_eq!((known().sequence, has_news()), (NOW + 1, false));
+    assert!(node.told(&record(&tag, &new, NOW + 2, NOW)).unwrap());
+    assert_eq!((known().digest, has_news()), (new.digest, true));
     // It knows better.
-    assert!(node.images.told(&record(&tag, &old, NOW, NOW)).unwrap());
+    assert!(node.told(&record(&tag, &old, NOW + 1, NOW)).unwrap());
     // No clock is so wrong; nobody signed this; no tag.
-    let mut forged = record(&tag, &old, NOW + 2, NOW);
+    let mut forged = record(&tag, &old, NOW + 3, NOW);
     forged.digest = lab.image("forged").digest;
     let digest = lab.reference(&format!("app@{}", old.digest));
-    for refused in [record(&tag, &old, NOW + 2 * DAY, NOW), forged, record(&digest, &old, NOW + 2, NOW)] {
-        assert!(!node.images.told(&refused).unwrap());
+    for refused in [record(&tag, &old, NOW + 2 * DAY, NOW), forged, record(&digest, &old, NOW + 3, NOW)] {
+        assert!(!node.told(&refused).unwrap());
     }
-    assert_eq!(means(), Some(new.digest));
+    assert_eq!(known().digest, new.digest);
     node.put(&new);
     assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &new.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_of_a_tag_that_is_not_known_here_is_not_kept() {
+    let Old { lab, node, new, .. } = old().await;
+    let other = lab.reference("app:2");
+    let changes = node.images.records().changes();
+    assert!(node.told(&record(&other, &new, NOW + 1, NOW)).unwrap());
+    assert_eq!(node.images.records().tag(&other).unwrap(), None);
+    assert_eq!(node.images.records().changes(), changes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,7 +257,7 @@ async fn an_answer_that_is_long_on_its_way_moves_no_tag_back_to_what_it_meant_be
     until(|| asked() > before).await;
 
     lab.origin.tag("app", "1", &new);
-    assert!(node.images.told(&record(&tag, &new, NOW + 101, NOW + 101)).unwrap());
+    assert!(node.told(&record(&tag, &new, NOW + 101, NOW + 101)).unwrap());
     lab.origin.holding.send_replace(false);
     assert_eq!(asking.await.unwrap().unwrap().manifest.digest(), &new.digest);
     let known = node.images.records().tag(&tag).unwrap().unwrap();

@@ -23,7 +23,7 @@ mod untagged;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +38,7 @@ use wherry_gateway::{Descriptor, Host, Manifest, ManifestContent, Reference, Rep
 use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
 use crate::flights::Flights;
+use crate::seldom::Seldom;
 use crate::status::Metrics;
 use crate::store::{Store, StoredBlob};
 use crate::swarm::Clock;
@@ -135,8 +136,8 @@ struct Inner {
     count: tokio::sync::Mutex<Option<list::Count>>,
     // Under one lock while it is found out, as above.
     moved: tokio::sync::Mutex<moved::Answers>,
-    // How many tags are known, once it has been counted.
-    known_tags: Mutex<Option<usize>>,
+    // What of the records that are passed over the log says.
+    seldom: Seldom,
     news: watch::Sender<u64>,
 }
 
@@ -177,7 +178,7 @@ impl Images {
             resolving: Flights::default(),
             count: tokio::sync::Mutex::default(),
             moved: tokio::sync::Mutex::default(),
-            known_tags: Mutex::default(),
+            seldom: Seldom::default(),
             news: watch::Sender::new(0),
         })))
     }

@@ -1,6 +1,5 @@
 //! What a tag means, by the policy `origin-first`.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -8,9 +7,9 @@ use tracing::{info, warn};
 use wherry_gateway::origin::{OriginError, describe};
 use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, TagOrDigest};
-use wherry_proto::{TagMeaning, TagRecord};
+use wherry_proto::{NodeId, TagMeaning, TagRecord};
 
-use super::{ImageError, Images, ImagesParts, MAX_IMAGES, Resolved, TagEntry, Unasked, blocking};
+use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, Unasked, blocking};
 use crate::config::units::show_age;
 
 /// How far ahead of this node's clock a time may lie at which an origin confirmed a tag, in seconds. One beyond this comes
@@ -412,7 +411,9 @@ impl Images {
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
             images.is_news();
-            Ok((entry.filter(|entry| before != Some(entry.record.digest)), overtaken))
+            // What it means is no move where it was not known: nobody heard another meaning from here.
+            let moved = entry.filter(|entry| before.is_some_and(|before| before != entry.record.digest));
+            Ok((moved, overtaken))
         });
         let (moved, overtaken) = changing.await?;
         // Before anybody is answered: once a client has seen what it means now, nobody at the site may say what it meant
@@ -423,13 +424,15 @@ impl Images {
         Ok(overtaken)
     }
 
-    /// Takes in what a node of the site has just learned of a tag, if a member signed it that may resolve; whether that, or
-    /// something newer, is known now. Of tags that were not known here so many are taken in that they, and those that were
-    /// known when the first of them came, are no more than [`MAX_IMAGES`]. Reads the disk.
-    pub fn told(&self, record: &TagRecord) -> Result<bool, ImageError> {
+    /// Takes in what a node of the site has just learned of a tag, if a member signed it that may resolve, and the tag is
+    /// known here: who knows nothing of it says nothing old. Whether that is what is said here from now on, or something
+    /// newer, or nothing. Reads the disk, and writes only where the record is newer than what is known.
+    pub fn told(&self, asker: &NodeId, record: &TagRecord) -> Result<bool, ImageError> {
         let ImagesParts { certificate, clock, .. } = &self.0.parts;
         if let Err(why) = record.check(&certificate.network, clock(), 0) {
-            info!(reference = %record.reference, %why, "a tag record is passed over");
+            if let Some(left_out) = self.0.seldom.say(asker) {
+                info!(peer = %asker, reference = %record.reference, %why, left_out, "a tag record is passed over");
+            }
             return Ok(false);
         }
         // One that is written in another way nobody would find.
@@ -439,22 +442,16 @@ impl Images {
         else {
             return Ok(false);
         };
-        let mut known_tags = self.0.known_tags.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.records.tag(&reference)?.is_none() {
-            let count = match *known_tags {
-                Some(count) => count,
-                None => self.0.records.all_tags().count(),
-            };
-            if count >= MAX_IMAGES {
-                return Ok(false);
-            }
-            *known_tags = Some(count + 1);
-        }
+        let known = self.0.records.tag(&reference)?;
+        let Some(known) = known.filter(|known| record.supersedes(&known.record)) else { return Ok(true) };
         let entry =
             TagEntry { record: record.clone(), confirmed: self.credible(record.time), since: clock() };
-        let now = self.change_tag(&reference, |_| Some(entry.clone()))?;
-        self.is_news();
-        Ok(now.is_some_and(|now| now.record.digest == record.digest || now.record.supersedes(record)))
+        // It may have been forgotten meanwhile.
+        self.change_tag(&reference, |known| known.map(|_| entry.clone()))?;
+        if record.digest != known.record.digest {
+            self.is_news();
+        }
+        Ok(true)
     }
 
     /// Changes what is known of a tag, as [`Records::change_tag`](super::Records::change_tag) does, and remembers what it

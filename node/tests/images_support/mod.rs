@@ -21,7 +21,7 @@ use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
-use wherry_node::images::{Images, ImagesParts, Site};
+use wherry_node::images::{ImageError, Images, ImagesParts, Site};
 use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
@@ -415,7 +415,7 @@ pub struct Node {
     pub store: Store,
     pub site: Arc<Said>,
     pub peers: Arc<Holders>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Lab {
@@ -550,11 +550,28 @@ impl Lab {
             served: Arc::new(|_, _| {}),
         })
         .unwrap();
-        Node { images, store, site, peers, _dir: dir }
+        Node { images, store, site, peers, dir }
     }
 }
 
 impl Node {
+    /// A neighbour tells what it has just learned of a tag.
+    pub fn told(&self, record: &TagRecord) -> Result<bool, ImageError> {
+        self.images.told(&record.signer(), record)
+    }
+
+    /// A disk flips a bit of a blob.
+    pub fn flip(&self, digest: &Digest) {
+        // Nothing is still to be done with the file.
+        self.store.sync().unwrap();
+        let hex = digest.hex();
+        let path = self.dir.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[0] ^= 1;
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
     /// Puts an image into the store; nothing is known of its name.
     pub fn put(&self, image: &Image) {
         self.store.put(&image.digest, &image.bytes).unwrap();
