@@ -331,9 +331,20 @@ async fn what_is_known_of_an_image_leaves_with_its_manifest_and_what_others_need
     node.images.pull(&lab.reference("app:1"), Some(&platform), false, &Nobody).await.unwrap();
     assert_eq!(grants(&all), [true; 6]);
 
-    // Of what is here nothing is forgotten: its manifest may come again.
+    // Of what is here nothing is forgotten: its manifest may come again. Nor of what a tag means.
     node.store.remove(&index.digest).unwrap();
     node.store.remove(&other.digest).unwrap();
+    node.images.forget_left(None).await.unwrap();
+    assert_eq!(grants(&all), [true, true, true, false, true, true]);
+    // Nor of what one has meant before, as long as it is remembered.
+    lab.origin.tag("app", "2", &lab.image("next"));
+    lab.clock_to(NOW + 100);
+    node.images.manifest(&lab.reference("app:2")).await.unwrap();
+    node.images.forget_left(None).await.unwrap();
+    assert_eq!(grants(&all), [true, true, true, false, true, true]);
+    for tag in ["app:1", "app:2"] {
+        node.images.forget(&lab.reference(tag).into()).await.unwrap();
+    }
     node.images.forget_left(None).await.unwrap();
     assert_eq!(grants(&all), [false, true, true, false, false, true]);
 }

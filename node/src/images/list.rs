@@ -211,7 +211,7 @@ impl Images {
                 ManifestContent::Image(_) => true,
                 ManifestContent::Index(index) => {
                     let mut entries = index.manifests.iter();
-                    entries.any(|entry| store.holds(&entry.digest) || store.is_damaged(&entry.digest))
+                    entries.any(|entry| store.is_known(&entry.digest))
                 }
             },
             Ok(None) => store.is_damaged(&meaning.digest),
@@ -266,10 +266,8 @@ impl Images {
         blocking(move || {
             let store = &images.0.parts.store;
             let of_repository = images.records().granted(own.host(), own.repository(), MAX_PARTS)?;
-            let mut here: HashSet<Digest> = of_repository
-                .into_iter()
-                .filter(|blob| store.holds(blob) || store.is_damaged(blob))
-                .collect();
+            let mut here: HashSet<Digest> =
+                of_repository.into_iter().filter(|blob| store.is_known(blob)).collect();
             let mut is_alone = true;
             images.try_each_name(|name, meaning| {
                 let Parts { digests, is_unread } = images.walk(meaning)?;

@@ -34,7 +34,7 @@ impl Images {
         self.records().each_manifest(|reference, media_type| {
             let Some(digest) = reference.target().digest().copied() else { return ControlFlow::Continue(()) };
             let store = &self.0.parts.store;
-            let is_known = store.holds(&digest) || store.is_damaged(&digest);
+            let is_known = store.is_known(&digest);
             if !may_be_manifest(media_type) || !is_known || !digests.insert(digest) {
                 return ControlFlow::Continue(());
             }
@@ -67,7 +67,7 @@ impl Images {
         blocking(move || {
             let store = &images.0.parts.store;
             // What is damaged comes back, and is the same then.
-            let holds = |digest: &Digest| store.holds(digest) || store.is_damaged(digest);
+            let holds = |digest: &Digest| store.is_known(digest);
             let mut repositories = HashSet::new();
             images.records().each_manifest(|reference, _| {
                 let digest = reference.target().digest();

@@ -162,3 +162,35 @@ fn remove_all(store: &Store, blobs: &[Digest]) -> Result<Removed, StoreError> {
     store.sync()?;
     Ok(removed)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use super::*;
+    use crate::store::StoreSettings;
+
+    #[test]
+    fn what_remains_of_a_damaged_blob_that_another_name_pins_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
+        let bytes = vec![7; 2 << 20];
+        let digest = Digest::sha256(&bytes);
+        store.put(&digest, &bytes).unwrap();
+        // Nothing is still to be done with the file.
+        store.sync().unwrap();
+        let hex = digest.hex();
+        let path = dir.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, [&[8], &bytes[1..]].concat()).unwrap();
+        assert!(!store.verify(&digest).unwrap());
+        store.pin("other", &digest).unwrap();
+        let Removed { blobs, partial, bytes } = remove_all(&store, &[digest]).unwrap();
+        assert_eq!((blobs, partial, bytes), (0, 0, 0));
+        assert!(store.is_damaged(&digest) && store.remains(&digest).is_some());
+
+        store.unpin("other", &digest).unwrap();
+        assert_eq!(remove_all(&store, &[digest]).unwrap().partial, 1);
+        assert!(!store.is_known(&digest));
+    }
+}
