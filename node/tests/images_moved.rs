@@ -345,6 +345,5 @@ async fn what_is_known_of_an_image_leaves_with_its_manifest_and_what_others_need
     for tag in ["app:1", "app:2"] {
         node.images.forget(&lab.reference(tag).into()).await.unwrap();
     }
-    node.images.forget_left(None).await.unwrap();
     assert_eq!(grants(&all), [false, true, true, false, false, true]);
 }

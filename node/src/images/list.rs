@@ -237,10 +237,17 @@ impl Images {
         blocking(move || Ok(records.keep(&name, &kept)?)).await
     }
 
-    /// Forgets a name. What it meant stays in the store.
+    /// Forgets a name, and what was known of its repository for the name's sake alone. What it meant stays in the store.
     pub async fn forget(&self, name: &ImageName) -> Result<bool, ImageError> {
-        let (records, name) = (self.records().clone(), name.clone());
-        blocking(move || Ok(records.forget(&name)?)).await
+        let (images, name) = (self.clone(), name.clone());
+        blocking(move || {
+            let forgotten = images.records().forget(&name)?;
+            if let ImageName::Reference(reference) = &name {
+                images.drop_unneeded(reference.host(), reference.repository())?;
+            }
+            Ok(forgotten)
+        })
+        .await
     }
 
     /// All blobs that an image leads to, whether they are here or not: of an index those of every platform of which the
