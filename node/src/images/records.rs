@@ -365,8 +365,9 @@ impl Records {
         Ok(Some(all.collect()))
     }
 
-    /// Drops the grants of a repository that nothing here needs any more: what they are of `holds` says is gone, and no
-    /// manifest that is here names it. `names_of` tells what one names, if it can be read. Returns how many that are.
+    /// Drops the grants of a repository that nothing here needs any more: what they are of `holds` says is gone, no name
+    /// means it or has meant it before, and no manifest that is here names it. `names_of` tells what one names, if it can be
+    /// read. Returns how many that are.
     pub fn drop_unneeded(
         &self,
         host: &Host,
@@ -390,7 +391,7 @@ impl Records {
         let _learning = self.manifests.learning.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(all) = self.grants_of(&prefix)? else { return Ok(0) };
         let (here, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(digest, ..)| holds(digest));
-        let mut needed = HashSet::new();
+        let Some(mut needed) = self.meant(host, repository)? else { return Ok(0) };
         for (number, (digest, _, grant)) in here.iter().filter(|(.., grant)| grant.unfolded).enumerate() {
             // Only what was learned meanwhile is read now.
             let named = names.remove(digest).or_else(|| names_of(digest, &grant.media_type));
@@ -399,6 +400,10 @@ impl Records {
         }
         let mut dropped = 0;
         for (digest, key, grant) in gone {
+            if holds(&digest) {
+                // It has come meanwhile.
+                continue;
+            }
             if !needed.contains(&digest) {
                 dropped += usize::from(self.grants.remove(&key)?);
             } else if grant.unfolded {
@@ -408,6 +413,21 @@ impl Records {
         }
         self.manifests.learned.fetch_add(1, Ordering::AcqRel);
         Ok(dropped)
+    }
+
+    /// What the names of a repository mean and its tags have meant before; `None` if there are more than [`MAX_GRANTS`] of
+    /// either.
+    fn meant(&self, host: &Host, repository: &Repository) -> Result<Option<HashSet<Digest>>, StoreError> {
+        let name = format!("{host}/{repository}");
+        let tags = self.tags.scan_prefix(format!("{name}:").as_bytes(), MAX_GRANTS + 1)?;
+        let moved = self.moved_tags(host, repository, MAX_GRANTS + 1)?;
+        let kept = self.kept.scan_prefix(format!("{name}@").as_bytes(), MAX_GRANTS + 1)?;
+        if [tags.len(), moved.len(), kept.len()].into_iter().any(|count| count > MAX_GRANTS) {
+            return Ok(None);
+        }
+        let kept = kept.into_iter().filter_map(|(key, _)| read::<Reference>(key)?.target().digest().copied());
+        let moved = moved.into_iter().flat_map(|(_, before)| before);
+        Ok(Some(tags.into_iter().map(|(_, entry)| entry.record.digest).chain(moved).chain(kept).collect()))
     }
 
     /// Remembers that a manifest, and all that it names, belongs to a repository.

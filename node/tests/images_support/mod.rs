@@ -21,7 +21,7 @@ use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
-use wherry_node::images::{Images, ImagesParts, Site};
+use wherry_node::images::{ImageError, Images, ImagesParts, Site};
 use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
@@ -142,6 +142,8 @@ pub struct Said {
     /// How often the resolver was asked, and how often any other node.
     pub resolving: AtomicUsize,
     pub asking_anybody: AtomicUsize,
+    /// How often one of them has come.
+    pub meetings: AtomicU64,
 }
 
 impl Said {
@@ -172,6 +174,10 @@ impl Site for Said {
             said.iter().filter(|record| record.reference.as_str() == reference).cloned().collect()
         }
         .boxed()
+    }
+
+    fn meetings(&self) -> u64 {
+        self.meetings.load(Ordering::Relaxed)
     }
 
     fn has_resolver(&self, _: &Reference) -> bool {
@@ -328,6 +334,8 @@ pub struct Registry {
     blobs: Mutex<HashMap<(String, Digest), Bytes>>,
     /// How many manifests were asked for.
     pub asked: AtomicUsize,
+    /// Whether it keeps back what it has found to answer about manifests.
+    pub holding: watch::Sender<bool>,
     stop: CancellationToken,
 }
 
@@ -369,7 +377,6 @@ impl Content for Shared {
     type Blob = Reading;
 
     async fn manifest(&self, ask: Ask, reference: TagOrDigest, _: Want) -> Result<ManifestAnswer, Refusal> {
-        self.0.asked.fetch_add(1, Ordering::Relaxed);
         let repository = ask.repository.to_string();
         let found = match &reference {
             TagOrDigest::Tag(tag) => self.0.tags.lock().unwrap().get(&(repository, tag.to_string())).cloned(),
@@ -377,6 +384,9 @@ impl Content for Shared {
                 self.0.documents.lock().unwrap().get(&(repository, *digest)).cloned()
             }
         };
+        // Counted once it is found: what happens from then on changes nothing of this answer.
+        self.0.asked.fetch_add(1, Ordering::Relaxed);
+        let _ = self.0.holding.subscribe().wait_for(|holding| !*holding).await;
         let image = found.ok_or_else(|| Refusal::new(RefusalKind::ManifestUnknown, "no such manifest"))?;
         Ok(ManifestAnswer::new(image.bytes, image.media_type, image.digest))
     }
@@ -409,7 +419,7 @@ pub struct Node {
     pub store: Store,
     pub site: Arc<Said>,
     pub peers: Arc<Holders>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Lab {
@@ -546,11 +556,28 @@ impl Lab {
             served: Arc::new(|_, _| {}),
         })
         .unwrap();
-        Node { images, store, site, peers, _dir: dir }
+        Node { images, store, site, peers, dir }
     }
 }
 
 impl Node {
+    /// A neighbour tells what it has just learned of a tag.
+    pub fn told(&self, record: &TagRecord) -> Result<bool, ImageError> {
+        self.images.told(&record.signer(), record)
+    }
+
+    /// A disk flips a bit of a blob.
+    pub fn flip(&self, digest: &Digest) {
+        // Nothing is still to be done with the file.
+        self.store.sync().unwrap();
+        let hex = digest.hex();
+        let path = self.dir.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[0] ^= 1;
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
     /// Puts an image into the store; nothing is known of its name.
     pub fn put(&self, image: &Image) {
         self.store.put(&image.digest, &image.bytes).unwrap();
