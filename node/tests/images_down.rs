@@ -32,7 +32,7 @@ async fn an_origin_that_is_back_is_asked_again_as_soon_as_it_has_answered_anythi
     assert!(told.contains("to get manifest other:1: it was not asked, since"), "{told}");
     assert!(told.contains("ago it could not be reached to get manifest one:1"), "{told}");
 
-    lab.origin_again().await;
+    lab.origin_again();
     assert!(node.images.manifest(&other).await.unwrap().unasked.is_some(), "it cannot know it yet");
     let (next, third) = (lab.image("next"), lab.reference("third:1"));
     lab.origin.tag("other", "1", &next);

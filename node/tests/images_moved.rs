@@ -9,10 +9,13 @@
 
 mod images_support;
 
+use std::sync::atomic::Ordering;
+
 use images_support::*;
+use tokio::runtime::Handle;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, Want};
 use wherry_gateway::{Descriptor, Manifest, Reference};
-use wherry_node::images::{ImageError, LocalImage, MAX_BEFORE, PullEvents};
+use wherry_node::images::{ImageError, LocalImage, MAX_BEFORE, PullEvents, TagEntry};
 use wherry_node::transfer::Progress;
 use wherry_proto::Digest;
 
@@ -171,10 +174,9 @@ async fn an_image_that_no_tag_means_is_found_once_and_never_its_parts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neighbours_are_told_of_a_tag_when_it_means_something_else_and_of_nothing_more() {
-    let lab = Lab::new().await;
-    let (tag, old, new) = (lab.reference("app:1"), lab.image("old"), lab.image("new"));
-    let node = lab.node();
-    for (image, time) in [(&old, NOW), (&new, NOW + 200)] {
+    let Old { lab, node, tag, old, new } = old().await;
+    assert_eq!(node.site.was_told(), [], "who learns what a tag means has said nothing else of it");
+    for (image, time) in [(&new, NOW + 200), (&old, NOW + 400)] {
         lab.origin.tag("app", "1", image);
         lab.clock_to(time);
         node.images.manifest(&tag).await.unwrap();
@@ -191,35 +193,111 @@ async fn neighbours_are_told_of_a_tag_when_it_means_something_else_and_of_nothin
     }
     // What a neighbour says was told by whoever learned it.
     let newer = lab.image("newer");
-    lab.clock_to(NOW + 400);
+    lab.clock_to(NOW + 600);
     node.put(&newer);
-    node.site.says(record(&tag, &newer, NOW + 400, NOW + 400));
+    node.site.says(record(&tag, &newer, NOW + 600, NOW + 600));
     assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &newer.digest);
     assert_eq!(node.site.was_told(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_neighbour_tells_of_a_tag_outlives_it_and_moves_no_tag_backwards() {
-    let lab = Lab::new().await;
+    let Old { lab, node, tag, old, new } = old().await;
     lab.origin.stop();
-    let (tag, old, new) = (lab.reference("app:1"), lab.image("old"), lab.image("new"));
-    let node = lab.node();
-    let means = || node.images.records().tag(&tag).unwrap().map(|entry| entry.record.digest);
-    assert!(node.images.told(&record(&tag, &old, NOW, NOW)).unwrap());
-    assert!(node.images.told(&record(&tag, &new, NOW + 1, NOW)).unwrap());
-    assert_eq!(means(), Some(new.digest));
+    let known = || node.images.records().tag(&tag).unwrap().unwrap().record;
+    let (before, news) = (known(), node.images.news());
+    let has_news = || news.has_changed().unwrap();
+    // What is no newer changes nothing, and costs nothing.
+    let changes = node.images.records().changes();
+    for sequence in [before.sequence, before.sequence - 1] {
+        assert!(node.told(&record(&tag, &old, sequence, NOW)).unwrap());
+    }
+    assert_eq!((known(), node.images.records().changes(), has_news()), (before.clone(), changes, false));
+    // Nor is it news that it means what it did.
+    assert!(node.told(&record(&tag, &old, NOW + 1, NOW)).unwrap());
+    assert_eq!((known().sequence, has_news()), (NOW + 1, false));
+    assert!(node.told(&record(&tag, &new, NOW + 2, NOW)).unwrap());
+    assert_eq!((known().digest, has_news()), (new.digest, true));
     // It knows better.
-    assert!(node.images.told(&record(&tag, &old, NOW, NOW)).unwrap());
+    assert!(node.told(&record(&tag, &old, NOW + 1, NOW)).unwrap());
     // No clock is so wrong; nobody signed this; no tag.
-    let mut forged = record(&tag, &old, NOW + 2, NOW);
+    let mut forged = record(&tag, &old, NOW + 3, NOW);
     forged.digest = lab.image("forged").digest;
     let digest = lab.reference(&format!("app@{}", old.digest));
-    for refused in [record(&tag, &old, NOW + 2 * DAY, NOW), forged, record(&digest, &old, NOW + 2, NOW)] {
-        assert!(!node.images.told(&refused).unwrap());
+    for refused in [record(&tag, &old, NOW + 2 * DAY, NOW), forged, record(&digest, &old, NOW + 3, NOW)] {
+        assert!(!node.told(&refused).unwrap());
     }
-    assert_eq!(means(), Some(new.digest));
+    assert_eq!(known().digest, new.digest);
     node.put(&new);
     assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &new.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_of_a_tag_that_is_not_known_here_is_not_kept() {
+    let Old { lab, node, new, .. } = old().await;
+    let other = lab.reference("app:2");
+    let changes = node.images.records().changes();
+    assert!(node.told(&record(&other, &new, NOW + 1, NOW)).unwrap());
+    assert_eq!(node.images.records().tag(&other).unwrap(), None);
+    assert_eq!(node.images.records().changes(), changes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_long_on_its_way_moves_no_tag_back_to_what_it_meant_before() {
+    let Old { lab, node, tag, old, new } = old().await;
+    node.site.was_told();
+    lab.clock_to(NOW + 100);
+    lab.origin.holding.send_replace(true);
+    let asked = || lab.origin.asked.load(Ordering::Relaxed);
+    let before = asked();
+    let images = node.images.clone();
+    let asking = tokio::spawn({
+        let tag = tag.clone();
+        async move { images.manifest(&tag).await }
+    });
+    until(|| asked() > before).await;
+
+    lab.origin.tag("app", "1", &new);
+    assert!(node.told(&record(&tag, &new, NOW + 101, NOW + 101)).unwrap());
+    lab.origin.holding.send_replace(false);
+    assert_eq!(asking.await.unwrap().unwrap().manifest.digest(), &new.digest);
+    let known = node.images.records().tag(&tag).unwrap().unwrap();
+    assert_eq!((known.record.digest, known.record.sequence), (new.digest, NOW + 101));
+    assert_eq!(node.site.was_told(), []);
+
+    // That it has moved back is believed once the origin says so after that.
+    lab.origin.tag("app", "1", &old);
+    lab.clock_to(NOW + 300);
+    assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &old.digest);
+    assert_eq!(node.images.records().tag(&tag).unwrap().unwrap().record.digest, old.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_was_away_when_a_tag_moved_asks_the_site_once_before_it_says_what_the_tag_means() {
+    let Old { lab, node, tag, old, new } = old().await;
+    let asked = lab.origin.asked.load(Ordering::Relaxed);
+    node.put(&new);
+    // Nobody has come: what it has just learned serves.
+    node.site.says(record(&tag, &new, NOW + 1, NOW + 1));
+    assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &old.digest);
+    node.site.meetings.fetch_add(1, Ordering::Relaxed);
+    for _ in 0..2 {
+        assert_eq!(node.images.manifest(&tag).await.unwrap().manifest.digest(), &new.digest);
+        node.site.falls_silent();
+    }
+
+    // One that was started again.
+    let again = lab.node();
+    for image in [&old, &new] {
+        again.put(image);
+    }
+    let record_of = |image, sequence| record(&tag, image, sequence, NOW);
+    let entry = TagEntry { record: record_of(&old, NOW), confirmed: NOW, since: NOW };
+    again.images.records().change_tag(&tag, NOW, |_| Some(entry.clone())).unwrap();
+    again.site.says(record_of(&new, NOW + 1));
+    assert_eq!(again.images.manifest(&tag).await.unwrap().manifest.digest(), &new.digest);
+    // The origin was asked by none of them.
+    assert_eq!(lab.origin.asked.load(Ordering::Relaxed), asked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,9 +332,49 @@ async fn what_is_known_of_an_image_leaves_with_its_manifest_and_what_others_need
     node.images.pull(&lab.reference("app:1"), Some(&platform), false, &Nobody).await.unwrap();
     assert_eq!(grants(&all), [true; 6]);
 
-    // Of what is here nothing is forgotten: its manifest may come again.
+    // Of what is here nothing is forgotten: its manifest may come again. Nor of what a tag means.
     node.store.remove(&index.digest).unwrap();
     node.store.remove(&other.digest).unwrap();
     node.images.forget_left(None).await.unwrap();
+    assert_eq!(grants(&all), [true, true, true, false, true, true]);
+    // Nor of what one has meant before, as long as it is remembered.
+    lab.origin.tag("app", "2", &lab.image("next"));
+    lab.clock_to(NOW + 100);
+    node.images.manifest(&lab.reference("app:2")).await.unwrap();
+    node.images.forget_left(None).await.unwrap();
+    assert_eq!(grants(&all), [true, true, true, false, true, true]);
+    for tag in ["app:1", "app:2"] {
+        node.images.forget(&lab.reference(tag).into()).await.unwrap();
+    }
     assert_eq!(grants(&all), [false, true, true, false, false, true]);
+}
+
+/// Its manifest leaves as soon as it has been resolved.
+struct Leaving<'a>(&'a Node);
+
+impl PullEvents for Leaving<'_> {
+    fn resolved(&self, manifest: &Manifest) {
+        let Leaving(node) = self;
+        node.store.remove(manifest.digest()).unwrap();
+        let left = node.images.forget_left(Some([*manifest.digest()].into()));
+        tokio::task::block_in_place(|| Handle::current().block_on(left).unwrap());
+    }
+    fn started(&self, _: &Descriptor, _: bool, _: u64) {}
+    fn progress(&self, _: &Digest, _: Progress) {}
+    fn done(&self, _: &Digest, _: bool, _: Progress) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_whose_manifest_leaves_meanwhile_has_all_of_it_known_in_the_end() {
+    let lab = Lab::new().await;
+    let (tag, image) = (lab.reference("app:1"), lab.image("app"));
+    lab.origin.tag("app", "1", &image);
+    let node = lab.node();
+    node.images.pull(&tag, None, false, &Leaving(&node)).await.unwrap();
+    assert!(node.store.holds(&image.digest));
+    let grant = |digest| node.images.records().grant(tag.host(), tag.repository(), digest).unwrap();
+    assert!(grant(&image.digest).is_some_and(|grant| grant.unfolded));
+    assert!(
+        image.blobs.iter().all(|(blob, _)| grant(blob).is_some_and(|grant| !grant.media_type.is_empty()))
+    );
 }

@@ -133,3 +133,18 @@ fn what_tells_of_blobs_that_are_coming_stays() {
     full.put("youngest", 2);
     assert!(full.store.holds(&manifest));
 }
+
+#[test]
+fn manifests_that_name_as_much_as_they_can_leave_room_for_what_others_name() {
+    let full = Full::new(4 + 2 + 4 + 2 + 3);
+    for number in 0..4 {
+        let manifest = full.put(&format!("large {number}"), 1);
+        let named = |it: u32| Digest::sha256(format!("{number} names {it}").as_bytes());
+        full.store.names(&manifest, (0..1 << 15).map(named).collect(), Vec::new());
+        full.store.pin("large", &manifest).unwrap();
+    }
+    let (old, new) = (full.image("old", &[2, 2]), full.image("new", &[3]));
+    full.store.get(&old.manifest).unwrap();
+    full.put("one block", 1);
+    assert!(full.is_whole(&old) && full.here(&new.layers) == [false]);
+}

@@ -210,7 +210,7 @@ pub enum Answer {
     Preload(Result<(), PreloadRefusal>),
     /// To [`Question::Preloading`]; `None` if the peer knows of none, as after a restart.
     Preloading(Option<Preloading>),
-    /// To [`Question::Moved`]: whether the peer knows that now, or something newer.
+    /// To [`Question::Moved`]: whether the peer knows that now, or something newer, or nothing at all of the tag.
     Moved(bool),
 }
 

@@ -181,6 +181,10 @@ fn an_image_whose_manifest_is_damaged_is_told_of_and_healed_by_whatever_names_it
         let said = node.fails(&["inspect", &name])?;
         let told = format!("the manifest of {reference}, {}, is damaged", image.manifest);
         assert!(said.contains(&told) && said.contains(&heals), "{name}: {said}");
+        let said = node.fails(&["inspect", "--platform", "linux/amd64", &name])?;
+        let told_of_platform = format!("for linux/amd64, {}, is damaged", image.manifest);
+        let heals_platform = format!("'wherry pull --platform linux/amd64 {reference}'");
+        assert!(said.contains(&told_of_platform) && said.contains(&heals_platform), "{name}: {said}");
         let said = node.fails(&["export", &name, "-o", "/dev/null"])?;
         assert!(said.contains(&told) && said.contains(&heals), "{name}: {said}");
         node.run(&["pull", &name])?;

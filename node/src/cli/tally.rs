@@ -40,8 +40,8 @@ pub(super) struct Tally {
     speed: Speed,
     /// The limit that holds all of it up, in words, until something comes again.
     limited: Option<String>,
-    /// The one that a line was made of last.
-    said: Option<String>,
+    /// The one that was heard of last, and when.
+    said: Option<(String, Instant)>,
 }
 
 struct Blob {
@@ -115,14 +115,18 @@ impl Tally {
             PullEvent::Stuck { digest, waits_for, origin } => {
                 let blob = self.blobs.iter_mut().find(|blob| blob.digest == *digest)?;
                 blob.waits = Some(harmless(&waits_for_what(*waits_for, origin)));
-                self.limited = None;
+                // Another one may wait for a limit, of which is told time and again while it holds.
+                if !self.hears_of_limit(now) {
+                    self.limited = None;
+                }
                 None
             }
             PullEvent::Waiting { why, .. } => {
                 let why = harmless(why);
-                let is_news = self.said.as_ref() != Some(&why);
+                let is_same = self.said.as_ref().is_some_and(|(said, _)| *said == why);
+                let is_news = !is_same || !self.hears_of_limit(now);
                 self.limited = Some(why.clone());
-                self.said = Some(why.clone());
+                self.said = Some((why.clone(), now));
                 is_news.then(|| format!("waiting: {why}"))
             }
             PullEvent::LayerDone { digest, from_peers, from_origin } => {
@@ -155,6 +159,11 @@ impl Tally {
     /// Whether something has arrived since then.
     pub(super) fn moved_since(&self, then: Instant) -> bool {
         self.speed.moved.is_some_and(|moved| moved > then)
+    }
+
+    /// Whether the last limit that was heard of may hold still.
+    fn hears_of_limit(&self, now: Instant) -> bool {
+        self.said.as_ref().is_some_and(|(_, heard)| now.saturating_duration_since(*heard) < STILL)
     }
 
     fn arrived(&self) -> u64 {

@@ -445,8 +445,20 @@ fn what_waits_says_for_what_in_place_of_a_rate_and_a_time() {
     assert_eq!(tally.event(&waiting, at(12)), None, "it was said");
     assert!(tally.all(at(10)).ends_with(", waits: until 22:00"), "{}", tally.all(at(10)));
     assert!(tally.rows(100, 30, at(10))[1].ends_with(" waits"), "{:#?}", tally.rows(100, 30, at(10)));
+    tally.event(&stuck(digest()), at(12));
+    assert!(
+        tally.all(at(12)).ends_with(", waits: until 22:00"),
+        "one waits for it still: {}",
+        tally.all(at(12))
+    );
     tally.event(&progress(other, 10 << 20), at(13));
     assert!(tally.all(at(13)).contains("/s, "), "{}", tally.all(at(13)));
+    // The next evening, and then somebody else is what is waited for.
+    assert_eq!(tally.event(&waiting, at(20)).unwrap(), "waiting: until 22:00");
+    for blob in [digest(), other] {
+        tally.event(&stuck(blob), at(30));
+    }
+    assert!(tally.all(at(30)).contains(", waits for this node's link"), "{}", tally.all(at(30)));
 }
 
 #[test]

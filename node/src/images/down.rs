@@ -21,8 +21,17 @@ const MAX_DOWN: usize = 256;
 /// An origin's last failure.
 struct Failed {
     when: Instant,
+    // The same in seconds since the Unix epoch.
+    time: u64,
     what: String,
     why: String,
+}
+
+impl Failed {
+    /// How long ago that was. A clock that was set meanwhile makes it longer, so that nothing is remembered for ever.
+    fn age(&self, now: u64) -> Duration {
+        Duration::from_secs(now.abs_diff(self.time))
+    }
 }
 
 /// Origins that could not be reached, at most [`MAX_DOWN`].
@@ -38,14 +47,14 @@ impl Down {
 impl Images {
     /// Why an origin is not asked for this now: a moment ago it could not be reached, and it has answered nobody since.
     pub(super) fn is_down(&self, host: &Host, what: String) -> Option<OriginError> {
-        let down = self.0.down.lock();
-        let failed = down.get(host).filter(|failed| failed.when.elapsed() < DOWN_FOR)?;
+        let (down, now) = (self.0.down.lock(), (self.0.parts.clock)());
+        let failed = down.get(host).filter(|failed| failed.age(now) < DOWN_FOR)?;
         if self.0.parts.origins.answered(host).is_some_and(|answered| answered > failed.when) {
             return None;
         }
         let why = format!(
             "it was not asked, since {} ago it could not be reached to get {}: {}",
-            show_age(failed.when.elapsed()),
+            show_age(failed.age(now)),
             failed.what,
             failed.why
         );
@@ -55,10 +64,10 @@ impl Images {
     /// Remembers that an origin could not be reached, if that is what the error says.
     pub(super) fn note_down(&self, host: &Host, error: &OriginError) {
         let OriginError::Unreachable { what, why, .. } = error else { return };
-        let mut down = self.0.down.lock();
-        down.retain(|_, failed| failed.when.elapsed() < DOWN_FOR);
-        if down.len() < MAX_DOWN {
-            let failed = Failed { when: Instant::now(), what: what.clone(), why: why.clone() };
+        let (mut down, time) = (self.0.down.lock(), (self.0.parts.clock)());
+        down.retain(|_, failed| failed.age(time) < DOWN_FOR);
+        if down.len() < MAX_DOWN || down.contains_key(host) {
+            let failed = Failed { when: Instant::now(), time, what: what.clone(), why: why.clone() };
             down.insert(host.clone(), failed);
         }
     }

@@ -10,7 +10,7 @@ use wherry_proto::Digest;
 
 use super::platform::{choose, chosen, this_platform};
 use super::untagged::Named;
-use super::{ImageError, ImageName, Images, KeptImage, TagEntry, blocking, may_be_manifest};
+use super::{ImageError, ImageName, Images, KeptImage, TagEntry, blocking};
 
 /// For how long what was found out by reading every manifest serves.
 pub const COUNT_FOR: Duration = Duration::from_secs(2);
@@ -22,6 +22,7 @@ const MAX_PARTS: usize = 1 << 16;
 pub(super) struct Count {
     count: usize,
     changes: (u64, u64),
+    began: Instant,
     // When they may be counted again.
     next: Instant,
 }
@@ -211,7 +212,7 @@ impl Images {
                 ManifestContent::Image(_) => true,
                 ManifestContent::Index(index) => {
                     let mut entries = index.manifests.iter();
-                    entries.any(|entry| store.holds(&entry.digest) || store.is_damaged(&entry.digest))
+                    entries.any(|entry| store.is_known(&entry.digest))
                 }
             },
             Ok(None) => store.is_damaged(&meaning.digest),
@@ -237,10 +238,40 @@ impl Images {
         blocking(move || Ok(records.keep(&name, &kept)?)).await
     }
 
-    /// Forgets a name. What it meant stays in the store.
+    /// Forgets a name, and what was known of its repository for the name's sake alone. What it meant stays in the store.
     pub async fn forget(&self, name: &ImageName) -> Result<bool, ImageError> {
-        let (records, name) = (self.records().clone(), name.clone());
-        blocking(move || Ok(records.forget(&name)?)).await
+        let (images, name) = (self.clone(), name.clone());
+        blocking(move || {
+            let forgotten = images.records().forget(&name)?;
+            if let ImageName::Reference(reference) = &name {
+                images.drop_unneeded(reference.host(), reference.repository())?;
+            }
+            Ok(forgotten)
+        })
+        .await
+    }
+
+    /// The manifest of a known image that is damaged, if one is: its own or, of an index, that of `platform`, without one any.
+    pub async fn damaged_manifest(
+        &self,
+        known: &KnownImage,
+        platform: Option<&Platform>,
+    ) -> Result<Option<Digest>, ImageError> {
+        let (images, known, platform) = (self.clone(), known.clone(), platform.cloned());
+        blocking(move || {
+            let KnownImage { name, meaning } = &known;
+            let is_damaged = |digest: &Digest| images.0.parts.store.is_damaged(digest);
+            let Some(top) = images.read_manifest(meaning.digest, Some(&meaning.media_type))? else {
+                return Ok(Some(meaning.digest).filter(is_damaged));
+            };
+            let ManifestContent::Index(index) = top.content() else { return Ok(None) };
+            let entries = match &platform {
+                Some(wanted) => std::slice::from_ref(chosen(name, index, wanted)?),
+                None => index.manifests.as_slice(),
+            };
+            Ok(entries.iter().map(|entry| entry.digest).find(is_damaged))
+        })
+        .await
     }
 
     /// All blobs that an image leads to, whether they are here or not: of an index those of every platform of which the
@@ -250,38 +281,34 @@ impl Images {
         blocking(move || images.parts_of(&meaning)).await
     }
 
-    /// The blobs of an image's repository that are here and that no image here leads to, at most 65,536: where its
-    /// manifest is damaged its layers are among them. None if they may be another image's, since it has another name, or
-    /// the manifest of another one in the repository is damaged too.
+    /// Whether a manifest is damaged that tells what an image is made of: its own or, of an index, one of those that it
+    /// names.
+    pub async fn is_unread(&self, image: &KnownImage) -> Result<bool, ImageError> {
+        let (images, meaning) = (self.clone(), image.meaning.clone());
+        blocking(move || Ok(images.walk(&meaning)?.is_unread)).await
+    }
+
+    /// The blobs of an image's repository that are here and that no image here leads to, at most 65,536: where one of its
+    /// manifests is damaged the layers that this named are among them. None if they may be another image's, since it has
+    /// another name, or a manifest of another one is damaged too, in whichever repository: what that named is not known.
     pub async fn astray(&self, image: &KnownImage) -> Result<Vec<Digest>, ImageError> {
         let ImageName::Reference(own) = image.name.clone() else { return Ok(Vec::new()) };
         let (images, image, digest) = (self.clone(), image.clone(), image.digest());
         blocking(move || {
             let store = &images.0.parts.store;
             let of_repository = images.records().granted(own.host(), own.repository(), MAX_PARTS)?;
-            let mut here: HashSet<Digest> = of_repository
-                .into_iter()
-                .filter(|blob| store.holds(blob) || store.is_damaged(blob))
-                .collect();
+            let mut here: HashSet<Digest> =
+                of_repository.into_iter().filter(|blob| store.is_known(blob)).collect();
             let mut is_alone = true;
             images.try_each_name(|name, meaning| {
-                let parts = images.parts_of(meaning)?;
-                parts.iter().for_each(|part| _ = here.remove(part));
-                let is_other = *name != image.name;
-                is_alone &= !is_other
-                    || !parts.iter().any(|part| *part == digest || images.is_damaged_manifest(&own, part));
+                let Parts { digests, is_unread } = images.walk(meaning)?;
+                digests.iter().for_each(|part| _ = here.remove(part));
+                is_alone &= *name == image.name || !(is_unread || digests.contains(&digest));
                 Ok(())
             })?;
             Ok(if is_alone { here.into_iter().collect() } else { Vec::new() })
         })
         .await
-    }
-
-    /// Whether a manifest of a reference's repository is damaged.
-    fn is_damaged_manifest(&self, reference: &Reference, digest: &Digest) -> bool {
-        let grant = || self.records().grant(reference.host(), reference.repository(), digest).ok().flatten();
-        self.0.parts.store.is_damaged(digest)
-            && grant().is_some_and(|grant| may_be_manifest(&grant.media_type))
     }
 
     /// The same of a name; nothing where it is not known what that means.
@@ -308,13 +335,22 @@ impl Images {
 
     /// All that a reference leads to: the manifest, and as far as manifests are here what they name.
     pub(super) fn parts_of(&self, meaning: &Meaning) -> Result<Vec<Digest>, ImageError> {
+        Ok(self.walk(meaning)?.digests)
+    }
+
+    fn walk(&self, meaning: &Meaning) -> Result<Parts, ImageError> {
+        let mut is_unread = false;
         let (mut parts, mut seen) = (vec![meaning.digest], HashSet::from([meaning.digest]));
         let mut manifests = vec![(meaning.digest, meaning.media_type.clone())];
         while let Some((digest, media_type)) = manifests.pop() {
             let manifest = match self.read_manifest(digest, Some(&media_type)) {
                 Ok(Some(manifest)) => manifest,
                 // One that is not here, or never was a manifest, names nothing.
-                Ok(None) | Err(ImageError::NotAManifest { .. }) => continue,
+                Ok(None) => {
+                    is_unread |= self.0.parts.store.is_damaged(&digest);
+                    continue;
+                }
+                Err(ImageError::NotAManifest { .. }) => continue,
                 Err(error) => return Err(error),
             };
             match manifest.content() {
@@ -333,16 +369,18 @@ impl Images {
                 }
             }
         }
-        Ok(parts)
+        Ok(Parts { digests: parts, is_unread })
     }
 
     /// How many images are here with all their blobs. Finding out reads every manifest, so that it is done once as long as
     /// nothing comes or leaves, and else with pauses that are as long as it takes, but for [`COUNT_FOR`] at most.
     pub async fn whole_images(&self) -> usize {
         let changes = || (self.0.parts.store.changes(), self.records().changes());
+        let asked = Instant::now();
         let mut last = self.0.count.lock().await;
         if let Some(last) = &*last {
-            if last.changes == changes() {
+            // What was begun while this one waited for its turn is as new as what it would find out itself.
+            if last.began >= asked || last.changes == changes() {
                 return last.count;
             }
             sleep_until(last.next).await;
@@ -354,7 +392,7 @@ impl Images {
         };
         let count = whole.len();
         let next = Instant::now() + began.elapsed().min(COUNT_FOR);
-        *last = Some(Count { count, changes, next });
+        *last = Some(Count { count, changes, began, next });
         count
     }
 
@@ -404,6 +442,14 @@ impl Images {
         });
         Ok(Some(LocalImage { name: name.clone(), top, image, whole, since: meaning.since }))
     }
+}
+
+/// What a reference leads to.
+struct Parts {
+    /// Each once, and behind the manifest that names it.
+    digests: Vec<Digest>,
+    /// Whether one of the manifests is damaged, so that it is not known what it named.
+    is_unread: bool,
 }
 
 /// What a reference means here.

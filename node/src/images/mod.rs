@@ -3,6 +3,7 @@
 //! A digest is answered from wherever it is, a tag by the policy `origin-first`: the origin is asked at most once
 //! per `tag_ttl` and site, and the newest answer that the site knows serves while the origin is out of reach.
 
+mod caught_up;
 mod content;
 mod down;
 mod error;
@@ -22,7 +23,7 @@ mod untagged;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +38,7 @@ use wherry_gateway::{Descriptor, Host, Manifest, ManifestContent, Reference, Rep
 use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
 use crate::flights::Flights;
+use crate::seldom::Seldom;
 use crate::status::Metrics;
 use crate::store::{Store, StoredBlob};
 use crate::swarm::Clock;
@@ -63,6 +65,9 @@ pub trait Site: Send + Sync + 'static {
     /// What neighbours say of a reference, be it a tag or a digest. Each record is about this very reference and
     /// signed by a member that may resolve. Waits for a short time that is the implementor's.
     fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>>;
+
+    /// Counts up whenever a node of the site comes: what this one did not hear while they were apart, that one may know.
+    fn meetings(&self) -> u64;
 
     /// Whether another node of the site is to ask the origin about a reference for all: the highest in rank does.
     fn has_resolver(&self, reference: &Reference) -> bool;
@@ -124,14 +129,15 @@ struct Inner {
     records: Records,
     unproven: Arc<Unproven>,
     down: down::Down,
+    caught_up: caught_up::CaughtUp,
     // Those who ask for the same name at once share one answer, be it a failure.
     resolving: Flights<(String, bool), Result<Resolved, ImageError>>,
     // Under one lock while it is counted, so that many who ask cause one count.
     count: tokio::sync::Mutex<Option<list::Count>>,
     // Under one lock while it is found out, as above.
     moved: tokio::sync::Mutex<moved::Answers>,
-    // How many tags are known, once it has been counted.
-    known_tags: Mutex<Option<usize>>,
+    // What of the records that are passed over the log says.
+    seldom: Seldom,
     news: watch::Sender<u64>,
 }
 
@@ -168,10 +174,11 @@ impl Images {
             unproven: Arc::new(Unproven::new(records.clone())),
             records,
             down: down::Down::default(),
+            caught_up: caught_up::CaughtUp::default(),
             resolving: Flights::default(),
             count: tokio::sync::Mutex::default(),
             moved: tokio::sync::Mutex::default(),
-            known_tags: Mutex::default(),
+            seldom: Seldom::default(),
             news: watch::Sender::new(0),
         })))
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _, stream};
+use tokio::time::MissedTickBehavior;
 use wherry_gateway::manifest::Image;
 use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference, TagOrDigest};
 use wherry_proto::Digest;
@@ -110,7 +111,10 @@ impl Images {
         // What cannot be had whole is to cost nothing that is here.
         self.0.parts.store.would_fit(&blobs.iter().map(|blob| (blob.digest, blob.size)).collect())?;
         // Until all is here nothing may leave that is: other images that have it may be removed meanwhile.
-        let mut claims = vec![self.claim_manifest(&top).await?, self.claim_manifest(&manifest).await?];
+        let mut claims = Vec::new();
+        for manifest in [&top, &manifest] {
+            claims.push(self.claim_manifest(reference, manifest).await?);
+        }
         if reference.target().digest().is_some() {
             self.keep_image(reference.clone().into(), &top).await?;
         }
@@ -135,15 +139,17 @@ impl Images {
         claim.ok_or_else(|| StoreError::NotHeld(digest).into())
     }
 
-    /// Claims a manifest that is at hand, whether it is still in the store or not.
-    async fn claim_manifest(&self, manifest: &Manifest) -> Result<Claim, ImageError> {
-        let (images, manifest) = (self.clone(), manifest.clone());
-        blocking(move || {
-            images.0.parts.store.put(manifest.digest(), manifest.raw())?;
-            images.tell_store(&manifest);
-            images.claim(*manifest.digest())
-        })
-        .await
+    /// Claims a manifest that is at hand, whether it is still in the store or not. Where it had left, what it says of the
+    /// repository may have been forgotten.
+    async fn claim_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<Claim, ImageError> {
+        let (images, kept) = (self.clone(), manifest.clone());
+        let claim = blocking(move || {
+            images.0.parts.store.put(kept.digest(), kept.raw())?;
+            images.claim(*kept.digest())
+        });
+        let claim = claim.await?;
+        self.learn(reference, manifest).await?;
+        Ok(claim)
     }
 
     /// Makes sure, before anything large is fetched, that an image which is alone runs on the platform that was asked
@@ -244,6 +250,7 @@ async fn watch(transfer: &Transfer, tell: impl Fn(Happens)) -> Result<StoredBlob
     let outcome = transfer.wait();
     tokio::pin!(outcome);
     let mut ticks = tokio::time::interval(PROGRESS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut linked, mut moved) = (transfer.progress().linked, Instant::now());
     loop {
         tokio::select! {

@@ -1,6 +1,6 @@
 //! What this node knows of names: which manifests tags mean, and what belongs to which repository.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -103,6 +103,9 @@ pub struct Records {
     manifests: Arc<Manifests>,
     changes: Arc<AtomicU64>,
 }
+
+/// What belongs to a repository, with the key and what is known of it.
+type Granted = (Digest, Vec<u8>, Grant);
 
 /// Manifests by their digests in repositories, with their media types.
 type ManifestList = Arc<Vec<(Reference, String)>>;
@@ -350,8 +353,21 @@ impl Records {
         self.grants.update(grant_key(host, repository, digest).as_bytes(), change).map(|_| ())
     }
 
-    /// Drops the grants of a repository that nothing here needs any more: what they are of `holds` says is gone, and no
-    /// manifest that is here names it. `names_of` tells what one names, if it can be read. Returns how many that are.
+    /// What belongs to a repository, by the keys of its grants; `None` if that is more than [`MAX_GRANTS`].
+    fn grants_of(&self, prefix: &str) -> Result<Option<Vec<Granted>>, StoreError> {
+        let all = self.grants.scan_prefix(prefix.as_bytes(), MAX_GRANTS + 1)?;
+        if all.len() > MAX_GRANTS {
+            return Ok(None);
+        }
+        let digest_of =
+            |key: &[u8]| key.get(prefix.len()..).and_then(|digest| read::<Digest>(digest.to_vec()));
+        let all = all.into_iter().filter_map(|(key, grant)| Some((digest_of(&key)?, key, grant)));
+        Ok(Some(all.collect()))
+    }
+
+    /// Drops the grants of a repository that nothing here needs any more: what they are of `holds` says is gone, no name
+    /// means it or has meant it before, and no manifest that is here names it. `names_of` tells what one names, if it can be
+    /// read. Returns how many that are.
     pub fn drop_unneeded(
         &self,
         host: &Host,
@@ -359,25 +375,35 @@ impl Records {
         holds: impl Fn(&Digest) -> bool,
         names_of: impl Fn(&Digest, &str) -> Option<Vec<Digest>>,
     ) -> Result<usize, StoreError> {
-        let _learning = self.manifests.learning.lock().unwrap_or_else(PoisonError::into_inner);
         let prefix = format!("{host}/{repository}@");
-        let all = self.grants.scan_prefix(prefix.as_bytes(), MAX_GRANTS + 1)?;
-        if all.len() > MAX_GRANTS {
+        // Read before anybody has to wait for it.
+        let Some(mut here) = self.grants_of(&prefix)? else { return Ok(0) };
+        here.retain(|(digest, _, grant)| grant.unfolded && holds(digest));
+        if here.len() > MAX_READ {
             return Ok(0);
         }
-        let digest_of =
-            |key: &[u8]| key.get(prefix.len()..).and_then(|digest| read::<Digest>(digest.to_vec()));
-        let all = all.into_iter().filter_map(|(key, grant)| Some((digest_of(&key)?, key, grant)));
-        let (here, gone): (Vec<_>, Vec<_>) = all.partition(|(digest, ..)| holds(digest));
-        let mut needed = HashSet::new();
-        for (number, (digest, _, grant)) in here.iter().filter(|(.., grant)| grant.unfolded).enumerate() {
+        let mut names = HashMap::new();
+        for (digest, _, grant) in here {
             // One that cannot be read may need any of them.
-            let names = names_of(digest, &grant.media_type).filter(|_| number < MAX_READ);
-            let Some(names) = names else { return Ok(0) };
-            needed.extend(names);
+            let Some(named) = names_of(&digest, &grant.media_type) else { return Ok(0) };
+            names.insert(digest, named);
+        }
+        let _learning = self.manifests.learning.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(all) = self.grants_of(&prefix)? else { return Ok(0) };
+        let (here, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(digest, ..)| holds(digest));
+        let Some(mut needed) = self.meant(host, repository)? else { return Ok(0) };
+        for (number, (digest, _, grant)) in here.iter().filter(|(.., grant)| grant.unfolded).enumerate() {
+            // Only what was learned meanwhile is read now.
+            let named = names.remove(digest).or_else(|| names_of(digest, &grant.media_type));
+            let Some(named) = named.filter(|_| number < MAX_READ) else { return Ok(0) };
+            needed.extend(named);
         }
         let mut dropped = 0;
         for (digest, key, grant) in gone {
+            if holds(&digest) {
+                // It has come meanwhile.
+                continue;
+            }
             if !needed.contains(&digest) {
                 dropped += usize::from(self.grants.remove(&key)?);
             } else if grant.unfolded {
@@ -387,6 +413,21 @@ impl Records {
         }
         self.manifests.learned.fetch_add(1, Ordering::AcqRel);
         Ok(dropped)
+    }
+
+    /// What the names of a repository mean and its tags have meant before; `None` if there are more than [`MAX_GRANTS`] of
+    /// either.
+    fn meant(&self, host: &Host, repository: &Repository) -> Result<Option<HashSet<Digest>>, StoreError> {
+        let name = format!("{host}/{repository}");
+        let tags = self.tags.scan_prefix(format!("{name}:").as_bytes(), MAX_GRANTS + 1)?;
+        let moved = self.moved_tags(host, repository, MAX_GRANTS + 1)?;
+        let kept = self.kept.scan_prefix(format!("{name}@").as_bytes(), MAX_GRANTS + 1)?;
+        if [tags.len(), moved.len(), kept.len()].into_iter().any(|count| count > MAX_GRANTS) {
+            return Ok(None);
+        }
+        let kept = kept.into_iter().filter_map(|(key, _)| read::<Reference>(key)?.target().digest().copied());
+        let moved = moved.into_iter().flat_map(|(_, before)| before);
+        Ok(Some(tags.into_iter().map(|(_, entry)| entry.record.digest).chain(moved).chain(kept).collect()))
     }
 
     /// Remembers that a manifest, and all that it names, belongs to a repository.

@@ -43,6 +43,10 @@ impl Site for Client {
         async move { self.tag(&reference, PATIENCE).await }.boxed()
     }
 
+    fn meetings(&self) -> u64 {
+        self.meetings()
+    }
+
     fn has_resolver(&self, reference: &Reference) -> bool {
         resolvers(self, reference, false).next().is_some()
     }

@@ -1,16 +1,16 @@
 //! What a tag means, by the policy `origin-first`.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout, timeout_at};
+use futures::{StreamExt as _, stream};
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use wherry_gateway::origin::{OriginError, describe};
 use wherry_gateway::server::Source;
-use wherry_gateway::{Host, Manifest, Reference};
-use wherry_proto::{TagMeaning, TagRecord};
+use wherry_gateway::{Host, Manifest, Reference, TagOrDigest};
+use wherry_proto::{NodeId, TagMeaning, TagRecord};
 
-use super::{ImageError, Images, ImagesParts, MAX_IMAGES, Resolved, TagEntry, Unasked, blocking};
+use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, Unasked, blocking};
 use crate::config::units::show_age;
 
 /// How far ahead of this node's clock a time may lie at which an origin confirmed a tag, in seconds. One beyond this comes
@@ -50,6 +50,9 @@ const PATIENCE_AFTER_ANOTHER: Duration = Duration::from_millis(1500);
 /// How long an origin is waited for when it is the only hope.
 const PATIENCE: Duration = Duration::from_secs(25);
 
+/// Of how many tags at once the site is told.
+const TOLD_AT_ONCE: usize = 16;
+
 /// What an origin said, without the rest.
 pub(super) fn why(error: &ImageError) -> String {
     match error {
@@ -79,6 +82,21 @@ impl Heard {
     /// What comes of this until then, or however late where there is nothing to serve instead. `None` if it is late.
     async fn unless_late<T>(&self, until: Instant, work: impl Future<Output = T>) -> Option<T> {
         if self.has_answer() { timeout_at(until, work).await.ok() } else { Some(work.await) }
+    }
+}
+
+/// When an origin was asked, and what was known then.
+struct Asking {
+    /// In seconds since the Unix epoch. What it says counts from then on: the answer may have been long on its way.
+    at: u64,
+    /// The sequence of the record that was known.
+    before: Option<u64>,
+}
+
+impl Asking {
+    /// Whether this was learned since.
+    fn is_before(&self, known: &TagEntry) -> bool {
+        self.before.is_none_or(|before| known.record.sequence > before)
     }
 }
 
@@ -117,13 +135,17 @@ impl Images {
         let began = Instant::now();
         let until = began + if for_all { ASKING_TIME_FOR_ALL } else { ASKING_TIME };
         let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
-        if let Some(resolved) = self.fresh(reference, &heard, until).await? {
+        // A move that was told while this node was away, or not yet started, it has not heard of.
+        let meetings = self.0.parts.site.meetings();
+        let caught_up = self.0.caught_up.has(reference, meetings);
+        if caught_up && let Some(resolved) = self.fresh(reference, &heard, until).await? {
             return Ok(resolved);
         }
         for record in self.0.parts.site.records(reference).await {
             self.hear(reference, record, &mut heard).await?;
         }
-        if heard.source == Source::Peer
+        self.0.caught_up.add(reference, meetings);
+        if (!caught_up || heard.source == Source::Peer)
             && let Some(resolved) = self.fresh(reference, &heard, until).await?
         {
             return Ok(resolved);
@@ -274,6 +296,8 @@ impl Images {
         Ok(Some(Resolved { manifest, source, age, unasked: Some(Unasked::Lately) }))
     }
 
+    /// What the origin says now, within so long. Asked once more where the site has learned of a move meanwhile: the
+    /// answer may be from before that.
     async fn ask_origin(
         &self,
         reference: &Reference,
@@ -281,14 +305,42 @@ impl Images {
         has_answer: bool,
         patience: Duration,
     ) -> Result<Resolved, ImageError> {
+        let until = Instant::now() + patience;
+        let entry = match self.ask_once(reference, known, has_answer, until).await? {
+            Ok(resolved) => return Ok(resolved),
+            Err(entry) => entry,
+        };
+        let TagEntry { record, confirmed, .. } =
+            match self.ask_once(reference, Some(&entry), has_answer, until).await? {
+                Ok(resolved) => return Ok(resolved),
+                Err(entry) => entry,
+            };
+        // It moves faster than the origin answers: whoever told of it last has asked after this node.
+        let target = TagOrDigest::Digest(record.digest);
+        let by_digest = Reference::new(reference.host().clone(), reference.repository().clone(), target);
+        let resolved = self.manifest_by_digest(&by_digest, record.digest, true).await?;
+        let age = self.age(confirmed);
+        Ok(Resolved { age, unasked: Some(Unasked::Lately), ..resolved }.just_asked())
+    }
+
+    /// What the origin says, or what the site has learned while it was asked.
+    async fn ask_once(
+        &self,
+        reference: &Reference,
+        known: Option<&TagEntry>,
+        has_answer: bool,
+        until: Instant,
+    ) -> Result<Result<Resolved, TagEntry>, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
         let what = describe(repository, reference.target());
+        let mut asking = self.asking(reference)?;
         let head = match self.is_down(host, what.clone()).filter(|_| has_answer) {
             Some(error) => Err(error),
             None => {
+                let began = Instant::now();
                 let asked = self.0.parts.origins.head(host, repository, reference.target());
-                let head = timeout(patience, asked).await;
-                let head = head.unwrap_or_else(|_| Err(silent(host, what, patience)));
+                let head = timeout_at(until, asked).await;
+                let head = head.unwrap_or_else(|_| Err(silent(host, what, began.elapsed())));
                 // Only what was really answered counts, or asking often would keep an origin down.
                 head.inspect_err(|origin| self.note_down(host, origin))
             }
@@ -318,46 +370,77 @@ impl Images {
                 self.learn(reference, &found.0).await?;
                 found
             }
-            None => (self.manifest_from_origin(reference).await?, Source::Origin),
+            None => {
+                // It is asked once more, and may say something else.
+                asking = self.asking(reference)?;
+                (self.manifest_from_origin(reference).await?, Source::Origin)
+            }
         };
-        self.change(reference, &manifest, (self.0.parts.clock)()).await?;
-        Ok(Resolved { manifest, source, age: Some(Duration::ZERO), unasked: None })
+        let (moved, overtaken) = self.change(reference, &manifest, Some(asking)).await?;
+        self.tell_site(moved).await;
+        Ok(match overtaken {
+            None => Ok(Resolved { manifest, source, age: Some(Duration::ZERO), unasked: None }),
+            Some(entry) => Err(entry),
+        })
     }
 
-    /// Signs and remembers what a tag means now. `confirmed` is when an origin said so, 0 if none did.
+    fn asking(&self, reference: &Reference) -> Result<Asking, ImageError> {
+        let known = self.0.records.tag(reference)?;
+        Ok(Asking { at: (self.0.parts.clock)(), before: known.map(|entry| entry.record.sequence) })
+    }
+
+    /// Signs and remembers what a tag means now, as an origin says that was asked so; `None` if none was. Returns what the
+    /// site is to be told before anybody is answered, if the tag meant something else. Where another meaning has been learned
+    /// since the origin was asked nothing changes, and that is returned instead.
     async fn change(
         &self,
         reference: &Reference,
         manifest: &Manifest,
-        confirmed: u64,
-    ) -> Result<(), ImageError> {
+        asking: Option<Asking>,
+    ) -> Result<(Option<TagRecord>, Option<TagEntry>), ImageError> {
         let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
         let now = (self.0.parts.clock)();
-        let moved = blocking(move || {
-            let mut before = None;
+        let (at, confirmed) = asking.as_ref().map_or((now, 0), |asking| (asking.at, asking.at));
+        let changing = blocking(move || {
+            let (mut before, mut overtaken) = (None, None);
             let entry = images.change_tag(&reference, |known| {
                 before = known.map(|entry| entry.record.digest);
-                let record = images.sign(&reference, &manifest, known.map(|entry| &entry.record), confirmed);
+                let newer = known.filter(|known| {
+                    asking.as_ref().is_some_and(|asking| asking.is_before(known))
+                        && known.record.digest != *manifest.digest()
+                });
+                overtaken = newer.cloned();
+                if overtaken.is_some() {
+                    return None;
+                }
+                let known = known.map(|entry| &entry.record);
+                let record = images.sign(&reference, &manifest, known, at, confirmed);
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
             images.is_news();
-            Ok(entry.filter(|entry| before != Some(entry.record.digest)))
+            // What it means is no move where it was not known: nobody heard another meaning from here.
+            let moved = entry.filter(|entry| before.is_some_and(|before| before != entry.record.digest));
+            Ok((moved.map(|entry| entry.record), overtaken))
         });
-        // Before anybody is answered: once a client has seen what it means now, nobody at the site may say what it meant
-        // before, even if this node is gone.
-        if let Some(entry) = moved.await? {
-            self.0.parts.site.moved(entry.record).await;
-        }
-        Ok(())
+        changing.await
     }
 
-    /// Takes in what a node of the site has just learned of a tag, if a member signed it that may resolve; whether that, or
-    /// something newer, is known now. Of tags that were not known here so many are taken in that they, and those that were
-    /// known when the first of them came, are no more than [`MAX_IMAGES`]. Reads the disk.
-    pub fn told(&self, record: &TagRecord) -> Result<bool, ImageError> {
+    /// Tells the site what tags mean now. Before anybody is answered: once a client has seen what one means now, nobody at the
+    /// site may say what it meant before, even if this node is gone.
+    pub async fn tell_site(&self, moved: impl IntoIterator<Item = TagRecord>) {
+        let told = moved.into_iter().map(|record| self.0.parts.site.moved(record));
+        stream::iter(told).for_each_concurrent(TOLD_AT_ONCE, |told| told).await;
+    }
+
+    /// Takes in what a node of the site has just learned of a tag, if a member signed it that may resolve, and the tag is
+    /// known here: who knows nothing of it says nothing old. Whether that is what is said here from now on, or something
+    /// newer, or nothing. Reads the disk, and writes only where the record is newer than what is known.
+    pub fn told(&self, asker: &NodeId, record: &TagRecord) -> Result<bool, ImageError> {
         let ImagesParts { certificate, clock, .. } = &self.0.parts;
         if let Err(why) = record.check(&certificate.network, clock(), 0) {
-            info!(reference = %record.reference, %why, "a tag record is passed over");
+            if let Some(left_out) = self.0.seldom.say(asker) {
+                info!(peer = %asker, reference = %record.reference, %why, left_out, "a tag record is passed over");
+            }
             return Ok(false);
         }
         // One that is written in another way nobody would find.
@@ -367,22 +450,16 @@ impl Images {
         else {
             return Ok(false);
         };
-        let mut known_tags = self.0.known_tags.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.records.tag(&reference)?.is_none() {
-            let count = match *known_tags {
-                Some(count) => count,
-                None => self.0.records.all_tags().count(),
-            };
-            if count >= MAX_IMAGES {
-                return Ok(false);
-            }
-            *known_tags = Some(count + 1);
-        }
+        let known = self.0.records.tag(&reference)?;
+        let Some(known) = known.filter(|known| record.supersedes(&known.record)) else { return Ok(true) };
         let entry =
             TagEntry { record: record.clone(), confirmed: self.credible(record.time), since: clock() };
-        let now = self.change_tag(&reference, |_| Some(entry.clone()))?;
-        self.is_news();
-        Ok(now.is_some_and(|now| now.record.digest == record.digest || now.record.supersedes(record)))
+        // It may have been forgotten meanwhile.
+        self.change_tag(&reference, |known| known.map(|_| entry.clone()))?;
+        if record.digest != known.record.digest {
+            self.is_news();
+        }
+        Ok(true)
     }
 
     /// Changes what is known of a tag, as [`Records::change_tag`](super::Records::change_tag) does, and remembers what it
@@ -399,21 +476,21 @@ impl Images {
         Ok(now)
     }
 
-    /// Signs what a tag means now. `None` if it cannot be put into a record, which the reference's own bounds rule
+    /// Signs what a tag meant `at` a time, which an origin said at the `time`. `None` if it cannot be put into a record, which the reference's own bounds rule
     /// out.
     fn sign(
         &self,
         reference: &Reference,
         manifest: &Manifest,
         known: Option<&TagRecord>,
+        at: u64,
         time: u64,
     ) -> Option<TagRecord> {
-        let now = (self.0.parts.clock)();
         let sequence = match known {
             Some(known) if known.digest == *manifest.digest() => known.sequence,
             // At least the time: a node that did not hear of the last record must not sign an older one's number.
-            Some(known) => known.sequence.saturating_add(1).max(now),
-            None => now,
+            Some(known) => known.sequence.saturating_add(1).max(at),
+            None => at,
         };
         let meaning = TagMeaning {
             reference: reference.to_string().parse().ok()?,
@@ -427,10 +504,14 @@ impl Images {
     }
 
     /// Gives a tag a meaning that comes from this site: an import or a push. No origin has confirmed it, so those who
-    /// can reach one ask it all the same.
-    pub async fn set_tag(&self, reference: &Reference, manifest: &Manifest) -> Result<(), ImageError> {
-        self.change(reference, manifest, 0).await?;
-        self.learn(reference, manifest).await
+    /// can reach one ask it all the same. What it returns is for [`Images::tell_site`].
+    pub async fn set_tag(
+        &self,
+        reference: &Reference,
+        manifest: &Manifest,
+    ) -> Result<Option<TagRecord>, ImageError> {
+        self.learn(reference, manifest).await?;
+        Ok(self.change(reference, manifest, None).await?.0)
     }
 
     /// What a neighbour is told of a reference: what its tag means or, for a digest, that it belongs to the

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use wherry_gateway::manifest::media_type;
-use wherry_gateway::{ManifestContent, Reference};
+use wherry_gateway::{Host, ManifestContent, Reference, Repository};
 use wherry_proto::Digest;
 
 use super::list::Meaning;
@@ -34,7 +34,7 @@ impl Images {
         self.records().each_manifest(|reference, media_type| {
             let Some(digest) = reference.target().digest().copied() else { return ControlFlow::Continue(()) };
             let store = &self.0.parts.store;
-            let is_known = store.holds(&digest) || store.is_damaged(&digest);
+            let is_known = store.is_known(&digest);
             if !may_be_manifest(media_type) || !is_known || !digests.insert(digest) {
                 return ControlFlow::Continue(());
             }
@@ -66,13 +66,11 @@ impl Images {
         let images = self.clone();
         blocking(move || {
             let store = &images.0.parts.store;
-            // What is damaged comes back, and is the same then.
-            let holds = |digest: &Digest| store.holds(digest) || store.is_damaged(digest);
             let mut repositories = HashSet::new();
             images.records().each_manifest(|reference, _| {
                 let digest = reference.target().digest();
                 let is_gone = |digest: &&Digest| {
-                    left.as_ref().is_none_or(|left| left.contains(*digest)) && !holds(digest)
+                    left.as_ref().is_none_or(|left| left.contains(*digest)) && !store.is_known(digest)
                 };
                 if digest.filter(is_gone).is_some() {
                     repositories.insert((reference.host().clone(), reference.repository().clone()));
@@ -80,19 +78,25 @@ impl Images {
                 ControlFlow::Continue(())
             })?;
             for (host, repository) in repositories {
-                let names_of = |digest: &Digest, media_type: &str| {
-                    let manifest = images.read_manifest(*digest, Some(media_type)).ok()??;
-                    Some(match manifest.content() {
-                        ManifestContent::Index(index) => {
-                            index.manifests.iter().map(|entry| entry.digest).collect()
-                        }
-                        ManifestContent::Image(image) => image.blobs().map(|blob| blob.digest).collect(),
-                    })
-                };
-                images.records().drop_unneeded(&host, &repository, holds, names_of)?;
+                images.drop_unneeded(&host, &repository)?;
             }
             Ok(())
         })
         .await
+    }
+
+    /// Drops what was known of a repository and nothing here needs any more. Reads the disk.
+    pub(super) fn drop_unneeded(&self, host: &Host, repository: &Repository) -> Result<(), ImageError> {
+        // What is damaged comes back, and is the same then.
+        let holds = |digest: &Digest| self.0.parts.store.is_known(digest);
+        let names_of = |digest: &Digest, media_type: &str| {
+            let manifest = self.read_manifest(*digest, Some(media_type)).ok()??;
+            Some(match manifest.content() {
+                ManifestContent::Index(index) => index.manifests.iter().map(|entry| entry.digest).collect(),
+                ManifestContent::Image(image) => image.blobs().map(|blob| blob.digest).collect(),
+            })
+        };
+        self.records().drop_unneeded(host, repository, holds, names_of)?;
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::io::SyncIoBridge;
 use tracing::info;
 use wherry_gateway::server::RefusalKind;
 use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
-use wherry_proto::Digest;
+use wherry_proto::{Digest, TagRecord};
 
 use super::pulls::Job;
 use super::{Node, now};
@@ -324,46 +324,11 @@ impl Backend for Node {
             let code = if error.is_no_space() { ErrorCode::NoSpace } else { ErrorCode::BadRequest };
             ApiError::new(code, error.to_string())
         })?;
-        let mut images = Vec::new();
-        for image in &imported.images {
-            let manifest = self.images.stored_manifest(image.digest, Some(&image.media_type)).await;
-            let manifest = manifest.map_err(image_error)?.ok_or_else(|| {
-                ApiError::new(
-                    ErrorCode::Internal,
-                    format!("the manifest {} has left the store", image.digest),
-                )
-            })?;
-            let references: Vec<Reference> = match &name {
-                Some(name) => vec![name.clone()],
-                None => image.names.iter().filter_map(|name| self.parse(name).ok()).collect(),
-            };
-            let mut names: Vec<ImageName> = references.into_iter().map(ImageName::from).collect();
-            if names.is_empty() {
-                names.push(ImageName::Unnamed(image.digest));
-            }
-            for name in names {
-                // Imported images stay: nothing could bring them back once they were evicted. Before it has the name, so
-                // that whoever removes the image by it also removes the pins.
-                let turn = self.pins.turn().await;
-                turn.pin_blobs(&name, &image.digest, image.blobs.clone()).await?;
-                let reference = match &name {
-                    ImageName::Reference(reference) => {
-                        self.images.set_tag(reference, &manifest).await.map_err(image_error)?;
-                        Some(reference.to_string())
-                    }
-                    ImageName::Unnamed(_) => {
-                        self.images.keep_image(name.clone(), &manifest).await.map_err(image_error)?;
-                        None
-                    }
-                };
-                drop(turn);
-                images.push(ImportedImage { reference, digest: image.digest, size: image.size });
-            }
-            for digest in &image.blobs {
-                self.swarm.announce(*digest).await;
-            }
-        }
-        Ok(ImportSummary { images })
+        let mut moved = Vec::new();
+        let named = self.name_imported(name, &imported.images, &mut moved).await;
+        // All at once, and while nobody waits for a turn; what has come of a part as well.
+        self.images.tell_site(moved).await;
+        Ok(ImportSummary { images: named? })
     }
 
     async fn exported(&self, reference: &str) -> Result<String, ApiError> {
@@ -463,6 +428,56 @@ impl Node {
                 }
             })
             .collect()
+    }
+
+    /// Gives imported images their names, or all of them the one that was asked for, and pins them. What tags have moved is
+    /// added to `moved`, also where an error comes of it in the end.
+    async fn name_imported(
+        &self,
+        name: Option<Reference>,
+        imported: &[bundle::ImportedImage],
+        moved: &mut Vec<TagRecord>,
+    ) -> Result<Vec<ImportedImage>, ApiError> {
+        let mut images = Vec::new();
+        for image in imported {
+            let manifest = self.images.stored_manifest(image.digest, Some(&image.media_type)).await;
+            let manifest = manifest.map_err(image_error)?.ok_or_else(|| {
+                ApiError::new(
+                    ErrorCode::Internal,
+                    format!("the manifest {} has left the store", image.digest),
+                )
+            })?;
+            let references: Vec<Reference> = match &name {
+                Some(name) => vec![name.clone()],
+                None => image.names.iter().filter_map(|name| self.parse(name).ok()).collect(),
+            };
+            let mut names: Vec<ImageName> = references.into_iter().map(ImageName::from).collect();
+            if names.is_empty() {
+                names.push(ImageName::Unnamed(image.digest));
+            }
+            for name in names {
+                // Imported images stay: nothing could bring them back once they were evicted. Before it has the name, so
+                // that whoever removes the image by it also removes the pins.
+                let turn = self.pins.turn().await;
+                turn.pin_blobs(&name, &image.digest, image.blobs.clone()).await?;
+                let reference = match &name {
+                    ImageName::Reference(reference) => {
+                        moved.extend(self.images.set_tag(reference, &manifest).await.map_err(image_error)?);
+                        Some(reference.to_string())
+                    }
+                    ImageName::Unnamed(_) => {
+                        self.images.keep_image(name.clone(), &manifest).await.map_err(image_error)?;
+                        None
+                    }
+                };
+                drop(turn);
+                images.push(ImportedImage { reference, digest: image.digest, size: image.size });
+            }
+            for digest in &image.blobs {
+                self.swarm.announce(*digest).await;
+            }
+        }
+        Ok(images)
     }
 }
 

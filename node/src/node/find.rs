@@ -184,34 +184,34 @@ impl Node {
             return Ok(local);
         }
         let name = &known.name;
-        let error = match platform {
-            Some(platform) => {
-                ApiError::new(ErrorCode::NotFound, format!("{name} for {platform} is not here"))
-                    .hint(format!("bring it here with 'wherry pull --platform {platform} {name}'"))
-            }
-            None => self.damaged_manifest(known).await?,
+        let damaged = self.images.damaged_manifest(known, platform).await.map_err(image_error)?;
+        let (of_platform, option) = match platform {
+            Some(platform) => (format!("{name} for {platform}"), format!("--platform {platform} ")),
+            None => (name.to_string(), String::new()),
         };
-        Err(self.with_moved(name, error).await)
-    }
-
-    async fn damaged_manifest(&self, known: &KnownImage) -> Result<ApiError, ApiError> {
-        let (name, parts) = (&known.name, self.images.parts(known).await.map_err(image_error)?);
-        let error = match parts.iter().find(|part| self.store.is_damaged(part)) {
-            Some(digest) => {
-                format!("the manifest of {name}, {digest}, is damaged and was set aside")
+        let message = match (damaged, platform) {
+            (Some(digest), _) => {
+                format!("the manifest of {of_platform}, {digest}, is damaged and was set aside")
             }
+            (None, Some(_)) => format!("{of_platform} is not here"),
             // It has left in the meantime.
-            None => format!("the manifest of {name} is not here"),
+            (None, None) => format!("the manifest of {name} is not here"),
         };
         let hint = match name {
-            ImageName::Reference(name) => {
-                format!("'wherry pull {name}' brings it again, 'wherry rm {name}' removes what is left")
+            ImageName::Reference(_) if damaged.is_none() => {
+                format!("bring it here with 'wherry pull {option}{name}'")
+            }
+            ImageName::Reference(_) => {
+                format!(
+                    "'wherry pull {option}{name}' brings it again, 'wherry rm {name}' removes what is left"
+                )
             }
             ImageName::Unnamed(_) => {
                 format!("import the image again, or remove what is left with 'wherry rm {name}'")
             }
         };
-        Ok(ApiError::new(ErrorCode::NotFound, error).hint(hint))
+        let error = ApiError::new(ErrorCode::NotFound, message).hint(hint);
+        Err(self.with_moved(name, error).await)
     }
 }
 

@@ -218,7 +218,7 @@ impl Holdings for Shelf {
         let Some(images) = self.images.get().filter(|_| self.class(&asker) == Some(LinkClass::Lan)) else {
             return false;
         };
-        images.told(record).unwrap_or_else(|error| {
+        images.told(&asker, record).unwrap_or_else(|error| {
             tracing::warn!(peer = %asker, reference = %record.reference, %error, "what a tag means is not taken in");
             false
         })

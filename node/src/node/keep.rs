@@ -58,8 +58,8 @@ impl Node {
             let name = image.name.to_string();
             // Until the name is forgotten: nothing is to be pinned under it anew meanwhile.
             let turn = self.pins.turn().await;
-            self.refuse_if_fetched(&image.name, &parts)?;
             parts.extend(self.unread_parts(&image, &parts).await?);
+            self.refuse_if_fetched(&image.name, &parts)?;
             let shared = self.needed_elsewhere(&image, &parts).await?;
             turn.unpin(&image.name).await?;
             // Manifests go behind what they name, and the name goes last: whatever comes between, the image can be
@@ -87,7 +87,7 @@ impl Node {
         image: &KnownImage,
         parts: &[Digest],
     ) -> Result<Vec<Digest>, ApiError> {
-        if self.images.local_of(image, None).await.is_ok_and(|local| local.is_some()) {
+        if !self.images.is_unread(image).await.map_err(image_error)? {
             return Ok(Vec::new());
         }
         let (store, name) = (self.store.clone(), image.name.to_string());
@@ -148,8 +148,10 @@ fn remove_all(store: &Store, blobs: &[Digest]) -> Result<Removed, StoreError> {
                 removed.blobs += 1;
                 removed.bytes += size.unwrap_or(0);
             }
-            // What is pinned under another name stays, and what comes for another image that has no name yet.
-            Ok(false) | Err(StoreError::Pinned(_) | StoreError::Claimed(_)) => {}
+            // What is pinned under another name stays, also what remains of it, and what comes for another image that has no
+            // name yet.
+            Err(StoreError::Pinned(_) | StoreError::Claimed(_)) => continue,
+            Ok(false) => {}
             Err(error) => return Err(error),
         }
         let (partial, bytes) = store.remove_partials(digest);
@@ -159,4 +161,36 @@ fn remove_all(store: &Store, blobs: &[Digest]) -> Result<Removed, StoreError> {
     // Whoever is told that it is gone may cut the power now.
     store.sync()?;
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use super::*;
+    use crate::store::StoreSettings;
+
+    #[test]
+    fn what_remains_of_a_damaged_blob_that_another_name_pins_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
+        let bytes = vec![7; 2 << 20];
+        let digest = Digest::sha256(&bytes);
+        store.put(&digest, &bytes).unwrap();
+        // Nothing is still to be done with the file.
+        store.sync().unwrap();
+        let hex = digest.hex();
+        let path = dir.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, [&[8], &bytes[1..]].concat()).unwrap();
+        assert!(!store.verify(&digest).unwrap());
+        store.pin("other", &digest).unwrap();
+        let Removed { blobs, partial, bytes } = remove_all(&store, &[digest]).unwrap();
+        assert_eq!((blobs, partial, bytes), (0, 0, 0));
+        assert!(store.is_damaged(&digest) && store.remains(&digest).is_some());
+
+        store.unpin("other", &digest).unwrap();
+        assert_eq!(remove_all(&store, &[digest]).unwrap().partial, 1);
+        assert!(!store.is_known(&digest));
+    }
 }

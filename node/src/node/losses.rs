@@ -37,18 +37,18 @@ pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Go
         if first.why != Why::Damaged {
             tokio::time::sleep(TOGETHER).await;
         }
-        let mut all = vec![first];
+        let (mut all, mut missed) = (vec![first], false);
         while all.len() < MAX_TOGETHER {
             match gone.try_recv() {
                 Ok(gone) => all.push(gone),
-                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Lagged(_)) => missed = true,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
         let left = all.iter().filter(|gone| gone.why != Why::Damaged).map(|gone| gone.digest).collect();
         report(&images, &metrics, all).await;
         // Afterwards: it tells the names.
-        forget(&images, Some(left)).await;
+        forget(&images, Some(left).filter(|_| !missed)).await;
     }
 }
 

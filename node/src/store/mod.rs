@@ -131,7 +131,7 @@ pub struct Usage {
 /// [`Table`]s, closes it, and waits for the disk to do so.
 ///
 /// [`Store::get`], [`Store::look`], [`Store::claim`], [`Store::holds`], [`Store::is_pinned`], [`Store::is_damaged`],
-/// [`Store::damaged`], [`Store::names`], [`Store::changes`], [`Store::remains`], [`Store::leaves`] and
+/// [`Store::is_known`], [`Store::damaged`], [`Store::names`], [`Store::changes`], [`Store::remains`], [`Store::leaves`] and
 /// [`Store::usage`] may be called from async code; all else waits for the disk.
 #[derive(Clone)]
 pub struct Store {
@@ -269,7 +269,13 @@ impl Store {
         lock(&self.shared.state).damaged.contains_key(digest)
     }
 
-    /// The length of such a blob while some of it is here and nobody fills it.
+    /// Whether a blob is held, or was until it was found damaged: what is damaged may be whole again.
+    pub fn is_known(&self, digest: &Digest) -> bool {
+        let state = lock(&self.shared.state);
+        state.blobs.contains_key(digest) || state.damaged.contains_key(digest)
+    }
+
+    /// The length of a damaged blob while some of it is here and nobody fills it.
     pub fn remains(&self, digest: &Digest) -> Option<u64> {
         let state = lock(&self.shared.state);
         let size = *state.damaged.get(digest)?;
@@ -283,7 +289,7 @@ impl Store {
         Remains::find(&self.shared, digest)
     }
 
-    /// All such blobs with their lengths, in no order: a snapshot.
+    /// All damaged blobs with their lengths, in no order: a snapshot.
     pub fn damaged(&self) -> HashMap<Digest, u64> {
         lock(&self.shared.state).damaged.clone()
     }
@@ -439,9 +445,9 @@ impl Store {
         self.shared.would_fit(blobs)
     }
 
-    /// Takes in what a held manifest names: `documents`, which are a configuration or manifests, and `layers`. Images make
-    /// room as a whole then, what tells of them last. Of what manifests name in all no more than 131,072 blobs are taken in,
-    /// and none without a budget. Reads memory only.
+    /// Takes in what a held manifest names: `documents`, which are a configuration or manifests, and `layers`. Blobs make
+    /// room image by image then, as many as are needed, and what tells of them last. Of a manifest that names more than 1,024
+    /// nothing is taken in, of all together no more than 131,072, and without a budget nothing. Reads memory only.
     pub fn names(&self, manifest: &Digest, documents: Vec<Digest>, layers: Vec<Digest>) {
         if self.shared.budget.is_some() {
             let named = Named { documents: documents.into(), layers: layers.into() };

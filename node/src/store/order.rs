@@ -12,6 +12,10 @@ use wherry_proto::Digest;
 /// last use.
 pub(super) const MAX_NAMED: usize = 1 << 17;
 
+/// How many blobs one manifest may name for it to be taken in: more than images and indexes that anybody uses, and so few that
+/// some that name as much as they can leave room for all others.
+pub(super) const MAX_NAMED_BY_ONE: usize = 1 << 10;
+
 /// What a manifest that is held names.
 #[derive(Debug)]
 pub(super) struct Named {
@@ -60,6 +64,8 @@ pub(super) struct Images<'a> {
     named: &'a HashMap<Digest, Named>,
     // Of what is named, by whom.
     by: HashMap<&'a Digest, Vec<&'a Digest>>,
+    // All that any of them names as a document.
+    documents: HashSet<&'a Digest>,
 }
 
 impl<'a> Images<'a> {
@@ -67,10 +73,15 @@ impl<'a> Images<'a> {
         let mut by: HashMap<&Digest, Vec<&Digest>> = HashMap::new();
         for (manifest, names) in named {
             for part in names.all() {
-                by.entry(part).or_default().push(manifest);
+                let by = by.entry(part).or_default();
+                // It may name the same more than once.
+                if by.last() != Some(&manifest) {
+                    by.push(manifest);
+                }
             }
         }
-        Self { held, named, by }
+        let documents = named.values().flat_map(|names| names.documents.iter()).collect();
+        Self { held, named, by, documents }
     }
 
     fn used(&self, digest: &Digest) -> u64 {
@@ -94,10 +105,13 @@ impl<'a> Images<'a> {
     pub(super) fn order(&self, coming: &HashSet<Digest>) -> Vec<Digest> {
         let images: HashMap<&Digest, u64> =
             self.named.keys().map(|manifest| (manifest, self.image_used(manifest))).collect();
-        let layer = |digest: &Digest| {
-            let images = self.named_by(digest).iter().filter_map(|manifest| images.get(manifest));
-            images.fold(self.used(digest), |used, image| used.max(*image))
+        // Once for each: one that many images have is asked for by each of them.
+        let of_images = |(layer, manifests): (&&'a Digest, &Vec<&Digest>)| {
+            let images = manifests.iter().filter_map(|manifest| images.get(manifest));
+            (*layer, images.fold(self.used(layer), |used, image| used.max(*image)))
         };
+        let layers: HashMap<&Digest, u64> = self.by.iter().map(of_images).collect();
+        let layer = |digest: &Digest| layers.get(digest).copied().unwrap_or_else(|| self.used(digest));
         // Never before any of its layers that is here.
         let mut tells: HashMap<&Digest, u64> = HashMap::new();
         for (manifest, names) in self.named {
@@ -157,7 +171,7 @@ impl<'a> Images<'a> {
         let mut manifests: Vec<&Digest> = self.named_by(digest).to_vec();
         while let Some(manifest) = manifests.pop() {
             if looked_at.insert(manifest) {
-                let documents = self.named[manifest].documents.iter();
+                let documents = self.named[manifest].documents.iter().filter(|it| going.contains(*it));
                 together.extend(documents.filter(|it| self.kind(it) == Kind::Configuration));
                 together.push(*manifest);
                 manifests.extend(self.named_by(manifest));
@@ -205,9 +219,7 @@ impl<'a> Images<'a> {
         match self.named.get(digest) {
             Some(names) if names.documents.iter().any(is_manifest) => Kind::Index,
             Some(_) => Kind::Manifest,
-            None if self.named_by(digest).iter().any(|it| self.named[*it].documents.contains(digest)) => {
-                Kind::Configuration
-            }
+            None if self.documents.contains(digest) => Kind::Configuration,
             None => Kind::Layer,
         }
     }

@@ -16,7 +16,7 @@ use super::commit::Queue;
 use super::files::{self, Layout};
 use super::index::{BlobRecord, Index};
 use super::links::{self, LinkTable};
-use super::order::{MAX_NAMED, Named};
+use super::order::{MAX_NAMED, MAX_NAMED_BY_ONE, Named};
 use super::remains::Left;
 use super::{Gone, StoreError, Why, partial};
 
@@ -119,7 +119,7 @@ impl State {
     pub(super) fn name(&mut self, manifest: &Digest, named: Named) {
         let in_all = self.named_in_all + named.len();
         let is_new = self.blobs.contains_key(manifest) && !self.named.contains_key(manifest);
-        if is_new && in_all <= MAX_NAMED {
+        if is_new && named.len() <= MAX_NAMED_BY_ONE && in_all <= MAX_NAMED {
             self.named_in_all = in_all;
             self.named.insert(*manifest, named);
         }

@@ -160,6 +160,11 @@ impl Client {
         self.0.neighbours.all().into_iter().map(|entry| entry.neighbour).collect()
     }
 
+    /// Counts up whenever a neighbour of this site comes.
+    pub fn meetings(&self) -> u64 {
+        self.0.neighbours.meetings()
+    }
+
     /// How cheaply a member is reached; `None` if it is not connected.
     pub fn class(&self, node: &NodeId) -> Option<LinkClass> {
         self.0.neighbours.get(node).map(|entry| entry.neighbour.class)

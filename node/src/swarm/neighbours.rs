@@ -1,6 +1,7 @@
 //! Who is connected, as everybody in this process may see it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{broadcast, mpsc};
@@ -60,11 +61,13 @@ pub(super) struct Entry {
 pub(super) struct Neighbours {
     entries: Mutex<BTreeMap<NodeId, Entry>>,
     notices: broadcast::Sender<Notice>,
+    meetings: AtomicU64,
 }
 
 impl Neighbours {
     pub(super) fn new() -> Self {
-        Self { entries: Mutex::default(), notices: broadcast::Sender::new(MAX_NOTICES) }
+        let notices = broadcast::Sender::new(MAX_NOTICES);
+        Self { entries: Mutex::default(), notices, meetings: AtomicU64::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Entry>> {
@@ -74,6 +77,10 @@ impl Neighbours {
     pub(super) fn insert(&self, entry: Entry) {
         let neighbour = entry.neighbour.clone();
         self.lock().insert(neighbour.node, entry);
+        if neighbour.class == LinkClass::Lan {
+            // Behind: whoever sees that it has come can ask it.
+            self.meetings.fetch_add(1, Ordering::AcqRel);
+        }
         let _ = self.notices.send(Notice::Connected(neighbour));
     }
 
@@ -100,6 +107,11 @@ impl Neighbours {
 
     pub(super) fn all(&self) -> Vec<Entry> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Counts up whenever one of this site comes.
+    pub(super) fn meetings(&self) -> u64 {
+        self.meetings.load(Ordering::Acquire)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::origin::{Credential, OriginSettings, Origins};
@@ -21,7 +21,7 @@ use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
-use wherry_node::images::{Images, ImagesParts, Site};
+use wherry_node::images::{ImageError, Images, ImagesParts, Site};
 use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
@@ -37,6 +37,8 @@ pub const DAY: u64 = 86_400;
 pub const TAG_TTL: Duration = Duration::from_secs(60);
 /// A repository whose blobs the origin gives to nobody who only asks for them.
 pub const FORBIDDEN: &str = "forbidden";
+/// How many connections may wait until the origin takes them.
+const BACKLOG: u32 = 128;
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -140,6 +142,8 @@ pub struct Said {
     /// How often the resolver was asked, and how often any other node.
     pub resolving: AtomicUsize,
     pub asking_anybody: AtomicUsize,
+    /// How often one of them has come.
+    pub meetings: AtomicU64,
 }
 
 impl Said {
@@ -170,6 +174,10 @@ impl Site for Said {
             said.iter().filter(|record| record.reference.as_str() == reference).cloned().collect()
         }
         .boxed()
+    }
+
+    fn meetings(&self) -> u64 {
+        self.meetings.load(Ordering::Relaxed)
     }
 
     fn has_resolver(&self, _: &Reference) -> bool {
@@ -326,6 +334,8 @@ pub struct Registry {
     blobs: Mutex<HashMap<(String, Digest), Bytes>>,
     /// How many manifests were asked for.
     pub asked: AtomicUsize,
+    /// Whether it keeps back what it has found to answer about manifests.
+    pub holding: watch::Sender<bool>,
     stop: CancellationToken,
 }
 
@@ -367,7 +377,6 @@ impl Content for Shared {
     type Blob = Reading;
 
     async fn manifest(&self, ask: Ask, reference: TagOrDigest, _: Want) -> Result<ManifestAnswer, Refusal> {
-        self.0.asked.fetch_add(1, Ordering::Relaxed);
         let repository = ask.repository.to_string();
         let found = match &reference {
             TagOrDigest::Tag(tag) => self.0.tags.lock().unwrap().get(&(repository, tag.to_string())).cloned(),
@@ -375,6 +384,9 @@ impl Content for Shared {
                 self.0.documents.lock().unwrap().get(&(repository, *digest)).cloned()
             }
         };
+        // Counted once it is found: what happens from then on changes nothing of this answer.
+        self.0.asked.fetch_add(1, Ordering::Relaxed);
+        let _ = self.0.holding.subscribe().wait_for(|holding| !*holding).await;
         let image = found.ok_or_else(|| Refusal::new(RefusalKind::ManifestUnknown, "no such manifest"))?;
         Ok(ManifestAnswer::new(image.bytes, image.media_type, image.digest))
     }
@@ -397,6 +409,8 @@ pub struct Lab {
     pub origin: Arc<Registry>,
     pub host: Host,
     clock: Arc<AtomicU64>,
+    // Has the origin's port, so that nobody else gets it while the origin is stopped.
+    port: Mutex<Option<TcpSocket>>,
 }
 
 /// A node without network: its store, and neighbours that a test speaks for.
@@ -405,34 +419,36 @@ pub struct Node {
     pub store: Store,
     pub site: Arc<Said>,
     pub peers: Arc<Holders>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Lab {
     pub async fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host: Host = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let [first, second] = [(); 2].map(|()| TcpSocket::new_v4().unwrap());
+        for socket in [&first, &second] {
+            socket.set_reuseaddr(true).unwrap();
+        }
+        first.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = first.local_addr().unwrap();
+        // Two may be bound while one listens, if both were bound before.
+        second.bind(address).unwrap();
         let origin = Arc::new(Registry::default());
-        let stop = origin.stop.clone();
+        let (listener, stop) = (first.listen(BACKLOG).unwrap(), origin.stop.clone());
         tokio::spawn(serve(listener, Arc::new(Shared(origin.clone())), ServerOptions::default(), stop));
-        Self { origin, ..Self::at(host) }
+        let port = Mutex::new(Some(second));
+        Self { origin, port, ..Self::at(address.to_string().parse().unwrap()) }
     }
 
-    /// Starts the origin once more where it was.
-    pub async fn origin_again(&self) {
-        let listener = loop {
-            match TcpListener::bind(self.host.to_string()).await {
-                Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        };
+    /// Starts the origin where it was, once, when it listens there no more.
+    pub fn origin_again(&self) {
+        let listener = self.port.lock().unwrap().take().unwrap().listen(BACKLOG).unwrap();
         let (shared, stop) = (Arc::new(Shared(self.origin.clone())), CancellationToken::new());
         tokio::spawn(serve(listener, shared, ServerOptions::default(), stop));
     }
 
     /// The same with another origin.
     pub fn at(host: Host) -> Self {
-        Self { origin: Arc::default(), host, clock: Arc::new(AtomicU64::new(NOW)) }
+        Self { origin: Arc::default(), host, clock: Arc::new(AtomicU64::new(NOW)), port: Mutex::default() }
     }
 
     /// Lets time pass for every node.
@@ -540,11 +556,28 @@ impl Lab {
             served: Arc::new(|_, _| {}),
         })
         .unwrap();
-        Node { images, store, site, peers, _dir: dir }
+        Node { images, store, site, peers, dir }
     }
 }
 
 impl Node {
+    /// A neighbour tells what it has just learned of a tag.
+    pub fn told(&self, record: &TagRecord) -> Result<bool, ImageError> {
+        self.images.told(&record.signer(), record)
+    }
+
+    /// A disk flips a bit of a blob.
+    pub fn flip(&self, digest: &Digest) {
+        // Nothing is still to be done with the file.
+        self.store.sync().unwrap();
+        let hex = digest.hex();
+        let path = self.dir.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[0] ^= 1;
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
     /// Puts an image into the store; nothing is known of its name.
     pub fn put(&self, image: &Image) {
         self.store.put(&image.digest, &image.bytes).unwrap();
