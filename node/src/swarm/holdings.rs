@@ -97,8 +97,8 @@ pub trait Holdings: Send + Sync + 'static {
         None
     }
 
-    /// A member tells what a tag means, which it has just learned; whether that, or something newer, is known now. Nothing of
-    /// the record has been checked yet.
+    /// A member tells what a tag means, which it has just learned; whether that, or something newer, is known now, or
+    /// nothing at all of the tag. Nothing of the record has been checked yet.
     fn moved(&self, _asker: NodeId, _record: &TagRecord) -> bool {
         false
     }

@@ -21,7 +21,7 @@ use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
 use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
-use wherry_node::images::{ImageError, Images, ImagesParts, Site};
+use wherry_node::images::{Images, ImagesParts, Site};
 use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
@@ -562,8 +562,8 @@ impl Lab {
 
 impl Node {
     /// A neighbour tells what it has just learned of a tag.
-    pub fn told(&self, record: &TagRecord) -> Result<bool, ImageError> {
-        self.images.told(&record.signer(), record)
+    pub fn told(&self, record: &TagRecord) -> bool {
+        self.images.told(&record.signer(), record).unwrap()
     }
 
     /// A disk flips a bit of a blob.
