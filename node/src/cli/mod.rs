@@ -27,6 +27,8 @@ mod stop;
 mod table;
 mod tally;
 #[cfg(test)]
+mod tally_tests;
+#[cfg(test)]
 mod tests;
 mod up;
 mod wan;

@@ -4,6 +4,7 @@
 //! the origin behind each site's uplink, deaths, partial views, and nodes that lie. Not simulated are TCP's slow start
 //! and loss, the processor, and bytes: see `blob.rs`.
 
+mod asking;
 mod blob;
 mod clock;
 mod fluid;
@@ -11,6 +12,7 @@ mod give;
 mod liar;
 mod message;
 mod node;
+mod origin;
 mod random;
 mod report;
 mod setup;

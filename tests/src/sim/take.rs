@@ -1,13 +1,9 @@
 //! The taking side: carries out what planners ask for and tells them what happened, as the node's driver does.
 
-use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{
-    DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Source, rank,
-};
+use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Source};
 use wherry_proto::{ChunkIndex, NodeId, Role, State};
 
 use super::clock::nanos;
@@ -21,9 +17,6 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 /// How long a peer that said it was busy is left alone at most.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
-
-/// How many members are asked to lead.
-const MAX_ASKED_TO_LEAD: usize = 16;
 
 /// After how long a client asks again for what could not be had.
 const RETRY: Duration = Duration::from_secs(2);
@@ -192,7 +185,7 @@ impl World {
     }
 
     /// Sends a message, or learns after a while that nobody is there.
-    fn send_or_lose(&mut self, node: usize, peer: usize, message: Message) {
+    pub(super) fn send_or_lose(&mut self, node: usize, peer: usize, message: Message) {
         if self.nodes[peer].alive && !self.refuses(node, peer) {
             self.send(node, peer, message);
         } else {
@@ -484,54 +477,6 @@ impl World {
         if let Some((index, other)) = twice {
             self.report.wrong(format!("{node} reads {index}, which {other:?} is asked for"));
         }
-    }
-
-    // --- asking others to lead ---
-
-    fn ask_lead(&mut self, node: usize, blob: BlobNo, but: &BTreeSet<NodeId>) {
-        let digest = self.blobs[blob].digest();
-        let mut members: Vec<usize> =
-            self.nodes[node].neighbours.iter().copied().filter(|other| self.nodes[*other].alive).collect();
-        members.retain(|member| !but.contains(&self.nodes[*member].id));
-        members.sort_by_key(|member| std::cmp::Reverse(rank(&digest, &self.nodes[*member].id)));
-        members.truncate(MAX_ASKED_TO_LEAD);
-        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        transfer.to_lead = Some(members.into());
-        self.ask_next_to_lead(node, blob);
-    }
-
-    fn ask_next_to_lead(&mut self, node: usize, blob: BlobNo) {
-        let next =
-            self.nodes[node].transfer(blob).and_then(|transfer| transfer.to_lead.as_ref()?.front().copied());
-        match next {
-            Some(member) => self.send_or_lose(node, member, Message::Lead(blob)),
-            None => {
-                if let Some(transfer) = self.nodes[node].transfer(blob)
-                    && transfer.to_lead.take().is_some()
-                {
-                    self.apply(node, blob, Event::NobodyLeads);
-                }
-            }
-        }
-    }
-
-    fn led(&mut self, node: usize, member: usize, blob: BlobNo, led: Led) {
-        let id = self.nodes[member].id;
-        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        let Some(members) = &mut transfer.to_lead else { return };
-        if members.front() != Some(&member) {
-            return;
-        }
-        members.pop_front();
-        if led == Led::Refuse {
-            return self.ask_next_to_lead(node, blob);
-        }
-        transfer.to_lead = None;
-        let event = match led {
-            Led::Have => Event::Offered(id, LinkClass::Lan),
-            _ => Event::Promised(id),
-        };
-        self.apply(node, blob, event);
     }
 
     // --- clients and ends ---

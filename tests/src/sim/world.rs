@@ -1,6 +1,6 @@
 //! The world: virtual time, links, who lives, and the loop that lets things happen.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
@@ -10,23 +10,11 @@ use wherry_proto::{Certificate, ChunkIndex, Link, NodeId, Role, Roles, SecretKey
 use super::blob::{Blob, Content, TRUE};
 use super::clock::{Clock, Time, nanos};
 use super::fluid::Fluid;
-use super::message::{BlobNo, Holding, Message, RequestId};
-use super::node::{Carried, Giving, Node, OriginFlow, Tally, Transfer};
+use super::message::{BlobNo, Message, RequestId};
+use super::node::{Carried, Giving, Node, Tally, Transfer};
 use super::random::Random;
 use super::report::Report;
 use super::setup::{Manner, Setup};
-
-/// How long neighbours may take to say whether they have a blob.
-const SITE_PATIENCE: Duration = Duration::from_millis(750);
-
-/// How long they may take to say what they do.
-const ROLE_PATIENCE: Duration = Duration::from_millis(1_500);
-
-/// How long the search in the rest of the network takes.
-const NETWORK_SEARCH: Duration = Duration::from_millis(400);
-
-/// How many holders elsewhere are found.
-const MAX_FAR: usize = 8;
 
 /// What happens at a time.
 pub(super) enum Happening {
@@ -583,177 +571,6 @@ impl World {
         }
         if number < churn.most {
             self.clock.after(nanos(churn.period), Happening::Churn(number + 1));
-        }
-    }
-
-    // --- finding ---
-
-    pub(super) fn search(&mut self, node: usize, blob: BlobNo) {
-        let alive: Vec<usize> =
-            self.nodes[node].neighbours.iter().copied().filter(|other| self.nodes[*other].alive).collect();
-        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        let run = transfer.run;
-        transfer.awaited = Some(alive.iter().copied().collect());
-        for other in &alive {
-            self.send(node, *other, Message::Want(blob));
-        }
-        self.clock.after(nanos(SITE_PATIENCE), Happening::SitePatience { node, blob, run });
-        if alive.is_empty() {
-            self.clock.after(0, Happening::SitePatience { node, blob, run });
-        }
-    }
-
-    pub(super) fn found(&mut self, node: usize, from: usize, blob: BlobNo, holding: Holding) {
-        let (class, id) = (self.class(node, from), self.nodes[from].id);
-        match holding {
-            Holding::Held => self.apply(node, blob, Event::Offered(id, class)),
-            Holding::Arriving(role) => self.apply(node, blob, Event::Met(id, class, Some(role))),
-            Holding::No => {}
-        }
-        if let Some(transfer) = self.nodes[node].transfer(blob)
-            && let Some(awaited) = &mut transfer.awaited
-        {
-            awaited.remove(&from);
-            if awaited.is_empty() {
-                self.site_asked(node, blob);
-            }
-        }
-        if let Some(transfer) = self.nodes[node].transfer(blob)
-            && let Some((number, asked)) = &mut transfer.asking
-            && asked.remove(&from)
-            && asked.is_empty()
-        {
-            let number = *number;
-            self.roles_asked(node, blob, number);
-        }
-    }
-
-    pub(super) fn ask_roles(&mut self, node: usize, blob: BlobNo, but: &BTreeSet<NodeId>) {
-        let is_asked = |other: &usize| self.nodes[*other].alive && !but.contains(&self.nodes[*other].id);
-        let asked: BTreeSet<usize> = self.nodes[node].neighbours.iter().copied().filter(is_asked).collect();
-        let number = self.number();
-        let patience = if asked.is_empty() { 0 } else { nanos(ROLE_PATIENCE) };
-        for other in &asked {
-            self.send(node, *other, Message::Want(blob));
-        }
-        if let Some(transfer) = self.nodes[node].transfer(blob) {
-            transfer.asking = Some((number, asked));
-        }
-        self.clock.after(patience, Happening::RolePatience { node, blob, asking: number });
-    }
-
-    fn roles_asked(&mut self, node: usize, blob: BlobNo, number: u64) {
-        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        if transfer.asking.take_if(|(asking, _)| *asking == number).is_some() {
-            self.apply(node, blob, Event::RolesAsked);
-        }
-    }
-
-    fn site_asked(&mut self, node: usize, blob: BlobNo) {
-        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        if transfer.awaited.take().is_some() {
-            let run = transfer.run;
-            self.apply(node, blob, Event::SearchedSite);
-            self.clock.after(nanos(NETWORK_SEARCH), Happening::NetworkAsked { node, blob, run });
-        }
-    }
-
-    fn network_asked(&mut self, node: usize, blob: BlobNo) {
-        if self.setup.wide {
-            let site = self.nodes[node].setup.site;
-            let mut far: Vec<usize> = (0..self.nodes.len())
-                .filter(|other| self.nodes[*other].setup.site != site && self.nodes[*other].alive)
-                .filter(|other| self.nodes[*other].blobs[blob].held)
-                .collect();
-            self.random.shuffle(&mut far);
-            for other in far.into_iter().take(MAX_FAR) {
-                let id = self.nodes[other].id;
-                self.apply(node, blob, Event::Offered(id, LinkClass::Wan));
-            }
-        }
-        self.apply(node, blob, Event::SearchedNetwork);
-    }
-
-    // --- the origin ---
-
-    pub(super) fn read_origin(
-        &mut self,
-        node: usize,
-        blob: BlobNo,
-        index: ChunkIndex,
-        state: wherry_proto::State,
-        last: ChunkIndex,
-    ) {
-        self.stop_origin(node, blob);
-        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        transfer.reading += 1;
-        transfer.origin = Some(OriginFlow { index, state, last, flow: None });
-        let (run, reading) = (transfer.run, transfer.reading);
-        // A request that opens a connection.
-        let delay = 3 * nanos(self.setup.far_rtt);
-        self.clock.after(delay, Happening::OriginBegins { node, blob, run, reading });
-        self.report.readings += 1;
-    }
-
-    pub(super) fn stop_origin(&mut self, node: usize, blob: BlobNo) {
-        let (now, domain) = (self.clock.now(), self.domain(node));
-        let map = self.blobs[blob].map();
-        let overhead = 1.0 + self.setup.overhead;
-        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        transfer.reading += 1;
-        if let Some(OriginFlow { index, flow: Some(flow), .. }) = transfer.origin.take() {
-            let left = self.links[domain].fluid.end(now, flow) / overhead;
-            let sent = (f64::from(map.len(index)) - left).max(0.0) as u64;
-            self.count_origin(node, sent);
-        }
-    }
-
-    fn count_origin(&mut self, node: usize, bytes: u64) {
-        self.nodes[node].tally.origin_bytes += bytes;
-        let site = self.nodes[node].setup.site;
-        self.report.uplinks[site] += bytes;
-    }
-
-    fn origin_goes_on(&mut self, node: usize, blob: BlobNo, reading: u64) {
-        let now = self.clock.now();
-        let (domain, site, down) = (self.domain(node), self.nodes[node].setup.site, self.nodes[node].down);
-        let uplink = self.uplinks[site].1;
-        let map = self.blobs[blob].map();
-        let overhead = 1.0 + self.setup.overhead;
-        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        if transfer.reading != reading {
-            return;
-        }
-        let Some(origin) = &mut transfer.origin else { return };
-        let bytes = f64::from(map.len(origin.index)) * overhead;
-        let what = Carries::Origin { node, blob, reading };
-        origin.flow = Some(self.links[domain].fluid.begin(now, bytes, &[uplink, down], what));
-    }
-
-    fn origin_gave(&mut self, node: usize, blob: BlobNo, reading: u64) {
-        let map = self.blobs[blob].map();
-        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        if transfer.reading != reading {
-            return;
-        }
-        let Some(origin) = &mut transfer.origin else { return };
-        let (index, state, last) = (origin.index, origin.state, origin.last);
-        origin.flow = None;
-        let link = self.blobs[blob].link(index, state, TRUE);
-        let next = map.next(index).filter(|next| *next <= last);
-        match (link.to, next) {
-            (wherry_proto::End::State(state), Some(next)) => (origin.index, origin.state) = (next, state),
-            _ => transfer.origin = None,
-        }
-        let ended = next.is_none();
-        transfer.arriving.insert((Source::Origin, index), TRUE);
-        self.count_origin(node, u64::from(map.len(index)));
-        if !ended {
-            self.origin_goes_on(node, blob, reading);
-        }
-        self.apply(node, blob, Event::Arrived(Source::Origin, index, vec![link], Duration::ZERO));
-        if ended && self.nodes[node].transfer(blob).is_some_and(|transfer| transfer.reading == reading) {
-            self.apply(node, blob, Event::OriginEnded(None));
         }
     }
 }
