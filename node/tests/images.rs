@@ -19,10 +19,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use images_support::*;
 use tokio::net::TcpListener;
+use wherry_gateway::Reference;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, RefusalKind, Source};
-use wherry_gateway::{Descriptor, Manifest, Reference};
-use wherry_node::images::{PullEvents, parse_platform};
-use wherry_node::transfer::{Fetched, Progress, Route};
+use wherry_node::images::parse_platform;
+use wherry_node::transfer::{Fetched, Route};
 use wherry_proto::{Digest, LeadRefusal, TagRecord};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -375,7 +375,7 @@ async fn nothing_stays_of_an_image_that_has_made_room_but_what_is_known_to_be_of
     for seed in ["aaaa", "bbbb", "cccc"] {
         let (tag, image) = (lab.reference(&format!("{seed}:1")), lab.image(seed));
         lab.origin.tag(seed, "1", &image);
-        node.images.pull(&tag, None, false, &Unseen).await.unwrap();
+        node.images.pull(&tag, None, false, &Nobody).await.unwrap();
         let here: Vec<Digest> = node.store.blobs().map(|(digest, _)| digest).collect();
         let users = node.images.users_of(here.iter().copied().collect()).await.unwrap();
         assert_eq!(here.iter().filter(|blob| !users.contains_key(blob)).count(), 0);
@@ -391,7 +391,7 @@ async fn the_count_of_whole_images_is_right_as_soon_as_something_has_come_or_lef
     let node = lab.node();
     for _ in 0..3 {
         assert_eq!(node.images.whole_images().await, 0);
-        node.images.pull(&tag, None, false, &Unseen).await.unwrap();
+        node.images.pull(&tag, None, false, &Nobody).await.unwrap();
         assert_eq!(node.images.whole_images().await, 1);
         node.store.remove(&image.layer()).unwrap();
         assert_eq!(node.images.whole_images().await, 0);
@@ -405,16 +405,6 @@ async fn the_count_of_whole_images_is_right_as_soon_as_something_has_come_or_lef
     }
 }
 
-/// Nobody watches.
-struct Unseen;
-
-impl PullEvents for Unseen {
-    fn resolved(&self, _: &Manifest) {}
-    fn started(&self, _: &Descriptor, _: bool, _: u64) {}
-    fn progress(&self, _: &Digest, _: Progress) {}
-    fn done(&self, _: &Digest, _: bool, _: Progress) {}
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_for_another_platform_brings_that_one_and_nothing_else() {
     let lab = Lab::new().await;
@@ -425,7 +415,7 @@ async fn a_pull_for_another_platform_brings_that_one_and_nothing_else() {
     lab.origin.add("app", &arm);
     let (node, reference) = (lab.node(), lab.reference("app:1"));
     let pull = async |platform: &str| {
-        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), false, &Unseen).await
+        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), false, &Nobody).await
     };
     assert_eq!(pull("linux/arm/v7").await.unwrap().digest, index.digest);
     // Nodes that might have held its manifest were asked before the origin: nothing is left of that.
@@ -454,7 +444,7 @@ async fn an_image_of_one_platform_is_not_pulled_for_another() {
     lab.origin.tag("app", "1", &image);
     let (node, reference) = (lab.node(), lab.reference("app:1"));
     let pull = async |platform: &str| {
-        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), false, &Unseen).await
+        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), false, &Nobody).await
     };
     let error = pull("linux/arm64").await.unwrap_err().to_string();
     assert!(error.contains("it has linux/amd64"), "{error}");

@@ -7,19 +7,9 @@ mod images_support;
 use std::collections::HashSet;
 
 use images_support::*;
-use wherry_gateway::{Descriptor, Manifest, Reference};
-use wherry_node::images::{KnownImage, PullEvents};
-use wherry_node::transfer::Progress;
+use wherry_gateway::Reference;
+use wherry_node::images::KnownImage;
 use wherry_proto::Digest;
-
-struct Nobody;
-
-impl PullEvents for Nobody {
-    fn resolved(&self, _: &Manifest) {}
-    fn started(&self, _: &Descriptor, _: bool, _: u64) {}
-    fn progress(&self, _: &Digest, _: Progress) {}
-    fn done(&self, _: &Digest, _: bool, _: Progress) {}
-}
 
 /// Another image with the same blobs.
 fn twin(image: &Image) -> Image {

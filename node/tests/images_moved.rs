@@ -19,15 +19,6 @@ use wherry_node::images::{ImageError, LocalImage, MAX_BEFORE, PullEvents, TagEnt
 use wherry_node::transfer::Progress;
 use wherry_proto::Digest;
 
-struct Nobody;
-
-impl PullEvents for Nobody {
-    fn resolved(&self, _: &Manifest) {}
-    fn started(&self, _: &Descriptor, _: bool, _: u64) {}
-    fn progress(&self, _: &Digest, _: Progress) {}
-    fn done(&self, _: &Digest, _: bool, _: Progress) {}
-}
-
 /// A node that has the image that a tag means, and another image that it does not mean yet.
 struct Old {
     lab: Lab,

@@ -4,10 +4,13 @@
 
 mod swarm_support;
 
-use std::net::TcpListener as StdListener;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use swarm_support::*;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use wherry_node::swarm::Client;
 
 async fn until(holds: impl Fn() -> bool) {
@@ -46,12 +49,23 @@ async fn two_machines_with_one_identity_that_meet_both_know_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_an_address_leads_to_itself_takes_itself_for_nobody_else() {
-    let port = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     // One that it does not know to be its own, as behind a router that leads back.
-    let mut settings = settings(&key(11), &[format!("/ip4/127.0.0.9/tcp/{port}")]);
-    settings.peers = ([0, 0, 0, 0], port).into();
-    let node = start(settings).await.client();
-    assert_eq!(node.unreached().len(), 1);
-    until(|| node.unreached().is_empty()).await;
-    assert_eq!(node.refusals(), []);
+    let router = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = router.local_addr().unwrap().port();
+    let (leads, to) = oneshot::channel::<SocketAddr>();
+    tokio::spawn(async move {
+        let to = to.await.unwrap();
+        while let Ok((mut there, _)) = router.accept().await {
+            tokio::spawn(async move {
+                let mut back = TcpStream::connect(to).await.unwrap();
+                let _ = copy_bidirectional(&mut there, &mut back).await;
+            });
+        }
+    });
+    let node = start(settings(&key(11), &[format!("/ip4/127.0.0.1/tcp/{port}")])).await;
+    assert_eq!(node.client().unreached().len(), 1);
+    let own = node.address(false).split('/').nth(4).unwrap().parse().unwrap();
+    leads.send(SocketAddr::from(([127, 0, 0, 1], own))).unwrap();
+    until(|| node.client().unreached().is_empty()).await;
+    assert_eq!(node.client().refusals(), []);
 }

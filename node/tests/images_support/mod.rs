@@ -20,13 +20,13 @@ use wherry_gateway::origin::{Credential, OriginSettings, Origins};
 use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
-use wherry_gateway::{Host, Manifest, Reference, Repository, TagOrDigest};
-use wherry_node::images::{Images, ImagesParts, Site};
+use wherry_gateway::{Descriptor, Host, Manifest, Reference, Repository, TagOrDigest};
+use wherry_node::images::{Images, ImagesParts, PullEvents, Site};
 use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
 use wherry_node::swarm::{LinkClass, RESOLVE_TIME};
-use wherry_node::transfer::{Found, PeerError, Peers, Signer, Transfers};
+use wherry_node::transfer::{Found, PeerError, Peers, Progress, Signer, Transfers};
 use wherry_proto::{
     Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain,
     TagMeaning, TagRecord,
@@ -92,6 +92,16 @@ fn signed(reference: &Reference, image: &Image, size: u64, sequence: u64, time: 
         time,
     };
     TagRecord::sign(&key, &certificate(key.node()), meaning)
+}
+
+/// Nobody watches a pull.
+pub struct Nobody;
+
+impl PullEvents for Nobody {
+    fn resolved(&self, _: &Manifest) {}
+    fn started(&self, _: &Descriptor, _: bool, _: u64) {}
+    fn progress(&self, _: &Digest, _: Progress) {}
+    fn done(&self, _: &Digest, _: bool, _: Progress) {}
 }
 
 /// Waits until something is so.
