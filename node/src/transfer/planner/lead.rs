@@ -44,11 +44,16 @@ pub(super) const INTRODUCTION: u64 = 2;
 /// How many ticks a peer of higher rank that says nothing counts as one that may begin to lead.
 pub(super) const QUIET: u64 = 10;
 
+/// For how many ticks what a peer answered when it was asked counts, though it has been followed since and tells nothing:
+/// 30 s. Where a whole site begins at once on slow machines, handshakes alone take ten.
+pub(super) const MUTE: u64 = 60;
+
 /// How many ticks those may take who are asked what they do, before nobody waits for them any more.
 const ASKING: u64 = 4;
 
-/// For how many ticks their answers count as new: until those who were met by them have had time to speak.
-const ANSWERED: u64 = INTRODUCTION + 2;
+/// For how many ticks their answers count as new. In four ticks others whose turn it was as well have begun, and two read
+/// what one would have: 5 % more over the uplink of 64 nodes.
+const ANSWERED: u64 = 1;
 
 /// How many ticks a holder's claim may take before nobody waits for it any more.
 const CLAIMING: u64 = 20;
@@ -325,7 +330,7 @@ impl Planner {
         for (node, peer) in self.peers.iter().filter(|(_, peer)| peer.class == LinkClass::Lan) {
             let Some((attempt, known)) = peer.stream(*node) else { continue };
             // What it said once, before it was followed, counts for a while.
-            if peer.is_mute(self.ticks, QUIET) || peer.turns > MAX_TURNS {
+            if peer.is_mute(self.ticks, MUTE) || peer.turns > MAX_TURNS {
                 continue;
             }
             // One whose reading came to nothing may lead again in another transfer.

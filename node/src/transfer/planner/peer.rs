@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wherry_proto::{Attempt, ChunkIndex, ChunkSet, NodeId, Role, StateChain};
 
-use super::lead::QUIET;
+use super::lead::MUTE;
 use crate::swarm::LinkClass;
 
 /// How many chunks are asked of one peer at a time, at most: its link must not idle for a round trip.
@@ -188,7 +188,7 @@ impl Peer {
 
     /// Whether it would lead if nobody better did.
     pub(super) fn may_lead(&self, now: u64) -> bool {
-        matches!(self.role, Some(Role::Following { may_lead: true, .. })) && !self.is_mute(now, QUIET)
+        matches!(self.role, Some(Role::Following { may_lead: true, .. })) && !self.is_mute(now, MUTE)
     }
 
     /// Whether it leads, with this attempt.
