@@ -487,3 +487,25 @@ fn may_lead_after_asking(planner: &mut Planner) -> Vec<Effect> {
     }
     effects
 }
+
+#[test]
+fn a_leader_that_has_no_time_to_tell_is_asked_again_before_its_place_is_taken() {
+    let site = Site::new(3);
+    let (leader, other) = (site.nodes[1], site.nodes[2]);
+    let mut planner = site.planner();
+    let word = |known| Event::Met(leader, LinkClass::Lan, Some(Role::Leading { attempt: 9, known }));
+    planner.apply(Event::Met(other, LinkClass::Lan, None));
+    says(&mut planner, other, FOLLOWING);
+    planner.apply(word(0));
+    assert!(!leads(&may_lead(&mut planner)));
+    // A site that begins at once has its hands full for longer than a leader may stand still.
+    for round in 1..4 {
+        let mut effects = Vec::new();
+        while asked(&effects).is_none() {
+            effects = planner.apply(Event::Tick);
+            assert!(!leads(&effects));
+        }
+        planner.apply(word(3 * round));
+        assert!(!leads(&planner.apply(Event::RolesAsked)));
+    }
+}

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use wherry_proto::{Certificate, Hello, NodeId};
 
 use super::admission::{AdmissionError, Doorkeeper};
+use super::backlog::Backlog;
 use super::codec::plainly;
 use super::exchange::{self, Uploader};
 use super::gate::Gate;
@@ -241,14 +242,18 @@ struct Guest {
     peer: NodeId,
     hello: Hello,
     stream: ServerStream,
+    backlog: Backlog,
 }
 
 /// Does all that is to be done before a peer counts as one.
 async fn admit(server: &Server, socket: TcpStream, address: SocketAddr) -> Option<Guest> {
-    if let Err(error) = tune(&socket) {
-        tracing::debug!(%address, %error, "cannot set up a bulk connection");
-        return None;
-    }
+    let backlog = match tune(&socket).and_then(|()| Backlog::of(&socket)) {
+        Ok(backlog) => backlog,
+        Err(error) => {
+            tracing::debug!(%address, %error, "cannot set up a bulk connection");
+            return None;
+        }
+    };
     let accept = server.tls.accept(BufReader::with_capacity(READ_BUFFER, socket));
     let mut stream = match timeout(BULK_HANDSHAKE_TIME, accept).await {
         Ok(Ok(stream)) => stream,
@@ -267,7 +272,7 @@ async fn admit(server: &Server, socket: TcpStream, address: SocketAddr) -> Optio
     };
     stream.get_mut().1.set_buffer_limit(Some(MAX_ENCRYPTED));
     match server.doorkeeper.greet(&mut stream, &peer, false).await {
-        Ok(hello) => Some(Guest { peer, hello, stream }),
+        Ok(hello) => Some(Guest { peer, hello, stream, backlog }),
         Err(why) => {
             server.doorkeeper.turned_away(&peer, address.to_string(), false, &why);
             None
@@ -276,11 +281,11 @@ async fn admit(server: &Server, socket: TcpStream, address: SocketAddr) -> Optio
 }
 
 async fn connection(server: Server, guest: Guest, address: SocketAddr) {
-    let Guest { peer, hello, stream } = guest;
+    let Guest { peer, hello, stream, backlog } = guest;
     let Some(entered) = server.inbound.enter(peer, MAX_BULK_PER_PEER, &server.stop) else {
         return tracing::info!(peer = %peer, %address, "too many bulk connections of one peer");
     };
-    let serve = Box::pin(exchange::serve(Arc::clone(&server.uploader), peer, stream));
+    let serve = Box::pin(exchange::serve(Arc::clone(&server.uploader), peer, stream, Some(backlog)));
     tokio::select! {
         // First, since a ban that came during the greeting did not find this connection among those that it ended.
         biased;

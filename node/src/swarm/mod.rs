@@ -11,6 +11,7 @@ mod admission;
 mod announce;
 mod arriving;
 mod ask;
+mod backlog;
 mod bans;
 mod behaviour;
 mod bulk;

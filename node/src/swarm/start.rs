@@ -300,7 +300,7 @@ impl Takers {
             let serve = async {
                 match protocol {
                     Protocol::Ask => ask::answer(stream, node, holdings, errands).await.to_string(),
-                    Protocol::Exchange => exchange::serve(uploader, node, stream.compat()).await,
+                    Protocol::Exchange => exchange::serve(uploader, node, stream.compat(), None).await,
                 }
             };
             if let Some(why) = entered.token.run_until_cancelled(serve).await {

@@ -20,6 +20,7 @@ use super::slots::{Slot, Slots};
 use super::spread::Spread;
 use super::writer::{Answer, Outgoing, write};
 use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER};
+use crate::swarm::backlog::Backlog;
 use crate::swarm::codec::{WireError, read_after_prefix};
 use crate::swarm::holdings::Holdings;
 
@@ -112,11 +113,13 @@ impl Drop for Guest {
     }
 }
 
-/// Gives what `peer` asks for, until the connection ends. Says why it did.
+/// Gives what `peer` asks for, until the connection ends. Says why it did. Where what is written waits in a socket, a
+/// slot is taken until that is sent.
 pub(in crate::swarm) async fn serve<S: AsyncRead + AsyncWrite>(
     uploader: Arc<Uploader>,
     peer: NodeId,
     stream: S,
+    backlog: Option<Backlog>,
 ) -> String {
     let (reader, writer) = tokio::io::split(stream);
     let (ready, responses) = mpsc::channel(1);
@@ -134,7 +137,7 @@ pub(in crate::swarm) async fn serve<S: AsyncRead + AsyncWrite>(
     let why = tokio::select! {
         why = connection.fill(reader) => why,
         why = connection.drain(ready) => why,
-        why = write(&uploader.buffers, writer, responses, small) => why,
+        why = write(&uploader.buffers, writer, backlog, responses, small) => why,
         why = connection.tell_free() => why,
         () = connection.followed.push(&uploader, peer, begun, &connection.answers) => ended(),
     };

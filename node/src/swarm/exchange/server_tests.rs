@@ -155,7 +155,7 @@ impl Giver {
     /// A new connection of this peer.
     fn connect(&self, peer: NodeId) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
-        tokio::spawn(serve(Arc::clone(&self.uploader), peer, ours));
+        tokio::spawn(serve(Arc::clone(&self.uploader), peer, ours, None));
         theirs
     }
 

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use wherry_proto::{Digest, Response, encode_frame};
 
 use super::buffers::{Buffer, Buffers};
 use super::slots::Slot;
+use crate::swarm::backlog::Backlog;
 use crate::swarm::codec::WireError;
 use crate::swarm::holdings::ReadAt;
 
@@ -70,6 +71,7 @@ pub(super) struct Outgoing {
 pub(super) async fn write<S: AsyncWrite>(
     buffers: &Buffers,
     writer: WriteHalf<S>,
+    backlog: Option<Backlog>,
     mut responses: mpsc::Receiver<Outgoing>,
     mut small: mpsc::Receiver<Response>,
 ) -> WireError {
@@ -87,8 +89,11 @@ pub(super) async fn write<S: AsyncWrite>(
                 response = responses.recv() => {
                     let Outgoing { answer, _slot, _turn } = response.ok_or_else(gone)?;
                     writer.send(buffers, answer).await?;
-                    // What holds a slot is on its way before the slot is given back.
                     writer.flush().await?;
+                    // What holds a slot is on its way before the slot is given back.
+                    if let (Some(backlog), Some(_)) = (&backlog, _slot) {
+                        drain(backlog).await?;
+                    }
                 }
             }
             Ok(())
@@ -97,6 +102,17 @@ pub(super) async fn write<S: AsyncWrite>(
             return why;
         }
     }
+}
+
+/// Returns when a socket has sent what was written, but for what its link takes at once. Else chunks that are shorter than
+/// what a socket holds would free their slots at once, and share the link with all that follow them.
+async fn drain(backlog: &Backlog) -> Result<(), WireError> {
+    let draining = async {
+        while let Some(wait) = backlog.wait() {
+            sleep(wait).await;
+        }
+    };
+    timeout(WRITE_TIME, draining).await.map_err(|_| WireError::Silent(WRITE_TIME))
 }
 
 fn gone() -> WireError {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wherry_proto::{ChunkIndex, ChunkSet, Claimed, NodeId, Role, StateChain, Update};
 
 use super::event::{DropReason, Effect, Proof, Source};
-use super::lead::{INTRODUCTION, QUIET, Request, lot, rank};
+use super::lead::{INTRODUCTION, Request, lot, rank};
 use super::peer::{Chain, Peer};
 use super::{PROMISE, Planner};
 use crate::swarm::LinkClass;
@@ -155,7 +155,7 @@ impl Planner {
         else {
             return;
         };
-        let is_mute = peer.is_mute(self.ticks, QUIET);
+        let is_mute = peer.is_mute(self.ticks);
         if peer.class != LinkClass::Lan || peer.holds() || is_mute || known >= count {
             return;
         }

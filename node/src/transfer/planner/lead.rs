@@ -330,7 +330,7 @@ impl Planner {
         for (node, peer) in self.peers.iter().filter(|(_, peer)| peer.class == LinkClass::Lan) {
             let Some((attempt, known)) = peer.stream(*node) else { continue };
             // What it said once, before it was followed, counts for a while.
-            if peer.is_mute(self.ticks, MUTE) || peer.turns > MAX_TURNS {
+            if peer.is_mute(self.ticks) || peer.turns > MAX_TURNS {
                 continue;
             }
             // One whose reading came to nothing may lead again in another transfer.
@@ -478,7 +478,7 @@ impl Planner {
     /// yet. Whether it has to wait for that.
     fn asks_first(&mut self) -> bool {
         let may_tell = |peer: &Peer| {
-            peer.class == LinkClass::Lan && !peer.tells && !peer.holds() && !peer.is_mute(self.ticks, QUIET)
+            peer.class == LinkClass::Lan && !peer.tells && !peer.holds() && !peer.is_mute(self.ticks)
         };
         if self.peers.len() < MAX_PEERS && !self.peers.values().any(may_tell) {
             return false;

@@ -182,13 +182,13 @@ impl Peer {
     }
 
     /// Whether it has been followed for long and tells nothing: what it said once counts no more.
-    pub(super) fn is_mute(&self, now: u64, ticks: u64) -> bool {
-        !self.tells && self.followed.is_some_and(|since| now >= since + ticks)
+    pub(super) fn is_mute(&self, now: u64) -> bool {
+        !self.tells && self.followed.is_some_and(|since| now >= since + MUTE)
     }
 
     /// Whether it would lead if nobody better did.
     pub(super) fn may_lead(&self, now: u64) -> bool {
-        matches!(self.role, Some(Role::Following { may_lead: true, .. })) && !self.is_mute(now, MUTE)
+        matches!(self.role, Some(Role::Following { may_lead: true, .. })) && !self.is_mute(now)
     }
 
     /// Whether it leads, with this attempt.
