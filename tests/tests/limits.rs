@@ -118,7 +118,6 @@ fn a_rate_is_held_by_two_leaders_of_one_site_together() -> Result<()> {
         one.begin("pull-one", &["pull", &references[0]])?,
         two.begin("pull-two", &["pull", &references[1]])?,
     ];
-    let sent = || images.each_ref().map(|image| site.relay.sent(&image.layers[0].digest));
     let start =
         wait_for("something has come", SOON, || Ok((site.relay.sent_total() > 0).then(Instant::now)))?;
     // What a node has read it says itself: the relay counts what fills its sockets, some MiB, as sent.

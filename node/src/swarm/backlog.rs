@@ -70,3 +70,39 @@ impl Backlog {
         unsent.ok().zip(rate.ok()).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_peer_does_not_take_waits_and_what_it_takes_does_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (giver, taker) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (mut giver, (mut taker, _)) = (giver.unwrap(), taker.unwrap());
+        let backlog = Backlog::of(&giver).unwrap();
+        assert_eq!(backlog.wait(), None);
+        // Until neither the peer's socket nor this one takes any more.
+        let mut written = 0;
+        let piece = vec![7; 1 << 20];
+        while let Ok(len) = timeout(Duration::from_millis(200), giver.write(&piece)).await {
+            written += len.unwrap();
+        }
+        let wait = backlog.wait().unwrap();
+        assert!((LOOK_AGAIN.0..=LOOK_AGAIN.1).contains(&wait));
+
+        let mut taken = vec![0; written];
+        taker.read_exact(&mut taken).await.unwrap();
+        let drained = async {
+            while let Some(wait) = backlog.wait() {
+                sleep(wait).await;
+            }
+        };
+        timeout(Duration::from_secs(10), drained).await.unwrap();
+    }
+}

@@ -288,7 +288,7 @@ impl Connection {
             match self.find(wanted, &mut open).await {
                 Ok((answer, slot)) => {
                     given_at = slot.as_ref().map(|_| sent_away);
-                    if ready.send(Outgoing { answer, _slot: slot, _turn: turn }).await.is_err() {
+                    if ready.send(Outgoing { answer, slot, _turn: turn }).await.is_err() {
                         return ended();
                     }
                 }

@@ -63,7 +63,7 @@ impl Body {
 /// A response with what it holds until it is written: a slot, and its connection's turn.
 pub(super) struct Outgoing {
     pub(super) answer: Answer,
-    pub(super) _slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
     pub(super) _turn: OwnedSemaphorePermit,
 }
 
@@ -87,13 +87,14 @@ pub(super) async fn write<S: AsyncWrite>(
                     }
                 }
                 response = responses.recv() => {
-                    let Outgoing { answer, _slot, _turn } = response.ok_or_else(gone)?;
+                    let Outgoing { answer, slot, _turn } = response.ok_or_else(gone)?;
                     writer.send(buffers, answer).await?;
                     writer.flush().await?;
                     // What holds a slot is on its way before the slot is given back.
-                    if let (Some(backlog), Some(_)) = (&backlog, _slot) {
+                    if let Some(backlog) = backlog.as_ref().filter(|_| slot.is_some()) {
                         drain(backlog).await?;
                     }
+                    drop(slot);
                 }
             }
             Ok(())
