@@ -499,7 +499,7 @@ fn a_leader_that_has_no_time_to_tell_is_asked_again_before_its_place_is_taken() 
     planner.apply(word(0));
     assert!(!leads(&may_lead(&mut planner)));
     // A site that begins at once has its hands full for longer than a leader may stand still.
-    for round in 1..4 {
+    for round in 1..3 {
         let mut effects = Vec::new();
         while asked(&effects).is_none() {
             effects = planner.apply(Event::Tick);
@@ -508,4 +508,43 @@ fn a_leader_that_has_no_time_to_tell_is_asked_again_before_its_place_is_taken() 
         planner.apply(word(3 * round));
         assert!(!leads(&planner.apply(Event::RolesAsked)));
     }
+}
+
+#[test]
+fn of_two_who_are_about_to_lead_at_the_same_time_one_reads_and_the_other_has_not_begun() {
+    let site = Site::new(3);
+    let mut planners = [site.planner_of(0), site.planner_of(1)];
+    for (place, planner) in planners.iter_mut().enumerate() {
+        // Neither is connected to the other yet.
+        planner.apply(Event::Met(site.nodes[1 - place], LinkClass::Lan, Some(FOLLOWING)));
+        assert!(!leads(&may_lead(planner)));
+    }
+    while !planners.iter().all(|planner| matches!(planner.role(), Role::Candidate { .. })) {
+        planners.iter_mut().for_each(|planner| assert!(!leads(&planner.apply(Event::Tick))));
+    }
+    let [high, low] = &mut planners;
+    low.apply(Event::Met(site.nodes[0], LinkClass::Lan, Some(high.role())));
+    assert!(matches!(low.role(), Role::Following { .. }));
+    assert!(!leads(&low.apply(Event::RolesAsked)));
+    high.apply(Event::Met(site.nodes[1], LinkClass::Lan, Some(low.role())));
+    assert!(leads(&high.apply(Event::RolesAsked)));
+}
+
+#[test]
+fn whoever_reads_stays_though_one_of_higher_rank_is_about_to() {
+    let site = Site::new(3);
+    let mut reads = site.planner_of(1);
+    reads.apply(Event::Met(site.nodes[2], LinkClass::Lan, Some(FOLLOWING)));
+    may_lead(&mut reads);
+    ticks(&mut reads, 4);
+    assert!(reads.leads());
+    // Nothing has come yet.
+    let candidate = Some(Role::Candidate { attempt: 9, known: 0 });
+    reads.apply(Event::Met(site.nodes[0], LinkClass::Lan, candidate));
+    assert!(reads.leads());
+    let mut other = site.planner_of(0);
+    other.apply(Event::Met(site.nodes[2], LinkClass::Lan, Some(FOLLOWING)));
+    may_lead(&mut other);
+    other.apply(Event::Met(site.nodes[1], LinkClass::Lan, Some(reads.role())));
+    assert!(!leads(&ticks(&mut other, 4)));
 }

@@ -197,6 +197,13 @@ pub enum Role {
         /// How many states it knows beside the initial one.
         known: u32,
     },
+    /// It is about to read the origin, unless somebody else reads it or would sooner.
+    Candidate {
+        /// Which of its readings of the blob that would be.
+        attempt: u64,
+        /// How many states it knows beside the initial one.
+        known: u32,
+    },
     /// It takes the blob from other nodes.
     Following {
         /// Whose states it goes by, if it has any.
@@ -218,6 +225,7 @@ impl Role {
     pub fn is_alike(self, other: Self) -> bool {
         let come = |role| match role {
             Self::Leading { attempt, .. } => Self::Leading { attempt, known: 0 },
+            Self::Candidate { attempt, .. } => Self::Candidate { attempt, known: 0 },
             Self::Following { stream, may_lead, led_slowly, .. } => {
                 Self::Following { stream, known: 0, may_lead, led_slowly }
             }

@@ -126,6 +126,7 @@ fn every_message_has_the_bytes_that_are_written_down() {
     let lead = |lead| frame(Reply { id: 6, answer: Answer::Lead(lead) });
     let refuse = |why| lead(Lead::Refuse(why));
     let following = |stream| Role::Following { stream, known: 2, may_lead: true, led_slowly: false };
+    let slowly = Role::Following { stream: None, known: 2, may_lead: false, led_slowly: true };
     let states = Response::States { id: 6, claim: stream_claim(), certificate: certificate(), len: 2 * 32 };
     let other_size = Refusal::OtherSize { held: 5 };
     let found = [
@@ -181,7 +182,9 @@ fn every_message_has_the_bytes_that_are_written_down() {
             "response-update-leading",
             frame(update(Role::Leading { attempt: 300, known: 2 }, [(0, 2), (70_000, 1)])),
         ),
+        ("response-update-candidate", frame(update(Role::Candidate { attempt: 300, known: 2 }, []))),
         ("response-update-following", frame(update(following(Some(attempt())), [(1, 1)]))),
+        ("response-update-following-slowly", frame(update(slowly, []))),
         ("response-update-following-none", frame(update(following(None), []))),
         ("response-update-gone", frame(update(Role::Gone, []))),
         ("response-states", frame(states)),

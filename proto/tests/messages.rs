@@ -144,6 +144,7 @@ fn role() -> impl Strategy<Value = Role> {
         Just(Role::Held),
         Just(Role::Gone),
         any::<(u64, u32)>().prop_map(|(attempt, known)| Role::Leading { attempt, known }),
+        any::<(u64, u32)>().prop_map(|(attempt, known)| Role::Candidate { attempt, known }),
         (prop::option::of(attempt()), any::<u32>(), any::<bool>(), any::<bool>()).prop_map(
             |(stream, known, may_lead, led_slowly)| Role::Following { stream, known, may_lead, led_slowly }
         ),

@@ -71,7 +71,7 @@ impl Arriving for Transfer {
             });
         }
         let own = match stance.role {
-            Role::Leading { attempt, .. } => Some(attempt),
+            Role::Leading { attempt, .. } | Role::Candidate { attempt, .. } => Some(attempt),
             Role::Following { stream: Some(own), .. } if own.signer == attempt.signer => Some(own.number),
             _ => None,
         };

@@ -464,7 +464,7 @@ impl Transfer {
                 None => {}
             }
             match self.view.stance().role {
-                Role::Leading { .. } | Role::Held => return,
+                Role::Leading { .. } | Role::Candidate { .. } | Role::Held => return,
                 Role::Following { stream, may_lead, .. } if stream.is_some() || may_lead => return,
                 Role::Following { .. } | Role::Gone => {}
             }

@@ -268,7 +268,7 @@ impl World {
             signed.cloned().ok_or(NoStates::None)?
         } else {
             let own = match transfer.role {
-                Role::Leading { attempt, .. } => Some(attempt),
+                Role::Leading { attempt, .. } | Role::Candidate { attempt, .. } => Some(attempt),
                 Role::Following { stream: Some(own), .. } if own.signer == id => Some(own.number),
                 _ => None,
             };

@@ -102,7 +102,9 @@ impl Inbox {
     /// Takes an update in; an error if no honest peer would send it.
     pub(super) fn put(&self, update: &Update) -> Result<(), &'static str> {
         let known = match update.role {
-            Role::Leading { known, .. } | Role::Following { known, .. } => known,
+            Role::Leading { known, .. } | Role::Candidate { known, .. } | Role::Following { known, .. } => {
+                known
+            }
             Role::Held | Role::Gone => 0,
         };
         if known >= self.map.count() {

@@ -163,7 +163,7 @@ impl Telling<'_> {
             match role {
                 Role::Held => return true,
                 Role::Gone => return false,
-                Role::Leading { .. } | Role::Following { .. } => {}
+                Role::Leading { .. } | Role::Candidate { .. } | Role::Following { .. } => {}
             }
             let wait = match told.next(role, &arriving.here(), &arriving.common(), begun.elapsed()) {
                 News::Say(update) => {

@@ -150,8 +150,14 @@ impl Planner {
     pub(super) fn says(&mut self, node: NodeId, role: Option<Role>) {
         let count = self.ledger.map().count();
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let (Some(role @ (Role::Leading { known, .. } | Role::Following { known, .. })), false) =
-            (role, peer.tells)
+        let (
+            Some(
+                role @ (Role::Leading { known, .. }
+                | Role::Candidate { known, .. }
+                | Role::Following { known, .. }),
+            ),
+            false,
+        ) = (role, peer.tells)
         else {
             return;
         };
@@ -160,7 +166,7 @@ impl Planner {
             return;
         }
         peer.role = Some(role);
-        if matches!(role, Role::Leading { .. }) {
+        if matches!(role, Role::Leading { .. } | Role::Candidate { .. }) {
             self.follow(node);
         }
     }

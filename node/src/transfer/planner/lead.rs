@@ -2,8 +2,9 @@
 //!
 //! Of the nodes of a site that want a blob and can reach an origin, the one with the highest rank leads; the others
 //! follow it. There is no election: each node decides by what it sees of its peers, and where views differ for a moment
-//! two may read, until the one that is behind sees the other and stops. Whoever leads is never unseated by arrivals, only
-//! by followers who wait for its link.
+//! two may read, until the one that is behind sees the other and stops. Whoever is about to lead says so before it asks
+//! whether anybody else is: of two who do that at the same time one at least hears of the other (Dekker, 1965), and the
+//! lower in rank has read nothing yet. Whoever leads is never unseated by arrivals, only by followers who wait for its link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -51,10 +52,6 @@ pub(super) const MUTE: u64 = 60;
 /// How many ticks those may take who are asked what they do, before nobody waits for them any more.
 const ASKING: u64 = 4;
 
-/// For how many ticks their answers count as new. In four ticks others whose turn it was as well have begun, and two read
-/// what one would have: 5 % more over the uplink of 64 nodes.
-const ANSWERED: u64 = 1;
-
 /// How many ticks a holder's claim may take before nobody waits for it any more.
 const CLAIMING: u64 = 20;
 
@@ -94,16 +91,18 @@ pub(super) struct Seen {
     pub(super) attempt: Attempt,
     pub(super) known: u32,
     rank: u64,
+    // Whether it is read, and not only about to be.
+    begun: bool,
     // How many of the states have come of late.
     recent: u32,
 }
 
 /// Of several readings the one that all go by: of those that have come hardly less far than the one that has come
-/// farthest, that of the highest rank.
+/// farthest, that of the highest rank. One that has not begun does not count beside those that have.
 fn foremost(readings: &[Seen]) -> Option<Seen> {
     let farthest = readings.iter().max_by_key(|seen| (seen.known, seen.rank))?;
     let near = readings.iter().filter(|seen| farthest.known - seen.known <= farthest.recent);
-    near.max_by_key(|seen| seen.rank).copied()
+    near.max_by_key(|seen| (seen.begun, seen.rank)).copied()
 }
 
 /// How many states of a reading were known at the last ticks, the oldest first.
@@ -134,8 +133,10 @@ struct Watched {
 #[derive(Debug)]
 pub(super) struct Lead {
     rank: u64,
-    // The number of this node's own attempt, while it leads.
+    // The number of this node's own attempt, while it leads or is about to.
     pub(super) mine: Option<u64>,
+    // Whether it leads, and is not only about to.
+    begun: bool,
     // Of the states that are known here, while it leads.
     past: Past,
     next: u64,
@@ -156,21 +157,14 @@ pub(super) struct Lead {
     pub(super) void: BTreeSet<NodeId>,
     // By whom this node is led, or was until it leads itself.
     by: Option<NodeId>,
-    pub(super) asking: Asking,
+    // The tick at which others were asked what they do, until they have answered.
+    pub(super) asking: Option<u64>,
     // In bytes a second: a slower link counts as stalled.
     slowest: u32,
     // For how many ticks its followers have found this node slow.
     slow: u64,
     // Whether it has made way for that.
     pub(super) made_way: bool,
-}
-
-/// Whether peers have been asked what they do, and at which tick.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asking {
-    Not,
-    Since(u64),
-    Done(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,6 +180,7 @@ impl Lead {
         Self {
             rank,
             mine: None,
+            begun: false,
             past: Past([0; RECENT]),
             next: first_attempt,
             attempt: None,
@@ -198,7 +193,7 @@ impl Lead {
             broken: BTreeSet::new(),
             void: BTreeSet::new(),
             by: None,
-            asking: Asking::Not,
+            asking: None,
             slowest: SLOWEST,
             slow: 0,
             made_way: false,
@@ -232,6 +227,11 @@ impl Lead {
 impl Planner {
     /// Whether this node leads: takes the blob from where bytes are dear, for all of its site.
     pub fn leads(&self) -> bool {
+        self.lead.mine.is_some() && self.lead.begun
+    }
+
+    /// Whether this node leads or is about to, and says so.
+    pub(super) fn claims_lead(&self) -> bool {
         self.lead.mine.is_some()
     }
 
@@ -294,7 +294,8 @@ impl Planner {
     pub fn role(&self) -> Role {
         let known = self.ledger.stream().known();
         match self.lead.mine {
-            Some(attempt) => Role::Leading { attempt, known },
+            Some(attempt) if self.lead.begun => Role::Leading { attempt, known },
+            Some(attempt) => Role::Candidate { attempt, known },
             None => {
                 let known = match (&self.lead.signed, self.lead.attempt) {
                     (Some(signed), _) => signed.prefix.known(),
@@ -344,7 +345,7 @@ impl Planner {
             }
             let signer = self.peers.get(&attempt.signer);
             match signer {
-                Some(signer) if signer.reads(attempt.number) => {}
+                Some(signer) if signer.claims_lead(attempt.number) => {}
                 // It says itself what it does, and would say what has changed.
                 Some(signer) if signer.tells || signer.holds() => continue,
                 // Its connection to this node has ended, or there has been none: what others say is old if they said it
@@ -360,7 +361,10 @@ impl Planner {
                 signer.map_or_else(|| rank(&self.ledger.digest(), &attempt.signer), |signer| signer.rank);
             match seen.iter_mut().find(|seen| seen.attempt == attempt) {
                 Some(seen) => seen.known = seen.known.max(known),
-                None => seen.push(Seen { attempt, known, rank, recent: 0 }),
+                None => {
+                    let begun = signer.is_none_or(|signer| !signer.is_candidate());
+                    seen.push(Seen { attempt, known, rank, begun, recent: 0 });
+                }
             }
         }
         for seen in &mut seen {
@@ -375,7 +379,7 @@ impl Planner {
     /// The number of a node's last reading that is known here; 0 if there is none.
     pub(super) fn last_reading(&self, node: &NodeId) -> u64 {
         let own = self.peers.get(node).and_then(|peer| match peer.role {
-            Some(Role::Leading { attempt, .. }) => Some(attempt),
+            Some(Role::Leading { attempt, .. } | Role::Candidate { attempt, .. }) => Some(attempt),
             _ => None,
         });
         let watched = self.lead.watched.keys().filter(|attempt| attempt.signer == *node);
@@ -395,7 +399,11 @@ impl Planner {
     fn live(&self) -> Vec<Seen> {
         let least = self.stall();
         let mut readings = self.readings();
-        readings.retain(|seen| !self.lead.is_stalled(&seen.attempt, self.ticks, least));
+        // One that has come farther since the last tick does not stand still.
+        readings.retain(|seen| {
+            self.lead.watched.get(&seen.attempt).is_some_and(|watched| seen.known > watched.progress.0)
+                || !self.lead.is_stalled(&seen.attempt, self.ticks, least)
+        });
         readings
     }
 
@@ -441,15 +449,19 @@ impl Planner {
         if self.limited {
             return;
         }
-        if self.leads() {
+        if let Some(number) = self.lead.mine {
             let mut all = self.live();
-            let number = self.lead.mine.unwrap_or_default();
             let attempt = Attempt { signer: self.me, number };
             let known = self.ledger.stream().known();
             let recent = self.lead.past.recent(known);
-            all.push(Seen { attempt, known, rank: self.lead.rank, recent });
-            if foremost(&all).is_some_and(|first| first.attempt != attempt) {
+            all.push(Seen { attempt, known, rank: self.lead.rank, begun: self.lead.begun, recent });
+            let is_first = foremost(&all).is_none_or(|first| first.attempt == attempt);
+            if !is_first || !(self.lead.begun || self.may_lead()) {
                 self.step_down();
+            } else if !self.lead.begun {
+                if !self.asks() && !self.awaits_words() {
+                    self.begin_to_lead();
+                }
             } else if self.lead.slow >= SLOW_FOR {
                 self.lead.made_way = true;
                 self.effects.push(Effect::MakeWay);
@@ -468,31 +480,33 @@ impl Planner {
         let before = others.iter().filter(|peer| peer.rank > self.lead.rank).count() as u64;
         let least = if self.lead.made_way && !others.is_empty() { LAST_RESORT } else { 0 };
         let patience = least + before * PATIENCE + self.handicap();
-        if self.lead.vacant >= patience && !self.asks_first() && !self.awaits_words() {
-            self.begin_to_lead();
+        if self.lead.vacant >= patience && !self.asks() {
+            self.renumber();
+            if !self.ask_roles() && !self.awaits_words() {
+                self.begin_to_lead();
+            }
         }
     }
 
     /// Whoever is about to lead asks those of the site who do not tell it yet whether they do: an answer comes long before
     /// all are connected that are to be followed, and where the site is larger than what one node sees nobody else may know
-    /// yet. Whether it has to wait for that.
-    fn asks_first(&mut self) -> bool {
+    /// yet. Whether there is anybody to ask.
+    fn ask_roles(&mut self) -> bool {
         let may_tell = |peer: &Peer| {
             peer.class == LinkClass::Lan && !peer.tells && !peer.holds() && !peer.is_mute(self.ticks)
         };
         if self.peers.len() < MAX_PEERS && !self.peers.values().any(may_tell) {
             return false;
         }
-        match self.lead.asking {
-            Asking::Since(since) if self.ticks < since + ASKING + self.handicap() => return true,
-            Asking::Since(_) => return false,
-            Asking::Done(at) if self.ticks <= at + ANSWERED => return false,
-            Asking::Done(_) | Asking::Not => {}
-        }
-        self.lead.asking = Asking::Since(self.ticks);
+        self.lead.asking = Some(self.ticks);
         let but = self.peers.iter().filter(|(_, peer)| !may_tell(peer)).map(|(node, _)| *node).collect();
         self.effects.push(Effect::AskRoles(but));
         true
+    }
+
+    /// Whether answers to that may still come.
+    fn asks(&self) -> bool {
+        self.lead.asking.is_some_and(|since| self.ticks < since + ASKING + self.handicap())
     }
 
     /// Whether a peer may still say something that decides who leads.
@@ -505,7 +519,7 @@ impl Planner {
     }
 
     fn begin_to_lead(&mut self) {
-        self.renumber();
+        self.lead.begun = true;
         let before = self.lead.by.take().map(|leader| Succession { leader, why: self.lead_end(leader) });
         self.effects.push(Effect::Lead(before));
     }
@@ -545,6 +559,7 @@ impl Planner {
     }
 
     pub(super) fn step_down(&mut self) {
+        self.lead.begun = false;
         if let Some(number) = self.lead.mine.take() {
             self.stop_origin();
             // The states stay good, and are given to whoever asks, until another's are followed.

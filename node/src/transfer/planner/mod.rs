@@ -20,7 +20,7 @@ pub use summary::{Leads, PeerNow, Summary};
 
 use crate::swarm::LinkClass;
 use company::{Dropped, FOLLOWED_A_TICK};
-use lead::{Asking, Lead, Request};
+use lead::{Lead, Request};
 use origin::Origin;
 use peer::{Chain, Depth, Peer};
 
@@ -204,10 +204,15 @@ impl Planner {
         match event {
             Event::Offered(node, class) => self.met(node, class, true, false),
             Event::Met(node, class, role) => {
-                self.met(node, class, false, matches!(role, Some(Role::Leading { .. })));
+                self.met(
+                    node,
+                    class,
+                    false,
+                    matches!(role, Some(Role::Leading { .. } | Role::Candidate { .. })),
+                );
                 self.says(node, role);
             }
-            Event::RolesAsked => self.lead.asking = Asking::Done(self.ticks),
+            Event::RolesAsked => self.lead.asking = None,
             Event::Updated(node, update) => self.updated(node, &update),
             Event::Chain(node, chain) => self.chain(node, chain),
             Event::States(node, attempt, states) => self.states(node, attempt, states),
@@ -294,7 +299,7 @@ impl Planner {
         self.from_peers = ChunkSet::empty(self.ledger.map());
         self.common = ChunkSet::empty(self.ledger.map());
         self.lead.anew_after_void();
-        if self.leads() {
+        if self.claims_lead() {
             self.renumber();
         }
         self.count_taken();

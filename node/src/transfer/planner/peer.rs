@@ -191,15 +191,20 @@ impl Peer {
         matches!(self.role, Some(Role::Following { may_lead: true, .. })) && !self.is_mute(now)
     }
 
-    /// Whether it leads, with this attempt.
-    pub(super) fn reads(&self, number: u64) -> bool {
-        matches!(self.role, Some(Role::Leading { attempt, .. }) if attempt == number)
+    /// Whether it leads or is about to, with this attempt.
+    pub(super) fn claims_lead(&self, number: u64) -> bool {
+        matches!(self.role, Some(Role::Leading { attempt, .. } | Role::Candidate { attempt, .. }) if attempt == number)
     }
 
-    /// Whose reading it follows, or does itself, and how many states of it it knows.
+    /// Whether it is about to lead.
+    pub(super) const fn is_candidate(&self) -> bool {
+        matches!(self.role, Some(Role::Candidate { .. }))
+    }
+
+    /// Whose reading it follows, or does itself or is about to, and how many states of it it knows.
     pub(super) fn stream(&self, node: NodeId) -> Option<(Attempt, u32)> {
         match self.role {
-            Some(Role::Leading { attempt, known }) => {
+            Some(Role::Leading { attempt, known } | Role::Candidate { attempt, known }) => {
                 Some((Attempt { signer: node, number: attempt }, known))
             }
             Some(Role::Following { stream: Some(attempt), known, .. }) => Some((attempt, known)),

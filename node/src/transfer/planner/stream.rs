@@ -9,7 +9,7 @@ use super::{DropReason, Effect, NoStates, ORIGIN_ATTEMPTS, Planner};
 impl Planner {
     /// Asks a peer for the states that the leader has found since.
     pub(super) fn ask_states(&mut self) {
-        if self.lead.pulling.is_some() || self.leads() || self.ledger.has_chain() {
+        if self.lead.pulling.is_some() || self.claims_lead() || self.ledger.has_chain() {
             return;
         }
         let Some(leader) = self.leader() else { return };
@@ -55,7 +55,7 @@ impl Planner {
     ) {
         // Of those who were asked before, and left for another one, only what is of use counts.
         let asked = self.lead.pulling.take_if(|(asked, _)| *asked == node);
-        let follows = !self.leads() && self.leader().is_some_and(|leader| leader.attempt == attempt);
+        let follows = !self.claims_lead() && self.leader().is_some_and(|leader| leader.attempt == attempt);
         match states {
             Ok(signed) if follows => {
                 let ours = self.ledger.stream().known();
@@ -79,8 +79,11 @@ impl Planner {
             Err(NoStates::Others) => self.lead.anew = Some(attempt),
             Err(NoStates::None) => {
                 // What it said of itself was old; it will say anew.
-                if let Some(Role::Leading { known, .. } | Role::Following { known, .. }) =
-                    self.peers.get_mut(&node).and_then(|peer| peer.role.as_mut())
+                if let Some(
+                    Role::Leading { known, .. }
+                    | Role::Candidate { known, .. }
+                    | Role::Following { known, .. },
+                ) = self.peers.get_mut(&node).and_then(|peer| peer.role.as_mut())
                 {
                     *known = 0;
                 }
