@@ -33,12 +33,17 @@ fn herd(seed: u64, count: usize, image: u64, uplink: f64, port: f64) -> Setup {
     setup
 }
 
+/// As many layers as the image has that is measured in namespaces.
+fn layered(setup: Setup) -> Setup {
+    Setup { blobs: vec![setup.size() / 4; 4], ..setup }
+}
+
 fn s1(seed: u64) -> Setup {
-    herd(seed, 64, 16_000_000, mbit(4.0), mbit(20.0))
+    layered(herd(seed, 64, 16_000_000, mbit(4.0), mbit(20.0)))
 }
 
 fn s1b(seed: u64) -> Setup {
-    herd(seed, 64, 16_000_000, mbit(50.0), mbit(20.0))
+    layered(herd(seed, 64, 16_000_000, mbit(50.0), mbit(20.0)))
 }
 
 fn s2(seed: u64) -> Setup {
@@ -65,7 +70,7 @@ fn s6(seed: u64) -> Setup {
 const SLOW: usize = 5;
 
 const SCENARIOS: [Scenario; 6] = [
-    Scenario { name: "S1", what: "64 nodes, 16 MB, uplink 4, LAN 20 Mbit/s", setup: s1, from: 0 },
+    Scenario { name: "S1", what: "64 nodes, 16 MB in 4 layers, uplink 4, LAN 20 Mbit/s", setup: s1, from: 0 },
     Scenario { name: "S1b", what: "the same, uplink 50", setup: s1b, from: 0 },
     Scenario { name: "S2", what: "32 nodes, 64 MB, one seeder, 10 Mbit/s", setup: s2, from: 0 },
     Scenario { name: "S5", what: "S1, a node dies every 3 s for 3 s", setup: |seed| churn(seed, 0), from: 0 },
