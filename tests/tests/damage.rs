@@ -240,7 +240,7 @@ fn a_damaged_holder_learns_it_from_the_taker_whose_pull_ends_in_words() -> Resul
     let taker = network.member(&lab, "taker", options, &[&holder])?;
 
     let begun = Instant::now();
-    let said = taker.fails(&["pull", &reference])?;
+    let said = taker.fails(&["pull", "--wait", "0s", &reference])?;
     assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
     assert!(said.contains(&layer.digest.short()) && said.contains("does not link"), "{said}");
     let holder_id = &holder.addresses()?.peer_id;
@@ -340,7 +340,7 @@ fn what_has_rotted_at_both_is_given_by_neither_and_comes_from_the_origin() -> Re
     let mut rotten = rotten(77, [&[LAYER / 2], &[LAYER / 3, LAYER / 2]])?;
     let Rotten { nodes: [one, two], reference, layer, origin, .. } = &mut rotten;
     let begun = Instant::now();
-    one.fails(&["pull", reference])?;
+    one.fails(&["pull", "--wait", "0s", reference])?;
     assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
     // The other has learnt of it.
     let listed = two.json(&["images"])?;

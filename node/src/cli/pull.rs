@@ -15,7 +15,12 @@ use crate::control::api::{PullRequest, PullSummary};
 pub(super) async fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     let client = args.node.client(environment);
     let platform = args.platform.as_ref().map(ToString::to_string);
-    let request = PullRequest { reference: args.reference.clone(), platform, refresh: args.refresh };
+    let request = PullRequest {
+        reference: args.reference.clone(),
+        platform,
+        refresh: args.refresh,
+        wait_seconds: args.wait.map(|wait| wait.as_secs()),
+    };
     let mut stop = Stop::new()?;
     let mut lines = tokio::select! {
         lines = client.pull(&request) => lines?,

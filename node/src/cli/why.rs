@@ -8,7 +8,9 @@ use super::failure::Failure;
 use super::output::{harmless, print, print_json};
 use super::preload::short;
 use crate::config::units::{show_seconds, show_size};
-use crate::control::api::{BlobWhy, InspectRequest, Leads, LimitNow, WaitsFor, Why, WhyImage, WhyState};
+use crate::control::api::{
+    Away, BlobWhy, InspectRequest, Leads, LimitNow, WaitsFor, Why, WhyImage, WhyState,
+};
 use crate::images::PARALLEL;
 use crate::transfer::STILL;
 
@@ -92,8 +94,12 @@ fn held_up(why: &WhyImage) -> Option<&str> {
 fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>) -> String {
     let mut out = format!("\n{}  {} of {}", blob.digest.short(), show_size(blob.bytes), show_size(blob.size));
     let Some(why) = &blob.transfer else {
-        return out
-            + &format!("\n  waits for its turn: {PARALLEL} blobs of an image are fetched at a time\n");
+        return match &blob.away {
+            Some(away) => out + &format!("\n  {}\n", away_line(away)),
+            None => {
+                out + &format!("\n  waits for its turn: {PARALLEL} blobs of an image are fetched at a time\n")
+            }
+        };
     };
     if let Some(left) = why.seconds_left {
         out += &format!(", {}/s, {} left", show_size(why.rate), show_seconds(left));
@@ -108,7 +114,10 @@ fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>) -> String {
     if why.origin_rate > 0 {
         line(format!("takes {}/s from {}", show_size(why.origin_rate), why.origin));
     }
-    line(waits(why, limit));
+    match &blob.away {
+        Some(away) => line(away_line(away)),
+        None => line(waits(why, limit)),
+    }
     if let Some(failed) = &why.origin_failed {
         line(format!("{} cannot be read: {failed}", why.origin));
     }
@@ -116,6 +125,11 @@ fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>) -> String {
         line(format!("{} is not asked any more: {}", name(&failed.node), failed.why));
     }
     out
+}
+
+fn away_line(away: &Away) -> String {
+    let left = show_seconds(away.seconds_left as f64);
+    harmless(&format!("waits until {} is in reach again, {left} more at most: {}", away.origin, away.why))
 }
 
 fn led(why: &Why) -> String {

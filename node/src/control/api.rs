@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use wherry_proto::{Digest, NodeId};
 
 pub use super::refused::{ApiError, ErrorCode};
+pub use crate::images::Away;
 pub use crate::images::inspect::ImageDetails;
 pub use crate::limits::{Limit, Limited, WanStatus};
 pub use crate::status::{Damage, NodeStatus, Recovery};
@@ -63,6 +64,10 @@ pub struct PullRequest {
     /// Whether the registry is to be asked what the tag means even if it said so a short time ago.
     #[serde(default)]
     pub refresh: bool,
+    /// For how many seconds to go on trying while the registry is out of reach and nothing of a blob comes;
+    /// [`WAIT`](crate::images::WAIT) if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_seconds: Option<u64>,
 }
 
 /// Asks that an image be fetched no further.
@@ -343,6 +348,14 @@ pub enum PullEvent {
         /// The origin that is read now, or would be; empty if none is known.
         origin: String,
     },
+    /// A blob waits until its origin is in reach again; told whenever that was tried in vain.
+    Away {
+        /// The blob.
+        digest: Digest,
+        /// The origin, and for how long it is waited for.
+        #[serde(flatten)]
+        away: Away,
+    },
     /// A limit is all that the rest waits for. It goes on when that ends; told again while it holds.
     Waiting {
         /// The limit.
@@ -503,6 +516,9 @@ pub struct BlobWhy {
     pub bytes: u64,
     /// What is done for it now; `None` if it is here, or nobody fetches it yet.
     pub transfer: Option<Why>,
+    /// The origin that a pull waits for, since it was out of reach when it was tried last.
+    #[serde(default)]
+    pub away: Option<Away>,
     /// The neighbours that have it; see [`WhyImage::holders`].
     pub holders: Vec<NodeId>,
 }

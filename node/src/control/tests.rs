@@ -252,7 +252,12 @@ fn start() -> Running {
 async fn pull(running: &Running, reference: &str) -> Progress<PullEvent, PullSummary> {
     running
         .client
-        .pull(&PullRequest { reference: reference.to_owned(), platform: None, refresh: false })
+        .pull(&PullRequest {
+            reference: reference.to_owned(),
+            platform: None,
+            refresh: false,
+            wait_seconds: None,
+        })
         .await
         .unwrap()
 }
@@ -503,7 +508,12 @@ async fn an_answer_that_stops_in_the_middle_is_an_error() {
     let client = Client::new(&path);
     for _ in 0..2 {
         let mut lines = client
-            .pull(&PullRequest { reference: "x".to_owned(), platform: None, refresh: false })
+            .pull(&PullRequest {
+                reference: "x".to_owned(),
+                platform: None,
+                refresh: false,
+                wait_seconds: None,
+            })
             .await
             .unwrap();
         let error = lines.next().await.unwrap_err();

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
@@ -22,7 +22,9 @@ use crate::control::api::{
     PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary, WhyImage,
 };
 use crate::control::{Archive, Backend, Events};
-use crate::images::{ImageError, ImageName, PullEvents, Pulled, STUCK, Wanted, parse_platform};
+use crate::images::{
+    Away, How, ImageError, ImageName, PullEvents, Pulled, STUCK, WAIT, Wanted, parse_platform,
+};
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
     Addresses, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
@@ -173,6 +175,10 @@ impl PullEvents for Teller {
         }
     }
 
+    fn away(&self, blob: &Digest, away: &Away) {
+        self.events.tell_if_free(PullEvent::Away { digest: *blob, away: away.clone() });
+    }
+
     fn stuck(&self, blob: &Digest, why: &Why) {
         let (waits_for, origin) = (why.waits_for, why.origin.clone());
         self.events.tell_if_free(PullEvent::Stuck { digest: *blob, waits_for, origin });
@@ -199,7 +205,8 @@ impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
         let reference = self.to_pull(&request.reference).await?;
         let platform = platform(request.platform.as_deref())?;
-        let refresh = request.refresh;
+        let wait = request.wait_seconds.map_or(WAIT, Duration::from_secs);
+        let how = How { platform: platform.clone(), refresh: request.refresh, wait };
         let job = self.pulls.begin(reference, platform)?;
         let (pins, images) = (self.pins.clone(), self.images.clone());
         let (pull, limits) = (job.clone(), self.limits.clone());
@@ -212,8 +219,8 @@ impl Backend for Node {
                 limits,
                 told: Mutex::default(),
             };
-            let (reference, platform) = (pull.reference(), pull.platform());
-            let pulled = images.pull(reference, platform, refresh, &teller).await.map_err(image_error)?;
+            let reference = pull.reference();
+            let pulled = images.pull(reference, &how, &teller).await.map_err(image_error)?;
             pins.pin_anew(reference).await?;
             Ok(pull_summary(reference, pulled, begun, teller.present.load(Ordering::Relaxed)))
         };

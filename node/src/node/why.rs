@@ -95,10 +95,11 @@ impl Node {
 
     async fn blob_why(&self, blob: &Descriptor) -> BlobWhy {
         let Descriptor { digest, size, .. } = *blob;
-        let mut told = BlobWhy { digest, size, bytes: size, transfer: None, holders: Vec::new() };
+        let mut told = BlobWhy { digest, size, bytes: size, transfer: None, away: None, holders: Vec::new() };
         if self.store.holds(&digest) {
             return told;
         }
+        told.away = self.images.away(&digest);
         if let Some(transfer) = self.transfers.get(digest, size) {
             told.transfer = transfer.why().await;
             told.bytes = transfer.progress().linked.max(transfer.before()).min(size);
