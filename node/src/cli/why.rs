@@ -9,9 +9,10 @@ use super::output::{harmless, print, print_json};
 use super::preload::short;
 use crate::config::units::{show_seconds, show_size};
 use crate::control::api::{
-    Away, BlobWhy, InspectRequest, Leads, LimitNow, WaitsFor, Why, WhyImage, WhyState,
+    Away, BlobWhy, HeldTo, InspectRequest, Leads, LimitNow, WaitsFor, Why, WhyImage, WhyState,
 };
 use crate::images::PARALLEL;
+use crate::limits::show_rate;
 use crate::transfer::STILL;
 
 /// How many peers are named one by one.
@@ -167,6 +168,11 @@ pub(super) fn waits_for(what: WaitsFor, origin: &str) -> String {
         WaitsFor::Turn => "waits for its turn: as many blobs as may are on their way here".to_owned(),
         WaitsFor::Limit(_) => "waits for a limit that has ended just now".to_owned(),
         WaitsFor::Lead => "waits until somebody leads".to_owned(),
+        WaitsFor::Rate(HeldTo { rate, nodes }) => {
+            let shared =
+                if nodes > 1 { format!(", which {nodes} of its nodes share now") } else { String::new() };
+            format!("waits for the rate that is set for this site, {} (wan_down){shared}", show_rate(rate))
+        }
         WaitsFor::Origin => format!("waits for this node's link to {origin}"),
         WaitsFor::Leader(node) => format!("waits for the link of {} to the registry", name(&node)),
         WaitsFor::Slot => {

@@ -27,7 +27,7 @@ use wherry_proto::{Digest, NodeId};
 pub use super::refused::{ApiError, ErrorCode};
 pub use crate::images::Away;
 pub use crate::images::inspect::ImageDetails;
-pub use crate::limits::{Limit, Limited, WanStatus};
+pub use crate::limits::{HeldTo, Limit, Limited, WanStatus};
 pub use crate::status::{Damage, NodeStatus, Recovery};
 pub use crate::transfer::{FailedPeer, Leads, PeerNow, PeerRate, WaitsFor, Why};
 

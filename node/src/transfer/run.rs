@@ -296,6 +296,7 @@ impl Driver {
         Why::of(Facts {
             summary: self.planner.summary(),
             limited: self.view.waiting(),
+            held_to: self.parts.limits.held_to(),
             origin: self.routes.current(),
             origin_rate: self.flow.rate(&Source::Origin, now),
             rate_of: &|node| self.flow.rate(&Source::Peer(*node), now),
