@@ -122,7 +122,9 @@ pub(super) enum Command {
         wherry import image.tar            what 'docker save', 'podman save' or 'wherry export' wrote\n  \
         wherry import layout/              the folder of an OCI layout\n  \
         docker save app | wherry import -\n  \
-        wherry import --name edge/app:1 layout/   gives the one image in there this name")]
+        wherry import --name edge/app:1 layout/   gives the one image in there this name\n\n\
+        Without --name an image has the name that the archive gives it. Where that is no more than a tag, as 'skopeo copy … \
+        oci:layout:1.0' writes it, the image has no name: it is listed as <none>@DIGEST, and --name gives it one.")]
     Import(ImportArgs),
     /// Write an image as an archive that wherry, docker, podman and skopeo read
     #[command(after_help = "Examples:\n  \

@@ -80,7 +80,7 @@ pub(super) fn page(why: &WhyImage) -> String {
         (None, None) => ", unknown when it will be done\n".to_owned(),
     };
     for blob in why.blobs.iter().filter(|blob| blob.transfer.is_some() || blob.bytes < blob.size) {
-        out += &paragraph(blob, why.limit.as_ref());
+        out += &paragraph(blob, why.limit.as_ref(), why.pulled);
     }
     out
 }
@@ -92,13 +92,16 @@ fn held_up(why: &WhyImage) -> Option<&str> {
     why.limit.as_ref().filter(|_| is_limited).map(|limit| limit.why.as_str())
 }
 
-fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>) -> String {
+fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>, is_pulled: bool) -> String {
     let mut out = format!("\n{}  {} of {}", blob.digest.short(), show_size(blob.bytes), show_size(blob.size));
     let Some(why) = &blob.transfer else {
         return match &blob.away {
             Some(away) => out + &format!("\n  {}\n", away_line(away)),
-            None => {
+            None if is_pulled => {
                 out + &format!("\n  waits for its turn: {PARALLEL} blobs of an image are fetched at a time\n")
+            }
+            None => {
+                out + "\n  nobody fetches it: a runtime wants another part of the image, and nobody pulls that\n"
             }
         };
     };

@@ -143,6 +143,9 @@ pub struct RemovedImage {
     pub bytes: u64,
     /// How many of its blobs stay, since other images have them too.
     pub shared: usize,
+    /// Whether it was pinned.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 /// Asks that an image stay here whatever the disk budget, or no longer.
@@ -287,6 +290,9 @@ pub struct DamagedBlob {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
+    /// Whether nothing is left of its file, since that is gone.
+    #[serde(default)]
+    pub gone: bool,
     /// The images here that it belongs to.
     pub images: Vec<String>,
 }
@@ -424,6 +430,9 @@ pub struct ImportSummary {
 pub struct ImportedImage {
     /// Its reference; `None` when the archive names none, so that only the digest leads to it.
     pub reference: Option<String>,
+    /// The tag that the archive gives it, where it gives it a tag and no name.
+    #[serde(default)]
+    pub tag: Option<String>,
     /// Its manifest.
     pub digest: Digest,
     /// Bytes of its configurations and layers, of all platforms that are here, each counted once.
@@ -463,6 +472,9 @@ pub struct WhyImage {
     pub reference: String,
     /// How it is with the image.
     pub state: WhyState,
+    /// Whether it is pulled: what a runtime wants of it comes without that, and no more than that.
+    #[serde(default)]
+    pub pulled: bool,
     /// The registry that it comes from; empty if it came here without a name.
     pub registry: String,
     /// Bytes of its blobs that are here.

@@ -456,7 +456,10 @@ impl Node {
             })?;
             let references: Vec<Reference> = match &name {
                 Some(name) => vec![name.clone()],
-                None => image.names.iter().filter_map(|name| self.parse(name).ok()).collect(),
+                None => {
+                    let names = image.names.iter().filter(|name| !is_bare_tag(name));
+                    names.filter_map(|name| self.parse(name).ok()).collect()
+                }
             };
             let mut names: Vec<ImageName> = references.into_iter().map(ImageName::from).collect();
             if names.is_empty() {
@@ -478,7 +481,8 @@ impl Node {
                     }
                 };
                 drop(turn);
-                images.push(ImportedImage { reference, digest: image.digest, size: image.size });
+                let tag = image.names.iter().find(|name| reference.is_none() && is_bare_tag(name)).cloned();
+                images.push(ImportedImage { reference, tag, digest: image.digest, size: image.size });
             }
             for digest in &image.blobs {
                 self.swarm.announce(*digest).await;
@@ -486,6 +490,12 @@ impl Node {
         }
         Ok(images)
     }
+}
+
+/// Whether what an archive calls an image is no more than a tag, as skopeo writes it into an OCI layout: as a name it would
+/// mean a repository that is called like the tag.
+fn is_bare_tag(name: &str) -> bool {
+    !name.contains(['/', ':', '@'])
 }
 
 fn unreached(address: Unreached) -> UnreachedAddress {

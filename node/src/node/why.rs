@@ -50,6 +50,7 @@ impl Node {
         let mut told = WhyImage {
             reference: name.unwrap_or_else(|| request.reference.clone()),
             state: if jobs.is_empty() { WhyState::Absent } else { WhyState::Resolving },
+            pulled: !jobs.is_empty(),
             registry: reference.as_ref().map(|reference| reference.host().to_string()).unwrap_or_default(),
             bytes: 0,
             of_bytes: None,
