@@ -10,7 +10,6 @@
 mod images_support;
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use images_support::*;
 use tokio::runtime::Handle;
@@ -55,8 +54,7 @@ async fn a_pull_of_a_tag_that_has_moved_to_what_cannot_be_had_names_what_it_mean
     lab.origin.stop();
     let by_digest = lab.reference(&format!("app@{}", old.digest)).to_string();
 
-    let error =
-        node.images.pull(&tag, &How { wait: Duration::ZERO, ..How::default() }, &Nobody).await.unwrap_err();
+    let error = node.images.pull(&tag, &How::default(), &Nobody).await.unwrap_err();
     assert!(matches!(error, ImageError::Moved { .. }), "{error}");
     let said = error.to_string();
     for part in ["has moved", &new.digest.to_string(), &by_digest] {

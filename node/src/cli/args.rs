@@ -67,8 +67,8 @@ pub(super) enum Command {
         wherry pull --platform linux/arm64 alpine   for another machine than this one\n  \
         wherry pull --refresh alpine                the registry is asked now, whatever it said a minute ago\n\n\
         Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.\n\n\
-        While the registry is out of reach it is tried again and again, and the pull goes on where it was. Wrong bytes, and \
-        a name of which nobody can say what it means, are an error at once.\n\n\
+        A registry that gets out of reach in the middle is tried again and again, and the pull goes on where it was. Wrong bytes, \
+        and a name of which nobody can say what it means, are an error at once.\n\n\
         Ctrl-C leaves the pull to the node, which goes on with it: 'wherry cancel' stops it.")]
     Pull(PullArgs),
     /// Bring images to all nodes of the site before anyone asks, and pin them there
@@ -328,8 +328,8 @@ pub(super) struct PullArgs {
     /// Ask the registry what the tag means even if it said so within tag_ttl
     #[arg(long)]
     pub(super) refresh: bool,
-    /// How long to go on trying while the registry is out of reach and nothing comes; with 0s it is an error at once [default:
-    /// 10m]
+    /// How long to go on trying while the registry is out of reach and nothing comes [default: 10m where it gets out of reach
+    /// in the middle, and not at all where it is so from the start]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) wait: Option<Duration>,
     #[command(flatten)]

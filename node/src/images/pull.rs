@@ -1,12 +1,14 @@
 //! All of an image, into the store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::MissedTickBehavior;
 use tracing::info;
 use wherry_gateway::manifest::Image;
+use wherry_gateway::server::Source;
 use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
@@ -45,20 +47,38 @@ pub trait PullEvents: Send + Sync {
 }
 
 /// How an image is to be brought.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct How {
     /// Of an index, the image for this platform; if none is named, for that of this node.
     pub platform: Option<Platform>,
     /// Whether the origin is asked what the tag means whatever it said a short time ago.
     pub refresh: bool,
-    /// For how long the pull goes on trying while the origin is out of reach and nothing of a blob comes: [`WAIT`] by
-    /// default.
-    pub wait: Duration,
+    /// For how long the pull goes on trying while the origin is out of reach and nothing of a blob comes. If it is not said
+    /// [`WAIT`], but not at all where the origin was out of reach from the start.
+    pub wait: Option<Duration>,
 }
 
-impl Default for How {
-    fn default() -> Self {
-        Self { platform: None, refresh: false, wait: WAIT }
+/// How its blobs are to be brought.
+#[derive(Debug)]
+struct Wait {
+    asked: Option<Duration>,
+    // Whether anything has come of this pull.
+    begun: AtomicBool,
+}
+
+impl Wait {
+    fn patience(&self) -> Patience {
+        Patience::new(self.asked.unwrap_or(WAIT), Instant::now())
+    }
+
+    fn came(&self, progress: Progress) {
+        if progress.from_peers + progress.from_origin > 0 {
+            self.begun.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_worth_it(&self) -> bool {
+        self.asked.is_some() || self.begun.load(Ordering::Relaxed)
     }
 }
 
@@ -105,11 +125,13 @@ impl Images {
             true => self.manifest_anew(reference).await?,
             false => self.manifest(reference).await?,
         };
+        let begun = AtomicBool::new(resolved.source == Source::Origin);
+        let wait = Wait { asked: how.wait, begun };
         let (top, age, unasked) = (resolved.manifest, resolved.age, resolved.unasked);
         let manifest = match top.content() {
             ManifestContent::Image(image) => {
                 if let Some(wanted) = platform {
-                    self.check_platform(reference, image, wanted, how, events).await?;
+                    self.check_platform(reference, image, wanted, &wait, events).await?;
                 }
                 top.clone()
             }
@@ -140,7 +162,7 @@ impl Images {
             self.keep_image(reference.clone().into(), &top).await?;
         }
         let fetches: Vec<_> =
-            blobs.iter().map(|blob| self.pull_blob(reference, blob, how, events).boxed()).collect();
+            blobs.iter().map(|blob| self.pull_blob(reference, blob, &wait, events).boxed()).collect();
         let mut running = stream::iter(fetches).buffer_unordered(PARALLEL);
         let (mut from_peers, mut from_origin) = (0, 0);
         while let Some(progress) = running.next().await {
@@ -185,7 +207,7 @@ impl Images {
         reference: &Reference,
         image: &Image,
         wanted: &Platform,
-        how: &How,
+        wait: &Wait,
         events: &dyn PullEvents,
     ) -> Result<(), ImageError> {
         let digest = image.config.digest;
@@ -194,7 +216,7 @@ impl Images {
             Happens::Away(away) => events.away(&digest, away),
             _ => {}
         };
-        let blob = self.bring(reference, digest, how.wait, tell).await?;
+        let blob = self.bring(reference, digest, wait, tell).await?;
         let config = blocking(move || {
             blob.read(MAX_CONFIG).map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })
         });
@@ -212,7 +234,7 @@ impl Images {
         &self,
         reference: &Reference,
         blob: &Descriptor,
-        how: &How,
+        wait: &Wait,
         events: &dyn PullEvents,
     ) -> Result<(Progress, Claim), ImageError> {
         let (digest, mut begun, mut last) = (blob.digest, false, Progress::default());
@@ -229,7 +251,7 @@ impl Images {
             Happens::Away(away) => events.away(&digest, away),
             Happens::Stuck(why) => events.stuck(&digest, &why),
         };
-        self.bring(reference, digest, how.wait, tell).await?;
+        self.bring(reference, digest, wait, tell).await?;
         let claim = self.claim(digest)?;
         let progress = Progress { linked: blob.size, ..last };
         if !begun {
@@ -239,17 +261,18 @@ impl Images {
         Ok((progress, claim))
     }
 
-    /// Brings one blob, however often its origin gets out of reach; once nothing of it has come for `wait` that is an error.
+    /// Brings one blob, however often its origin gets out of reach; once nothing of it has come for long enough that is an
+    /// error.
     async fn bring(
         &self,
         reference: &Reference,
         digest: Digest,
-        wait: Duration,
+        wait: &Wait,
         mut tell: impl FnMut(Happens<'_>),
     ) -> Result<StoredBlob, ImageError> {
         let handle = self.blob(reference.host(), reference.repository(), digest).await?;
         let waits = Waits { waiting: &self.0.away, blob: digest };
-        let mut patience = Patience::new(wait, Instant::now());
+        let mut patience = wait.patience();
         // What transfers have brought that came to an end.
         let mut sum = Progress::default();
         let mut is_away = false;
@@ -281,6 +304,7 @@ impl Images {
                         }
                         patience.saw(progress.linked, Instant::now());
                         let progress = since(progress);
+                        wait.came(progress);
                         Happens::Comes(Progress { linked: progress.linked.max(least), ..progress })
                     }
                     happens => happens,
@@ -290,6 +314,7 @@ impl Images {
             let arrived = arrived.await;
             let progress = since(transfer.progress());
             patience.saw(progress.linked, Instant::now());
+            wait.came(progress);
             let source = match arrived {
                 Ok(blob) => {
                     tell(Happens::Comes(progress));
@@ -297,12 +322,13 @@ impl Images {
                 }
                 Err(source) => source,
             };
-            let pause = patience.pause(Instant::now(), rand::random());
-            let (TransferError::NoSource { away: Some((origin, why)), .. }, Some((pause, left))) =
+            let pause = patience.pause(Instant::now(), rand::random()).filter(|_| wait.is_worth_it());
+            let (TransferError::NoSource { away: Some(out_of_reach), .. }, Some((pause, left))) =
                 (&source, pause)
             else {
                 return Err(ImageError::Transfer { what: format!("blob {digest} of {reference}"), source });
             };
+            let (origin, why) = out_of_reach.as_ref();
             if !std::mem::replace(&mut is_away, true) {
                 info!(
                     image = %reference, blob = %digest.short(), %origin, why,

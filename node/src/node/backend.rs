@@ -22,9 +22,7 @@ use crate::control::api::{
     PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary, WhyImage,
 };
 use crate::control::{Archive, Backend, Events};
-use crate::images::{
-    Away, How, ImageError, ImageName, PullEvents, Pulled, STUCK, WAIT, Wanted, parse_platform,
-};
+use crate::images::{Away, How, ImageError, ImageName, PullEvents, Pulled, STUCK, Wanted, parse_platform};
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
     Addresses, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
@@ -205,7 +203,7 @@ impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
         let reference = self.to_pull(&request.reference).await?;
         let platform = platform(request.platform.as_deref())?;
-        let wait = request.wait_seconds.map_or(WAIT, Duration::from_secs);
+        let wait = request.wait_seconds.map(Duration::from_secs);
         let how = How { platform: platform.clone(), refresh: request.refresh, wait };
         let job = self.pulls.begin(reference, platform)?;
         let (pins, images) = (self.pins.clone(), self.images.clone());

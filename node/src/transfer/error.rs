@@ -22,7 +22,7 @@ pub enum TransferError {
         /// What they and the peers said.
         failure: Box<Failure>,
         /// The origin that was out of reach, so that it may give the blob at another time, and why.
-        away: Option<(Route, String)>,
+        away: Option<Box<(Route, String)>>,
     },
     /// The origin sends other bytes than the digest's.
     #[error(
@@ -96,7 +96,7 @@ impl TransferError {
             wrong => {
                 // What has sent wrong bytes is not waited for.
                 let away = routes.away().filter(|_| wrong.is_none());
-                let away = away.map(|(route, why)| (route.clone(), why.to_owned()));
+                let away = away.map(|(route, why)| Box::new((route.clone(), why.to_owned())));
                 Self::NoSource { origins: routes.names(), failure: Box::new(failure), away }
             }
         }
