@@ -21,7 +21,7 @@ use images_support::*;
 use tokio::net::TcpListener;
 use wherry_gateway::Reference;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, RefusalKind, Source};
-use wherry_node::images::parse_platform;
+use wherry_node::images::{How, parse_platform};
 use wherry_node::transfer::{Fetched, Route};
 use wherry_proto::{Digest, LeadRefusal, TagRecord};
 
@@ -375,7 +375,7 @@ async fn nothing_stays_of_an_image_that_has_made_room_but_what_is_known_to_be_of
     for seed in ["aaaa", "bbbb", "cccc"] {
         let (tag, image) = (lab.reference(&format!("{seed}:1")), lab.image(seed));
         lab.origin.tag(seed, "1", &image);
-        node.images.pull(&tag, None, false, &Nobody).await.unwrap();
+        node.images.pull(&tag, &How::default(), &Nobody).await.unwrap();
         let here: Vec<Digest> = node.store.blobs().map(|(digest, _)| digest).collect();
         let users = node.images.users_of(here.iter().copied().collect()).await.unwrap();
         assert_eq!(here.iter().filter(|blob| !users.contains_key(blob)).count(), 0);
@@ -391,7 +391,7 @@ async fn the_count_of_whole_images_is_right_as_soon_as_something_has_come_or_lef
     let node = lab.node();
     for _ in 0..3 {
         assert_eq!(node.images.whole_images().await, 0);
-        node.images.pull(&tag, None, false, &Nobody).await.unwrap();
+        node.images.pull(&tag, &How::default(), &Nobody).await.unwrap();
         assert_eq!(node.images.whole_images().await, 1);
         node.store.remove(&image.layer()).unwrap();
         assert_eq!(node.images.whole_images().await, 0);
@@ -415,7 +415,13 @@ async fn a_pull_for_another_platform_brings_that_one_and_nothing_else() {
     lab.origin.add("app", &arm);
     let (node, reference) = (lab.node(), lab.reference("app:1"));
     let pull = async |platform: &str| {
-        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), false, &Nobody).await
+        node.images
+            .pull(
+                &reference,
+                &How { platform: Some(parse_platform(platform).unwrap()), ..How::default() },
+                &Nobody,
+            )
+            .await
     };
     assert_eq!(pull("linux/arm/v7").await.unwrap().digest, index.digest);
     // Nodes that might have held its manifest were asked before the origin: nothing is left of that.
@@ -444,7 +450,13 @@ async fn an_image_of_one_platform_is_not_pulled_for_another() {
     lab.origin.tag("app", "1", &image);
     let (node, reference) = (lab.node(), lab.reference("app:1"));
     let pull = async |platform: &str| {
-        node.images.pull(&reference, Some(&parse_platform(platform).unwrap()), false, &Nobody).await
+        node.images
+            .pull(
+                &reference,
+                &How { platform: Some(parse_platform(platform).unwrap()), ..How::default() },
+                &Nobody,
+            )
+            .await
     };
     let error = pull("linux/arm64").await.unwrap_err().to_string();
     assert!(error.contains("it has linux/amd64"), "{error}");

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use images_support::*;
 use wherry_gateway::Reference;
-use wherry_node::images::KnownImage;
+use wherry_node::images::{How, KnownImage};
 use wherry_proto::Digest;
 
 /// Another image with the same blobs.
@@ -40,7 +40,7 @@ async fn of_what_another_image_in_another_repository_may_need_nothing_is_astray(
     lab.origin.tag("app", "1", &image);
     lab.origin.tag("copy", "1", &twin);
     for tag in [&tag, &other] {
-        node.images.pull(tag, None, false, &Nobody).await.unwrap();
+        node.images.pull(tag, &How::default(), &Nobody).await.unwrap();
     }
     assert!(!is_unread(&node, &tag).await && !is_unread(&node, &other).await);
     node.flip(&image.digest);
@@ -69,7 +69,10 @@ async fn what_a_damaged_manifest_of_one_platform_named_is_astray_and_nothing_of_
     lab.origin.tag("app", "1", &index);
     for platform in ["linux/amd64", "linux/arm64"] {
         let platform = wherry_node::images::parse_platform(platform).unwrap();
-        node.images.pull(&tag, Some(&platform), false, &Nobody).await.unwrap();
+        node.images
+            .pull(&tag, &How { platform: Some(platform.clone()), ..How::default() }, &Nobody)
+            .await
+            .unwrap();
     }
     // A layer tells nothing of what else there is.
     node.flip(&amd.layer());

@@ -15,7 +15,7 @@ use images_support::*;
 use tokio::runtime::Handle;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, Want};
 use wherry_gateway::{Descriptor, Manifest, Reference};
-use wherry_node::images::{ImageError, LocalImage, MAX_BEFORE, PullEvents, TagEntry};
+use wherry_node::images::{How, ImageError, LocalImage, MAX_BEFORE, PullEvents, TagEntry};
 use wherry_node::transfer::Progress;
 use wherry_proto::Digest;
 
@@ -34,7 +34,7 @@ async fn old() -> Old {
     let tag = lab.reference("app:1");
     lab.origin.tag("app", "1", &old);
     let node = lab.node();
-    node.images.pull(&tag, None, false, &Nobody).await.unwrap();
+    node.images.pull(&tag, &How::default(), &Nobody).await.unwrap();
     Old { lab, node, tag, old, new }
 }
 
@@ -54,7 +54,7 @@ async fn a_pull_of_a_tag_that_has_moved_to_what_cannot_be_had_names_what_it_mean
     lab.origin.stop();
     let by_digest = lab.reference(&format!("app@{}", old.digest)).to_string();
 
-    let error = node.images.pull(&tag, None, false, &Nobody).await.unwrap_err();
+    let error = node.images.pull(&tag, &How::default(), &Nobody).await.unwrap_err();
     assert!(matches!(error, ImageError::Moved { .. }), "{error}");
     let said = error.to_string();
     for part in ["has moved", &new.digest.to_string(), &by_digest] {
@@ -108,7 +108,7 @@ async fn a_tag_that_moves_again_and_again_is_remembered_by_its_last_meanings_and
     let node = lab.node();
     let whole = lab.image("whole");
     lab.origin.tag("app", "1", &whole);
-    node.images.pull(&tag, None, false, &Nobody).await.unwrap();
+    node.images.pull(&tag, &How::default(), &Nobody).await.unwrap();
     // More often than is remembered, and of what comes nothing but the manifest is here.
     for round in 1..=2 * MAX_BEFORE as u64 {
         lab.origin.tag("app", "1", &lab.image(&format!("image {round}")));
@@ -135,7 +135,10 @@ async fn an_image_that_no_tag_means_is_found_once_and_never_its_parts() {
     for tag in [&tag, &lab.reference("copy:1")] {
         for platform in ["linux/amd64", "linux/arm64"] {
             let platform = wherry_node::images::parse_platform(platform).unwrap();
-            node.images.pull(tag, Some(&platform), false, &Nobody).await.unwrap();
+            node.images
+                .pull(tag, &How { platform: Some(platform.clone()), ..How::default() }, &Nobody)
+                .await
+                .unwrap();
         }
     }
     assert_eq!(names(&node).await.len(), 2, "the tags alone");
@@ -303,8 +306,11 @@ async fn what_is_known_of_an_image_leaves_with_its_manifest_and_what_others_need
     lab.origin.tag("app", "2", &other);
     let node = lab.node();
     let platform = wherry_node::images::parse_platform("linux/amd64").unwrap();
-    node.images.pull(&lab.reference("app:1"), Some(&platform), false, &Nobody).await.unwrap();
-    node.images.pull(&lab.reference("app:2"), None, false, &Nobody).await.unwrap();
+    node.images
+        .pull(&lab.reference("app:1"), &How { platform: Some(platform.clone()), ..How::default() }, &Nobody)
+        .await
+        .unwrap();
+    node.images.pull(&lab.reference("app:2"), &How::default(), &Nobody).await.unwrap();
     let grants = |digests: &[Digest]| {
         let app = lab.reference("app:1");
         let known = |digest| node.images.records().grant(app.host(), app.repository(), digest).unwrap();
@@ -320,7 +326,10 @@ async fn what_is_known_of_an_image_leaves_with_its_manifest_and_what_others_need
     node.images.forget_left(Some([amd.digest].into())).await.unwrap();
     assert_eq!(grants(&all), [true, true, false, true, true, true]);
     // All of it is learned again by whoever wants it.
-    node.images.pull(&lab.reference("app:1"), Some(&platform), false, &Nobody).await.unwrap();
+    node.images
+        .pull(&lab.reference("app:1"), &How { platform: Some(platform.clone()), ..How::default() }, &Nobody)
+        .await
+        .unwrap();
     assert_eq!(grants(&all), [true; 6]);
 
     // Of what is here nothing is forgotten: its manifest may come again. Nor of what a tag means.
@@ -361,7 +370,7 @@ async fn a_pull_whose_manifest_leaves_meanwhile_has_all_of_it_known_in_the_end()
     let (tag, image) = (lab.reference("app:1"), lab.image("app"));
     lab.origin.tag("app", "1", &image);
     let node = lab.node();
-    node.images.pull(&tag, None, false, &Leaving(&node)).await.unwrap();
+    node.images.pull(&tag, &How::default(), &Leaving(&node)).await.unwrap();
     assert!(node.store.holds(&image.digest));
     let grant = |digest| node.images.records().grant(tag.host(), tag.repository(), digest).unwrap();
     assert!(grant(&image.digest).is_some_and(|grant| grant.unfolded));

@@ -219,7 +219,7 @@ fn a_record_without_its_file_is_dropped_after_a_crash_and_at_the_first_read() {
     assert!(store.get(&first).is_none() && store.get(&second).is_none());
     assert_eq!(
         [gone.try_recv().unwrap(), gone.try_recv().unwrap()].map(|gone| (gone.digest, gone.why)),
-        [(first, Why::Damaged), (second, Why::Damaged)]
+        [(first, Why::Missing), (second, Why::Damaged)]
     );
     let third = put(&store, b"third");
     drop(store);

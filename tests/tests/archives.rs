@@ -85,6 +85,29 @@ fn an_import_makes_an_image_that_needs_no_cloud() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_layout_that_has_a_tag_and_no_name_gives_its_image_none_and_says_which_flag_does() -> Result<()> {
+    let (lab, images) = (Lab::new()?, Images::get()?);
+    let origin = images.origin(&lab, "origin")?;
+    let skopeo = Skopeo::new(&lab, "skopeo")?;
+    let layout = lab.path().join("layout");
+    let path = layout.display().to_string();
+    let from = format!("docker://{}", images.by_podman.reference(origin.host()));
+    skopeo.copy(&from, &format!("oci:{path}:latest"))?;
+    let node = Wherry::start(&lab, "node", Options::default())?;
+    let mut import = node.begin("import", &["import", &path])?;
+    ensure!(import.wait_exit(std::time::Duration::from_secs(60))?.success(), "{}", import.tail());
+    let said = import.stderr()?;
+    for part in ["the tag latest and no name", &format!("'wherry import --name REPOSITORY:latest {path}'")] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let none = format!("<none>@{}", images.by_podman.manifest);
+    assert_eq!(node.whole_images()?, [none.as_str()]);
+    let imported = node.json(&["import", "--name", "edge/app:1", &path])?;
+    assert_eq!(imported["images"][0]["reference"], "docker.io/edge/app:1", "{imported}");
+    Ok(())
+}
+
 /// What an archive is made of.
 enum Entry<'a> {
     File(&'a str, &'a [u8]),

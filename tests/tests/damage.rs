@@ -156,6 +156,37 @@ fn a_check_finds_what_is_damaged_and_sets_it_aside() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_first_list_after_a_manifest_was_damaged_has_the_image() -> Result<()> {
+    let Holder { node, image, reference, lab: _lab, origin: _origin } = holder(77)?;
+    flip(&node, &image.manifest, 5)?;
+    let listed = node.json(&["images"])?;
+    assert_eq!(
+        (&listed[0]["reference"], &listed[0]["damaged"]),
+        (&json!(reference), &json!({"blobs": 1, "state": "waiting"})),
+        "{listed}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_layer_whose_file_is_gone_is_called_lost_and_not_damaged() -> Result<()> {
+    let Holder { node, image, reference, lab: _lab, origin: _origin } = holder(78)?;
+    let layer = image.layers[0].digest;
+    let hex = layer.hex();
+    fs::remove_file(node.data().join("blobs/sha256").join(&hex[..2]).join(&hex))?;
+    let output = output(node.command()?.arg("check"))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(&format!("lost    {layer} 8.00 MiB of {reference}: its file is gone\n")), "{said}");
+    wait_until("the log says so", SOON, || {
+        let parts = ["WARN", "file of a stored blob is missing", &layer.to_string(), &reference];
+        Ok(node.log()?.lines().any(|line| parts.iter().all(|part| line.contains(part))))
+    })?;
+    node.run(&["pull", &reference])?;
+    ensure!(blob_is_right(node.gateway()?, "lab/noise", &image.layers[0])?, "it is wrong");
+    Ok(())
+}
+
 /// All that people write for an image that has a single name.
 fn names_of(reference: &str, manifest: &Digest) -> [String; 4] {
     let hex = manifest.hex();
@@ -240,7 +271,7 @@ fn a_damaged_holder_learns_it_from_the_taker_whose_pull_ends_in_words() -> Resul
     let taker = network.member(&lab, "taker", options, &[&holder])?;
 
     let begun = Instant::now();
-    let said = taker.fails(&["pull", &reference])?;
+    let said = taker.fails(&["pull", "--wait", "0s", &reference])?;
     assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
     assert!(said.contains(&layer.digest.short()) && said.contains("does not link"), "{said}");
     let holder_id = &holder.addresses()?.peer_id;
@@ -340,7 +371,7 @@ fn what_has_rotted_at_both_is_given_by_neither_and_comes_from_the_origin() -> Re
     let mut rotten = rotten(77, [&[LAYER / 2], &[LAYER / 3, LAYER / 2]])?;
     let Rotten { nodes: [one, two], reference, layer, origin, .. } = &mut rotten;
     let begun = Instant::now();
-    one.fails(&["pull", reference])?;
+    one.fails(&["pull", "--wait", "0s", reference])?;
     assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
     // The other has learnt of it.
     let listed = two.json(&["images"])?;

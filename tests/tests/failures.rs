@@ -78,7 +78,7 @@ fn an_origin_that_breaks_off_is_counted_and_named_in_the_log() -> Result<()> {
     let image = image(&origin)?;
     let node = Wherry::start(&lab, "node", Options::origin(relay.host()))?;
     relay.gate_at(GATE);
-    let mut pull = node.begin("pull", &["pull", &image.reference(relay.host())])?;
+    let mut pull = node.begin("pull", &["pull", "--wait", "0s", &image.reference(relay.host())])?;
     wait_until("the origin gives some of it", SOON, || Ok(relay.sent_total() >= GATE))?;
     origin.stop()?;
     relay.cut();

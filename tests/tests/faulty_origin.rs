@@ -57,7 +57,7 @@ impl Site {
 
     /// The pull fails in words, no client gets the layer, and all is well once the origin is.
     fn pull_fails_and_leaves_nothing(&self) -> Result<String> {
-        let said = self.node.fails(&["pull", &self.reference()])?;
+        let said = self.node.fails(&["pull", "--wait", "0s", &self.reference()])?;
         let layer = self.image.layers[0].digest;
         let mut served =
             Request::new(self.node.gateway()?, "GET", &format!("/v2/lab/noise/blobs/{layer}")).open()?;

@@ -158,7 +158,7 @@ fn where_only_liars_are_left_the_pull_fails_and_names_them() -> Result<()> {
         // Each in a thread, and so in a network, of its own.
         std::thread::spawn(move || {
             let site = site(false, &[lie])?;
-            site.taker.fails(&["pull", &site.image.reference(site.relay.host())])?;
+            site.taker.fails(&["pull", "--wait", "0s", &site.image.reference(site.relay.host())])?;
             site.liars_are_named(false)?;
             site.relay.heal();
             site.pull()?;
@@ -178,7 +178,7 @@ fn where_liars_and_a_wrong_origin_are_left_the_pull_fails_and_keeps_nothing() ->
     let layer = site.image.layers[0].digest;
     // In the front half, which no liar has as it is; of the back half one has the truth.
     site.relay.fault(layer, Fault::WrongByte(LAYER / 4));
-    let said = site.taker.fails(&["pull", &site.image.reference(site.relay.host())])?;
+    let said = site.taker.fails(&["pull", "--wait", "0s", &site.image.reference(site.relay.host())])?;
     assert!(said.contains(&layer.short()), "{said}");
     assert_eq!(site.taker.whole_images()?, Vec::<String>::new());
     site.liars_are_named(false)

@@ -50,6 +50,41 @@ impl Site {
 }
 
 #[test]
+fn a_pull_that_is_refused_for_its_platform_leaves_no_image() -> Result<()> {
+    let site = site(None)?;
+    let (_, reference) = site.image("lab/one", 78, MIB)?;
+    let said = site.node.fails(&["pull", "--platform", "linux/s390x", &reference])?;
+    assert!(said.contains("has no image for linux/s390x"), "{said}");
+    assert_eq!(site.node.json(&["images"])?, json!([]));
+    Ok(())
+}
+
+#[test]
+fn removal_says_that_an_image_was_pinned_and_of_what_is_not_here_where_to_look() -> Result<()> {
+    let site = site(None)?;
+    let (_, reference) = site.image("lab/one", 79, MIB)?;
+    site.node.run(&["pull", &reference])?;
+    site.node.run(&["pin", &reference])?;
+    assert!(site.node.run(&["rm", &reference])?.contains("; it was pinned\n"));
+    let said = site.node.fails(&["rm", &reference])?;
+    assert!(said.contains("'wherry images'") && !said.contains("bring it here"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn an_image_that_its_tag_has_left_says_for_how_long_it_has_been_here() -> Result<()> {
+    let site = site(None)?;
+    let (_, reference) = site.image("lab/one", 76, MIB)?;
+    site.node.run(&["pull", &reference])?;
+    let (_, again) = site.image("lab/one", 77, MIB)?;
+    site.node.run(&["pull", "--refresh", &again])?;
+    let listed = site.node.json(&["images"])?;
+    let listed = listed.as_array().context("no list")?;
+    ensure!(listed.len() == 2 && listed.iter().all(|image| image["added"].is_u64()), "{listed:?}");
+    Ok(())
+}
+
+#[test]
 fn removal_takes_what_no_other_image_has_and_leaves_the_rest() -> Result<()> {
     let site = site(None)?;
     let (first, reference) = site.image("lab/one", 80, 2 * MIB)?;

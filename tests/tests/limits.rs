@@ -266,6 +266,30 @@ fn what_came_today_is_known_after_a_kill_where_nothing_is_limited() -> Result<()
 }
 
 #[test]
+fn a_kill_gives_back_hardly_any_of_a_budget() -> Result<()> {
+    // Written down every so many bytes.
+    const PART: u64 = BUDGET / 100;
+    const BUDGET: u64 = 16 << 20;
+    // Less than comes in the seconds after which it is written down in any case.
+    const SPENT: u64 = 4 * RATE;
+    // What comes while a slow disk writes.
+    const MEANWHILE: u64 = RATE;
+    let site = site()?;
+    let image = site.image("lab/noise", 88, BUDGET)?;
+    site.relay.pace(RATE);
+    let mut node = site.node("node", &["--wan-budget", "16MiB"], &[])?;
+    let _pull = node.begin("pull", &["pull", &image.reference(site.relay.host())])?;
+    let before = wait_for("some of the budget is spent", SOON, || {
+        Ok(wan(&node)?["spent_here"].as_u64().filter(|spent| *spent >= SPENT))
+    })?;
+    node.kill()?;
+    node.up()?;
+    let after = wan(&node)?["spent_here"].as_u64().context("spent_here")?;
+    assert!(after + PART + MEANWHILE >= before, "{after} of {before}");
+    Ok(())
+}
+
+#[test]
 fn nobody_takes_over_from_a_leader_that_pauses_and_the_site_still_takes_one_copy() -> Result<()> {
     const LAYER: u64 = 6 << 20;
     let site = site()?;

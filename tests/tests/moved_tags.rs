@@ -79,7 +79,7 @@ fn what_a_tag_meant_before_is_listed_found_by_its_digest_and_named_where_the_tag
     assert_eq!(listed(&node, &by_digest)?, None);
     let said = node.fails(&["inspect", &digits[..12]])?;
     assert!(said.contains("not here"), "{said}");
-    let said = node.fails(&["pull", &tag])?;
+    let said = node.fails(&["pull", "--wait", "0s", &tag])?;
     assert!(!said.contains("has moved"), "nothing is left of it: {said}");
     Ok(())
 }
@@ -105,7 +105,7 @@ fn a_tag_move_that_one_node_saw_outlives_that_node() -> Result<()> {
     let body = String::from_utf8_lossy(&answer.body).into_owned();
     let now = format!("it means {} now", new.manifest);
     assert!(answer.status >= 400 && body.contains(&now), "{}: {body}", answer.status);
-    let said = two.fails(&["pull", &tag])?;
+    let said = two.fails(&["pull", "--wait", "0s", &tag])?;
     assert!(said.contains(&now) && said.contains(&old.manifest.to_string()), "{said}");
     Ok(())
 }

@@ -113,6 +113,31 @@ fn a_slow_pull_names_its_leader_the_rates_and_when_it_will_be_done() -> Result<(
 }
 
 #[test]
+fn a_pull_that_is_held_to_a_rate_names_it_and_one_whose_link_is_slower_does_not() -> Result<()> {
+    let lab = Lab::new()?;
+    let origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let relay = Relay::start(origin.addr())?;
+    let image = push_image(origin.addr(), "lab/slow", "1", 96, &[24 * MIB])?;
+    let options = Options::origin(relay.host()).with("--wan-down").with("8Mbit/s");
+    let network = Network::new(&lab)?;
+    let one = network.member(&lab, "one", options, &[])?;
+    let reference = image.reference(relay.host());
+    let _pull = one.begin("pull", &["pull", &reference])?;
+    let digest = image.layers[0].digest.to_string();
+    let waits_for = || -> Result<Value> {
+        let why = one.json(&["why", &reference])?;
+        let layer = why["blobs"].as_array().and_then(|blobs| blobs.iter().find(|it| it["digest"] == *digest));
+        Ok(layer.map_or(Value::Null, |layer| layer["transfer"]["waits_for"].clone()))
+    };
+    let held = serde_json::json!({ "what": "rate", "which": { "rate": RATE, "nodes": 1 } });
+    wait_until("the rate is what it waits for", SOON, || Ok(waits_for()? == held))?;
+    let said = one.run(&["why", &reference])?;
+    assert!(said.contains("waits for the rate that is set for this site, 8Mbit/s (wan_down)\n"), "{said}");
+    relay.pace(RATE / 2);
+    wait_until("the link is", SOON, || Ok(waits_for()?["what"] == "origin"))
+}
+
+#[test]
 fn a_stuck_pull_names_the_reason() -> Result<()> {
     let site = site()?;
     site.relay.gate_at(2 * MIB);

@@ -67,8 +67,12 @@ pub(super) async fn import(args: &ImportArgs, environment: &Environment) -> Resu
 /// What an image that came without a name is called by, and how it gets one.
 pub(super) fn nameless(summary: &ImportSummary, from: &Path) -> Option<String> {
     let image = summary.images.iter().find(|image| image.reference.is_none())?;
+    let (has, tag) = match &image.tag {
+        Some(tag) => (format!("the tag {} and no name", harmless(tag)), harmless(tag)),
+        None => ("no name".to_owned(), "TAG".to_owned()),
+    };
     let called = format!(
-        "the archive gives this image no name: its digest means it, and the first 12 digits do, as in 'wherry inspect {}'",
+        "the archive gives this image {has}: its digest means it, and the first 12 digits do, as in 'wherry inspect {}'",
         image.digest.short()
     );
     let from = match from.to_str() {
@@ -76,7 +80,7 @@ pub(super) fn nameless(summary: &ImportSummary, from: &Path) -> Option<String> {
         Some(from) => harmless(from),
     };
     Some(match summary.images.len() {
-        1 => format!("{called}; 'wherry import --name REPOSITORY:TAG {from}' gives it one"),
+        1 => format!("{called}; 'wherry import --name REPOSITORY:{tag} {from}' gives it a name"),
         _ => format!("{called}; --name gives one where an archive has a single image"),
     })
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -10,6 +11,7 @@ use wherry_gateway::{Host, NameError, Platform, Reference};
 
 use super::environment::Environment;
 use super::failure::Failure;
+use crate::config::units::parse_duration;
 use crate::config::{Flag, KEYS, Key, Sources, control_sockets};
 use crate::control::Client;
 use crate::identity::DEFAULT_DAYS;
@@ -65,6 +67,8 @@ pub(super) enum Command {
         wherry pull --platform linux/arm64 alpine   for another machine than this one\n  \
         wherry pull --refresh alpine                the registry is asked now, whatever it said a minute ago\n\n\
         Standard output gets the image's name and digest, or a JSON object; progress goes to standard error.\n\n\
+        A registry that gets out of reach in the middle is tried again and again, and the pull goes on where it was. Wrong bytes, \
+        and a name of which nobody can say what it means, are an error at once.\n\n\
         Ctrl-C leaves the pull to the node, which goes on with it: 'wherry cancel' stops it.")]
     Pull(PullArgs),
     /// Bring images to all nodes of the site before anyone asks, and pin them there
@@ -118,7 +122,9 @@ pub(super) enum Command {
         wherry import image.tar            what 'docker save', 'podman save' or 'wherry export' wrote\n  \
         wherry import layout/              the folder of an OCI layout\n  \
         docker save app | wherry import -\n  \
-        wherry import --name edge/app:1 layout/   gives the one image in there this name")]
+        wherry import --name edge/app:1 layout/   gives the one image in there this name\n\n\
+        Without --name an image has the name that the archive gives it. Where that is no more than a tag, as 'skopeo copy … \
+        oci:layout:1.0' writes it, the image has no name: it is listed as <none>@DIGEST, and --name gives it one.")]
     Import(ImportArgs),
     /// Write an image as an archive that wherry, docker, podman and skopeo read
     #[command(after_help = "Examples:\n  \
@@ -322,6 +328,10 @@ pub(super) struct PullArgs {
     /// Ask the registry what the tag means even if it said so within tag_ttl
     #[arg(long)]
     pub(super) refresh: bool,
+    /// How long to go on trying while the registry is out of reach and nothing comes [default: 10m where it gets out of reach
+    /// in the middle, and not at all where it is so from the start]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) wait: Option<Duration>,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }
@@ -509,6 +519,11 @@ fn reference(text: &str) -> Result<String, NameError> {
 /// A name as above, a digest, or the beginning of one: the image is here.
 fn image(text: &str) -> Result<String, NameError> {
     Wanted::parse_at(text, &Host::docker_io()).map(|_| text.to_owned())
+}
+
+/// A time with its unit, to the second.
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "a time such as 90s, 10m or 1h30m is meant".to_owned())
 }
 
 /// The words of a command line, with a negative number behind a flag made its value: it would be taken for a flag that

@@ -99,10 +99,11 @@ pub(super) fn page(summary: &CheckSummary) -> String {
     let mut out = String::new();
     for blob in &summary.damaged {
         let images = match blob.images.is_empty() {
-            true => "no image that is known".to_owned(),
+            true => "no image that is here".to_owned(),
             false => harmless(&blob.images.join(", ")),
         };
-        out += &format!("damaged {} {} of {images}\n", blob.digest, show_size(blob.size));
+        let (what, why) = if blob.gone { ("lost   ", ": its file is gone") } else { ("damaged", "") };
+        out += &format!("{what} {} {} of {images}{why}\n", blob.digest, show_size(blob.size));
     }
     for digest in &summary.missing {
         out += &format!("missing {digest}\n");

@@ -26,6 +26,9 @@ pub(super) fn removed(summary: &RemoveSummary) -> String {
             1 => out += "; 1 that other images have too stays",
             many => out += &format!("; {many} that other images have too stay"),
         }
+        if image.pinned {
+            out += "; it was pinned";
+        }
         out += "\n";
     }
     out

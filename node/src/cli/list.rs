@@ -249,7 +249,7 @@ fn damaged_blobs(damaged: &[DamagedStatus]) -> String {
     images.sort_unstable();
     images.dedup();
     let blobs = if damaged.len() == 1 { "blob" } else { "blobs" };
-    let images = if images.is_empty() { "no image that is known".to_owned() } else { images.join(", ") };
+    let images = if images.is_empty() { "no image that is here".to_owned() } else { images.join(", ") };
     let rest = match damaged.len() - healing {
         0 => "on the way again".to_owned(),
         waiting => format!("{healing} on the way again, {waiting} until the next pull"),

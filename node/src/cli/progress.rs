@@ -114,9 +114,9 @@ impl PullLines {
 
     /// The line that an event is worth, if it is worth one.
     pub(super) fn line(&mut self, event: &PullEvent, now: Instant) -> Option<String> {
-        let was_stuck = self.tally.stuck().is_some();
+        let was_stuck = self.tally.is_stuck();
         let line = self.tally.event(event, now);
-        if line.is_none() && !was_stuck && self.tally.stuck().is_some() {
+        if line.is_none() && !was_stuck && self.tally.is_stuck() {
             return Some(self.say(now));
         }
         line.or_else(|| self.tick(now))

@@ -8,8 +8,8 @@ use wherry_proto::Digest;
 use super::output::{count, harmless};
 use super::progress::sources;
 use super::why::waits_for as waits_for_what;
-use crate::config::units::{show_seconds, show_size};
-use crate::control::api::PullEvent;
+use crate::config::units::{show_duration, show_seconds, show_size};
+use crate::control::api::{PullEvent, WaitsFor};
 
 /// Rates are those of the last seconds, so that they follow what the link does.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -56,8 +56,27 @@ struct Blob {
     started: Instant,
     done: bool,
     speed: Speed,
-    /// What it waits for, in words, until something of it comes again.
-    waits: Option<String>,
+    /// What it waits for, until something of it comes again.
+    waits: Option<Waits>,
+}
+
+enum Waits {
+    /// Something, in words.
+    For(String),
+    /// That this origin is in reach again, until then.
+    Origin(String, Instant),
+}
+
+impl Waits {
+    fn text(&self, now: Instant) -> String {
+        match self {
+            Self::For(text) => text.clone(),
+            Self::Origin(origin, until) => {
+                let left = until.saturating_duration_since(now).as_secs_f64();
+                format!("waits until {origin} is in reach again, {} more at most", show_seconds(left))
+            }
+        }
+    }
 }
 
 impl Tally {
@@ -114,12 +133,30 @@ impl Tally {
             }
             PullEvent::Stuck { digest, waits_for, origin } => {
                 let blob = self.blobs.iter_mut().find(|blob| blob.digest == *digest)?;
-                blob.waits = Some(harmless(&waits_for_what(*waits_for, origin)));
+                let is_tried = matches!(waits_for, WaitsFor::Origin | WaitsFor::Lead);
+                // An origin that is out of reach is tried now and then, which tells nothing new.
+                if !(is_tried && matches!(blob.waits, Some(Waits::Origin(..)))) {
+                    blob.waits = Some(Waits::For(harmless(&waits_for_what(*waits_for, origin))));
+                }
                 // Another one may wait for a limit, of which is told time and again while it holds.
                 if !self.hears_of_limit(now) {
                     self.limited = None;
                 }
                 None
+            }
+            PullEvent::Away { digest, away } => {
+                let is_known = self.blobs.iter().any(|it| matches!(it.waits, Some(Waits::Origin(..))));
+                let left = Duration::from_secs(away.seconds_left);
+                let origin = harmless(&away.origin);
+                // One that is needed to know what the image is has not been told of.
+                if let Some(blob) = self.blobs.iter_mut().find(|blob| blob.digest == *digest) {
+                    blob.waits = Some(Waits::Origin(origin, now + left));
+                }
+                if !self.hears_of_limit(now) {
+                    self.limited = None;
+                }
+                let why = harmless(&away.to_string());
+                (!is_known).then(|| format!("waiting: {why}; trying again for {}", show_duration(left)))
             }
             PullEvent::Waiting { why, .. } => {
                 let why = harmless(why);
@@ -187,7 +224,7 @@ impl Tally {
             return line + &format!(", waits: {limit}");
         }
         let pace = self.speed.at(now);
-        if let Some(why) = self.stuck() {
+        if let Some(why) = self.stuck(now) {
             line += &format!(", {why}");
             if let Pace::Still(since) = pace {
                 line += &format!("; nothing has arrived for {}", show_seconds(since));
@@ -207,13 +244,16 @@ impl Tally {
     }
 
     /// What the first of them waits for, where all that are on their way wait for something.
-    pub(super) fn stuck(&self) -> Option<&str> {
-        let mut first = None;
-        for blob in self.blobs.iter().filter(|blob| !blob.done) {
-            let why = blob.waits.as_deref()?;
-            first = first.or(Some(why));
-        }
-        first
+    fn stuck(&self, now: Instant) -> Option<String> {
+        self.is_stuck().then(|| {
+            let mut coming = self.blobs.iter().filter(|blob| !blob.done);
+            coming.find_map(|blob| Some(blob.waits.as_ref()?.text(now))).unwrap_or_default()
+        })
+    }
+
+    /// Whether all that are on their way wait for something.
+    pub(super) fn is_stuck(&self) -> bool {
+        !self.is_done() && self.blobs.iter().all(|blob| blob.done || blob.waits.is_some())
     }
 
     /// How fast one of them comes.

@@ -7,7 +7,7 @@ use wherry_proto::Digest;
 use super::progress::PullLines;
 use super::tally::Tally;
 use super::tests::digest;
-use crate::control::api::{PullEvent, WaitsFor};
+use crate::control::api::{Away, PullEvent, WaitsFor};
 use crate::limits::{Limit, Limited};
 
 #[test]
@@ -148,4 +148,38 @@ fn what_waits_says_for_what_in_place_of_a_rate_and_a_time() {
         tally.event(&stuck(blob), at(30));
     }
     assert!(tally.all(at(30)).contains(", waits for this node's link"), "{}", tally.all(at(30)));
+}
+
+#[test]
+fn an_origin_that_is_away_is_named_with_how_long_it_is_waited_for() {
+    let begun = Instant::now();
+    let at = |seconds: u64| begun + Duration::from_secs(seconds);
+    let mut tally = Tally::default();
+    let started =
+        PullEvent::LayerStarted { digest: digest(), size: 100 << 20, present: false, here: 4 << 20 };
+    tally.event(&started, begun);
+    let origin = "r.example/a".to_owned();
+    let away = |seconds_left| PullEvent::Away {
+        digest: digest(),
+        away: Away { origin: origin.clone(), why: "connection refused".to_owned(), seconds_left },
+    };
+    assert_eq!(
+        tally.event(&away(600), at(3)).unwrap(),
+        "waiting: r.example/a is out of reach: connection refused; trying again for 10m"
+    );
+    assert_eq!(tally.event(&away(597), at(6)), None, "it was said");
+    // That it is tried again is no news.
+    let stuck =
+        PullEvent::Stuck { digest: digest(), waits_for: WaitsFor::Origin, origin: "r.example/a".to_owned() };
+    tally.event(&stuck, at(9));
+    assert_eq!(
+        tally.all(at(9)),
+        "4.00 MiB of 4.00 MiB, waits until r.example/a is in reach again, 9m 54s more at most; nothing has arrived for \
+         9.00 s"
+    );
+    let progress =
+        PullEvent::Progress { digest: digest(), bytes: 5 << 20, from_peers: 0, from_origin: 1 << 20 };
+    tally.event(&progress, at(20));
+    assert!(!tally.all(at(20)).contains("waits"), "{}", tally.all(at(20)));
+    assert!(tally.event(&away(600), at(30)).is_some(), "it is gone once more");
 }

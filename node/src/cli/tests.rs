@@ -187,6 +187,7 @@ fn an_imported_image_without_a_name_is_called_by_its_digest_and_can_get_a_name()
     use crate::control::api::{ImportSummary, ImportedImage};
     let image = |reference: Option<&str>| ImportedImage {
         reference: reference.map(str::to_owned),
+        tag: None,
         digest: digest(),
         size: 1,
     };
@@ -194,6 +195,9 @@ fn an_imported_image_without_a_name_is_called_by_its_digest_and_can_get_a_name()
     let alone = said(vec![image(None)]).unwrap();
     assert!(alone.contains(&format!("'wherry inspect {}'", digest().short())), "{alone}");
     assert!(alone.contains("'wherry import --name REPOSITORY:TAG layout/'"), "{alone}");
+    let tagged = said(vec![ImportedImage { tag: Some("1.0".to_owned()), ..image(None) }]).unwrap();
+    assert!(tagged.contains("the tag 1.0 and no name"), "{tagged}");
+    assert!(tagged.contains("'wherry import --name REPOSITORY:1.0 layout/'"), "{tagged}");
     let several = said(vec![image(Some("a:1")), image(None)]).unwrap();
     assert!(several.contains("where an archive has a single image"), "{several}");
     assert_eq!(said(vec![image(Some("a:1"))]), None);
@@ -216,7 +220,7 @@ fn one_of_a_kind_is_told_of_in_the_singular() {
     assert!(page.ends_with("checked 2 blobs with 1 B in 1.00 s: all are right, 2 are not here\n"), "{page}");
     let removed = |blobs, partial, shared| {
         let (reference, digest) = ("a:1".to_owned(), digest());
-        let image = RemovedImage { reference, digest, blobs, partial, bytes: 1, shared };
+        let image = RemovedImage { reference, digest, blobs, partial, bytes: 1, shared, pinned: false };
         keep::removed(&RemoveSummary { removed: vec![image] })
     };
     assert_eq!(
@@ -224,6 +228,10 @@ fn one_of_a_kind_is_told_of_in_the_singular() {
         "a:1 removed, 1 blob and what was here of 1 more with 1 B; 1 that other images have too stays\n"
     );
     assert_eq!(removed(2, 0, 2), "a:1 removed, 2 blobs with 1 B; 2 that other images have too stay\n");
+    let (reference, digest) = ("a:1".to_owned(), digest());
+    let pinned = RemovedImage { reference, digest, blobs: 1, partial: 0, bytes: 1, shared: 0, pinned: true };
+    let said = keep::removed(&RemoveSummary { removed: vec![pinned] });
+    assert_eq!(said, "a:1 removed, 1 blob with 1 B; it was pinned\n");
 }
 
 #[test]
@@ -458,10 +466,11 @@ fn nodes_to_preload_are_all_of_the_site_or_those_that_are_named() {
 #[test]
 fn why_says_what_would_be_done_for_an_image_that_nobody_pulls() {
     use super::why::page;
-    use crate::control::api::{WhyImage, WhyState};
+    use crate::control::api::{Away, BlobWhy, WhyImage, WhyState};
     let mut why = WhyImage {
         reference: "r.example/app:1".to_owned(),
         state: WhyState::Absent,
+        pulled: false,
         registry: "r.example".to_owned(),
         bytes: 0,
         of_bytes: None,
@@ -484,6 +493,26 @@ fn why_says_what_would_be_done_for_an_image_that_nobody_pulls() {
         format!(
             "r.example/app:1 is not here whole, 0 B of 2.00 KiB, and nobody pulls it\na pull would take it from peer …{end}\n"
         )
+    );
+    // A runtime fetches a part of it.
+    let blob = |bytes| BlobWhy {
+        digest: digest(),
+        size: 1024,
+        bytes,
+        transfer: None,
+        away: None,
+        holders: Vec::new(),
+    };
+    (why.state, why.blobs) = (WhyState::Coming, vec![blob(0)]);
+    assert!(page(&why).contains("nobody fetches it"), "{}", page(&why));
+    why.pulled = true;
+    assert!(page(&why).contains("waits for its turn"), "{}", page(&why));
+    why.blobs[0].away =
+        Some(Away { origin: "r.example/app".to_owned(), why: "refused".to_owned(), seconds_left: 90 });
+    let said = page(&why);
+    assert!(
+        said.contains("waits until r.example/app is in reach again, 90.0 s more at most: refused"),
+        "{said}"
     );
     why.state = WhyState::Resolving;
     assert!(page(&why).contains("it is not known yet what the name means"));

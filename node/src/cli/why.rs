@@ -8,8 +8,11 @@ use super::failure::Failure;
 use super::output::{harmless, print, print_json};
 use super::preload::short;
 use crate::config::units::{show_seconds, show_size};
-use crate::control::api::{BlobWhy, InspectRequest, Leads, LimitNow, WaitsFor, Why, WhyImage, WhyState};
+use crate::control::api::{
+    Away, BlobWhy, HeldTo, InspectRequest, Leads, LimitNow, WaitsFor, Why, WhyImage, WhyState,
+};
 use crate::images::PARALLEL;
+use crate::limits::show_rate;
 use crate::transfer::STILL;
 
 /// How many peers are named one by one.
@@ -77,7 +80,7 @@ pub(super) fn page(why: &WhyImage) -> String {
         (None, None) => ", unknown when it will be done\n".to_owned(),
     };
     for blob in why.blobs.iter().filter(|blob| blob.transfer.is_some() || blob.bytes < blob.size) {
-        out += &paragraph(blob, why.limit.as_ref());
+        out += &paragraph(blob, why.limit.as_ref(), why.pulled);
     }
     out
 }
@@ -89,11 +92,18 @@ fn held_up(why: &WhyImage) -> Option<&str> {
     why.limit.as_ref().filter(|_| is_limited).map(|limit| limit.why.as_str())
 }
 
-fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>) -> String {
+fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>, is_pulled: bool) -> String {
     let mut out = format!("\n{}  {} of {}", blob.digest.short(), show_size(blob.bytes), show_size(blob.size));
     let Some(why) = &blob.transfer else {
-        return out
-            + &format!("\n  waits for its turn: {PARALLEL} blobs of an image are fetched at a time\n");
+        return match &blob.away {
+            Some(away) => out + &format!("\n  {}\n", away_line(away)),
+            None if is_pulled => {
+                out + &format!("\n  waits for its turn: {PARALLEL} blobs of an image are fetched at a time\n")
+            }
+            None => {
+                out + "\n  nobody fetches it: a runtime wants another part of the image, and nobody pulls that\n"
+            }
+        };
     };
     if let Some(left) = why.seconds_left {
         out += &format!(", {}/s, {} left", show_size(why.rate), show_seconds(left));
@@ -108,7 +118,10 @@ fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>) -> String {
     if why.origin_rate > 0 {
         line(format!("takes {}/s from {}", show_size(why.origin_rate), why.origin));
     }
-    line(waits(why, limit));
+    match &blob.away {
+        Some(away) => line(away_line(away)),
+        None => line(waits(why, limit)),
+    }
     if let Some(failed) = &why.origin_failed {
         line(format!("{} cannot be read: {failed}", why.origin));
     }
@@ -116,6 +129,11 @@ fn paragraph(blob: &BlobWhy, limit: Option<&LimitNow>) -> String {
         line(format!("{} is not asked any more: {}", name(&failed.node), failed.why));
     }
     out
+}
+
+fn away_line(away: &Away) -> String {
+    let left = show_seconds(away.seconds_left as f64);
+    harmless(&format!("waits until {} is in reach again, {left} more at most: {}", away.origin, away.why))
 }
 
 fn led(why: &Why) -> String {
@@ -153,6 +171,11 @@ pub(super) fn waits_for(what: WaitsFor, origin: &str) -> String {
         WaitsFor::Turn => "waits for its turn: as many blobs as may are on their way here".to_owned(),
         WaitsFor::Limit(_) => "waits for a limit that has ended just now".to_owned(),
         WaitsFor::Lead => "waits until somebody leads".to_owned(),
+        WaitsFor::Rate(HeldTo { rate, nodes }) => {
+            let shared =
+                if nodes > 1 { format!(", which {nodes} of its nodes share now") } else { String::new() };
+            format!("waits for the rate that is set for this site, {} (wan_down){shared}", show_rate(rate))
+        }
         WaitsFor::Origin => format!("waits for this node's link to {origin}"),
         WaitsFor::Leader(node) => format!("waits for the link of {} to the registry", name(&node)),
         WaitsFor::Slot => {

@@ -25,8 +25,9 @@ use serde::{Deserialize, Serialize};
 use wherry_proto::{Digest, NodeId};
 
 pub use super::refused::{ApiError, ErrorCode};
+pub use crate::images::Away;
 pub use crate::images::inspect::ImageDetails;
-pub use crate::limits::{Limit, Limited, WanStatus};
+pub use crate::limits::{HeldTo, Limit, Limited, WanStatus};
 pub use crate::status::{Damage, NodeStatus, Recovery};
 pub use crate::transfer::{FailedPeer, Leads, PeerNow, PeerRate, WaitsFor, Why};
 
@@ -63,6 +64,10 @@ pub struct PullRequest {
     /// Whether the registry is to be asked what the tag means even if it said so a short time ago.
     #[serde(default)]
     pub refresh: bool,
+    /// For how many seconds to go on trying while the registry is out of reach and nothing of a blob comes;
+    /// [`WAIT`](crate::images::WAIT) if it is not said, and not at all where it was so from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_seconds: Option<u64>,
 }
 
 /// Asks that an image be fetched no further.
@@ -138,6 +143,9 @@ pub struct RemovedImage {
     pub bytes: u64,
     /// How many of its blobs stay, since other images have them too.
     pub shared: usize,
+    /// Whether it was pinned.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 /// Asks that an image stay here whatever the disk budget, or no longer.
@@ -282,6 +290,9 @@ pub struct DamagedBlob {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
+    /// Whether nothing is left of its file, since that is gone.
+    #[serde(default)]
+    pub gone: bool,
     /// The images here that it belongs to.
     pub images: Vec<String>,
 }
@@ -342,6 +353,14 @@ pub enum PullEvent {
         waits_for: WaitsFor,
         /// The origin that is read now, or would be; empty if none is known.
         origin: String,
+    },
+    /// A blob waits until its origin is in reach again; told whenever that was tried in vain.
+    Away {
+        /// The blob.
+        digest: Digest,
+        /// The origin, and for how long it is waited for.
+        #[serde(flatten)]
+        away: Away,
     },
     /// A limit is all that the rest waits for. It goes on when that ends; told again while it holds.
     Waiting {
@@ -411,6 +430,9 @@ pub struct ImportSummary {
 pub struct ImportedImage {
     /// Its reference; `None` when the archive names none, so that only the digest leads to it.
     pub reference: Option<String>,
+    /// The tag that the archive gives it, where it gives it a tag and no name.
+    #[serde(default)]
+    pub tag: Option<String>,
     /// Its manifest.
     pub digest: Digest,
     /// Bytes of its configurations and layers, of all platforms that are here, each counted once.
@@ -450,6 +472,9 @@ pub struct WhyImage {
     pub reference: String,
     /// How it is with the image.
     pub state: WhyState,
+    /// Whether it is pulled: what a runtime wants of it comes without that, and no more than that.
+    #[serde(default)]
+    pub pulled: bool,
     /// The registry that it comes from; empty if it came here without a name.
     pub registry: String,
     /// Bytes of its blobs that are here.
@@ -503,6 +528,9 @@ pub struct BlobWhy {
     pub bytes: u64,
     /// What is done for it now; `None` if it is here, or nobody fetches it yet.
     pub transfer: Option<Why>,
+    /// The origin that a pull waits for, since it was out of reach when it was tried last.
+    #[serde(default)]
+    pub away: Option<Away>,
     /// The neighbours that have it; see [`WhyImage::holders`].
     pub holders: Vec<NodeId>,
 }

@@ -119,7 +119,7 @@ impl Backend for Harbour {
         events: Events<CheckEvent>,
     ) -> Result<CheckSummary, ApiError> {
         events.tell(CheckEvent::Damaged { digest: digest(), size: 5 }).await;
-        let damaged = DamagedBlob { digest: digest(), size: 5, images: request.references };
+        let damaged = DamagedBlob { digest: digest(), size: 5, gone: false, images: request.references };
         Ok(CheckSummary {
             blobs: 1,
             bytes: 5,
@@ -167,6 +167,7 @@ impl Backend for Harbour {
             partial: 0,
             bytes: 2,
             shared: 3,
+            pinned: false,
         };
         Ok(RemoveSummary { removed: request.references.into_iter().map(image).collect() })
     }
@@ -197,7 +198,7 @@ impl Backend for Harbour {
         read.map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
         let (digest, size) = (Digest::sha256(&bytes), bytes.len() as u64);
         events.tell(ImportEvent::Blob { digest, size, present: false }).await;
-        Ok(ImportSummary { images: vec![ImportedImage { reference: None, digest, size }] })
+        Ok(ImportSummary { images: vec![ImportedImage { reference: None, tag: None, digest, size }] })
     }
 
     async fn export(&self, reference: &str, mut out: DuplexStream) -> Result<(), ApiError> {
@@ -252,7 +253,12 @@ fn start() -> Running {
 async fn pull(running: &Running, reference: &str) -> Progress<PullEvent, PullSummary> {
     running
         .client
-        .pull(&PullRequest { reference: reference.to_owned(), platform: None, refresh: false })
+        .pull(&PullRequest {
+            reference: reference.to_owned(),
+            platform: None,
+            refresh: false,
+            wait_seconds: None,
+        })
         .await
         .unwrap()
 }
@@ -503,7 +509,12 @@ async fn an_answer_that_stops_in_the_middle_is_an_error() {
     let client = Client::new(&path);
     for _ in 0..2 {
         let mut lines = client
-            .pull(&PullRequest { reference: "x".to_owned(), platform: None, refresh: false })
+            .pull(&PullRequest {
+                reference: "x".to_owned(),
+                platform: None,
+                refresh: false,
+                wait_seconds: None,
+            })
             .await
             .unwrap();
         let error = lines.next().await.unwrap_err();

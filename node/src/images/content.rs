@@ -105,6 +105,10 @@ impl BlobHandle {
         Self { size, digest, route, transfers, origins, unproven, reader: None }
     }
 
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Starts to fetch it, unless it is here or on its way.
     pub async fn fetch(&self) -> Result<Fetched, ImageError> {
         let fetched = self.transfers.fetch(self.digest, self.size, Some(self.route.clone())).await;

@@ -3,6 +3,7 @@
 //! A digest is answered from wherever it is, a tag by the policy `origin-first`: the origin is asked at most once
 //! per `tag_ttl` and site, and the newest answer that the site knows serves while the origin is out of reach.
 
+mod away;
 mod caught_up;
 mod content;
 mod down;
@@ -44,6 +45,7 @@ use crate::store::{Store, StoredBlob};
 use crate::swarm::Clock;
 use crate::transfer::{Fetched, Peers, Route, TransferError, Transfers};
 
+pub use away::{Away, WAIT};
 pub use content::BlobHandle;
 use content::Unproven;
 pub use error::ImageError;
@@ -51,7 +53,7 @@ pub use list::{COUNT_FOR, KnownImage, LocalImage};
 pub use moved::Moved;
 pub use names::{ImageName, LEAST_DIGITS, Wanted};
 pub use platform::{choose, parse_platform, this_platform};
-pub use pull::{PARALLEL, PullEvents, Pulled, STUCK};
+pub use pull::{How, PARALLEL, PullEvents, Pulled, STUCK};
 pub use records::{Grant, KeptImage, MAX_BEFORE, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
 /// How long peers may take to give a manifest before an origin is asked: clients give up after 10 s.
@@ -129,6 +131,7 @@ struct Inner {
     records: Records,
     unproven: Arc<Unproven>,
     down: down::Down,
+    away: away::Waiting,
     caught_up: caught_up::CaughtUp,
     // Those who ask for the same name at once share one answer, be it a failure.
     resolving: Flights<(String, bool), Result<Resolved, ImageError>>,
@@ -174,6 +177,7 @@ impl Images {
             unproven: Arc::new(Unproven::new(records.clone())),
             records,
             down: down::Down::default(),
+            away: away::Waiting::default(),
             caught_up: caught_up::CaughtUp::default(),
             resolving: Flights::default(),
             count: tokio::sync::Mutex::default(),

@@ -1,14 +1,18 @@
 //! All of an image, into the store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::MissedTickBehavior;
+use tracing::info;
 use wherry_gateway::manifest::Image;
+use wherry_gateway::server::Source;
 use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
+use super::away::{Away, Patience, WAIT, Waits};
 use super::platform::{chosen, runs, this_platform};
 use super::{ImageError, Images, MAX_CONFIG, Unasked, blocking};
 use crate::limits::Limited;
@@ -34,10 +38,48 @@ pub trait PullEvents: Send + Sync {
     fn progress(&self, blob: &Digest, progress: Progress);
     /// A limit is all that a blob waits for; told again and again.
     fn waits(&self, _limited: &Limited) {}
+    /// A blob waits until its origin is in reach again; told again and again.
+    fn away(&self, _blob: &Digest, _away: &Away) {}
     /// Nothing of a blob has come for [`STUCK`], and not for a limit; told again and again.
     fn stuck(&self, _blob: &Digest, _why: &Why) {}
     /// All of a blob is here and verified; `here` if it was before.
     fn done(&self, blob: &Digest, here: bool, progress: Progress);
+}
+
+/// How an image is to be brought.
+#[derive(Debug, Clone, Default)]
+pub struct How {
+    /// Of an index, the image for this platform; if none is named, for that of this node.
+    pub platform: Option<Platform>,
+    /// Whether the origin is asked what the tag means whatever it said a short time ago.
+    pub refresh: bool,
+    /// For how long the pull goes on trying while the origin is out of reach and nothing of a blob comes. If it is not said
+    /// [`WAIT`], but not at all where the origin was out of reach from the start.
+    pub wait: Option<Duration>,
+}
+
+/// How its blobs are to be brought.
+#[derive(Debug)]
+struct Wait {
+    asked: Option<Duration>,
+    // Whether anything has come of this pull.
+    begun: AtomicBool,
+}
+
+impl Wait {
+    fn patience(&self) -> Patience {
+        Patience::new(self.asked.unwrap_or(WAIT), Instant::now())
+    }
+
+    fn came(&self, progress: Progress) {
+        if progress.from_peers + progress.from_origin > 0 {
+            self.begun.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_worth_it(&self) -> bool {
+        self.asked.is_some() || self.begun.load(Ordering::Relaxed)
+    }
 }
 
 /// What a pull has brought.
@@ -58,16 +100,15 @@ pub struct Pulled {
 }
 
 impl Images {
-    /// Brings all blobs of an image into the store. Of an index, the image for this platform or for `platform`. With
-    /// `refresh` the origin is asked what the tag means whatever it said a short time ago.
+    /// Brings all blobs of an image into the store. While the origin is out of reach it tries again and again; that bytes
+    /// are wrong or not to be had is an error at once, and so is that nobody can say what the reference means.
     pub async fn pull(
         &self,
         reference: &Reference,
-        platform: Option<&Platform>,
-        refresh: bool,
+        how: &How,
         events: &dyn PullEvents,
     ) -> Result<Pulled, ImageError> {
-        match self.pull_all(reference, platform, refresh, events).await {
+        match self.pull_all(reference, how, events).await {
             Ok(pulled) => Ok(pulled),
             Err(error) => Err(self.with_moved(reference, error).await),
         }
@@ -76,19 +117,21 @@ impl Images {
     async fn pull_all(
         &self,
         reference: &Reference,
-        platform: Option<&Platform>,
-        refresh: bool,
+        how: &How,
         events: &dyn PullEvents,
     ) -> Result<Pulled, ImageError> {
-        let resolved = match refresh {
+        let platform = how.platform.as_ref();
+        let resolved = match how.refresh {
             true => self.manifest_anew(reference).await?,
             false => self.manifest(reference).await?,
         };
+        let begun = AtomicBool::new(resolved.source == Source::Origin);
+        let wait = Wait { asked: how.wait, begun };
         let (top, age, unasked) = (resolved.manifest, resolved.age, resolved.unasked);
         let manifest = match top.content() {
             ManifestContent::Image(image) => {
                 if let Some(wanted) = platform {
-                    self.check_platform(reference, image, wanted, events).await?;
+                    self.check_platform(reference, image, wanted, &wait, events).await?;
                 }
                 top.clone()
             }
@@ -119,7 +162,7 @@ impl Images {
             self.keep_image(reference.clone().into(), &top).await?;
         }
         let fetches: Vec<_> =
-            blobs.iter().map(|blob| self.pull_blob(reference, blob, events).boxed()).collect();
+            blobs.iter().map(|blob| self.pull_blob(reference, blob, &wait, events).boxed()).collect();
         let mut running = stream::iter(fetches).buffer_unordered(PARALLEL);
         let (mut from_peers, mut from_origin) = (0, 0);
         while let Some(progress) = running.next().await {
@@ -132,6 +175,11 @@ impl Images {
         let store = self.0.parts.store.clone();
         blocking(move || Ok(store.sync()?)).await?;
         Ok(Pulled { digest: *top.digest(), bytes: size, from_peers, from_origin, age, unasked })
+    }
+
+    /// The origin that a pull waits for to go on with a blob, if one does.
+    pub fn away(&self, blob: &Digest) -> Option<Away> {
+        self.0.away.get(blob)
     }
 
     fn claim(&self, digest: Digest) -> Result<Claim, ImageError> {
@@ -159,26 +207,16 @@ impl Images {
         reference: &Reference,
         image: &Image,
         wanted: &Platform,
+        wait: &Wait,
         events: &dyn PullEvents,
     ) -> Result<(), ImageError> {
-        let config = &image.config;
-        let handle = self.blob(reference.host(), reference.repository(), config.digest).await?;
-        let blob = match handle.fetch().await? {
-            Fetched::Stored(blob) => blob,
-            Fetched::Arriving(transfer) => {
-                let tell = |happens: Happens| {
-                    if let Happens::Waits(limited) = happens {
-                        events.waits(&limited);
-                    }
-                };
-                let arrived = watch(&transfer, tell).await;
-                arrived.map_err(|source| ImageError::Transfer {
-                    what: format!("blob {} of {reference}", config.digest),
-                    source,
-                })?
-            }
+        let digest = image.config.digest;
+        let tell = |happens: Happens<'_>| match happens {
+            Happens::Waits(limited) => events.waits(&limited),
+            Happens::Away(away) => events.away(&digest, away),
+            _ => {}
         };
-        let digest = config.digest;
+        let blob = self.bring(reference, digest, wait, tell).await?;
         let config = blocking(move || {
             blob.read(MAX_CONFIG).map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })
         });
@@ -196,57 +234,130 @@ impl Images {
         &self,
         reference: &Reference,
         blob: &Descriptor,
+        wait: &Wait,
         events: &dyn PullEvents,
     ) -> Result<(Progress, Claim), ImageError> {
-        let handle = self.blob(reference.host(), reference.repository(), blob.digest).await?;
-        // Looked at before it is asked for, so that none of what comes for this pull counts as having been here.
-        let running = self.0.parts.transfers.get(blob.digest, blob.size);
-        let brought = running.map(|transfer| (transfer.progress(), transfer));
-        match &handle.fetch().await? {
-            Fetched::Stored(_) => {
-                let claim = self.claim(blob.digest)?;
-                events.started(blob, true, blob.size);
-                let here = Progress { linked: blob.size, ..Progress::default() };
-                events.done(&blob.digest, true, here);
-                Ok((here, claim))
+        let (digest, mut begun, mut last) = (blob.digest, false, Progress::default());
+        let tell = |happens: Happens<'_>| match happens {
+            Happens::Begins(here) if !std::mem::replace(&mut begun, true) => {
+                events.started(blob, false, here);
             }
-            Fetched::Arriving(transfer) => {
-                let brought = brought.filter(|(_, running)| Arc::ptr_eq(running, transfer));
-                let before = brought.map(|(progress, _)| progress).unwrap_or_default();
-                let since = |progress: Progress| Progress {
-                    from_peers: progress.from_peers - before.from_peers,
-                    from_origin: progress.from_origin - before.from_origin,
-                    ..progress
-                };
-                events.started(blob, false, before.linked.max(transfer.before()));
-                let tell = |happens: Happens| match happens {
-                    Happens::Comes(progress) => events.progress(&blob.digest, since(progress)),
-                    Happens::Waits(limited) => events.waits(&limited),
-                    Happens::Stuck(why) => events.stuck(&blob.digest, &why),
-                };
-                let arrived = watch(transfer, tell).await;
-                arrived.map_err(|source| ImageError::Transfer {
-                    what: format!("blob {} of {reference}", blob.digest),
-                    source,
-                })?;
-                let claim = self.claim(blob.digest)?;
-                let progress = since(transfer.progress());
-                events.done(&blob.digest, false, progress);
-                Ok((progress, claim))
+            Happens::Begins(_) => {}
+            Happens::Comes(progress) => {
+                last = progress;
+                events.progress(&digest, progress);
             }
+            Happens::Waits(limited) => events.waits(&limited),
+            Happens::Away(away) => events.away(&digest, away),
+            Happens::Stuck(why) => events.stuck(&digest, &why),
+        };
+        self.bring(reference, digest, wait, tell).await?;
+        let claim = self.claim(digest)?;
+        let progress = Progress { linked: blob.size, ..last };
+        if !begun {
+            events.started(blob, true, blob.size);
+        }
+        events.done(&digest, !begun, progress);
+        Ok((progress, claim))
+    }
+
+    /// Brings one blob, however often its origin gets out of reach; once nothing of it has come for long enough that is an
+    /// error.
+    async fn bring(
+        &self,
+        reference: &Reference,
+        digest: Digest,
+        wait: &Wait,
+        mut tell: impl FnMut(Happens<'_>),
+    ) -> Result<StoredBlob, ImageError> {
+        let handle = self.blob(reference.host(), reference.repository(), digest).await?;
+        let waits = Waits { waiting: &self.0.away, blob: digest };
+        let mut patience = wait.patience();
+        // What transfers have brought that came to an end.
+        let mut sum = Progress::default();
+        let mut is_away = false;
+        loop {
+            // Looked at before it is asked for, so that none of what comes for this pull counts as having been here.
+            let running = self.0.parts.transfers.get(digest, handle.size());
+            let brought = running.map(|transfer| (transfer.progress(), transfer));
+            let transfer = match handle.fetch().await? {
+                Fetched::Stored(blob) => return Ok(blob),
+                Fetched::Arriving(transfer) => transfer,
+            };
+            let brought = brought.filter(|(_, running)| Arc::ptr_eq(running, &transfer));
+            let before = brought.map(|(progress, _)| progress).unwrap_or_default();
+            let since = |progress: Progress| Progress {
+                from_peers: sum.from_peers + progress.from_peers - before.from_peers,
+                from_origin: sum.from_origin + progress.from_origin - before.from_origin,
+                ..progress
+            };
+            let here = before.linked.max(transfer.before());
+            // What is on the disk is not known to link when a transfer begins.
+            let least = if is_away { here } else { 0 };
+            patience.saw(here, Instant::now());
+            tell(Happens::Begins(here));
+            let arrived = watch(&transfer, |happens| {
+                let happens = match happens {
+                    Happens::Comes(progress) => {
+                        if progress.linked > here {
+                            waits.waiting.forget(&digest);
+                        }
+                        patience.saw(progress.linked, Instant::now());
+                        let progress = since(progress);
+                        wait.came(progress);
+                        Happens::Comes(Progress { linked: progress.linked.max(least), ..progress })
+                    }
+                    happens => happens,
+                };
+                tell(happens);
+            });
+            let arrived = arrived.await;
+            let progress = since(transfer.progress());
+            patience.saw(progress.linked, Instant::now());
+            wait.came(progress);
+            let source = match arrived {
+                Ok(blob) => {
+                    tell(Happens::Comes(progress));
+                    return Ok(blob);
+                }
+                Err(source) => source,
+            };
+            let pause = patience.pause(Instant::now(), rand::random()).filter(|_| wait.is_worth_it());
+            let (TransferError::NoSource { away: Some(out_of_reach), .. }, Some((pause, left))) =
+                (&source, pause)
+            else {
+                return Err(ImageError::Transfer { what: format!("blob {digest} of {reference}"), source });
+            };
+            let (origin, why) = out_of_reach.as_ref();
+            if !std::mem::replace(&mut is_away, true) {
+                info!(
+                    image = %reference, blob = %digest.short(), %origin, why,
+                    "an origin is out of reach: a pull waits for it"
+                );
+            }
+            let away = Away { origin: origin.to_string(), why: why.clone(), seconds_left: left.as_secs() };
+            tell(Happens::Away(&away));
+            waits.waiting.set(digest, away);
+            sum = progress;
+            // A transfer that waits holds up nothing: it has ended, and the next begins with what it has brought.
+            drop(transfer);
+            tokio::time::sleep(pause).await;
         }
     }
 }
 
-/// What a transfer does that somebody waits for.
-enum Happens {
+/// What happens to a blob that somebody waits for.
+enum Happens<'a> {
+    /// It is on its way, and so many bytes of it were here before.
+    Begins(u64),
     Comes(Progress),
     Waits(Limited),
+    Away(&'a Away),
     Stuck(Why),
 }
 
 /// Waits for a transfer and tells now and then how it goes.
-async fn watch(transfer: &Transfer, tell: impl Fn(Happens)) -> Result<StoredBlob, TransferError> {
+async fn watch(transfer: &Transfer, mut tell: impl FnMut(Happens<'_>)) -> Result<StoredBlob, TransferError> {
     let outcome = transfer.wait();
     tokio::pin!(outcome);
     let mut ticks = tokio::time::interval(PROGRESS_EVERY);

@@ -16,6 +16,12 @@ pub const ACTIVE_TIME: u64 = 2_500_000;
 /// How many nodes of a site are remembered as having spent something today, besides the one that remembers.
 pub const MAX_SPENDERS: usize = 1024;
 
+/// One part in so many of a budget may be spent without being written down: so much of it a power cut gives back.
+pub const UNWRITTEN: u64 = 100;
+
+/// So many bytes at least, so that not every piece of what comes is a write.
+pub const LEAST_UNWRITTEN: u64 = 64 << 10;
+
 /// What is limited; nothing of it is, unless it is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitSettings {
@@ -60,6 +66,15 @@ pub struct Limited {
     pub since: u64,
     /// Until when, if that is known: a pause ends when somebody ends it.
     pub until: Option<u64>,
+}
+
+/// A rate that holds up what comes into the site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldTo {
+    /// That of the whole site, in bytes a second.
+    pub rate: u64,
+    /// How many of its nodes share it now.
+    pub nodes: u64,
 }
 
 /// In which direction bytes cross the border of the site.
@@ -154,6 +169,14 @@ impl Book {
         own(&self.spent).is_some_and(|now| Some(now) != own(saved))
     }
 
+    /// Whether so much of the budget was spent since `saved` was written that it must not be lost.
+    pub fn is_urgent(&self, saved: &Spent) -> bool {
+        let Some(budget) = self.settings.budget else { return false };
+        let own = |spent: &Spent| spent.nodes.get(&self.me).copied().unwrap_or(0);
+        let before = if saved.day == self.spent.day { own(saved) } else { 0 };
+        own(&self.spent).saturating_sub(before) >= (budget / UNWRITTEN).max(LEAST_UNWRITTEN)
+    }
+
     /// Takes in a record whose signature has been checked; says whether it is news.
     pub fn adopt(&mut self, record: PauseRecord) -> bool {
         let is_news = self.pause.as_ref().is_none_or(|known| record.supersedes(known));
@@ -227,6 +250,13 @@ impl Book {
         let next = rate.map_or(now.tick, |rate| pace.pass(now.tick, bytes, (rate / sharers).max(1)));
         *until = (*until).max(next + ACTIVE_TIME);
         next
+    }
+
+    /// The rate that holds up what comes into the site by way of this node, and among how many nodes it is shared; `None` if
+    /// something else does.
+    pub fn held_to(&self, now: Now) -> Option<HeldTo> {
+        let rate = self.settings.down.filter(|_| self.down.is_full() && now.tick < self.takes_until)?;
+        Some(HeldTo { rate, nodes: self.sharers(Way::Down, now) })
     }
 
     /// Among how many nodes the rate is shared, this one included.
@@ -389,6 +419,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_spent_is_to_be_written_down_at_once_when_it_is_a_good_part_of_the_budget() {
+        let budget = 10 * UNWRITTEN * LEAST_UNWRITTEN;
+        let mut book = book(LimitSettings { budget: Some(budget), ..LimitSettings::default() });
+        let nothing = book.spent().clone();
+        book.count(at(0), budget / UNWRITTEN - 1);
+        assert!(!book.is_urgent(&nothing));
+        book.count(at(0), 1);
+        assert!(book.is_urgent(&nothing));
+        let saved = book.spent().clone();
+        assert!(!book.is_urgent(&saved));
+        // Others write down what they spend themselves.
+        book.hear(at(0), node(2), &word(budget, true));
+        assert!(!book.is_urgent(&saved));
+        book.count(at(43_200), budget / UNWRITTEN);
+        assert!(book.is_urgent(&saved), "what was written is of the day before");
+        let mut free = Book::new(LimitSettings::default(), node(1), Spent::default(), None);
+        free.count(at(0), budget);
+        assert!(!free.is_urgent(&nothing), "there is no budget that could be overrun");
+    }
+
+    #[test]
     fn after_a_restart_the_budget_that_is_set_then_holds_and_no_other() {
         let with = |budget| LimitSettings { budget: Some(budget), ..LimitSettings::default() };
         let mut book = book(with(1_000));
@@ -449,6 +500,31 @@ mod tests {
         book.hear(at(0), node(2), &word(0, true));
         assert_eq!(book.sharers(Way::Down, at(3)), 1, "it has not said so for a while");
         assert_eq!(book.sharers(Way::Up, at(0)), 1);
+    }
+
+    #[test]
+    fn a_rate_holds_up_what_comes_as_fast_as_it_lets_and_nothing_that_is_slower() {
+        const RATE: u64 = 1_000_000;
+        const PIECE: u64 = 16_000;
+        let mut book = book(LimitSettings { down: Some(RATE), ..LimitSettings::default() });
+        assert_eq!(book.held_to(at(0)), None);
+        // Pieces from a link that gives so many bytes a second, for 5 s.
+        let mut tick = at(0).tick;
+        let mut take = |book: &mut Book, link: u64| {
+            let end = tick + 5_000_000;
+            while tick < end {
+                let now = Now { tick, ..at(0) };
+                tick = (tick + PIECE * 1_000_000 / link).max(book.pass(Way::Down, now, PIECE));
+            }
+            // In the middle between two pieces.
+            book.held_to(Now { tick: tick - PIECE * 500_000 / link, ..at(0) })
+        };
+        assert_eq!(take(&mut book, 10 * RATE), Some(HeldTo { rate: RATE, nodes: 1 }));
+        assert_eq!(take(&mut book, RATE * 9 / 10), None);
+        assert_eq!(take(&mut book, RATE / 4), None);
+        book.hear(Now { tick: at(0).tick + 15_000_000, ..at(0) }, node(2), &word(0, true));
+        assert_eq!(take(&mut book, 10 * RATE).map(|held| held.rate), Some(RATE));
+        assert_eq!(book.held_to(at(60)), None, "nothing comes any more");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 use wherry_proto::{Certificate, NodeId, PauseRecord, SecretKey, SiteName, TextError, WanWord};
 
-use super::book::{Book, LimitSettings, Limited, Now, Spent, Way};
+use super::book::{Book, HeldTo, LimitSettings, Limited, Now, Spent, Way};
 use super::keep::Keep;
 use super::report::WanStatus;
 use super::window::Moment;
@@ -89,6 +89,8 @@ struct Inner {
     news: AtomicBool,
     // That the pause record in the book is not written down.
     unsaved_pause: AtomicBool,
+    // What was spent when it was written down last.
+    written: Mutex<Spent>,
     // Whoever writes the pause record holds it from reading the book on: an older record never replaces a newer one.
     pen: Mutex<()>,
 }
@@ -125,6 +127,7 @@ impl Limits {
         keep: Option<Keep>,
         metrics: Metrics,
     ) -> Self {
+        let written = book.spent().clone();
         Self(Arc::new(Inner {
             book: Mutex::new(book),
             clock,
@@ -138,6 +141,7 @@ impl Limits {
             stirred: Notify::new(),
             news: AtomicBool::new(false),
             unsaved_pause: AtomicBool::new(false),
+            written: Mutex::new(written),
             pen: Mutex::default(),
         }))
     }
@@ -150,6 +154,11 @@ impl Limits {
     fn book(&self) -> MutexGuard<'_, Book> {
         // The book is whole between any two of its changes.
         self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn written(&self) -> MutexGuard<'_, Spent> {
+        // It is replaced as a whole.
+        self.0.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the book, and tells those who watch if it says something else now.
@@ -169,11 +178,12 @@ impl Limits {
             *before = limited;
             is_other
         });
+        let is_urgent = book.is_urgent(&self.written());
         drop(book);
         if is_news {
             self.0.news.store(true, Ordering::Relaxed);
         }
-        if begins || is_other {
+        if begins || is_other || is_urgent {
             self.0.stirred.notify_one();
         }
         if is_other {
@@ -216,6 +226,12 @@ impl Limits {
     /// How fast bytes may come into the site, in bytes a second, if that is limited.
     pub fn rate(&self) -> Option<u64> {
         self.book().settings().down
+    }
+
+    /// The rate that holds up what comes by way of this node, if that is what does.
+    pub fn held_to(&self) -> Option<HeldTo> {
+        let now = self.now();
+        self.book().held_to(now)
     }
 
     /// Bytes have come over a link that leads out of the site, and are small enough that nobody waits.
@@ -422,14 +438,14 @@ impl Limits {
         })
     }
 
-    /// What was spent today.
-    pub(super) fn spent(&self) -> Spent {
-        self.book().spent().clone()
+    /// Whether what was spent is worth a write.
+    pub(super) fn unsaved(&self) -> bool {
+        self.0.unsaved_pause.load(Ordering::SeqCst) || self.book().is_worth_writing(&self.written())
     }
 
-    /// Whether what was spent is worth a write, if it is other than `saved`.
-    pub(super) fn unsaved(&self, saved: &Spent) -> bool {
-        self.0.unsaved_pause.load(Ordering::SeqCst) || self.book().is_worth_writing(saved)
+    /// Whether so much was spent since that it is to be written down at once.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.book().is_urgent(&self.written())
     }
 
     /// Whether this node uses the links now, so that more may be spent.
@@ -437,22 +453,23 @@ impl Limits {
         self.with(|book, now| book.is_active(now))
     }
 
-    /// Writes down what is to outlive a restart, and returns what was spent. Waits for the disk.
-    pub(super) fn save(&self) -> Spent {
-        let (spent, is_worth) = {
+    /// Writes down what is to outlive a restart. Waits for the disk.
+    pub(super) fn save(&self) {
+        let (spent, is_worth, has_budget) = {
             let book = self.book();
-            // Against nothing: what was written last is for those to know who call this time and again.
-            (book.spent().clone(), book.is_worth_writing(&Spent::default()))
+            let is_worth = book.is_worth_writing(&Spent::default());
+            (book.spent().clone(), is_worth, book.settings().budget.is_some())
         };
-        let Some(keep) = &self.0.keep else { return spent };
+        // Also where it fails below: a disk that takes nothing is not asked time and again.
+        self.written().clone_from(&spent);
+        let Some(keep) = &self.0.keep else { return };
         let news = self.0.unsaved_pause.load(Ordering::SeqCst);
         let pause = if news { self.write_pause() } else { Ok(()) };
-        let sums = if is_worth { keep.put_spent(&spent) } else { Ok(()) };
+        let sums = if is_worth { keep.put_spent(&spent, has_budget) } else { Ok(()) };
         if let Err(error) = pause.and(sums) {
             warn!(%error, "what was spent and whether the site pauses is not written down");
         }
         debug!(day = spent.day, "what was spent is written down");
-        spent
     }
 
     /// Writes down the last of it, since the node ends. Waits for the disk.
@@ -502,19 +519,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreSettings::default()).unwrap();
         let first = limits(&store, 1);
-        let begun = first.spent();
-        assert!(!first.unsaved(&begun), "a node that has taken in nothing writes nothing");
+        assert!(!first.unsaved(), "a node that has taken in nothing writes nothing");
         first.taken(1000).await;
         first.count(24);
-        assert!(first.is_active() && first.unsaved(&begun));
-        let saved = first.save();
-        assert!(!first.unsaved(&saved), "it is written once");
+        assert!(first.is_active() && first.unsaved());
+        first.save();
+        assert!(!first.unsaved(), "it is written once");
         // What neighbours spend they say themselves.
         let (elsewhere, mut word) = (SecretKey::from_seed([2; 32]).node(), first.word());
         word.spent = 500;
         first.hear(elsewhere, &word);
         assert_eq!(first.status().spent, 1524);
-        assert!(!first.unsaved(&saved));
+        assert!(!first.unsaved());
         let status = limits(&store, 1).status();
         assert_eq!((status.spent_here, status.spent), (1024, 1024));
     }

@@ -47,9 +47,11 @@ impl Keep {
         self.pause.get(KEY)
     }
 
-    pub(super) fn put_spent(&self, spent: &Spent) -> Result<(), StoreError> {
+    /// Durable when it returns, or within about half a second if that is soon enough.
+    pub(super) fn put_spent(&self, spent: &Spent, at_once: bool) -> Result<(), StoreError> {
         let Spent { day, nodes, used_up } = spent.clone();
-        self.spent.put(KEY, &SpentRecord { day, nodes: nodes.into_iter().collect(), used_up })
+        self.spent.put(KEY, &SpentRecord { day, nodes: nodes.into_iter().collect(), used_up })?;
+        if at_once { self.spent.flush() } else { Ok(()) }
     }
 
     /// Durable when it returns: whoever was told that the site pauses may cut the power now.

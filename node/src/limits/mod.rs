@@ -13,7 +13,10 @@ mod talk;
 mod window;
 mod words;
 
-pub use book::{ACTIVE_TIME, Book, Limit, LimitSettings, Limited, MAX_SPENDERS, Now, Spent, Way};
+pub use book::{
+    ACTIVE_TIME, Book, HeldTo, LEAST_UNWRITTEN, Limit, LimitSettings, Limited, MAX_SPENDERS, Now, Spent,
+    UNWRITTEN, Way,
+};
 pub use gate::{LimitError, LimitParts, Limits, MomentClock};
 pub use rate::{MIN_RATE, Pace, parse_rate, show_rate};
 pub use report::WanStatus;

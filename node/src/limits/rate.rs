@@ -48,6 +48,8 @@ pub fn show_rate(rate: u64) -> String {
 pub struct Pace {
     // When all that has passed is paid for.
     paid: u64,
+    // Whether what passed last came before more of the rate lay unused than may be made up for.
+    full: bool,
 }
 
 impl Pace {
@@ -56,10 +58,16 @@ impl Pace {
         self.paid.max(now)
     }
 
+    /// Whether the rate is what holds up what passes: whatever is slower leaves more and more of it unused.
+    pub const fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// So many bytes have passed, or are about to: when the next one may. At that time, on average, no more have passed
     /// than the rate allows, in bytes a second.
     pub fn pass(&mut self, now: u64, bytes: u64, rate: u64) -> u64 {
         let from = self.paid.max(now.saturating_sub(SLACK));
+        self.full = from == self.paid;
         let cost = (u128::from(bytes) * 1_000_000).div_ceil(u128::from(rate.max(1)));
         self.paid = from.saturating_add(u64::try_from(cost).unwrap_or(u64::MAX));
         self.next(now)

@@ -22,7 +22,8 @@ const TELL_TIME: Duration = Duration::from_secs(1);
 /// How long it is until a neighbour is told again that gave no answer, or does not know of the newest pause.
 const AGAIN_TIME: Duration = Duration::from_secs(5);
 
-/// How often what was spent is written down while that goes up, at most: so much of it a power cut may lose.
+/// How often what was spent is written down while that goes up: so much of it a power cut may lose. A good part of a budget is
+/// written down at once.
 const SAVE_TIME: Duration = Duration::from_secs(5);
 
 /// How long the clock on the wall is trusted not to be set while hours or days are waited for.
@@ -47,7 +48,7 @@ impl Talk {
         let Self { limits, swarm, mut notices } = self;
         let mut telling = Telling::new(limits.clone(), swarm.clone());
         let mut told = Instant::now();
-        let (mut saved, mut saved_at) = (limits.spent(), Instant::now());
+        let mut saved_at = Instant::now();
         let mut greet = neighbours(&swarm);
         loop {
             for node in greet.drain(..) {
@@ -61,16 +62,15 @@ impl Talk {
                     telling.tell(node);
                 }
             }
-            if limits.unsaved(&saved) && now >= saved_at + SAVE_TIME {
+            if limits.is_urgent() || (limits.unsaved() && now >= saved_at + SAVE_TIME) {
                 let limits = limits.clone();
-                if let Ok(spent) = tokio::task::spawn_blocking(move || limits.save()).await {
-                    saved = spent;
-                }
+                // Without a task the node is shutting down, and writes it in the end.
+                let _ = tokio::task::spawn_blocking(move || limits.save()).await;
                 saved_at = Instant::now();
             }
             telling.tell_those_behind(now);
             let next_tell = limits.is_to_tell().then_some(told + TELL_TIME);
-            let next_save = match limits.unsaved(&saved) {
+            let next_save = match limits.unsaved() {
                 true => Some(saved_at + SAVE_TIME),
                 // Where nobody is told nothing else looks again while more is spent.
                 false => limits.is_active().then_some(now + SAVE_TIME),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
@@ -22,7 +22,7 @@ use crate::control::api::{
     PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary, WhyImage,
 };
 use crate::control::{Archive, Backend, Events};
-use crate::images::{ImageError, ImageName, PullEvents, Pulled, STUCK, Wanted, parse_platform};
+use crate::images::{Away, How, ImageError, ImageName, PullEvents, Pulled, STUCK, Wanted, parse_platform};
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
     Addresses, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
@@ -173,6 +173,10 @@ impl PullEvents for Teller {
         }
     }
 
+    fn away(&self, blob: &Digest, away: &Away) {
+        self.events.tell_if_free(PullEvent::Away { digest: *blob, away: away.clone() });
+    }
+
     fn stuck(&self, blob: &Digest, why: &Why) {
         let (waits_for, origin) = (why.waits_for, why.origin.clone());
         self.events.tell_if_free(PullEvent::Stuck { digest: *blob, waits_for, origin });
@@ -199,7 +203,8 @@ impl Backend for Node {
     async fn pull(&self, request: PullRequest, events: Events<PullEvent>) -> Result<PullSummary, ApiError> {
         let reference = self.to_pull(&request.reference).await?;
         let platform = platform(request.platform.as_deref())?;
-        let refresh = request.refresh;
+        let wait = request.wait_seconds.map(Duration::from_secs);
+        let how = How { platform: platform.clone(), refresh: request.refresh, wait };
         let job = self.pulls.begin(reference, platform)?;
         let (pins, images) = (self.pins.clone(), self.images.clone());
         let (pull, limits) = (job.clone(), self.limits.clone());
@@ -212,8 +217,8 @@ impl Backend for Node {
                 limits,
                 told: Mutex::default(),
             };
-            let (reference, platform) = (pull.reference(), pull.platform());
-            let pulled = images.pull(reference, platform, refresh, &teller).await.map_err(image_error)?;
+            let reference = pull.reference();
+            let pulled = images.pull(reference, &how, &teller).await.map_err(image_error)?;
             pins.pin_anew(reference).await?;
             Ok(pull_summary(reference, pulled, begun, teller.present.load(Ordering::Relaxed)))
         };
@@ -449,7 +454,10 @@ impl Node {
             })?;
             let references: Vec<Reference> = match &name {
                 Some(name) => vec![name.clone()],
-                None => image.names.iter().filter_map(|name| self.parse(name).ok()).collect(),
+                None => {
+                    let names = image.names.iter().filter(|name| !is_bare_tag(name));
+                    names.filter_map(|name| self.parse(name).ok()).collect()
+                }
             };
             let mut names: Vec<ImageName> = references.into_iter().map(ImageName::from).collect();
             if names.is_empty() {
@@ -471,7 +479,8 @@ impl Node {
                     }
                 };
                 drop(turn);
-                images.push(ImportedImage { reference, digest: image.digest, size: image.size });
+                let tag = image.names.iter().find(|name| reference.is_none() && is_bare_tag(name)).cloned();
+                images.push(ImportedImage { reference, tag, digest: image.digest, size: image.size });
             }
             for digest in &image.blobs {
                 self.swarm.announce(*digest).await;
@@ -479,6 +488,12 @@ impl Node {
         }
         Ok(images)
     }
+}
+
+/// Whether what an archive calls an image is no more than a tag, as skopeo writes it into an OCI layout: as a name it would
+/// mean a repository that is called like the tag.
+fn is_bare_tag(name: &str) -> bool {
+    !name.contains(['/', ':', '@'])
 }
 
 fn unreached(address: Unreached) -> UnreachedAddress {

@@ -13,7 +13,7 @@ use super::backend::{image_error, pull_summary, stopping};
 use super::pins::Pins;
 use super::pulls::Pulls;
 use crate::control::api::ErrorCode;
-use crate::images::{Images, PullEvents, parse_platform};
+use crate::images::{Away, How, Images, PullEvents, parse_platform};
 use crate::limits::{Limited, Limits};
 use crate::transfer::Progress;
 
@@ -47,9 +47,15 @@ struct Tally {
     // Of all its blobs; 0 until it is known what they are.
     bytes: u64,
     here: HashMap<Digest, u64>,
-    waits: Option<Limited>,
+    waits: Option<Waits>,
     // Why it failed, if it did.
     ended: Option<Result<(), String>>,
+}
+
+/// What it waits for.
+enum Waits {
+    Limit(Limited),
+    Origin(Away),
 }
 
 impl Preload {
@@ -74,12 +80,19 @@ impl PullEvents for Preload {
 
     fn progress(&self, blob: &Digest, progress: Progress) {
         let mut tally = self.lock();
-        tally.waits = None;
-        tally.here.insert(*blob, progress.linked);
+        let before = tally.here.insert(*blob, progress.linked).unwrap_or(0);
+        // An origin that was out of reach is so until something comes.
+        if progress.linked > before || matches!(tally.waits, Some(Waits::Limit(_))) {
+            tally.waits = None;
+        }
     }
 
     fn waits(&self, limited: &Limited) {
-        self.lock().waits = Some(*limited);
+        self.lock().waits = Some(Waits::Limit(*limited));
+    }
+
+    fn away(&self, _blob: &Digest, away: &Away) {
+        self.lock().waits = Some(Waits::Origin(away.clone()));
     }
 
     fn done(&self, blob: &Digest, _here: bool, progress: Progress) {
@@ -125,7 +138,8 @@ impl Preloads {
         let work = async move {
             let _turn = work_parts.turns.acquire().await.map_err(stopping)?;
             let begun = Instant::now();
-            let pulled = work_parts.images.pull(&reference, platform.as_ref(), false, &*brought).await;
+            let how = How { platform, ..How::default() };
+            let pulled = work_parts.images.pull(&reference, &how, &*brought).await;
             let pulled = pulled.map_err(image_error)?;
             work_parts.pins.pin_pulled(&reference).await?;
             let present = pulled.bytes.saturating_sub(pulled.from_peers + pulled.from_origin);
@@ -150,7 +164,10 @@ impl Preloads {
         let state = match (&tally.ended, &tally.waits) {
             (Some(Ok(())), _) => PreloadState::Done,
             (Some(Err(why)), _) => PreloadState::Failed(Text::cut(why)),
-            (None, Some(limited)) => PreloadState::Waiting(Text::cut(&self.0.limits.explain(limited))),
+            (None, Some(Waits::Limit(limited))) => {
+                PreloadState::Waiting(Text::cut(&self.0.limits.explain(limited)))
+            }
+            (None, Some(Waits::Origin(away))) => PreloadState::Waiting(Text::cut(&away.to_string())),
             (None, None) => PreloadState::Running,
         };
         Some(Preloading { here: tally.here.values().sum(), bytes: tally.bytes, state })

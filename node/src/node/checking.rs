@@ -21,7 +21,8 @@ const TELL_EVERY: u64 = 8 << 20;
 struct Found {
     blobs: usize,
     bytes: u64,
-    damaged: Vec<(Digest, u64)>,
+    // With their lengths, and whether their files are gone.
+    damaged: Vec<(Digest, u64, bool)>,
 }
 
 impl Node {
@@ -42,11 +43,12 @@ impl Node {
         let found = tokio::task::spawn_blocking(work).await.map_err(stopping)?;
         let found = found.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
         let blobs = found.blobs + known.len();
-        let mut all = known;
-        all.extend(found.damaged);
-        let damaged = all.into_iter().map(|(digest, size)| {
+        let mut all: BTreeMap<Digest, (u64, bool)> =
+            known.into_iter().map(|(digest, size)| (digest, (size, false))).collect();
+        all.extend(found.damaged.into_iter().map(|(digest, size, gone)| (digest, (size, gone))));
+        let damaged = all.into_iter().map(|(digest, (size, gone))| {
             let images = users.get(&digest).map(|names| names.iter().cloned().collect());
-            DamagedBlob { digest, size, images: images.unwrap_or_default() }
+            DamagedBlob { digest, size, gone, images: images.unwrap_or_default() }
         });
         Ok(CheckSummary {
             blobs,
@@ -134,16 +136,17 @@ fn check_all(
             }
             if broken_off.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
+        let is_gone = store.look(&digest).is_some_and(|blob| !blob.has_file());
         match store.verify_while(&digest, goes_on) {
             Ok(Some(true)) => {}
             Ok(Some(false)) => {
-                found.damaged.push((digest, size));
+                found.damaged.push((digest, size, is_gone));
                 events.tell_if_free(CheckEvent::Damaged { digest, size });
             }
             Ok(None) => break,
             // It was found out in the meantime, as a manifest is that somebody reads.
             Err(StoreError::NotHeld(_)) if store.is_damaged(&digest) => {
-                found.damaged.push((digest, size));
+                found.damaged.push((digest, size, is_gone));
                 events.tell_if_free(CheckEvent::Damaged { digest, size });
             }
             // It has left.

@@ -46,7 +46,11 @@ impl Node {
     pub(super) async fn remove_images(&self, request: RemoveRequest) -> Result<RemoveSummary, ApiError> {
         let mut images: Vec<(KnownImage, Vec<Digest>)> = Vec::new();
         for text in &request.references {
-            let image = self.all_of(self.find_one(text).await?).await?;
+            let found = self.find_one(text).await.map_err(|error| match error.code {
+                ErrorCode::NotFound => error.hint("nothing was removed; 'wherry images' lists what is here"),
+                _ => error,
+            });
+            let image = self.all_of(found?).await?;
             let parts = self.images.parts(&image).await.map_err(image_error)?;
             self.refuse_if_fetched(&image.name, &parts)?;
             if images.iter().all(|(other, _)| other.name != image.name) {
@@ -61,7 +65,7 @@ impl Node {
             parts.extend(self.unread_parts(&image, &parts).await?);
             self.refuse_if_fetched(&image.name, &parts)?;
             let shared = self.needed_elsewhere(&image, &parts).await?;
-            turn.unpin(&image.name).await?;
+            let pinned = turn.unpin(&image.name).await? > 0;
             // Manifests go behind what they name, and the name goes last: whatever comes between, the image can be
             // removed once more.
             let alone: Vec<Digest> =
@@ -75,7 +79,7 @@ impl Node {
             let shared = shared.iter().filter(|part| self.store.holds(part)).count();
             tracing::info!(image = name, blobs, partial, bytes, "an image was removed");
             let digest = image.digest();
-            removed.push(RemovedImage { reference: name, digest, blobs, partial, bytes, shared });
+            removed.push(RemovedImage { reference: name, digest, blobs, partial, bytes, shared, pinned });
         }
         Ok(RemoveSummary { removed })
     }

@@ -19,28 +19,26 @@ const MAX_MOVED: usize = 1000;
 impl Node {
     /// The images of which the manifests are here and at least some of the rest, or were before they were damaged.
     pub(super) async fn list_images(&self) -> Result<Vec<ImageSummary>, ApiError> {
-        let wrong = self.damage_by_image().await?;
         let (store, transfers) = (self.store.clone(), self.transfers.clone());
-        let (records, damage) = (self.images.records().clone(), wrong.clone());
+        let records = self.images.records().clone();
         // Of each repository once, though it may have many images.
         let mut left = HashMap::new();
-        // Of every image that can be looked at there is something to say or not.
         let looked = self.images.local_images(move |image| {
-            let name = image.name.to_string();
-            let damaged = damage.get(&name).map(|(damage, _)| *damage).filter(|_| !image.whole);
-            let bytes_here = bytes_here(&store, &transfers, &image);
-            let is_listed = image.whole || bytes_here > 0 || damaged.is_some();
-            let summary = is_listed.then(|| ImageSummary {
-                damaged,
-                ..summary(&store, &records, &mut left, &image, bytes_here)
-            });
-            Some((name, summary))
+            let (here, of_layers) = bytes_here(&store, &transfers, &image);
+            // Whoever asks what an image is for, or for which platform, brings its configuration alone.
+            let is_more = image.whole || of_layers > 0;
+            Some((is_more, summary(&store, &records, &mut left, &image, here)))
         });
-        let looked: HashMap<String, Option<ImageSummary>> =
-            looked.await.map_err(image_error)?.into_iter().collect();
-        let unseen = wrong.into_iter().filter(|(name, _)| !looked.contains_key(name));
-        let unseen: Vec<_> = unseen.map(|(name, wrong)| self.unseen(name, wrong)).collect();
-        Ok(looked.into_values().flatten().chain(unseen).collect())
+        let mut looked = looked.await.map_err(image_error)?;
+        // Behind it: a manifest that is damaged is found out by reading it.
+        let mut wrong = self.damage_by_image().await?;
+        for (_, image) in &mut looked {
+            let damaged = wrong.remove(&image.reference);
+            image.damaged = damaged.map(|(damage, _)| damage).filter(|_| !image.whole);
+        }
+        let listed = looked.into_iter().filter(|(is_more, image)| *is_more || image.damaged.is_some());
+        let unseen = wrong.into_iter().map(|(name, wrong)| self.unseen(name, wrong));
+        Ok(listed.map(|(_, image)| image).chain(unseen).collect())
     }
 
     pub(super) async fn inspect_image(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {
@@ -105,7 +103,7 @@ fn summary(
         here,
         whole: image.whole,
         layers: image.image.image().map_or(0, |image| image.layers.len()),
-        added: image.since,
+        added: image.since.or_else(|| store.look(&digest)?.since()),
         pinned,
         was,
         damaged: None,
@@ -139,10 +137,15 @@ fn left_behind(records: &Records, host: &Host, repository: &Repository) -> HashM
     left
 }
 
-/// Bytes of an image's configuration and layers that are here, each counted once. Reads the disk.
-fn bytes_here(store: &Store, transfers: &Transfers, image: &LocalImage) -> u64 {
-    let blobs = image.image.image().into_iter().flat_map(|image| image.blobs());
-    blobs.fold(0, |sum: u64, blob| sum.saturating_add(here(store, transfers, blob).1))
+/// Bytes of an image's configuration and layers that are here, each counted once, and those of the layers alone. Reads the
+/// disk.
+fn bytes_here(store: &Store, transfers: &Transfers, image: &LocalImage) -> (u64, u64) {
+    let Some(image) = image.image.image() else { return (0, 0) };
+    image.blobs().fold((0, 0), |(all, of_layers): (u64, u64), blob| {
+        let bytes = here(store, transfers, blob).1;
+        let layer = if blob.digest == image.config.digest { 0 } else { bytes };
+        (all.saturating_add(bytes), of_layers.saturating_add(layer))
+    })
 }
 
 /// How much of a blob is here. Reads the disk.

@@ -34,7 +34,7 @@ pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Go
             Err(RecvError::Closed) => return,
         };
         // What is damaged is told at once.
-        if first.why != Why::Damaged {
+        if !first.why.is_lost() {
             tokio::time::sleep(TOGETHER).await;
         }
         let (mut all, mut missed) = (vec![first], false);
@@ -45,7 +45,7 @@ pub(super) async fn tell(images: Images, metrics: Metrics, mut gone: Receiver<Go
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        let left = all.iter().filter(|gone| gone.why != Why::Damaged).map(|gone| gone.digest).collect();
+        let left = all.iter().filter(|gone| !gone.why.is_lost()).map(|gone| gone.digest).collect();
         report(&images, &metrics, all).await;
         // Afterwards: it tells the names.
         forget(&images, Some(left).filter(|_| !missed)).await;
@@ -117,10 +117,18 @@ async fn report(images: &Images, metrics: &Metrics, all: Vec<Gone>) {
     let mut evicted: BTreeMap<String, BTreeSet<Digest>> = BTreeMap::new();
     for Gone { digest, why } in all {
         let names = users.get(&digest).map_or_else(
-            || "no image that is known".to_owned(),
+            || "none that is here".to_owned(),
             |names| names.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
         );
         match why {
+            Why::Missing => {
+                metrics.failed(ErrorKind::Store);
+                warn!(
+                    blob = %digest, images = names,
+                    "the file of a stored blob is missing: whoever wants it next has it fetched from peers or the registry; \
+                     where neither has it, import the image again"
+                );
+            }
             Why::Damaged => {
                 metrics.failed(ErrorKind::Store);
                 warn!(

@@ -50,6 +50,7 @@ impl Node {
         let mut told = WhyImage {
             reference: name.unwrap_or_else(|| request.reference.clone()),
             state: if jobs.is_empty() { WhyState::Absent } else { WhyState::Resolving },
+            pulled: !jobs.is_empty(),
             registry: reference.as_ref().map(|reference| reference.host().to_string()).unwrap_or_default(),
             bytes: 0,
             of_bytes: None,
@@ -95,10 +96,11 @@ impl Node {
 
     async fn blob_why(&self, blob: &Descriptor) -> BlobWhy {
         let Descriptor { digest, size, .. } = *blob;
-        let mut told = BlobWhy { digest, size, bytes: size, transfer: None, holders: Vec::new() };
+        let mut told = BlobWhy { digest, size, bytes: size, transfer: None, away: None, holders: Vec::new() };
         if self.store.holds(&digest) {
             return told;
         }
+        told.away = self.images.away(&digest);
         if let Some(transfer) = self.transfers.get(digest, size) {
             told.transfer = transfer.why().await;
             told.bytes = transfer.progress().linked.max(transfer.before()).min(size);

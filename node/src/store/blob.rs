@@ -35,6 +35,19 @@ impl StoredBlob {
         self.entry.size
     }
 
+    /// Whether its file is there. Reads the disk.
+    pub fn has_file(&self) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_none_or(|shared| !matches!(shared.layout.blob(&self.digest).try_exists(), Ok(false)))
+    }
+
+    /// When its file was written, in seconds since the Unix epoch, if the disk tells. Reads the disk.
+    pub fn since(&self) -> Option<u64> {
+        let path = self.shared.upgrade()?.layout.blob(&self.digest);
+        let written = std::fs::metadata(path).and_then(|file| file.modified()).ok()?;
+        written.duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
+    }
+
     pub(super) fn entry(&self) -> &Entry {
         &self.entry
     }

@@ -106,8 +106,17 @@ pub enum Why {
     Evicted,
     /// Somebody had it removed.
     Removed,
-    /// Its file is missing or has other bytes than its digest's.
+    /// Its file is missing.
+    Missing,
+    /// Its file has other bytes than its digest's.
     Damaged,
+}
+
+impl Why {
+    /// Whether the disk has lost it.
+    pub const fn is_lost(self) -> bool {
+        matches!(self, Self::Missing | Self::Damaged)
+    }
 }
 
 /// How much space a store takes.

@@ -335,7 +335,7 @@ impl Shared {
     /// Takes a held blob out of the map, if it is there: what it was charged with. `files` must be locked.
     pub(super) fn take_out_of(&self, state: &mut State, digest: &Digest, why: Why) -> Option<u64> {
         let entry = state.take(digest)?;
-        entry.lost.store(why == Why::Damaged, Ordering::Release);
+        entry.lost.store(why.is_lost(), Ordering::Release);
         let charge = entry_charge(digest, entry.size);
         state.used = state.used.saturating_sub(charge);
         self.note_change();
@@ -373,9 +373,11 @@ impl Shared {
     ) {
         let Some(entry) = lock(&self.state).blobs.get(digest).cloned() else { return };
         let key = (*digest, entry.size);
+        let is_gone = matches!(self.layout.blob(digest).try_exists(), Ok(false));
+        let reason = if is_gone { Why::Missing } else { Why::Damaged };
         let (is_kept, is_noted) = {
             let mut state = lock(&self.state);
-            if self.take_out_of(&mut state, digest, Why::Damaged).is_none() {
+            if self.take_out_of(&mut state, digest, reason).is_none() {
                 return;
             }
             let is_noted = state.damaged.len() < MAX_DAMAGED || state.damaged.contains_key(digest);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use wherry_proto::{Digest, TooLarge};
 
-use super::MAX_TRANSFERS;
 use super::planner::Failure;
 use super::routes::Routes;
+use super::{MAX_TRANSFERS, Route};
 use crate::limits::{Limited, Limits};
 use crate::store::StoreError;
 
@@ -21,6 +21,8 @@ pub enum TransferError {
         origins: Vec<String>,
         /// What they and the peers said.
         failure: Box<Failure>,
+        /// The origin that was out of reach, so that it may give the blob at another time, and why.
+        away: Option<Box<(Route, String)>>,
     },
     /// The origin sends other bytes than the digest's.
     #[error(
@@ -91,7 +93,12 @@ impl TransferError {
             Some(found) if failure.origin.is_none() => {
                 Self::OriginWrong { origins: routes.wrong().to_vec(), found }
             }
-            _ => Self::NoSource { origins: routes.names(), failure: Box::new(failure) },
+            wrong => {
+                // What has sent wrong bytes is not waited for.
+                let away = routes.away().filter(|_| wrong.is_none());
+                let away = away.map(|(route, why)| Box::new((route.clone(), why.to_owned())));
+                Self::NoSource { origins: routes.names(), failure: Box::new(failure), away }
+            }
         }
     }
 }

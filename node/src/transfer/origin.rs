@@ -36,5 +36,6 @@ fn failure(error: &OriginError) -> OriginFailure {
         OriginError::RateLimited { retry_after, .. } => retry_after.is_none_or(|wait| wait <= MAX_WAIT),
         _ => false,
     };
-    OriginFailure { message: error.to_string(), retry }
+    let away = matches!(error, OriginError::Unreachable { .. } | OriginError::Interrupted { .. });
+    OriginFailure { message: error.to_string(), retry, away }
 }

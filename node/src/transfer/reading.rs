@@ -39,8 +39,13 @@ pub(super) async fn read(reading: Reading, from: ChunkIndex, state: State, to: C
     let _ = reading.events.send(Happening::Origin(reading.number, OriginStep::Ended(why))).await;
 }
 
+/// What an origin gave is not what it should be: asking again is of no use.
+const fn wrong(message: String) -> OriginFailure {
+    OriginFailure { message, retry: false, away: false }
+}
+
 impl Reading {
-    async fn run(&self, from: ChunkIndex, state: State, to: ChunkIndex) -> Result<(), String> {
+    async fn run(&self, from: ChunkIndex, state: State, to: ChunkIndex) -> Result<(), OriginFailure> {
         let map = self.map;
         let end = map.offset(to) + u64::from(map.len(to));
         let (mut index, mut state) = (from, state);
@@ -60,7 +65,7 @@ impl Reading {
             let Some(share) = self.parts.share(len).await else { return Ok(()) };
             (source.failures, source.patience) = (0, CHUNK_TIME);
             let bytes = source.take(len as usize).await?;
-            let (links, bytes) = hash(map, index, vec![state], bytes).await?;
+            let (links, bytes) = hash(map, index, vec![state], bytes).await.map_err(wrong)?;
             let Some(link) = links.first().copied() else { return Ok(()) };
             let step = OriginStep::Chunk(index, link, Held { bytes, _share: share });
             if self.events.send(Happening::Origin(self.number, step)).await.is_err() {
@@ -80,7 +85,7 @@ impl Reading {
             Some(total) if total != size => {
                 let message =
                     format!("{route} has {total} bytes under {}, but {size} were announced", self.digest);
-                Err(OriginFailure { message, retry: false })
+                Err(wrong(message))
             }
             _ => Ok(open),
         }
@@ -103,7 +108,7 @@ struct Cursor<'a> {
 
 impl Cursor<'_> {
     /// The next `len` bytes, whatever it takes in resumptions.
-    async fn take(&mut self, len: usize) -> Result<Bytes, String> {
+    async fn take(&mut self, len: usize) -> Result<Bytes, OriginFailure> {
         if self.spare.len() >= len {
             self.at += len as u64;
             return Ok(self.spare.split_to(len));
@@ -114,9 +119,12 @@ impl Cursor<'_> {
         self.at += spare.len() as u64;
         while out.len() < len {
             let asked = Instant::now();
-            let mut piece = timeout_at(asked + self.patience, self.next_piece())
-                .await
-                .map_err(|_| format!("it sent less than {len} bytes in {} s", CHUNK_TIME.as_secs()))??;
+            let mut piece =
+                timeout_at(asked + self.patience, self.next_piece()).await.map_err(|_| OriginFailure {
+                    message: format!("it sent less than {len} bytes in {} s", CHUNK_TIME.as_secs()),
+                    retry: false,
+                    away: true,
+                })??;
             self.patience = self.patience.saturating_sub(asked.elapsed());
             self.reading.parts.limits.taken(piece.len() as u64).await;
             let fits = piece.len().min(len - out.len());
@@ -128,7 +136,7 @@ impl Cursor<'_> {
     }
 
     /// A piece of at least one byte from where the cursor stands.
-    async fn next_piece(&mut self) -> Result<Bytes, String> {
+    async fn next_piece(&mut self) -> Result<Bytes, OriginFailure> {
         loop {
             let failure = match &mut self.open {
                 Some(open) => match open.bytes.next().await {
@@ -138,6 +146,7 @@ impl Cursor<'_> {
                     None => OriginFailure {
                         message: format!("it ended after {} bytes instead of {}", self.at, self.end),
                         retry: true,
+                        away: false,
                     },
                 },
                 None => match self.reading.connect(self.at).await {
@@ -151,7 +160,7 @@ impl Cursor<'_> {
             self.open = None;
             self.failures += 1;
             if !failure.retry || self.failures > RESUMES {
-                return Err(failure.message);
+                return Err(failure);
             }
             debug!(blob = %self.reading.digest.short(), at = self.at, %failure, "taking up the reading again");
             tokio::time::sleep(RESUME_PAUSE * 2_u32.pow(self.failures - 1)).await;
@@ -159,7 +168,7 @@ impl Cursor<'_> {
     }
 
     /// More bytes than the blob has are an error, unless the reading ends before the blob does.
-    async fn expect_end(&mut self) -> Result<(), String> {
+    async fn expect_end(&mut self) -> Result<(), OriginFailure> {
         if self.end < self.reading.map.size() {
             return Ok(());
         }
@@ -168,6 +177,9 @@ impl Cursor<'_> {
             Some(open) => matches!(open.bytes.next().await, Some(Ok(piece)) if !piece.is_empty()),
             None => false,
         };
-        if more { Err(format!("it sends more than the {} bytes of the blob", self.end)) } else { Ok(()) }
+        match more {
+            true => Err(wrong(format!("it sends more than the {} bytes of the blob", self.end))),
+            false => Ok(()),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The origins of one transfer: which is read now, which have failed, and which one a wrong digest is laid to.
 
-use super::Route;
+use super::{OriginFailure, Route};
 
 /// The most origins that one transfer remembers as having the blob.
 const MAX_ROUTES: usize = 8;
@@ -16,7 +16,7 @@ pub(super) struct Routes {
 #[derive(Debug)]
 struct Known {
     route: Route,
-    failure: Option<String>,
+    failure: Option<OriginFailure>,
     // Whether bytes of the present attempt came from it.
     was_read: bool,
 }
@@ -45,19 +45,25 @@ impl Routes {
     }
 
     /// The origin that was read cannot give the rest. When no other is left: why each of them cannot.
-    pub(super) fn failed(&mut self, why: String) -> Option<String> {
+    pub(super) fn failed(&mut self, failure: OriginFailure) -> Option<String> {
         if let Some(known) = self.known.get_mut(self.current) {
-            known.failure = Some(why);
+            known.failure = Some(failure);
         }
         if self.known.iter().any(|known| known.failure.is_none()) {
             return None;
         }
         let single = self.known.len() == 1;
         let texts = self.known.iter().map(|Known { route, failure, .. }| {
-            let why = failure.as_deref().unwrap_or_default();
+            let why = failure.as_ref().map_or("", |failure| failure.message.as_str());
             if single { why.to_owned() } else { format!("{route}: {why}") }
         });
         Some(texts.collect::<Vec<_>>().join("; "))
+    }
+
+    /// The first of those that were out of reach when they were read, and why.
+    pub(super) fn away(&self) -> Option<(&Route, &str)> {
+        let failed = self.known.iter().filter_map(|known| Some((&known.route, known.failure.as_ref()?)));
+        failed.filter(|(_, failure)| failure.away).map(|(route, why)| (route, why.message.as_str())).next()
     }
 
     /// What was read in this attempt has not the digest: names those who sent it.
@@ -107,6 +113,10 @@ mod tests {
         Route { host: host.parse().unwrap(), repository: "a/b".parse().unwrap() }
     }
 
+    fn failure(message: &str, away: bool) -> OriginFailure {
+        OriginFailure { message: message.to_owned(), retry: away, away }
+    }
+
     fn two() -> Routes {
         let mut routes = Routes::default();
         assert!(routes.add(route("one.example")) && routes.add(route("two.example")));
@@ -118,11 +128,12 @@ mod tests {
     fn each_origin_is_tried_before_all_are_said_to_have_failed() {
         let mut routes = two();
         assert_eq!(routes.choose(), Some(route("one.example")));
-        assert_eq!(routes.failed("is down".into()), None);
+        assert_eq!(routes.failed(failure("is down", true)), None);
         assert_eq!(routes.choose(), Some(route("two.example")));
-        let why = routes.failed("knows nothing".into()).unwrap();
+        let why = routes.failed(failure("knows nothing", false)).unwrap();
         assert_eq!(why, "one.example/a/b: is down; two.example/a/b: knows nothing");
         assert_eq!(routes.choose(), None);
+        assert_eq!(routes.away(), Some((&route("one.example"), "is down")));
     }
 
     #[test]
@@ -142,7 +153,7 @@ mod tests {
         let mut routes = two();
         routes.choose();
         routes.gave();
-        routes.failed("broke off".into());
+        routes.failed(failure("broke off", true));
         routes.choose();
         routes.gave();
         assert_eq!(routes.sent_wrong_bytes(), "one.example/a/b or two.example/a/b");

@@ -17,7 +17,7 @@ use super::flow::Flow;
 use super::planner::{DropReason, Effect, Event, Planner, Proof, Source, Succession, TICK};
 use super::reading::{self, Reading};
 use super::routes::Routes;
-use super::sources::Route;
+use super::sources::{OriginFailure, Route};
 use super::view::{Stance, View};
 use super::why::{Facts, Why};
 use super::{Parts, TransferError};
@@ -55,7 +55,7 @@ pub(super) enum Happening {
 /// What a reading of the origin gives.
 pub(super) enum OriginStep {
     Chunk(ChunkIndex, Link, Held),
-    Ended(Option<String>),
+    Ended(Option<OriginFailure>),
 }
 
 /// Bytes in memory, with the share of the node's memory that they take.
@@ -296,6 +296,7 @@ impl Driver {
         Why::of(Facts {
             summary: self.planner.summary(),
             limited: self.view.waiting(),
+            held_to: self.parts.limits.held_to(),
             origin: self.routes.current(),
             origin_rate: self.flow.rate(&Source::Origin, now),
             rate_of: &|node| self.flow.rate(&Source::Peer(*node), now),
@@ -428,13 +429,13 @@ impl Driver {
         }
     }
 
-    fn origin_failed(&mut self, why: String) -> Option<String> {
+    fn origin_failed(&mut self, failure: OriginFailure) -> Option<String> {
         let (digest, origin) = (self.digest(), self.routes.current());
         self.parts.metrics.failed(ErrorKind::Origin);
         if let Some(left_out) = self.parts.seldom.say(&origin) {
-            warn!(blob = %digest, %origin, why, left_out, "an origin cannot give a blob, or the rest of it");
+            warn!(blob = %digest, %origin, why = failure.message, left_out, "an origin cannot give a blob, or the rest of it");
         }
-        self.routes.failed(why)
+        self.routes.failed(failure)
     }
 
     fn read_origin(&mut self, from: ChunkIndex, state: State, to: ChunkIndex) {

@@ -169,6 +169,8 @@ pub struct OriginFailure {
     pub message: String,
     /// Whether reading on from the last byte may help.
     pub retry: bool,
+    /// Whether the origin was out of reach, so that it may give the blob at another time.
+    pub away: bool,
 }
 
 /// A blob on its way from an origin.

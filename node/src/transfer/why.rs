@@ -5,7 +5,7 @@ use wherry_proto::NodeId;
 
 use super::planner::Summary;
 pub use super::planner::{Leads, PeerNow};
-use crate::limits::Limited;
+use crate::limits::{HeldTo, Limited};
 
 /// For so many seconds nothing may come before a transfer is said to stand still: a chunk may take as long to cross a
 /// thin link.
@@ -65,6 +65,8 @@ pub enum WaitsFor {
     Limit(Limited),
     /// That it is known who leads.
     Lead,
+    /// The rate that is set for what comes into the site: its links could do more.
+    Rate(HeldTo),
     /// This node's link to the origin.
     Origin,
     /// The link of the node that leads.
@@ -79,6 +81,7 @@ pub enum WaitsFor {
 pub(super) struct Facts<'a> {
     pub(super) summary: Summary,
     pub(super) limited: Option<Limited>,
+    pub(super) held_to: Option<HeldTo>,
     pub(super) origin: String,
     pub(super) origin_rate: u64,
     pub(super) rate_of: &'a dyn Fn(&NodeId) -> u64,
@@ -104,8 +107,8 @@ impl Why {
     }
 
     pub(super) fn of(facts: Facts<'_>) -> Self {
-        let Facts { summary, limited, origin, origin_rate, rate_of, still, missing } = facts;
-        let waits_for = waits_for(&summary, limited);
+        let Facts { summary, limited, held_to, origin, origin_rate, rate_of, still, missing } = facts;
+        let waits_for = waits_for(&summary, limited, held_to);
         // Rates are those of some seconds: of what has stopped they would tell less and less until nothing is left.
         let moves = still < STILL && !matches!(waits_for, WaitsFor::Limit(_));
         let now = |rate: u64| if moves { rate } else { 0 };
@@ -128,10 +131,21 @@ impl Why {
     }
 }
 
-fn waits_for(summary: &Summary, limited: Option<Limited>) -> WaitsFor {
+fn waits_for(summary: &Summary, limited: Option<Limited>, held_to: Option<HeldTo>) -> WaitsFor {
     if let Some(limited) = limited {
         return WaitsFor::Limit(limited);
     }
+    let mut asked = summary.peers.iter().filter(|peer| peer.asked > 0).peekable();
+    let is_from_afar = asked.peek().is_some() && asked.all(|peer| peer.far);
+    match (link(summary), held_to) {
+        (WaitsFor::Origin, Some(held_to)) => WaitsFor::Rate(held_to),
+        (WaitsFor::Peers, Some(held_to)) if is_from_afar => WaitsFor::Rate(held_to),
+        (link, _) => link,
+    }
+}
+
+/// Whose link would have to be faster.
+fn link(summary: &Summary) -> WaitsFor {
     if summary.any_to_take || summary.asked > 0 {
         let able = summary.peers.iter().any(|peer| !peer.busy);
         // What it leads for comes from elsewhere than its site.
@@ -181,7 +195,24 @@ mod tests {
             (summary(Peer(node()), &[peer(5, true)], true, 0), WaitsFor::Slot),
             (summary(Needless, &[PeerNow { holds: true, ..peer(9, false) }], true, 2), WaitsFor::Peers),
         ] {
-            assert_eq!(waits_for(&summary, None), expected, "{summary:?}");
+            assert_eq!(waits_for(&summary, None, None), expected, "{summary:?}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_named_where_it_holds_up_what_comes_from_outside_the_site() {
+        use Leads::{Here, Needless, Peer};
+        let held_to = HeldTo { rate: 500_000, nodes: 2 };
+        let far = |asked| PeerNow { far: true, holds: true, asked, ..peer(9, false) };
+        let near = PeerNow { holds: true, asked: 1, ..peer(9, false) };
+        for (summary, expected) in [
+            (summary(Here, &[], false, 0), WaitsFor::Rate(held_to)),
+            (summary(Here, &[far(2)], true, 2), WaitsFor::Rate(held_to)),
+            (summary(Needless, &[near], true, 1), WaitsFor::Peers),
+            (summary(Here, &[near, far(1)], true, 2), WaitsFor::Peers),
+            (summary(Peer(node()), &[], false, 0), WaitsFor::Leader(node())),
+        ] {
+            assert_eq!(waits_for(&summary, None, Some(held_to)), expected, "{summary:?}");
         }
     }
 
@@ -192,6 +223,7 @@ mod tests {
             Why::of(Facts {
                 summary: summary(Leads::Here, &[peer(5, false)], true, 1),
                 limited,
+                held_to: None,
                 origin: "r.example/a".to_owned(),
                 origin_rate: 300,
                 rate_of: &|_| 200,
