@@ -15,9 +15,12 @@ use std::time::Duration;
 
 use planner_support::{CHUNK, blob, true_chain};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL, Source, rank};
+use wherry_node::transfer::planner::{
+    Effect, Event, MAX_PEERS, NoStates, Planner, Proof, STALL, Source, rank,
+};
 use wherry_proto::{
-    Attempt, ChunkIndex, ChunkMap, Digest, End, List, NodeId, Role, SecretKey, State, Update, link,
+    Algorithm, Attempt, Certificate, ChunkIndex, ChunkMap, Digest, End, List, NodeId, Role, Roles, SecretKey,
+    SignedStates, State, StatePrefix, StreamClaim, Update, link,
 };
 
 /// Nodes of a site by their rank for the blob, the highest first.
@@ -547,4 +550,57 @@ fn whoever_reads_stays_though_one_of_higher_rank_is_about_to() {
     may_lead(&mut other);
     other.apply(Event::Met(site.nodes[1], LinkClass::Lan, Some(reads.role())));
     assert!(!leads(&ticks(&mut other, 4)));
+}
+
+/// What a node signs of a reading in which it has come to these states.
+fn signed(site: &Site, attempt: Attempt, words: &[u32]) -> Arc<SignedStates> {
+    let operator = SecretKey::from_seed([99; 32]);
+    let keys = (0..=u8::MAX).map(|seed| SecretKey::from_seed([seed; 32]));
+    let key = keys.into_iter().find(|key| key.node() == attempt.signer).unwrap();
+    let mut prefix = StatePrefix::new(Algorithm::Sha256, ChunkMap::new(64 << 20).unwrap());
+    words.iter().for_each(|word| assert!(prefix.push(State::Sha256([*word; 8]))));
+    let claim = StreamClaim::sign(&key, &operator.network(), site.digest, attempt.number, &prefix);
+    let certificate = Certificate::sign(&operator, key.node(), Roles::MEMBER, 0, u64::MAX);
+    Arc::new(SignedStates { claim, certificate, prefix })
+}
+
+#[test]
+fn whoever_signs_two_readings_under_one_number_is_banned_and_nobody_who_passed_them_on() {
+    let site = Site::new(3);
+    let (leader, relay) = (site.nodes[1], site.nodes[2]);
+    let attempt = Attempt { signer: leader, number: 7 };
+    let leading = |known| Role::Leading { attempt: 7, known };
+    let following =
+        |known| Role::Following { stream: Some(attempt), known, may_lead: false, led_slowly: false };
+    let asked = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::AskStates(node, of, before) if *of == attempt => Some((*node, before.known())),
+            _ => None,
+        })
+    };
+    let blamed = |effects: &[Effect]| -> Vec<Effect> {
+        let blames = |effect: &&Effect| matches!(effect, Effect::Ban(..) | Effect::Drop(..));
+        effects.iter().filter(blames).cloned().collect()
+    };
+    let mut planner = site.planner();
+    planner.apply(Event::Met(leader, LinkClass::Lan, None));
+    planner.apply(Event::Met(relay, LinkClass::Lan, None));
+    assert_eq!(asked(&says(&mut planner, leader, leading(2))), Some((leader, 0)));
+    planner.apply(Event::States(leader, attempt, Ok(signed(&site, attempt, &[1, 2]))));
+    // More of the same is no lie.
+    assert_eq!(asked(&says(&mut planner, leader, leading(3))), Some((leader, 2)));
+    let effects = planner.apply(Event::States(leader, attempt, Ok(signed(&site, attempt, &[1, 2, 3]))));
+    assert_eq!((blamed(&effects), planner.ledger().stream().known()), (Vec::new(), 3));
+    // Another node was told something else, which does not go on from there.
+    assert_eq!(asked(&says(&mut planner, relay, following(4))), Some((relay, 3)));
+    let effects = planner.apply(Event::States(relay, attempt, Err(NoStates::Others)));
+    let (node, known) = asked(&effects).unwrap();
+    assert_eq!((blamed(&effects), known), (Vec::new(), 0));
+    let effects = planner.apply(Event::States(node, attempt, Ok(signed(&site, attempt, &[1, 9, 3, 4]))));
+    assert_eq!(blamed(&effects), [Effect::Ban(leader, Proof::TwoReadings(7))]);
+    assert!(effects.contains(&Effect::StreamVoid(attempt)));
+    // Nothing of it counts any more, whoever still goes by it.
+    assert_eq!(planner.ledger().stream().known(), 0);
+    assert_eq!(asked(&says(&mut planner, relay, following(5))), None);
+    assert!(leads(&may_lead_after_asking(&mut planner)));
 }

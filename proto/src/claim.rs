@@ -47,8 +47,8 @@ impl fmt::Display for Attempt {
 /// authenticates everything that was read so far: whoever falls behind, or comes late, checks one signature and not one
 /// for each chunk, and a leader signs when it is asked and not with every chunk. See [`StatePrefix`].
 ///
-/// Two different signatures on one (attempt, number of states) are proof against the signer; anything else a leader
-/// may have had from the origin in good faith.
+/// Two that sign different states at one border of one attempt are proof against the signer, however many each covers:
+/// see [`SignedStates::contradicts`]. Anything else a leader may have had from the origin in good faith.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct StreamClaim {
     /// Who says so.
@@ -76,6 +76,15 @@ pub struct SignedStates {
     pub certificate: Certificate,
     /// The states that were signed, from the first on.
     pub prefix: StatePrefix,
+}
+
+impl SignedStates {
+    /// Whether both are by one signer, on one attempt, and differ as far as both go: proof that it lies, if each claim has
+    /// been [opened](StreamClaim::open) to its states.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let subject = |c: &StreamClaim| (c.signer, c.digest, c.size, c.attempt);
+        subject(&self.claim) == subject(&other.claim) && !self.prefix.goes_with(&other.prefix)
+    }
 }
 
 /// Why a claim is not taken.
@@ -214,12 +223,5 @@ impl StreamClaim {
         let mut prefix = before.clone();
         prefix.append(raw);
         if prefix.hash() == self.states { Ok(prefix) } else { Err(ClaimError::OtherStates) }
-    }
-
-    /// Whether both claims are by one signer, on one attempt and equally many states, and differ: proof that it lies,
-    /// if the signatures of both are true.
-    pub fn contradicts(&self, other: &Self) -> bool {
-        let subject = |c: &Self| (c.signer, c.digest, c.size, c.attempt, c.known);
-        subject(self) == subject(other) && self.states != other.states
     }
 }

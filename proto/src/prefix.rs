@@ -83,6 +83,12 @@ impl StatePrefix {
         Some(Link { from, to })
     }
 
+    /// Whether the states are the same as far as both are known.
+    pub fn goes_with(&self, other: &Self) -> bool {
+        let both = self.raw.len().min(other.raw.len());
+        self.raw.get(..both) == other.raw.get(..both)
+    }
+
     /// The rolling hash over all known states.
     pub const fn hash(&self) -> Digest {
         self.hash

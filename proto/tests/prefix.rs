@@ -155,22 +155,41 @@ fn nothing_in_a_claim_can_be_changed() {
 }
 
 #[test]
-fn a_signer_that_says_two_things_of_one_reading_contradicts_itself() {
+fn a_signer_that_says_two_things_of_one_reading_contradicts_itself_however_far_each_goes() {
     let (chain, other) = (chain(Algorithm::Sha256, 8), {
         let mut other = StatePrefix::new(Algorithm::Sha256, prefix(&chain(Algorithm::Sha256, 8), 0).map());
         (1..=5).for_each(|word| assert!(other.push(State::Sha256([word; 8]))));
         other
     });
-    let claim = sign(&chain, 7, &prefix(&chain, 5));
-    let lie = sign(&chain, 7, &other);
-    assert!(claim.contradicts(&lie) && lie.contradicts(&claim));
-    assert!(!claim.contradicts(&claim));
-    // Another reading may differ, and more states say nothing by themselves.
-    assert!(!claim.contradicts(&sign(&chain, 8, &other)));
-    assert!(!claim.contradicts(&sign(&chain, 7, &prefix(&chain, 6))));
-    let of_another = StreamClaim::sign(&SecretKey::from_seed([3; 32]), &network(), chain.digest(), 7, &other);
-    assert!(!claim.contradicts(&of_another));
-    assert_eq!(claim.stream(), Attempt { signer: leader().node(), number: 7 });
+    let signed_by = |key: &SecretKey, attempt, prefix: &StatePrefix| SignedStates {
+        claim: StreamClaim::sign(key, &network(), chain.digest(), attempt, prefix),
+        certificate: Certificate::sign(
+            &SecretKey::from_seed([2; 32]),
+            key.node(),
+            Roles::MEMBER,
+            0,
+            u64::MAX,
+        ),
+        prefix: prefix.clone(),
+    };
+    let signed = |attempt, prefix: &StatePrefix| signed_by(&leader(), attempt, prefix);
+    let first = signed(7, &prefix(&chain, 5));
+    for lie in [&other, &{
+        let mut less = other.clone();
+        less.truncate(3);
+        less
+    }] {
+        let lie = signed(7, lie);
+        assert!(first.contradicts(&lie) && lie.contradicts(&first));
+    }
+    assert!(!first.contradicts(&first));
+    // Another reading may differ, and fewer or more states say nothing by themselves.
+    assert!(!first.contradicts(&signed(8, &other)));
+    for known in [0, 3, 6] {
+        assert!(!first.contradicts(&signed(7, &prefix(&chain, known))));
+    }
+    assert!(!first.contradicts(&signed_by(&SecretKey::from_seed([3; 32]), 7, &other)));
+    assert_eq!(first.claim.stream(), Attempt { signer: leader().node(), number: 7 });
 }
 
 #[test]

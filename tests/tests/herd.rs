@@ -221,3 +221,27 @@ fn where_all_links_are_slow_a_leader_that_dies_is_followed_by_the_next_within_se
     // What was on its way is read again.
     assert!(died <= alive + 15.0, "{died:.1} s, {alive:.1} s where it lives");
 }
+
+/// A node has its neighbours, and the rest of its site is nothing to it.
+#[test]
+fn what_a_node_says_and_hears_and_remembers_grows_with_its_neighbours_and_not_with_its_site() {
+    let site = |count| {
+        let mut setup = Setup::herd(1, count, 8 * 32_768, mbit(4.0), mbit(20.0));
+        setup.view = Some(24);
+        let mut random = Random::new(1);
+        for node in &mut setup.nodes {
+            node.start = Duration::from_micros(random.below(100_000) as u64);
+        }
+        allow_time(&mut setup);
+        run(1, &setup)
+    };
+    let (small, large) = (site(100), site(400));
+    for (few, many) in [(&small.sent, &large.sent), (&small.received, &large.received)] {
+        let middle = |all: &[u64]| all[all.len() / 2];
+        let most = |all: &[u64]| all[all.len() - 1];
+        assert!(middle(many) * 10 <= middle(few) * 12, "{} messages, {}", middle(many), middle(few));
+        assert!(most(many) * 10 <= most(few) * 15, "{} messages at most, {}", most(many), most(few));
+    }
+    let (few, many) = (small.planner_bytes, large.planner_bytes);
+    assert!(many <= 1.1 * few, "{many:.0} bytes, {few:.0}");
+}

@@ -417,7 +417,7 @@ impl Driver {
             }
             Effect::AttemptFailed => self.routes.turn(),
             Effect::StreamVoid(attempt) => {
-                info!(blob = %digest.short(), leader = %attempt.signer, "what the leader read has another digest");
+                info!(blob = %digest.short(), leader = %attempt.signer, "what the leader reads is void");
                 self.view.voided();
             }
             Effect::OriginContradicts(index) => {

@@ -37,6 +37,7 @@ Benchmarks, all of the first ones if none is named:
   sim       the swarm in a simulation: what S1, S1b, S2, S5 and S6 should come to, and 10 to 1,000 nodes;
             sim S1 S6: those alone
   sim-large the same for 10,000 nodes, for half an hour
+  sim-site  one site of 100, 1,000 and 10,000 nodes in a simulation; sim-site 500: one of so many
 
 Only when named, with scenarios and options of its own (wherry-bench swarm --help):
   swarm     many nodes in network namespaces, against the bound that their links leave
@@ -70,6 +71,7 @@ fn main() -> Result<()> {
         ["sim", ref names @ ..] if names.iter().all(|name| sim::is_scenario(name)) && !names.is_empty() => {
             return sim::scenarios(names);
         }
+        ["sim-site", ref counts @ ..] => return sim::sites(counts),
         _ => {}
     }
     let names = if words.is_empty() { ALL.to_vec() } else { words };

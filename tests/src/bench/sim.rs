@@ -5,6 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use wherry_node::swarm::MAX_CONNECTIONS;
+use wherry_proto::ChunkMap;
 use wherry_tests::sim::{Churn, Random, Report, Setup, World, mbit};
 
 /// How many nodes each site of the large networks has.
@@ -211,5 +213,69 @@ fn network(nodes: usize, image: u64) -> Result<()> {
         all.planner_bytes / 1e3,
         begun.elapsed().as_secs_f64(),
     );
+    Ok(())
+}
+
+/// The blob of one large site: four seconds of its uplink. A larger one takes longer, and tells no more.
+const SITE_BLOB: u64 = 2 << 20;
+
+/// How many nodes the one large site has.
+const SITES: [usize; 3] = [100, 1_000, 10_000];
+
+/// One cold site of ever more nodes behind the same uplink, as large as S1 and beyond: what a node sends and remembers is to
+/// grow with its neighbours and not with the site. Of these it has as many as a node takes connections.
+pub(crate) fn sites(names: &[&str]) -> Result<()> {
+    let counts: Vec<usize> = match names {
+        [] => SITES.to_vec(),
+        names => names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
+    };
+    let view = MAX_CONNECTIONS as usize;
+    let map = ChunkMap::new(SITE_BLOB)?;
+    println!(
+        "{} MiB in {} chunks to one site behind an uplink of 4 Mbit/s, LAN 20 Mbit/s, of {view} neighbours at most. Messages \
+         and the planner's memory are those of one node; 'asking' is what went before the exchange.",
+        SITE_BLOB >> 20,
+        map.count(),
+    );
+    println!(
+        "{:>6} {:>10} {:>7} {:>7} {:>7} {:>8} {:>6} {:>17} {:>17} {:>8} {:>9} {:>8}",
+        "nodes",
+        "neighbours",
+        "bound",
+        "median",
+        "last",
+        "uplink/F",
+        "led",
+        "sent, most",
+        "received, most",
+        "asking",
+        "memory",
+        "took"
+    );
+    for count in counts {
+        let mut setup = herd(1, count, SITE_BLOB, mbit(4.0), mbit(20.0));
+        setup.view = Some(view);
+        let bound = setup.bound(0);
+        let begun = Instant::now();
+        let report = World::new(setup).run();
+        check("a site", &report)?;
+        let middle_and_most = |all: &[u64]| match (all.get(all.len() / 2), all.last()) {
+            (Some(middle), Some(most)) => format!("{middle} {most}"),
+            _ => String::new(),
+        };
+        println!(
+            "{count:>6} {:>10} {bound:>5.1} s {:>7.3} {:>7.3} {:>8.3} {:>6} {:>17} {:>17} {:>8} {:>6.0} kB {:>6.0} s",
+            view.min(count - 1),
+            report.quantile(0.5) / bound,
+            report.quantile(1.0) / bound,
+            report.uplink() as f64 / SITE_BLOB as f64,
+            report.leads,
+            middle_and_most(&report.sent),
+            middle_and_most(&report.received),
+            report.searching / count as u64,
+            report.planner_bytes / 1e3,
+            begun.elapsed().as_secs_f64(),
+        );
+    }
     Ok(())
 }

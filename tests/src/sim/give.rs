@@ -69,8 +69,11 @@ impl World {
     }
 
     fn send_away(&mut self, giver: usize, taker: usize, blob: BlobNo, index: ChunkIndex, request: RequestId) {
-        if let Some(connection) = self.nodes[giver].giving.connections.get_mut(&taker) {
-            connection.told_busy = true;
+        let giving = &mut self.nodes[giver].giving;
+        if let Some(connection) = giving.connections.get_mut(&taker)
+            && !std::mem::replace(&mut connection.told_busy, true)
+        {
+            giving.away.push_back(taker);
         }
         self.report.busy += 1;
         self.send(giver, taker, Message::Busy { blob, index, request });
@@ -185,15 +188,21 @@ impl World {
         }
     }
 
-    /// Whoever was sent away is told that there is a place.
+    /// Those who were sent away first are told that there is a place.
     fn place_is_free(&mut self, giver: usize) {
+        let most = self.setup.exchange.told;
         let giving = &mut self.nodes[giver].giving;
         giving.places -= 1;
-        let told: Vec<usize> = giving
-            .connections
-            .iter_mut()
-            .filter_map(|(taker, connection)| std::mem::take(&mut connection.told_busy).then_some(*taker))
-            .collect();
+        let mut told = Vec::new();
+        while told.len() < most
+            && let Some(taker) = giving.away.pop_front()
+        {
+            // It may be another connection by now.
+            let connection = giving.connections.get_mut(&taker);
+            if connection.is_some_and(|connection| std::mem::take(&mut connection.told_busy)) {
+                told.push(taker);
+            }
+        }
         for taker in told {
             self.send(giver, taker, Message::Free);
         }

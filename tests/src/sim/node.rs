@@ -105,6 +105,8 @@ pub(super) struct Giving {
     pub(super) places: usize,
     pub(super) line: VecDeque<usize>,
     pub(super) sent_away: u64,
+    // Those who were, in that order, and have not been told since that there is a place.
+    pub(super) away: VecDeque<usize>,
     pub(super) sent_away_at: Option<Time>,
     pub(super) spread: BTreeMap<BlobNo, Spread>,
     pub(super) subscriptions: BTreeMap<BlobNo, BTreeMap<usize, Telling>>,
@@ -137,6 +139,7 @@ pub(super) struct Serving {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
     pub(super) messages: u64,
+    pub(super) received: u64,
     pub(super) message_bytes: u64,
     pub(super) chunk_bytes: u64,
     pub(super) origin_bytes: u64,

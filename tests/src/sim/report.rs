@@ -48,7 +48,13 @@ pub struct Report {
     pub contradictions: u64,
     /// Messages that were sent, by all nodes.
     pub messages: u64,
-    /// About how many bytes they had.
+    /// How many of them asked neighbours for the blob, or answered that.
+    pub searching: u64,
+    /// How many messages each honest node sent that wanted the blobs, in ascending order.
+    pub sent: Vec<u64>,
+    /// How many each of them received, in ascending order.
+    pub received: Vec<u64>,
+    /// About how many bytes all messages had.
     pub message_bytes: u64,
     /// Bytes of chunks that nodes sent to each other.
     pub chunk_bytes: u64,
@@ -117,6 +123,8 @@ impl World {
                 continue;
             }
             planners += 1;
+            report.sent.push(node.tally.messages);
+            report.received.push(node.tally.received);
             report.planner_bytes += node.tally.most_bytes as f64;
             let done: Option<Vec<u64>> = node.blobs.iter().map(|carried| carried.done).collect();
             match done.and_then(|times| times.into_iter().max()) {
@@ -125,6 +133,8 @@ impl World {
                 None => {}
             }
         }
+        report.sent.sort_unstable();
+        report.received.sort_unstable();
         report.planner_bytes /= f64::from(planners.max(1));
         report.events = self.events;
         report.ended = self.clock.now() as f64 / 1e9;

@@ -79,6 +79,8 @@ pub struct Exchange {
     pub slots: usize,
     /// How many further ones wait for a slot, before others are sent away.
     pub waiting: usize,
+    /// How many of those who were sent away are told of each place that comes free.
+    pub told: usize,
     /// Whether followers too give each chunk once while upload is scarce, and not only who leads or holds.
     pub all_spread: bool,
     /// For how long nobody may have been sent away before upload counts as plentiful.
@@ -88,7 +90,7 @@ pub struct Exchange {
 impl Exchange {
     /// What the node does.
     pub const USUAL: Self =
-        Self { slots: 4, waiting: 0, all_spread: false, quiet: Duration::from_millis(200) };
+        Self { slots: 4, waiting: 0, told: usize::MAX, all_spread: false, quiet: Duration::from_millis(200) };
 }
 
 /// A world to simulate.
@@ -106,7 +108,7 @@ pub struct Setup {
     pub rtt: Duration,
     /// Between nodes of two sites, and to the origin.
     pub far_rtt: Duration,
-    /// How many neighbours in its site a node has; all if `None`.
+    /// How many neighbours in its site a node has at most; all if `None`.
     pub view: Option<usize>,
     /// Whether nodes of other sites that hold a blob are found.
     pub wide: bool,

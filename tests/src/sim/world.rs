@@ -235,30 +235,48 @@ impl World {
         world
     }
 
-    /// Who is connected with whom: everybody in a site, or so many at random.
+    /// Who is connected with whom: everybody in a site with everybody, or each node with its two neighbours in each of some
+    /// rings through all of them in random order, so that none has more than it may and all are connected somehow.
     fn meet(&mut self) {
         let mut sites = vec![Vec::new(); self.setup.sites.len()];
         for (number, node) in self.nodes.iter().enumerate() {
             sites[node.setup.site].push(number);
         }
-        for site in sites {
-            for node in &site {
-                let others: Vec<usize> = site.iter().copied().filter(|other| other != node).collect();
-                match self.setup.view {
-                    Some(view) if others.len() > view => {
-                        for _ in 0..view.div_ceil(2) {
-                            let other = others[self.random.below(others.len())];
-                            for (one, two) in [(*node, other), (other, *node)] {
-                                if !self.nodes[one].neighbours.contains(&two) {
-                                    self.nodes[one].neighbours.push(two);
-                                }
-                            }
+        for mut site in sites {
+            match self.setup.view {
+                Some(view) if site.len() > view + 1 => {
+                    for _ in 0..view / 2 {
+                        self.random.shuffle(&mut site);
+                        let next = site.iter().skip(1).chain(site.first());
+                        for (one, two) in site.iter().zip(next) {
+                            self.connect(*one, *two);
                         }
                     }
-                    _ => self.nodes[*node].neighbours = others,
+                    if view % 2 == 1 {
+                        self.random.shuffle(&mut site);
+                        for pair in site.chunks_exact(2) {
+                            self.connect(pair[0], pair[1]);
+                        }
+                    }
+                    for node in site {
+                        let neighbours = &mut self.nodes[node].neighbours;
+                        neighbours.sort_unstable();
+                        neighbours.dedup();
+                    }
+                }
+                _ => {
+                    for node in &site {
+                        let others = site.iter().copied().filter(|other| other != node);
+                        self.nodes[*node].neighbours = others.collect();
+                    }
                 }
             }
         }
+    }
+
+    fn connect(&mut self, one: usize, two: usize) {
+        self.nodes[one].neighbours.push(two);
+        self.nodes[two].neighbours.push(one);
     }
 
     /// Lets things happen until all have what they want, or time is up.
@@ -336,6 +354,9 @@ impl World {
         if !self.nodes[to].alive || self.refuses(from, to) {
             return;
         }
+        if matches!(message, Message::Want(_) | Message::Found(..)) {
+            self.report.searching += 1;
+        }
         let tally = &mut self.nodes[from].tally;
         tally.messages += 1;
         tally.message_bytes += message.len();
@@ -356,6 +377,7 @@ impl World {
             Happening::Deliver { from, to, lives, message } => {
                 let current = (self.nodes[from].life, self.nodes[to].life) == lives;
                 if current && self.nodes[to].alive && !self.refuses(from, to) {
+                    self.nodes[to].tally.received += 1;
                     self.deliver(from, to, message);
                 }
             }

@@ -90,7 +90,7 @@ impl Planner {
         let map = self.ledger.map();
         let rank = rank(&self.ledger.digest(), &node);
         let high = self.high_rank();
-        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), rank));
+        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), rank, lot(&self.me, &node)));
         // The site is larger than it was when nobody was there to lead.
         if self.lead.request == Request::Denied && !self.dropped.contains_key(&node) {
             self.lead.request = Request::Unasked;
@@ -129,7 +129,7 @@ impl Planner {
         self.may_follow = FOLLOWED_A_TICK;
         let unfollowed = self.peers.iter().filter(|(_, peer)| peer.followed.is_none());
         let mut waiting: Vec<(u64, NodeId, u64)> =
-            unfollowed.map(|(node, peer)| (lot(&self.me, node), *node, peer.rank)).collect();
+            unfollowed.map(|(node, peer)| (peer.lot, *node, peer.rank)).collect();
         if waiting.is_empty() {
             return;
         }
@@ -180,11 +180,8 @@ impl Planner {
         }
         let digest = self.ledger.digest();
         let high = self.high_rank();
-        let worth = |rank: u64, node: &NodeId| match rank >= high {
-            true => (1, rank),
-            false => (0, lot(&self.me, node)),
-        };
-        let newcomer = worth(rank(&digest, node), node);
+        let worth = |rank: u64, lot: u64| if rank >= high { (1, rank) } else { (0, lot) };
+        let newcomer = worth(rank(&digest, node), lot(&self.me, node));
         let is_needed = needed || newcomer.0 > 0;
         // Whoever leads stays: were it met anew, what it does would not be known for a moment.
         let is_idle = |node: &NodeId, peer: &Peer| {
@@ -192,7 +189,7 @@ impl Planner {
             is_useless && !self.lead.is_by(node)
         };
         let idle = self.peers.iter().filter(|(node, peer)| is_idle(node, peer));
-        let least = idle.map(|(node, peer)| (worth(peer.rank, node), *node)).min();
+        let least = idle.map(|(node, peer)| (worth(peer.rank, peer.lot), *node)).min();
         let Some((least, idle)) = least else { return false };
         if !needed && newcomer < least {
             return false;

@@ -42,6 +42,9 @@ pub enum Proof {
     /// It sent a wrong chunk between two states that are beyond doubt.
     #[error("chunk {0} that it sent is wrong, and both states around it are proven")]
     WrongChunk(ChunkIndex),
+    /// It signed different states under one number of its readings.
+    #[error("it has signed different states of its reading {0}")]
+    TwoReadings(u64),
 }
 
 /// Why a peer gives no states of a reading.

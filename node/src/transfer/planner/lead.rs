@@ -357,11 +357,12 @@ impl Planner {
                 }
                 _ => {}
             }
-            let rank =
-                signer.map_or_else(|| rank(&self.ledger.digest(), &attempt.signer), |signer| signer.rank);
             match seen.iter_mut().find(|seen| seen.attempt == attempt) {
                 Some(seen) => seen.known = seen.known.max(known),
                 None => {
+                    // In a large site most nodes have no place for whoever leads, and hear of it from others.
+                    let rank = signer
+                        .map_or_else(|| rank(&self.ledger.digest(), &attempt.signer), |signer| signer.rank);
                     let begun = signer.is_none_or(|signer| !signer.is_candidate());
                     seen.push(Seen { attempt, known, rank, begun, recent: 0 });
                 }

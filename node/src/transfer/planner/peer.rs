@@ -115,10 +115,12 @@ pub(super) struct Peer {
     // The tick at which it was first asked for its chain, if it was.
     pub(super) chain_since: Option<u64>,
     pub(super) rank: u64,
+    // How much it is one that this node is to know: see `lead::lot`.
+    pub(super) lot: u64,
 }
 
 impl Peer {
-    pub(super) fn new(class: LinkClass, nothing: ChunkSet, rank: u64) -> Self {
+    pub(super) fn new(class: LinkClass, nothing: ChunkSet, rank: u64, lot: u64) -> Self {
         Self {
             class,
             role: None,
@@ -136,6 +138,7 @@ impl Peer {
             followed: None,
             chain_since: None,
             rank,
+            lot,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wherry_proto::{Attempt, ChunkIndex, NodeId, Role, SignedStates, StatePrefix};
 
-use super::{DropReason, Effect, NoStates, ORIGIN_ATTEMPTS, Planner};
+use super::{DropReason, Effect, NoStates, ORIGIN_ATTEMPTS, Planner, Proof};
 
 impl Planner {
     /// Asks a peer for the states that the leader has found since.
@@ -55,6 +55,11 @@ impl Planner {
     ) {
         // Of those who were asked before, and left for another one, only what is of use counts.
         let asked = self.lead.pulling.take_if(|(asked, _)| *asked == node);
+        if let (Ok(signed), Some(before)) = (&states, &self.lead.signed)
+            && signed.contradicts(before)
+        {
+            return self.signer_contradicts_itself(attempt);
+        }
         let follows = !self.claims_lead() && self.leader().is_some_and(|leader| leader.attempt == attempt);
         match states {
             Ok(signed) if follows => {
@@ -114,6 +119,19 @@ impl Planner {
         self.lead.void.insert(node);
         self.drop_peer(node, DropReason::WrongChunk(index));
         self.effects.extend(attempt.map(Effect::StreamVoid));
+        self.void();
+        self.claim_those_aside();
+    }
+
+    /// Two claims of one reading differ, whoever passed them on: nobody but their signer can have made both.
+    fn signer_contradicts_itself(&mut self, attempt: Attempt) {
+        self.lead.void.insert(attempt.signer);
+        self.ban(attempt.signer, Proof::TwoReadings(attempt.number));
+        if self.ledger.has_chain() {
+            // Chunks are checked against that.
+            return self.lead.anew_after_void();
+        }
+        self.effects.push(Effect::StreamVoid(attempt));
         self.void();
         self.claim_those_aside();
     }
