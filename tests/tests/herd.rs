@@ -226,7 +226,7 @@ fn where_all_links_are_slow_a_leader_that_dies_is_followed_by_the_next_within_se
 #[test]
 fn what_a_node_says_and_hears_and_remembers_grows_with_its_neighbours_and_not_with_its_site() {
     let site = |count| {
-        let mut setup = Setup::herd(1, count, 8 * 32_768, mbit(4.0), mbit(20.0));
+        let mut setup = Setup::herd(1, count, 4 * 32_768, mbit(4.0), mbit(20.0));
         setup.view = Some(24);
         let mut random = Random::new(1);
         for node in &mut setup.nodes {
