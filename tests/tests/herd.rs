@@ -235,7 +235,7 @@ fn what_a_node_says_and_hears_and_remembers_grows_with_its_neighbours_and_not_wi
         allow_time(&mut setup);
         run(1, &setup)
     };
-    let (small, large) = (site(100), site(400));
+    let (small, large) = (site(64), site(256));
     for (few, many) in [(&small.sent, &large.sent), (&small.received, &large.received)] {
         let middle = |all: &[u64]| all[all.len() / 2];
         let most = |all: &[u64]| all[all.len() - 1];
