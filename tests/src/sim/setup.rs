@@ -90,7 +90,7 @@ pub struct Exchange {
 impl Exchange {
     /// What the node does.
     pub const USUAL: Self =
-        Self { slots: 4, waiting: 0, told: usize::MAX, all_spread: false, quiet: Duration::from_millis(200) };
+        Self { slots: 4, waiting: 0, told: 4, all_spread: false, quiet: Duration::from_millis(200) };
 }
 
 /// A world to simulate.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::UPLOAD_SLOTS;
@@ -13,14 +13,19 @@ use super::UPLOAD_SLOTS;
 /// free in the same moment, which is no sign of plenty.
 const SCARCE_TIME: Duration = Duration::from_millis(200);
 
+/// How many of those who found no slot are told of each that comes free, the first of them first: some may have found what
+/// they want elsewhere. Were all told, all would ask, and all but one be sent away again: of a leader that hundreds follow most
+/// messages were of these, a thousand for each chunk.
+const TOLD: usize = UPLOAD_SLOTS;
+
 /// The slots of a node.
 pub(super) struct Slots {
     slots: Arc<Semaphore>,
     // Counts those who found none, and when the last one did.
     sent_away: AtomicU64,
     last_sent_away: Mutex<Option<Instant>>,
-    // Counts slots that came free, for those who were told that there is none.
-    freed: watch::Sender<u64>,
+    // That a slot came free, for those who were told that there is none, in the order in which they were.
+    freed: Notify,
 }
 
 impl Slots {
@@ -29,7 +34,7 @@ impl Slots {
             slots: Arc::new(Semaphore::new(UPLOAD_SLOTS)),
             sent_away: AtomicU64::new(0),
             last_sent_away: Mutex::default(),
-            freed: watch::Sender::new(0),
+            freed: Notify::new(),
         })
     }
 
@@ -59,10 +64,14 @@ impl Slots {
 
     /// Returns when there is a slot for a peer with these of its own.
     pub(super) async fn free_for(&self, own: &Semaphore) {
-        let mut freed = self.freed.subscribe();
-        while self.slots.available_permits() == 0 || own.available_permits() == 0 {
-            // The sender is here.
-            let _ = freed.changed().await;
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            // In line before it is looked: what comes free meanwhile is not missed.
+            freed.as_mut().enable();
+            if self.slots.available_permits() > 0 && own.available_permits() > 0 {
+                return;
+            }
+            freed.await;
         }
     }
 }
@@ -77,7 +86,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         // Free before it is told.
         drop(self.permits.take());
-        self.slots.freed.send_modify(|count| *count = count.wrapping_add(1));
+        (0..TOLD).for_each(|_| self.slots.freed.notify_one());
     }
 }
 
@@ -104,6 +113,25 @@ mod tests {
         sent.pop();
         assert!(told.as_mut().now_or_never().is_some());
         assert!(slots.take(&late).is_some());
+    }
+
+    #[tokio::test]
+    async fn of_many_who_found_no_slot_a_few_are_told_of_each_that_comes_free_and_all_in_turn() {
+        let slots = Slots::new();
+        let mut sent: Vec<_> = (0..UPLOAD_SLOTS).map(|_| slots.take(&own()).unwrap()).collect();
+        let late: Vec<_> = (0..3 * TOLD).map(|_| own()).collect();
+        let mut waiting: Vec<_> = late.iter().map(|own| Box::pin(slots.free_for(own))).collect();
+        waiting.iter_mut().for_each(|told| assert!(told.as_mut().now_or_never().is_none()));
+        for freed in 1..=3 {
+            sent.pop();
+            let first = waiting.iter_mut().take(TOLD);
+            let told: Vec<bool> = first.map(|told| told.as_mut().now_or_never().is_some()).collect();
+            assert_eq!(told, [true; TOLD], "slot {freed}");
+            waiting.drain(..TOLD);
+            // Whoever is behind waits though there is a slot.
+            sent.extend(slots.take(&own()));
+            assert!(waiting.first_mut().is_none_or(|next| next.as_mut().now_or_never().is_none()));
+        }
     }
 
     #[test]
