@@ -65,7 +65,7 @@ impl Site {
     /// Starts a pull and returns when an eighth of the layer is there.
     fn pull_to_an_eighth(&self) -> Result<JoinHandle<Result<Output>>> {
         let mut pull = self.taker.command()?;
-        pull.args(["pull", &self.reference]);
+        pull.args(["pull", "--wait", "0s", &self.reference]);
         let pull = std::thread::spawn(move || output(&mut pull));
         wait_until("an eighth of the layer is there", SOON, || {
             ensure!(!pull.is_finished(), "the pull ended too early to be disturbed");
