@@ -12,9 +12,6 @@ use super::stop::Stop;
 use crate::config::units::{show_age, show_seconds, show_size};
 use crate::control::api::{PullRequest, PullSummary};
 
-/// For so many seconds what the registry has said is as good as what it would say now.
-const FRESH: u64 = 5;
-
 pub(super) async fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     let client = args.node.client(environment);
     let platform = args.platform.as_ref().map(ToString::to_string);
@@ -64,9 +61,6 @@ pub(super) async fn run(args: &PullArgs, environment: &Environment) -> Result<()
 
 /// How old the answer is to what the tag means, if it does not come from the registry now.
 pub(super) fn age(summary: &PullSummary, refresh: bool) -> Option<String> {
-    if summary.tag_age_seconds.is_some_and(|age| age < FRESH) {
-        return None;
-    }
     let why = harmless(summary.unasked.as_deref()?);
     let said = match summary.tag_age_seconds {
         Some(seconds) => {
