@@ -604,3 +604,29 @@ fn whoever_signs_two_readings_under_one_number_is_banned_and_nobody_who_passed_t
     assert_eq!(asked(&says(&mut planner, relay, following(5))), None);
     assert!(leads(&may_lead_after_asking(&mut planner)));
 }
+
+#[test]
+fn whoever_has_stepped_down_is_not_taken_for_a_leader_though_it_knows_more_states() {
+    let site = Site::new(3);
+    let (resigned, other) = (site.nodes[1], site.nodes[2]);
+    let mut planner = site.planner();
+    planner.apply(Event::Met(other, LinkClass::Lan, Some(FOLLOWING)));
+    may_lead(&mut planner);
+    let stream = Some(Attempt { signer: resigned, number: 5 });
+    let word = Role::Following { stream, known: 100, may_lead: true, led_slowly: false };
+    planner.apply(Event::Met(resigned, LinkClass::Lan, Some(word)));
+    ticks(&mut planner, 4);
+    assert!(planner.leads());
+}
+
+#[test]
+fn a_leader_reads_on_until_one_that_knows_more_states_begins() {
+    let site = Site::new(3);
+    let other = site.nodes[1];
+    let (mut planner, _) = leading(&site);
+    says(&mut planner, other, Role::Candidate { attempt: 9, known: 100 });
+    ticks(&mut planner, 2);
+    assert!(planner.leads());
+    says(&mut planner, other, Role::Leading { attempt: 9, known: 100 });
+    assert!(!planner.leads());
+}

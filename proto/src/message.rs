@@ -21,6 +21,7 @@ use crate::{BlobName, Digest, PauseRecord, Role, TagRecord, WanWord};
 /// 5: whoever is asked for a blob that is on its way to it says also whether it leads, or whose reading it goes by, and
 /// each says whether its leader is slow; nodes of a site tell each other what a tag means as soon as it means something
 /// else; a hello says which life of a node it comes from.
+/// 6: whoever is about to read an origin says so.
 pub const PROTOCOL_VERSION: u16 = 6;
 
 /// The longest name of a site, in bytes.

@@ -399,6 +399,10 @@ impl Connection {
     async fn tell_free(&self) -> WireError {
         loop {
             self.became_busy.notified().await;
+            // It was told of more than one request that there is no slot, and has been told since that there is one.
+            if !self.told_busy.load(Ordering::Relaxed) {
+                continue;
+            }
             self.guest.uploader.slots.free_for(&self.guest.own).await;
             if self.told_busy.swap(false, Ordering::Relaxed)
                 && self.answers.send(Response::Free).await.is_err()

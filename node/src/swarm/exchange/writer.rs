@@ -31,6 +31,9 @@ const QUICK: Duration = Duration::from_millis(10);
 /// longest piece.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 
+/// How many bytes a socket may hold that are not sent, with what it takes beyond its mark at once.
+const IN_SOCKET: usize = 4 * MIN_PIECE;
+
 /// How long a peer may take to make room for so many bytes.
 const fn patience(len: usize) -> Duration {
     WRITE_TIME.saturating_mul(len.div_ceil(MIN_PIECE) as u32)
@@ -113,7 +116,8 @@ async fn drain(backlog: &Backlog) -> Result<(), WireError> {
             sleep(wait).await;
         }
     };
-    timeout(WRITE_TIME, draining).await.map_err(|_| WireError::Silent(WRITE_TIME))
+    let patience = patience(IN_SOCKET);
+    timeout(patience, draining).await.map_err(|_| WireError::Silent(patience))
 }
 
 fn gone() -> WireError {

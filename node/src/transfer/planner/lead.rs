@@ -128,6 +128,8 @@ struct Watched {
     past: Past,
     // Between the last two movements, smoothed; none before the second.
     gap: Option<u64>,
+    // Whether it is read, and not only about to be.
+    begun: bool,
 }
 
 #[derive(Debug)]
@@ -330,6 +332,10 @@ impl Planner {
         let mut seen: Vec<Seen> = Vec::new();
         for (node, peer) in self.peers.iter().filter(|(_, peer)| peer.class == LinkClass::Lan) {
             let Some((attempt, known)) = peer.stream(*node) else { continue };
+            // Who has stepped down gives the states of its reading, and reads no more.
+            if attempt.signer == *node && !peer.claims_lead(attempt.number) {
+                continue;
+            }
             // What it said once, before it was followed, counts for a while.
             if peer.is_mute(self.ticks) || peer.turns > MAX_TURNS {
                 continue;
@@ -424,20 +430,25 @@ impl Planner {
             let has = self.peers.get(&seen.attempt.signer).map_or(0, |signer| signer.here.len());
             let progress = (seen.known, has);
             let past = Past([seen.known.saturating_sub(LEAD_MARGIN); RECENT]);
-            let fresh = Watched { progress, moved: self.ticks, past, gap: None };
+            let fresh = Watched { progress, moved: self.ticks, past, gap: None, begun: seen.begun };
             let watched = self.lead.watched.entry(seen.attempt).or_insert(fresh);
             watched.past.tick(seen.known);
+            if seen.begun && !watched.begun {
+                // Nothing could come before.
+                (watched.begun, watched.moved) = (true, self.ticks);
+            }
             if progress.0 > watched.progress.0 || progress.1 > watched.progress.1 {
                 let last = self.ticks - watched.moved;
                 let gap = watched.gap.map_or(last, |gap| (gap * 3 + last) / 4);
-                *watched = Watched { progress, moved: self.ticks, past: watched.past, gap: Some(gap) };
+                *watched = Watched { progress, moved: self.ticks, gap: Some(gap), ..*watched };
             }
         }
         self.lead.past.tick(self.ledger.stream().known());
         self.lead.slow = if self.leads_slowly() { self.lead.slow + 1 } else { 0 };
         let leader = self.leader().map(|seen| seen.attempt.signer);
+        let reads = self.leader().filter(|seen| seen.begun).map(|seen| seen.attempt.signer);
         if !self.leads()
-            && let Some(node) = leader
+            && let Some(node) = reads
         {
             self.is_led_by(node);
         }
@@ -454,7 +465,12 @@ impl Planner {
             let mut all = self.live();
             let attempt = Attempt { signer: self.me, number };
             let known = self.ledger.stream().known();
-            let recent = self.lead.past.recent(known);
+            // As others see it, of whom they have not seen how long it took.
+            let recent = if self.lead.begun { self.lead.past.recent(known) } else { LEAD_MARGIN.min(known) };
+            if self.lead.begun {
+                // Until the other begins, somebody must read.
+                all.retain(|seen| seen.begun);
+            }
             all.push(Seen { attempt, known, rank: self.lead.rank, begun: self.lead.begun, recent });
             let is_first = foremost(&all).is_none_or(|first| first.attempt == attempt);
             if !is_first || !(self.lead.begun || self.may_lead()) {
