@@ -21,7 +21,7 @@ use images_support::*;
 use tokio::net::TcpListener;
 use wherry_gateway::Reference;
 use wherry_gateway::server::{Ask, BlobReader as _, Content, RefusalKind, Source};
-use wherry_node::images::{How, parse_platform};
+use wherry_node::images::{How, ImageError, Pulled, parse_platform};
 use wherry_node::transfer::{Fetched, Route};
 use wherry_proto::{Digest, LeadRefusal, TagRecord};
 
@@ -414,15 +414,7 @@ async fn a_pull_for_another_platform_brings_that_one_and_nothing_else() {
     lab.origin.add("app", &intel);
     lab.origin.add("app", &arm);
     let (node, reference) = (lab.node(), lab.reference("app:1"));
-    let pull = async |platform: &str| {
-        node.images
-            .pull(
-                &reference,
-                &How { platform: Some(parse_platform(platform).unwrap()), ..How::default() },
-                &Nobody,
-            )
-            .await
-    };
+    let pull = |platform| pull_for(&node, &reference, platform);
     assert_eq!(pull("linux/arm/v7").await.unwrap().digest, index.digest);
     // Nodes that might have held its manifest were asked before the origin: nothing is left of that.
     assert_eq!(node.store.usage().partials, 0);
@@ -449,15 +441,7 @@ async fn an_image_of_one_platform_is_not_pulled_for_another() {
     let image = lab.image("app");
     lab.origin.tag("app", "1", &image);
     let (node, reference) = (lab.node(), lab.reference("app:1"));
-    let pull = async |platform: &str| {
-        node.images
-            .pull(
-                &reference,
-                &How { platform: Some(parse_platform(platform).unwrap()), ..How::default() },
-                &Nobody,
-            )
-            .await
-    };
+    let pull = |platform| pull_for(&node, &reference, platform);
     let error = pull("linux/arm64").await.unwrap_err().to_string();
     assert!(error.contains("it has linux/amd64"), "{error}");
     assert!(!node.store.holds(&image.layer()));
@@ -549,4 +533,9 @@ async fn no_member_sends_a_node_to_an_origin_that_it_does_not_know() {
     node.images.set_tag(&other.reference("app:1"), &image.parsed()).await.unwrap();
     assert_eq!(asked("other").await, 0);
     assert!(asked("app").await > 0);
+}
+
+async fn pull_for(node: &Node, reference: &Reference, platform: &str) -> Result<Pulled, ImageError> {
+    let how = How { platform: Some(parse_platform(platform).unwrap()), ..How::default() };
+    node.images.pull(reference, &how, &Nobody).await
 }

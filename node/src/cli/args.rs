@@ -11,10 +11,11 @@ use wherry_gateway::{Host, NameError, Platform, Reference};
 
 use super::environment::Environment;
 use super::failure::Failure;
-use crate::config::units::parse_duration;
+use crate::config::units::{parse_duration, show_duration};
 use crate::config::{Flag, KEYS, Key, Sources, control_sockets};
 use crate::control::Client;
 use crate::identity::DEFAULT_DAYS;
+use crate::images::MAX_WAIT;
 use crate::images::{Wanted, parse_platform};
 
 #[derive(Debug, Parser)]
@@ -328,9 +329,9 @@ pub(super) struct PullArgs {
     /// Ask the registry what the tag means even if it said so within tag_ttl
     #[arg(long)]
     pub(super) refresh: bool,
-    /// How long to go on trying while the registry is out of reach and nothing comes [default: 10m where it gets out of reach
-    /// in the middle, and not at all where it is so from the start]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    /// How long to go on trying while the registry is out of reach and nothing comes; 0 for not at all [default: 10m once
+    /// anything of the image has come in this pull, and not at all before]
+    #[arg(long, value_name = "DURATION", value_parser = wait)]
     pub(super) wait: Option<Duration>,
     #[command(flatten)]
     pub(super) node: NodeArgs,
@@ -521,9 +522,15 @@ fn image(text: &str) -> Result<String, NameError> {
     Wanted::parse_at(text, &Host::docker_io()).map(|_| text.to_owned())
 }
 
-/// A time with its unit, to the second.
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| "a time such as 90s, 10m or 1h30m is meant".to_owned())
+/// How long to wait, in whole seconds.
+fn wait(text: &str) -> Result<Duration, String> {
+    let is_meant = |time: &Duration| time.subsec_nanos() == 0 && *time <= MAX_WAIT;
+    parse_duration(text).filter(is_meant).ok_or_else(|| {
+        format!(
+            "a time in whole seconds such as 90s, 10m or 1h30m is meant, up to {}",
+            show_duration(MAX_WAIT)
+        )
+    })
 }
 
 /// The words of a command line, with a negative number behind a flag made its value: it would be taken for a flag that

@@ -65,7 +65,8 @@ pub struct PullRequest {
     #[serde(default)]
     pub refresh: bool,
     /// For how many seconds to go on trying while the registry is out of reach and nothing of a blob comes;
-    /// [`WAIT`](crate::images::WAIT) if it is not said, and not at all where it was so from the start.
+    /// [`WAIT`](crate::images::WAIT) if it is not said, and not at all before anything has come of the image; at most
+    /// [`MAX_WAIT`](crate::images::MAX_WAIT).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_seconds: Option<u64>,
 }

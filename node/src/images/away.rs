@@ -11,6 +11,9 @@ use wherry_proto::Digest;
 /// links at the edge are away for minutes.
 pub const WAIT: Duration = Duration::from_secs(600);
 
+/// The longest that may be said: a week. What takes longer is better begun anew.
+pub const MAX_WAIT: Duration = Duration::from_secs(7 * 86_400);
+
 /// The first pause before an origin that was out of reach is tried again; each further one is twice as long. Up to half of
 /// it is taken off by lot, so that nodes that lost the origin together do not come back together.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

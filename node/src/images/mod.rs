@@ -45,7 +45,7 @@ use crate::store::{Store, StoredBlob};
 use crate::swarm::Clock;
 use crate::transfer::{Fetched, Peers, Route, TransferError, Transfers};
 
-pub use away::{Away, WAIT};
+pub use away::{Away, MAX_WAIT, WAIT};
 pub use content::BlobHandle;
 use content::Unproven;
 pub use error::ImageError;

@@ -53,8 +53,8 @@ pub struct How {
     pub platform: Option<Platform>,
     /// Whether the origin is asked what the tag means whatever it said a short time ago.
     pub refresh: bool,
-    /// For how long the pull goes on trying while the origin is out of reach and nothing of a blob comes. If it is not said
-    /// [`WAIT`], but not at all where the origin was out of reach from the start.
+    /// For how long the pull goes on trying while the origin is out of reach and nothing of a blob comes, at most
+    /// [`MAX_WAIT`](super::MAX_WAIT). If it is not said [`WAIT`], but not at all before the origin or a peer has given it anything.
     pub wait: Option<Duration>,
 }
 

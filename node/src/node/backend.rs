@@ -22,7 +22,9 @@ use crate::control::api::{
     PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary, WhyImage,
 };
 use crate::control::{Archive, Backend, Events};
-use crate::images::{Away, How, ImageError, ImageName, PullEvents, Pulled, STUCK, Wanted, parse_platform};
+use crate::images::{
+    Away, How, ImageError, ImageName, MAX_WAIT, PullEvents, Pulled, STUCK, Wanted, parse_platform,
+};
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
     Addresses, MAX_TRANSFERS, NodeStatus, RefusedNode, Report, State, StoreStatus, TransferStatus,
@@ -204,6 +206,13 @@ impl Backend for Node {
         let reference = self.to_pull(&request.reference).await?;
         let platform = platform(request.platform.as_deref())?;
         let wait = request.wait_seconds.map(Duration::from_secs);
+        if wait.is_some_and(|wait| wait > MAX_WAIT) {
+            let most = MAX_WAIT.as_secs();
+            return Err(ApiError::new(
+                ErrorCode::BadRequest,
+                format!("wait_seconds is {most} at most, a week"),
+            ));
+        }
         let how = How { platform: platform.clone(), refresh: request.refresh, wait };
         let job = self.pulls.begin(reference, platform)?;
         let (pins, images) = (self.pins.clone(), self.images.clone());

@@ -92,7 +92,7 @@ pub(super) struct Seen {
     pub(super) known: u32,
     rank: u64,
     // Whether it is read, and not only about to be.
-    begun: bool,
+    pub(super) begun: bool,
     // How many of the states have come of late.
     recent: u32,
 }

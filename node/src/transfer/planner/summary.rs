@@ -105,7 +105,7 @@ impl Planner {
         if self.leads() {
             return Leads::Here;
         }
-        if let Some(leader) = self.leader() {
+        if let Some(leader) = self.leader().filter(|leader| leader.begun) {
             return Leads::Peer(leader.attempt.signer);
         }
         if self.limited {
