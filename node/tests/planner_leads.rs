@@ -9,58 +9,19 @@
 
 mod planner_support;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use planner_support::site::{
+    FOLLOWING, Site, asked, leading, leads, may_lead, may_lead_after_asking, says, ticks,
+};
 use planner_support::{CHUNK, blob, true_chain};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{
-    Effect, Event, MAX_PEERS, NoStates, Planner, Proof, STALL, Source, rank,
-};
+use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, NoStates, Planner, Proof, Source};
 use wherry_proto::{
-    Algorithm, Attempt, Certificate, ChunkIndex, ChunkMap, Digest, End, List, NodeId, Role, Roles, SecretKey,
+    Algorithm, Attempt, Certificate, ChunkIndex, ChunkMap, End, List, NodeId, Role, Roles, SecretKey,
     SignedStates, State, StatePrefix, StreamClaim, Update, link,
 };
-
-/// Nodes of a site by their rank for the blob, the highest first.
-struct Site {
-    digest: Digest,
-    nodes: Vec<NodeId>,
-}
-
-impl Site {
-    fn new(count: u8) -> Self {
-        let digest = Digest::sha256(b"a blob");
-        let mut nodes: Vec<NodeId> =
-            (1..=count).map(|seed| SecretKey::from_seed([seed; 32]).node()).collect();
-        nodes.sort_by_key(|node| std::cmp::Reverse(rank(&digest, node)));
-        Self { digest, nodes }
-    }
-
-    /// The planner of the one with the highest rank.
-    fn planner(&self) -> Planner {
-        self.planner_of(0)
-    }
-
-    fn planner_of(&self, place: usize) -> Planner {
-        let map = ChunkMap::new(64 << 20).unwrap();
-        Planner::new(self.nodes[place], self.digest, map, &[], 1)
-    }
-}
-
-fn says(planner: &mut Planner, node: NodeId, role: Role) -> Vec<Effect> {
-    planner.apply(Event::Updated(node, Update { role, here: List::first_of([]) }))
-}
-
-/// It may lead from now on, if nobody does.
-fn may_lead(planner: &mut Planner) -> Vec<Effect> {
-    [Event::OriginOffered, Event::SearchedSite].into_iter().flat_map(|event| planner.apply(event)).collect()
-}
-
-fn leads(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Lead(_)))
-}
 
 #[test]
 fn a_leader_that_others_go_by_is_believed_before_it_has_said_anything_itself() {
@@ -122,68 +83,6 @@ fn a_leader_keeps_its_place_however_many_come() {
             let effects = planner.apply(Event::Met(*newcomer, LinkClass::Lan, None));
             assert!(!effects.contains(&Effect::Unfollow(*leader)));
         }
-    }
-}
-
-fn asked(effects: &[Effect]) -> Option<BTreeSet<NodeId>> {
-    effects.iter().find_map(|effect| match effect {
-        Effect::AskRoles(nodes) => Some(nodes.clone()),
-        _ => None,
-    })
-}
-
-const FOLLOWING: Role = Role::Following { stream: None, known: 0, may_lead: true, led_slowly: false };
-
-#[test]
-fn nobody_begins_to_lead_what_a_neighbour_says_it_leads_before_that_one_is_connected() {
-    let site = Site::new(4);
-    for (leader, word) in [
-        (1, Role::Leading { attempt: 3, known: 0 }),
-        (
-            3,
-            Role::Following {
-                stream: Some(Attempt { signer: site.nodes[1], number: 3 }),
-                known: 2,
-                may_lead: true,
-                led_slowly: false,
-            },
-        ),
-    ] {
-        let mut planner = site.planner();
-        planner.apply(Event::Met(site.nodes[2], LinkClass::Lan, Some(FOLLOWING)));
-        planner.apply(Event::Met(site.nodes[leader], LinkClass::Lan, Some(word)));
-        assert!(!leads(&may_lead(&mut planner)));
-        // Nothing further is heard of it: then its place is free after the usual time.
-        let (mut ticks, mut begun) = (0, false);
-        while !begun {
-            let mut effects = planner.apply(Event::Tick);
-            if asked(&effects).is_some() {
-                effects = planner.apply(Event::RolesAsked);
-            }
-            begun = leads(&effects);
-            ticks += 1;
-            assert!(ticks < 2 * STALL);
-        }
-        assert!(ticks >= STALL);
-    }
-}
-
-#[test]
-fn whoever_is_about_to_lead_asks_those_first_who_do_not_tell_it_yet() {
-    let site = Site::new(4);
-    let (silent, tells) = (site.nodes[2], site.nodes[1]);
-    for leads_there in [false, true] {
-        let mut planner = site.planner();
-        planner.apply(Event::Met(silent, LinkClass::Lan, Some(FOLLOWING)));
-        planner.apply(Event::Met(tells, LinkClass::Lan, None));
-        says(&mut planner, tells, FOLLOWING);
-        let effects = may_lead(&mut planner);
-        assert!(!leads(&effects));
-        // All but those who tell it themselves.
-        assert_eq!(asked(&effects), Some(BTreeSet::from([tells])));
-        let word = if leads_there { Role::Leading { attempt: 9, known: 0 } } else { FOLLOWING };
-        planner.apply(Event::Met(silent, LinkClass::Lan, Some(word)));
-        assert_eq!(leads(&planner.apply(Event::RolesAsked)), !leads_there);
     }
 }
 
@@ -341,25 +240,6 @@ fn of_two_who_begin_at_the_same_time_the_higher_in_rank_stays() {
     }
 }
 
-#[test]
-fn where_a_site_is_larger_than_what_one_node_sees_it_asks_all_before_it_leads() {
-    let count = MAX_PEERS + 2;
-    let site = Site::new(count as u8);
-    let leader = site.nodes[count - 1];
-    let mut planner = site.planner();
-    for node in &site.nodes[1..count - 1] {
-        planner.apply(Event::Met(*node, LinkClass::Lan, None));
-        says(&mut planner, *node, FOLLOWING);
-    }
-    let effects = may_lead(&mut planner);
-    assert!(!leads(&effects));
-    assert_eq!(asked(&effects), Some(site.nodes[1..count - 1].iter().copied().collect()));
-    // Though its rank is the lowest, it has a place at once.
-    let word = Some(Role::Leading { attempt: 9, known: 0 });
-    assert!(planner.apply(Event::Met(leader, LinkClass::Lan, word)).contains(&Effect::Follow(leader)));
-    assert!(!leads(&planner.apply(Event::RolesAsked)));
-}
-
 /// A leader that is done holds the blob from then on: its chain comes, and then what is missing.
 #[test]
 fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
@@ -394,78 +274,6 @@ fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
     assert!(planner.leads());
 }
 
-const fn led(stream: Attempt, may_lead: bool, led_slowly: bool) -> Role {
-    Role::Following { stream: Some(stream), known: 1, may_lead, led_slowly }
-}
-
-/// A planner that leads, and what its followers go by.
-fn leading(site: &Site) -> (Planner, Attempt) {
-    let mut planner = site.planner();
-    for node in &site.nodes[1..] {
-        planner.apply(Event::Met(*node, LinkClass::Lan, None));
-        says(&mut planner, *node, FOLLOWING);
-    }
-    assert!(leads(&may_lead_after_asking(&mut planner)));
-    let Role::Leading { attempt, .. } = planner.role() else { panic!() };
-    (planner, Attempt { signer: site.nodes[0], number: attempt })
-}
-
-/// So much time goes by.
-fn ticks(planner: &mut Planner, count: usize) -> Vec<Effect> {
-    let tick = |planner: &mut Planner| {
-        let mut effects = planner.apply(Event::Tick);
-        effects.extend(planner.apply(Event::RolesAsked));
-        effects
-    };
-    (0..count).flat_map(|_| tick(planner)).collect()
-}
-
-#[test]
-fn a_leader_that_several_followers_find_slow_for_seconds_makes_way_if_another_may_lead() {
-    for (slow, may_lead, time, stays) in
-        [(1, true, 8, true), (2, false, 8, true), (2, true, 4, true), (2, true, 8, false)]
-    {
-        let site = Site::new(6);
-        let (mut planner, own) = leading(&site);
-        let say = |planner: &mut Planner, slow: usize| {
-            for (number, node) in site.nodes[1..].iter().enumerate() {
-                says(planner, *node, led(own, may_lead, number < slow));
-            }
-        };
-        say(&mut planner, slow);
-        let mut effects = ticks(&mut planner, time);
-        // Once it is well again, what was before counts no more.
-        say(&mut planner, 0);
-        effects.extend(ticks(&mut planner, 4));
-        assert_eq!(effects.contains(&Effect::MakeWay), !stays, "{slow} {may_lead} {time}");
-        assert_eq!(planner.leads(), stays);
-        if !stays {
-            // It does not begin again before others could.
-            assert!(!leads(&ticks(&mut planner, 10)));
-        }
-    }
-}
-
-#[test]
-fn whoever_has_made_way_leads_where_nobody_else_may_and_does_not_make_way_again() {
-    let site = Site::new(4);
-    let (mut planner, own) = leading(&site);
-    let slander = |planner: &mut Planner, own: Attempt, may_lead: bool| {
-        for node in &site.nodes[1..] {
-            says(planner, *node, led(own, may_lead, true));
-        }
-    };
-    slander(&mut planner, own, true);
-    assert!(ticks(&mut planner, 8).contains(&Effect::MakeWay));
-    // Those who could have led can no more.
-    slander(&mut planner, own, false);
-    ticks(&mut planner, 3);
-    let Role::Leading { attempt, .. } = planner.role() else { panic!("nobody leads") };
-    slander(&mut planner, Attempt { signer: own.signer, number: attempt }, true);
-    ticks(&mut planner, 20);
-    assert!(planner.leads());
-}
-
 #[test]
 fn whoever_names_ever_new_leaders_that_nobody_has_seen_keeps_nobody_from_leading() {
     let site = Site::new(3);
@@ -480,76 +288,6 @@ fn whoever_names_ever_new_leaders_that_nobody_has_seen_keeps_nobody_from_leading
         ticks(&mut planner, 3);
     }
     assert!(planner.leads());
-}
-
-fn may_lead_after_asking(planner: &mut Planner) -> Vec<Effect> {
-    let mut effects = may_lead(planner);
-    for _ in 0..4 {
-        effects.extend(planner.apply(Event::RolesAsked));
-        effects.extend(planner.apply(Event::Tick));
-    }
-    effects
-}
-
-#[test]
-fn a_leader_that_has_no_time_to_tell_is_asked_again_before_its_place_is_taken() {
-    let site = Site::new(3);
-    let (leader, other) = (site.nodes[1], site.nodes[2]);
-    let mut planner = site.planner();
-    let word = |known| Event::Met(leader, LinkClass::Lan, Some(Role::Leading { attempt: 9, known }));
-    planner.apply(Event::Met(other, LinkClass::Lan, None));
-    says(&mut planner, other, FOLLOWING);
-    planner.apply(word(0));
-    assert!(!leads(&may_lead(&mut planner)));
-    // A site that begins at once has its hands full for longer than a leader may stand still.
-    for round in 1..3 {
-        let mut effects = Vec::new();
-        while asked(&effects).is_none() {
-            effects = planner.apply(Event::Tick);
-            assert!(!leads(&effects));
-        }
-        planner.apply(word(3 * round));
-        assert!(!leads(&planner.apply(Event::RolesAsked)));
-    }
-}
-
-#[test]
-fn of_two_who_are_about_to_lead_at_the_same_time_one_reads_and_the_other_has_not_begun() {
-    let site = Site::new(3);
-    let mut planners = [site.planner_of(0), site.planner_of(1)];
-    for (place, planner) in planners.iter_mut().enumerate() {
-        // Neither is connected to the other yet.
-        planner.apply(Event::Met(site.nodes[1 - place], LinkClass::Lan, Some(FOLLOWING)));
-        assert!(!leads(&may_lead(planner)));
-    }
-    while !planners.iter().all(|planner| matches!(planner.role(), Role::Candidate { .. })) {
-        planners.iter_mut().for_each(|planner| assert!(!leads(&planner.apply(Event::Tick))));
-    }
-    let [high, low] = &mut planners;
-    low.apply(Event::Met(site.nodes[0], LinkClass::Lan, Some(high.role())));
-    assert!(matches!(low.role(), Role::Following { .. }));
-    assert!(!leads(&low.apply(Event::RolesAsked)));
-    high.apply(Event::Met(site.nodes[1], LinkClass::Lan, Some(low.role())));
-    assert!(leads(&high.apply(Event::RolesAsked)));
-}
-
-#[test]
-fn whoever_reads_stays_though_one_of_higher_rank_is_about_to() {
-    let site = Site::new(3);
-    let mut reads = site.planner_of(1);
-    reads.apply(Event::Met(site.nodes[2], LinkClass::Lan, Some(FOLLOWING)));
-    may_lead(&mut reads);
-    ticks(&mut reads, 4);
-    assert!(reads.leads());
-    // Nothing has come yet.
-    let candidate = Some(Role::Candidate { attempt: 9, known: 0 });
-    reads.apply(Event::Met(site.nodes[0], LinkClass::Lan, candidate));
-    assert!(reads.leads());
-    let mut other = site.planner_of(0);
-    other.apply(Event::Met(site.nodes[2], LinkClass::Lan, Some(FOLLOWING)));
-    may_lead(&mut other);
-    other.apply(Event::Met(site.nodes[1], LinkClass::Lan, Some(reads.role())));
-    assert!(!leads(&ticks(&mut other, 4)));
 }
 
 /// What a node signs of a reading in which it has come to these states.
@@ -603,30 +341,4 @@ fn whoever_signs_two_readings_under_one_number_is_banned_and_nobody_who_passed_t
     assert_eq!(planner.ledger().stream().known(), 0);
     assert_eq!(asked(&says(&mut planner, relay, following(5))), None);
     assert!(leads(&may_lead_after_asking(&mut planner)));
-}
-
-#[test]
-fn whoever_has_stepped_down_is_not_taken_for_a_leader_though_it_knows_more_states() {
-    let site = Site::new(3);
-    let (resigned, other) = (site.nodes[1], site.nodes[2]);
-    let mut planner = site.planner();
-    planner.apply(Event::Met(other, LinkClass::Lan, Some(FOLLOWING)));
-    may_lead(&mut planner);
-    let stream = Some(Attempt { signer: resigned, number: 5 });
-    let word = Role::Following { stream, known: 100, may_lead: true, led_slowly: false };
-    planner.apply(Event::Met(resigned, LinkClass::Lan, Some(word)));
-    ticks(&mut planner, 4);
-    assert!(planner.leads());
-}
-
-#[test]
-fn a_leader_reads_on_until_one_that_knows_more_states_begins() {
-    let site = Site::new(3);
-    let other = site.nodes[1];
-    let (mut planner, _) = leading(&site);
-    says(&mut planner, other, Role::Candidate { attempt: 9, known: 100 });
-    ticks(&mut planner, 2);
-    assert!(planner.leads());
-    says(&mut planner, other, Role::Leading { attempt: 9, known: 100 });
-    assert!(!planner.leads());
 }

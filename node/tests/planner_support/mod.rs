@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses some of it")]
 
+pub mod site;
+
 use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, State, StateChain};
 
 /// The chunk length of blobs as small as these, in bytes.

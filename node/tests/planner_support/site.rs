@@ -1,0 +1,86 @@
+//! A site whose nodes are known by their rank, and planners of them.
+
+use std::collections::BTreeSet;
+
+use wherry_node::swarm::LinkClass;
+use wherry_node::transfer::planner::{Effect, Event, Planner, rank};
+use wherry_proto::{Attempt, ChunkMap, Digest, List, NodeId, Role, SecretKey, Update};
+
+/// Nodes of a site by their rank for the blob, the highest first.
+pub struct Site {
+    pub digest: Digest,
+    pub nodes: Vec<NodeId>,
+}
+
+impl Site {
+    pub fn new(count: u8) -> Self {
+        let digest = Digest::sha256(b"a blob");
+        let mut nodes: Vec<NodeId> =
+            (1..=count).map(|seed| SecretKey::from_seed([seed; 32]).node()).collect();
+        nodes.sort_by_key(|node| std::cmp::Reverse(rank(&digest, node)));
+        Self { digest, nodes }
+    }
+
+    /// The planner of the one with the highest rank.
+    pub fn planner(&self) -> Planner {
+        self.planner_of(0)
+    }
+
+    pub fn planner_of(&self, place: usize) -> Planner {
+        let map = ChunkMap::new(64 << 20).unwrap();
+        Planner::new(self.nodes[place], self.digest, map, &[], 1)
+    }
+}
+
+pub fn says(planner: &mut Planner, node: NodeId, role: Role) -> Vec<Effect> {
+    planner.apply(Event::Updated(node, Update { role, here: List::first_of([]) }))
+}
+
+/// It may lead from now on, if nobody does.
+pub fn may_lead(planner: &mut Planner) -> Vec<Effect> {
+    [Event::OriginOffered, Event::SearchedSite].into_iter().flat_map(|event| planner.apply(event)).collect()
+}
+
+pub fn leads(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Lead(_)))
+}
+
+pub fn asked(effects: &[Effect]) -> Option<BTreeSet<NodeId>> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::AskRoles(nodes) => Some(nodes.clone()),
+        _ => None,
+    })
+}
+
+pub const FOLLOWING: Role = Role::Following { stream: None, known: 0, may_lead: true, led_slowly: false };
+
+/// A planner that leads, and what its followers go by.
+pub fn leading(site: &Site) -> (Planner, Attempt) {
+    let mut planner = site.planner();
+    for node in &site.nodes[1..] {
+        planner.apply(Event::Met(*node, LinkClass::Lan, None));
+        says(&mut planner, *node, FOLLOWING);
+    }
+    assert!(leads(&may_lead_after_asking(&mut planner)));
+    let Role::Leading { attempt, .. } = planner.role() else { panic!() };
+    (planner, Attempt { signer: site.nodes[0], number: attempt })
+}
+
+/// So much time goes by.
+pub fn ticks(planner: &mut Planner, count: usize) -> Vec<Effect> {
+    let tick = |planner: &mut Planner| {
+        let mut effects = planner.apply(Event::Tick);
+        effects.extend(planner.apply(Event::RolesAsked));
+        effects
+    };
+    (0..count).flat_map(|_| tick(planner)).collect()
+}
+
+pub fn may_lead_after_asking(planner: &mut Planner) -> Vec<Effect> {
+    let mut effects = may_lead(planner);
+    for _ in 0..4 {
+        effects.extend(planner.apply(Event::RolesAsked));
+        effects.extend(planner.apply(Event::Tick));
+    }
+    effects
+}
