@@ -11,7 +11,9 @@ mod planner_support;
 
 use std::collections::BTreeSet;
 
-use planner_support::site::{FOLLOWING, Site, asked, leading, leads, may_lead, says, ticks};
+use planner_support::site::{
+    FOLLOWING, Site, asked, leading, leads, may_lead, may_lead_after_asking, says, ticks,
+};
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, STALL};
 use wherry_proto::{Attempt, Role};
@@ -173,4 +175,20 @@ fn a_leader_reads_on_until_one_that_knows_more_states_begins() {
     assert!(planner.leads());
     says(&mut planner, other, Role::Leading { attempt: 9, known: 100 });
     assert!(!planner.leads());
+}
+
+#[test]
+fn a_node_that_reads_another_blob_leaves_this_one_for_three_seconds_to_those_who_are_about_to_want_it() {
+    let site = Site::new(3);
+    let mut planner = site.planner();
+    planner.apply(Event::Laden(true));
+    assert!(!leads(&may_lead_after_asking(&mut planner)));
+    assert!(!leads(&ticks(&mut planner, 5)));
+    assert!(leads(&ticks(&mut planner, 1)));
+
+    let mut planner = site.planner();
+    planner.apply(Event::Laden(true));
+    assert!(!leads(&may_lead_after_asking(&mut planner)));
+    // It reads nothing any more.
+    assert!(leads(&planner.apply(Event::Laden(false))));
 }

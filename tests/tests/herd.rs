@@ -202,6 +202,23 @@ fn a_leader_whose_link_is_slow_makes_way() {
     }
 }
 
+/// One node has asked what a tag means, and the others have it from that one; until then it could have begun with all.
+#[test]
+fn whoever_learns_first_of_an_image_does_not_read_all_of_its_layers() {
+    for seed in seeds(5) {
+        let mut setup = Setup::herd(seed, 8, 4_000_000, mbit(20.0), mbit(20.0));
+        setup.blobs = vec![4_000_000; 4];
+        for node in &mut setup.nodes[1..] {
+            node.start = Duration::from_secs(1);
+        }
+        allow_time(&mut setup);
+        let report = run(seed, &setup);
+        let most = report.origin_bytes.iter().max().copied().unwrap_or(0);
+        assert!(most <= setup.size() / 2, "seed {seed}: {:?}", report.origin_bytes);
+        assert!(report.uplinks[0] as f64 <= 1.1 * setup.size() as f64, "seed {seed}: {}", report.uplinks[0]);
+    }
+}
+
 /// A chunk takes seconds on such links, which makes no difference to who takes over when.
 #[test]
 fn where_all_links_are_slow_a_leader_that_dies_is_followed_by_the_next_within_seconds() {

@@ -20,6 +20,7 @@ use wherry_proto::{
 use super::codec::{WireError, read_within, write_within};
 use super::holdings::Holdings;
 use super::leading::{LEAD_TIME, RESOLVE_TIME};
+use super::neighbours::Neighbours;
 
 /// How many questions to one neighbour may be under way; further ones go unanswered.
 pub const MAX_ASKED: usize = 256;
@@ -124,6 +125,7 @@ pub(super) async fn answer<S>(
     asker: NodeId,
     holdings: Arc<dyn Holdings>,
     errands: Arc<Errands>,
+    neighbours: Arc<Neighbours>,
 ) -> WireError
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -147,6 +149,9 @@ where
     let own_errands = Semaphore::new(MAX_ERRANDS_FOR_ONE);
     let answers = questions.map(|Ask { id, question }| {
         let (holdings, own_errands, errands) = (Arc::clone(&holdings), &own_errands, &errands.0);
+        if matches!(question, Question::Want(_) | Question::Tag(_) | Question::Resolve(_)) {
+            neighbours.seeks(&asker);
+        }
         async move {
             let answer = match question {
                 Question::Ping => Ok(Answer::Pong),
@@ -263,6 +268,10 @@ mod tests {
     use super::super::holdings::ReadAt;
     use super::*;
 
+    fn nobody() -> Arc<Neighbours> {
+        Arc::new(Neighbours::new())
+    }
+
     /// Holds nothing, and counts how many ask at a time.
     #[derive(Default)]
     struct Counting {
@@ -296,7 +305,7 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(64 << 10);
         let counting = Arc::new(Counting::default());
         let asker = SecretKey::from_seed([2; 32]).node();
-        tokio::spawn(answer(ours.compat(), asker, counting.clone(), Arc::default()));
+        tokio::spawn(answer(ours.compat(), asker, counting.clone(), Arc::default(), nobody()));
         let question = |id| {
             let digests = List::first_of((0..MAX_WANT).map(|n| Digest::sha256(&[n as u8])));
             encode_frame(&Ask { id, question: Question::Want(digests) }).unwrap()
@@ -345,7 +354,7 @@ mod tests {
     async fn asks_for_the_origin(errands: &Arc<Errands>, many: u32) -> (Vec<u32>, impl Sized) {
         let (ours, mut theirs) = tokio::io::duplex(64 << 10);
         let asker = SecretKey::from_seed([2; 32]).node();
-        tokio::spawn(answer(ours.compat(), asker, Arc::new(Unanswered), Arc::clone(errands)));
+        tokio::spawn(answer(ours.compat(), asker, Arc::new(Unanswered), Arc::clone(errands), nobody()));
         let resolve = Question::Resolve("r.example/a:1".parse().unwrap());
         for id in 0..many {
             let ask = Ask { id, question: resolve.clone() };
@@ -379,7 +388,7 @@ mod tests {
         let errands = Arc::<Errands>::default();
         let (ours, mut theirs) = tokio::io::duplex(64 << 10);
         let asker = SecretKey::from_seed([2; 32]).node();
-        tokio::spawn(answer(ours.compat(), asker, Arc::new(Unanswered), Arc::clone(&errands)));
+        tokio::spawn(answer(ours.compat(), asker, Arc::new(Unanswered), Arc::clone(&errands), nobody()));
         let ask = Ask { id: 0, question: Question::Resolve("r.example/a:1".parse().unwrap()) };
         theirs.write_all(&encode_frame(&ask).unwrap()).await.unwrap();
         let began = tokio::time::Instant::now();
@@ -419,7 +428,7 @@ mod tests {
         let node = |seed| SecretKey::from_seed([seed; 32]).node();
         for (asker, expected) in [(node(2), Holding::Held { size: 5 }), (node(3), Holding::No)] {
             let (ours, mut theirs) = tokio::io::duplex(64 << 10);
-            tokio::spawn(answer(ours.compat(), asker, Arc::new(GivesTo(node(2))), Arc::default()));
+            tokio::spawn(answer(ours.compat(), asker, Arc::new(GivesTo(node(2))), Arc::default(), nobody()));
             let question = Question::Want(List::first_of([Digest::sha256(b"any")]));
             theirs.write_all(&encode_frame(&Ask { id: 1, question }).unwrap()).await.unwrap();
             let reply = read_within::<Reply>(&mut theirs, REPLY_TIME).await.unwrap();

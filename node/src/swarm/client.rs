@@ -165,6 +165,11 @@ impl Client {
         self.0.neighbours.meetings()
     }
 
+    /// Whether one of this site has asked this node for an image or a blob in the last seconds.
+    pub fn are_neighbours_astir(&self) -> bool {
+        self.0.neighbours.are_astir()
+    }
+
     /// How cheaply a member is reached; `None` if it is not connected.
     pub fn class(&self, node: &NodeId) -> Option<LinkClass> {
         self.0.neighbours.get(node).map(|entry| entry.neighbour.class)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,10 @@ use super::identity::Host;
 
 /// How many notices a slow listener may be behind before it misses some.
 const MAX_NOTICES: usize = 256;
+
+/// For how long somebody who has asked for an image counts as one who is about to get it: handshakes of a whole site, and
+/// what names mean, take seconds on slow machines.
+const ASTIR: Duration = Duration::from_secs(5);
 
 /// How cheaply a peer is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -62,12 +67,14 @@ pub(super) struct Neighbours {
     entries: Mutex<BTreeMap<NodeId, Entry>>,
     notices: broadcast::Sender<Notice>,
     meetings: AtomicU64,
+    // When one of this site last asked for an image or a blob.
+    sought: Mutex<Option<Instant>>,
 }
 
 impl Neighbours {
     pub(super) fn new() -> Self {
         let notices = broadcast::Sender::new(MAX_NOTICES);
-        Self { entries: Mutex::default(), notices, meetings: AtomicU64::new(0) }
+        Self { entries: Mutex::default(), notices, meetings: AtomicU64::new(0), sought: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Entry>> {
@@ -112,6 +119,19 @@ impl Neighbours {
     /// Counts up whenever one of this site comes.
     pub(super) fn meetings(&self) -> u64 {
         self.meetings.load(Ordering::Acquire)
+    }
+
+    /// A node asks for an image or a blob.
+    pub(super) fn seeks(&self, node: &NodeId) {
+        if self.get(node).is_some_and(|entry| entry.neighbour.class == LinkClass::Lan) {
+            *self.sought.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+
+    /// Whether one of this site has asked for anything in the last [`ASTIR`].
+    pub(super) fn are_astir(&self) -> bool {
+        let sought = *self.sought.lock().unwrap_or_else(PoisonError::into_inner);
+        sought.is_some_and(|at| at.elapsed() < ASTIR)
     }
 
     pub(super) fn is_empty(&self) -> bool {

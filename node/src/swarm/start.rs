@@ -188,6 +188,7 @@ async fn start_settling_by(
         exchanges: Arc::clone(&inner.inbound),
         holdings,
         errands: Arc::default(),
+        neighbours: Arc::clone(&inner.neighbours),
         uploader,
         stop: inner.stop.clone(),
         tasks: inner.tasks.clone(),
@@ -264,6 +265,7 @@ struct Takers {
     exchanges: Arc<Inbound>,
     holdings: Arc<dyn Holdings>,
     errands: Arc<Errands>,
+    neighbours: Arc<Neighbours>,
     uploader: Arc<Uploader>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -295,11 +297,13 @@ impl Takers {
             None => return,
         }
         let (holdings, uploader) = (Arc::clone(&self.holdings), Arc::clone(&self.uploader));
-        let errands = Arc::clone(&self.errands);
+        let (errands, neighbours) = (Arc::clone(&self.errands), Arc::clone(&self.neighbours));
         self.tasks.spawn(async move {
             let serve = async {
                 match protocol {
-                    Protocol::Ask => ask::answer(stream, node, holdings, errands).await.to_string(),
+                    Protocol::Ask => {
+                        ask::answer(stream, node, holdings, errands, neighbours).await.to_string()
+                    }
                     Protocol::Exchange => exchange::serve(uploader, node, stream.compat(), None).await,
                 }
             };

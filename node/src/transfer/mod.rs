@@ -7,6 +7,7 @@
 mod error;
 mod flow;
 mod following;
+mod laden;
 mod origin;
 mod peers;
 pub mod planner;
@@ -48,6 +49,7 @@ use crate::seldom::Seldom;
 use crate::status::{ErrorKind, Metrics};
 use crate::store::{MAX_PARTIALS, Partial, Store, StoredBlob};
 use crate::turns::Turns;
+use laden::Leading;
 use run::{Driver, EVENTS, Happening};
 use view::View;
 
@@ -89,6 +91,7 @@ struct Parts {
     arrivals: watch::Sender<u64>,
     // What of the failures that are counted the log says.
     seldom: Seldom,
+    leading: Leading,
 }
 
 impl Parts {
@@ -170,6 +173,7 @@ impl Transfers {
             partials: Mutex::default(),
             arrivals: watch::Sender::new(0),
             seldom: Seldom::default(),
+            leading: Leading::default(),
         }))
     }
 

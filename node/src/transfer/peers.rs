@@ -82,6 +82,10 @@ impl Peers for Client {
         near.map(|neighbour| neighbour.node).collect()
     }
 
+    fn are_astir(&self) -> bool {
+        self.are_neighbours_astir()
+    }
+
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
         let (near, far) = (self.clone(), self.clone());
         let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).filter_map(found(near));

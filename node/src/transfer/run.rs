@@ -11,9 +11,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
-use wherry_proto::{ChunkIndex, ChunkMap, Digest, Link, NodeId, State, link};
+use wherry_proto::{ChunkIndex, ChunkMap, Digest, Link, NodeId, Role, State, link};
 
 use super::flow::Flow;
+use super::laden::Place;
 use super::planner::{DropReason, Effect, Event, Planner, Proof, Source, Succession, TICK};
 use super::reading::{self, Reading};
 use super::routes::Routes;
@@ -71,6 +72,7 @@ pub(super) struct Driver {
     planner: Planner,
     routes: Routes,
     flow: Flow,
+    place: Place,
     arriving: HashMap<(Source, ChunkIndex), Held>,
     writing: Writing,
     events: mpsc::Sender<Happening>,
@@ -116,6 +118,7 @@ impl Driver {
         }
         view.relinked(planner.ledger().linked());
         let reading_stop = stop.child_token();
+        let place = parts.leading.place(partial.digest());
         Self {
             parts,
             view,
@@ -123,6 +126,7 @@ impl Driver {
             planner,
             routes: Routes::default(),
             flow: Flow::new(Instant::now()),
+            place,
             arriving: HashMap::new(),
             writing: Writing::default(),
             events,
@@ -263,7 +267,7 @@ impl Driver {
             },
         };
         let is_told = matches!(event, Event::Updated(..));
-        let effects = self.planner.apply(event);
+        let effects = self.apply(event);
         self.view.sources.store(self.planner.sources(), Ordering::Relaxed);
         let revision = self.planner.ledger().revision();
         let is_other = std::mem::replace(&mut self.revision, revision) != revision;
@@ -288,6 +292,20 @@ impl Driver {
             }
         }
         Ok(false)
+    }
+
+    fn apply(&mut self, event: Event) -> Vec<Effect> {
+        // One chunk is no burden.
+        let is_burden = self.map().count() > 1;
+        let mut effects = Vec::new();
+        if is_burden && matches!(event, Event::SearchedSite | Event::Tick) {
+            let laden = self.place.is_laden() && self.parts.peers.are_astir();
+            effects = self.planner.apply(Event::Laden(laden));
+        }
+        effects.extend(self.planner.apply(event));
+        let leads = matches!(self.planner.role(), Role::Leading { .. } | Role::Candidate { .. });
+        self.place.leads(is_burden && leads);
+        effects
     }
 
     fn why(&self) -> Why {

@@ -72,6 +72,11 @@ pub trait Peers: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether nodes of this site are about to get images, since they have asked for some in the last seconds.
+    fn are_astir(&self) -> bool {
+        false
+    }
+
     /// Looks for nodes that hold a blob or are getting it. The stream ends after [`Found::NetworkAsked`].
     fn search(&self, digest: Digest) -> BoxStream<'static, Found>;
 

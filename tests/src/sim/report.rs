@@ -58,6 +58,8 @@ pub struct Report {
     pub message_bytes: u64,
     /// Bytes of chunks that nodes sent to each other.
     pub chunk_bytes: u64,
+    /// Bytes of chunks that each node has read from the origin.
+    pub origin_bytes: Vec<u64>,
     /// The most that a planner remembered, part by part.
     pub most: Most,
     /// The bytes that a planner took at most, on average over the nodes.
@@ -119,6 +121,7 @@ impl World {
             report.messages += node.tally.messages;
             report.message_bytes += node.tally.message_bytes;
             report.chunk_bytes += node.tally.chunk_bytes;
+            report.origin_bytes.push(node.tally.origin_bytes);
             if node.setup.manner != Manner::Honest || !node.setup.wants || node.setup.holds {
                 continue;
             }

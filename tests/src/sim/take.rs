@@ -9,7 +9,7 @@ use wherry_proto::{ChunkIndex, NodeId, Role, State};
 use super::clock::nanos;
 use super::message::{BlobNo, Holding, Job, Led, Message, Part, RequestId};
 use super::node::Fetching;
-use super::setup::Manner;
+use super::setup::{Manner, NodeSetup};
 use super::world::{Happening, World};
 
 /// How long a peer may say nothing while it owes an answer.
@@ -17,6 +17,9 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 /// How long a peer that said it was busy is left alone at most.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
+
+/// For how long whoever has asked about an image counts as one who is about to get it.
+const ASTIR: Duration = Duration::from_secs(5);
 
 /// After how long a client asks again for what could not be had.
 const RETRY: Duration = Duration::from_secs(2);
@@ -44,7 +47,14 @@ impl World {
             eprintln!("{:.4} {node}/{blob} <- {}", now as f64 / 1e9, brief(&event));
         }
         let measures = matches!(event, Event::Tick);
-        let effects = transfer.planner.apply(event);
+        let mut effects = Vec::new();
+        if matches!(event, Event::SearchedSite | Event::Tick) {
+            let laden = Event::Laden(self.is_laden(node, blob));
+            let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+            effects = transfer.planner.apply(laden);
+        }
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        effects.extend(transfer.planner.apply(event));
         let mut is_new = false;
         if transfer.linked != *transfer.planner.ledger().linked() {
             transfer.linked.clone_from(transfer.planner.ledger().linked());
@@ -69,6 +79,21 @@ impl World {
         if is_new {
             self.tell_reader(node, blob);
         }
+    }
+
+    /// Whether a node reads another blob, and neighbours are about to want this one. They have asked about the image by then,
+    /// which is not simulated.
+    fn is_laden(&self, node: usize, blob: BlobNo) -> bool {
+        let blobs = self.nodes[node].blobs.iter().enumerate();
+        let others = blobs.filter(|(other, _)| *other != blob).filter_map(|(_, one)| one.transfer.as_ref());
+        let leads = |role: &Role| matches!(role, Role::Leading { .. } | Role::Candidate { .. });
+        let until = Duration::from_nanos(self.clock.now()) + ASTIR;
+        let wants = |other: &usize| {
+            let NodeSetup { wants, holds, start, .. } = self.nodes[*other].setup;
+            wants && !holds && start < until && self.nodes[*other].blobs[blob].done.is_none()
+        };
+        others.map(|other| other.role).any(|role| leads(&role))
+            && self.nodes[node].neighbours.iter().any(wants)
     }
 
     fn measure(&mut self, node: usize, blob: BlobNo) {

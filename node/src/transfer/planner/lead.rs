@@ -39,6 +39,11 @@ const SHARERS: u64 = 8;
 /// How many ticks each rank gives the one before it to begin.
 const PATIENCE: u64 = 2;
 
+/// How many ticks a node that reads another blob leaves one that nobody reads yet to neighbours who are about to get images:
+/// 3 s. Whoever learns of an image first, since it asked the origin about the tag, would else begin with all layers before
+/// anybody else has heard of them, and its link would have to bear them all. What it reads meanwhile is not lost.
+const LADEN: u64 = 6;
+
 /// How many ticks a peer may take to say what it does before nobody waits for it any more.
 pub(super) const INTRODUCTION: u64 = 2;
 
@@ -167,6 +172,8 @@ pub(super) struct Lead {
     slow: u64,
     // Whether it has made way for that.
     pub(super) made_way: bool,
+    // Whether this node reads another blob, and others could read this one.
+    pub(super) laden: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +206,7 @@ impl Lead {
             slowest: SLOWEST,
             slow: 0,
             made_way: false,
+            laden: false,
         }
     }
 
@@ -496,7 +504,8 @@ impl Planner {
         let others: Vec<&Peer> = self.peers.values().filter(would).collect();
         let before = others.iter().filter(|peer| peer.rank > self.lead.rank).count() as u64;
         let least = if self.lead.made_way && !others.is_empty() { LAST_RESORT } else { 0 };
-        let patience = least + before * PATIENCE + self.handicap();
+        let laden = if self.lead.laden { LADEN } else { 0 };
+        let patience = least + laden + before * PATIENCE + self.handicap();
         if self.lead.vacant >= patience && !self.asks() {
             self.renumber();
             if !self.ask_roles() && !self.awaits_words() {

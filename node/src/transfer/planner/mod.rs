@@ -276,6 +276,7 @@ impl Planner {
             Event::ReaderGone(reader) => {
                 self.readers.remove(&reader);
             }
+            Event::Laden(laden) => self.lead.laden = laden,
             Event::Limited(limited) => self.limit(limited),
             Event::Tick => self.tick(),
         }
