@@ -7,7 +7,6 @@
 mod error;
 mod flow;
 mod following;
-mod laden;
 mod origin;
 mod peers;
 pub mod planner;
@@ -16,6 +15,7 @@ mod reading;
 mod rest;
 mod routes;
 mod run;
+mod siblings;
 mod sources;
 mod view;
 mod why;
@@ -49,8 +49,8 @@ use crate::seldom::Seldom;
 use crate::status::{ErrorKind, Metrics};
 use crate::store::{MAX_PARTIALS, Partial, Store, StoredBlob};
 use crate::turns::Turns;
-use laden::Leading;
 use run::{Driver, EVENTS, Happening};
+use siblings::Siblings;
 use view::View;
 
 /// Bytes of chunks that all transfers together hold in memory: on their way in, or waiting for the disk.
@@ -91,7 +91,7 @@ struct Parts {
     arrivals: watch::Sender<u64>,
     // What of the failures that are counted the log says.
     seldom: Seldom,
-    leading: Leading,
+    siblings: Siblings,
 }
 
 impl Parts {
@@ -173,7 +173,7 @@ impl Transfers {
             partials: Mutex::default(),
             arrivals: watch::Sender::new(0),
             seldom: Seldom::default(),
-            leading: Leading::default(),
+            siblings: Siblings::default(),
         }))
     }
 

@@ -14,10 +14,10 @@ use tracing::{debug, info, warn};
 use wherry_proto::{ChunkIndex, ChunkMap, Digest, Link, NodeId, Role, State, link};
 
 use super::flow::Flow;
-use super::laden::Place;
 use super::planner::{DropReason, Effect, Event, Planner, Proof, Source, Succession, TICK};
 use super::reading::{self, Reading};
 use super::routes::Routes;
+use super::siblings::Sibling;
 use super::sources::{OriginFailure, Route};
 use super::view::{Stance, View};
 use super::why::{Facts, Why};
@@ -72,7 +72,7 @@ pub(super) struct Driver {
     planner: Planner,
     routes: Routes,
     flow: Flow,
-    place: Place,
+    sibling: Sibling,
     arriving: HashMap<(Source, ChunkIndex), Held>,
     writing: Writing,
     events: mpsc::Sender<Happening>,
@@ -118,7 +118,7 @@ impl Driver {
         }
         view.relinked(planner.ledger().linked());
         let reading_stop = stop.child_token();
-        let place = parts.leading.place(partial.digest());
+        let sibling = parts.siblings.join();
         Self {
             parts,
             view,
@@ -126,7 +126,7 @@ impl Driver {
             planner,
             routes: Routes::default(),
             flow: Flow::new(Instant::now()),
-            place,
+            sibling,
             arriving: HashMap::new(),
             writing: Writing::default(),
             events,
@@ -172,6 +172,7 @@ impl Driver {
                 () = stop.cancelled() => return Err(TransferError::Stopped),
                 happening = happenings.recv() => happening,
                 _ = ticks.tick() => Some(Happening::Event(Event::Tick)),
+                () = self.sibling.turn() => Some(Happening::Event(Event::Room)),
                 Ok(()) = limits.changed() => {
                     let limited = limits.borrow_and_update().is_some();
                     if !limited && self.lacks_turn {
@@ -299,12 +300,15 @@ impl Driver {
         let is_burden = self.map().count() > 1;
         let mut effects = Vec::new();
         if is_burden && matches!(event, Event::SearchedSite | Event::Tick) {
-            let laden = self.place.is_laden() && self.parts.peers.are_astir();
+            let laden = self.sibling.is_laden() && self.parts.peers.are_astir();
             effects = self.planner.apply(Event::Laden(laden));
         }
+        self.planner.has_room(self.sibling.room());
         effects.extend(self.planner.apply(event));
+        let (used, pace, short) = self.planner.needs_room();
+        self.sibling.takes(used, pace, short);
         let leads = matches!(self.planner.role(), Role::Leading { .. } | Role::Candidate { .. });
-        self.place.leads(is_burden && leads);
+        self.sibling.leads(is_burden && leads);
         effects
     }
 

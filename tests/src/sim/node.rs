@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use wherry_node::swarm::Telling;
-use wherry_node::transfer::planner::{Planner, Source};
+use wherry_node::transfer::planner::{Planner, Room, Source};
 use wherry_proto::{Certificate, ChunkIndex, ChunkSet, Link, NodeId, Role, SecretKey, SignedStates};
 
 use super::blob::Content;
@@ -29,6 +29,8 @@ pub(super) struct Node {
     pub(super) banned: BTreeSet<usize>,
     pub(super) blobs: Vec<Carried>,
     pub(super) giving: Giving,
+    // What its transfers may ask for together.
+    pub(super) room: Room,
     pub(super) tally: Tally,
     // When the last message to each node arrives.
     pub(super) said: BTreeMap<usize, Time>,

@@ -3,7 +3,9 @@
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Source};
+use wherry_node::transfer::planner::{
+    DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Sharer, Source,
+};
 use wherry_proto::{ChunkIndex, NodeId, Role, State};
 
 use super::clock::nanos;
@@ -53,8 +55,11 @@ impl World {
             let Some(transfer) = self.nodes[node].transfer(blob) else { return };
             effects = transfer.planner.apply(laden);
         }
+        let room = self.nodes[node].room.of(blob as u64);
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        transfer.planner.has_room(room);
         effects.extend(transfer.planner.apply(event));
+        let (used, pace, short) = transfer.planner.needs_room();
         let mut is_new = false;
         if transfer.linked != *transfer.planner.ledger().linked() {
             transfer.linked.clone_from(transfer.planner.ledger().linked());
@@ -64,6 +69,8 @@ impl World {
         let alike = transfer.role.is_alike(role);
         let told = is_new || transfer.role != role;
         transfer.role = role;
+        let turns = self.nodes[node].room.takes(blob as u64, used, pace, short);
+        self.tell_turns(node, turns);
         if measures {
             self.measure(node, blob);
         }
@@ -94,6 +101,16 @@ impl World {
         };
         others.map(|other| other.role).any(|role| leads(&role))
             && self.nodes[node].neighbours.iter().any(wants)
+    }
+
+    /// Those whose turn it is may ask for a chunk.
+    fn tell_turns(&mut self, node: usize, turns: Vec<Sharer>) {
+        for sharer in turns {
+            let blob = sharer as BlobNo;
+            if let Some(run) = self.nodes[node].transfer(blob).map(|transfer| transfer.run) {
+                self.clock.after(0, Happening::Room { node, blob, run });
+            }
+        }
     }
 
     fn measure(&mut self, node: usize, blob: BlobNo) {
@@ -539,6 +556,8 @@ impl World {
         if let Some(transfer) = carried.transfer.take() {
             carried.links = transfer.planner.ledger().links().collect();
         }
+        let turns = self.nodes[node].room.ends(blob as u64);
+        self.tell_turns(node, turns);
     }
 
     fn verified(&mut self, node: usize, blob: BlobNo) {

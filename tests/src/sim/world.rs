@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Event, Planner, Source, TICK};
+use wherry_node::transfer::planner::{Event, Planner, Room, Source, TICK};
 use wherry_proto::{Certificate, ChunkIndex, Link, NodeId, Role, Roles, SecretKey};
 
 use super::blob::{Blob, Content, TRUE};
@@ -32,6 +32,11 @@ pub(super) enum Happening {
         run: u64,
     },
     Push {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
+    },
+    Room {
         node: usize,
         blob: BlobNo,
         run: u64,
@@ -193,6 +198,7 @@ impl World {
                     banned: Default::default(),
                     blobs: blobs.iter().map(carried).collect(),
                     giving: Giving::default(),
+                    room: Room::default(),
                     tally: Tally::default(),
                     deceived: Default::default(),
                     said: Default::default(),
@@ -401,6 +407,11 @@ impl World {
                     self.clock.after(nanos(TICK), Happening::Tick { node, blob, run });
                 }
             }
+            Happening::Room { node, blob, run } => {
+                if self.runs(node, blob, run) {
+                    self.apply(node, blob, Event::Room);
+                }
+            }
             Happening::Push { node, blob, run } => {
                 if self.runs(node, blob, run) {
                     let now = self.clock.now();
@@ -549,6 +560,7 @@ impl World {
         dead.alive = false;
         dead.life += 1;
         dead.giving = Giving::default();
+        dead.room = Room::default();
         dead.said.clear();
         let notice = nanos(self.setup.notice);
         for other in 0..self.nodes.len() {

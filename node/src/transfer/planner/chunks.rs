@@ -26,6 +26,9 @@ impl Planner {
             self.window.took(took);
             if let Some(peer) = self.peers.get_mut(&node) {
                 peer.took(took, self.ticks);
+                if peer.class == LinkClass::Lan {
+                    self.pace = Some(self.pace.map_or(took, |pace| (pace * 3 + took) / 4));
+                }
             }
         }
         let wanted = match self.ledger.dispute() {

@@ -113,6 +113,8 @@ pub enum Event {
     Laden(bool),
     /// A limit keeps bytes from coming into the site from now on, or none does.
     Limited(bool),
+    /// There is room for a chunk that was to be asked for.
+    Room,
     /// [`TICK`](super::TICK) has passed.
     Tick,
 }

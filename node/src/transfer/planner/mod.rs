@@ -15,6 +15,7 @@ pub use company::{MAX_DROPPED, MAX_PEERS, MAX_RETURNS};
 pub use event::{DropReason, Effect, Event, Failure, LeadEnd, NoStates, Proof, Source, Succession};
 pub use lead::{STALL, rank};
 pub use peer::{MAX_REFUSED, PIPELINE};
+pub use room::{MOST_ROOM, Room, Sharer};
 pub use sizes::Sizes;
 pub use summary::{Leads, PeerNow, Summary};
 
@@ -32,6 +33,7 @@ mod origin;
 mod peer;
 mod pick;
 mod relief;
+mod room;
 mod sizes;
 mod stream;
 mod summary;
@@ -93,6 +95,12 @@ pub struct Planner {
     readers: BTreeMap<u64, ChunkIndex>,
     // How many chunks are asked of all peers together.
     window: Depth,
+    // How many more may be asked of nodes that trade, as far as other blobs leave room, and whether that held it up; with
+    // none there is room for one blob.
+    room: Option<usize>,
+    short: bool,
+    // How long a chunk takes that comes from a peer of this site, smoothed.
+    pace: Option<Duration>,
     // How many more peers may be followed in this tick.
     may_follow: usize,
     searched_site: bool,
@@ -145,6 +153,9 @@ impl Planner {
             common: ChunkSet::empty(map),
             readers: BTreeMap::new(),
             window: Depth::new(LEAST_WINDOW, LEAST_WINDOW, MOST_WINDOW),
+            room: None,
+            short: false,
+            pace: None,
             may_follow: FOLLOWED_A_TICK,
             searched_site: false,
             searched_network: false,
@@ -278,6 +289,7 @@ impl Planner {
             }
             Event::Laden(laden) => self.lead.laden = laden,
             Event::Limited(limited) => self.limit(limited),
+            Event::Room => {}
             Event::Tick => self.tick(),
         }
     }

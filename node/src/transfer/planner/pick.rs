@@ -4,6 +4,8 @@
 //! something to give (`rarest first`, Cohen 2003). Where peers hold the blob and nobody trades, chunks come in the order
 //! in which clients read them, which is kind to disks.
 
+use std::time::Duration;
+
 use wherry_proto::{ChunkIndex, ChunkSet, NodeId, State};
 
 use super::peer::Peer;
@@ -45,35 +47,65 @@ impl Planner {
         self.peers.values().any(|peer| self.is_source(peer) && peer.gives(index, self.ticks))
     }
 
+    /// Where nodes trade, the plan asks for so many chunks more at most until it is told anew.
+    pub fn has_room(&mut self, room: usize) {
+        self.room = Some(room);
+    }
+
+    /// How many chunks are asked of nodes that trade, how long one takes, and whether more would be if there were room.
+    pub fn needs_room(&self) -> (usize, Option<Duration>, bool) {
+        match self.is_crowd() {
+            true => (self.asked_near(), self.pace, self.short),
+            false => (0, None, false),
+        }
+    }
+
+    fn asked_near(&self) -> usize {
+        self.peers.values().filter(|peer| peer.class == LinkClass::Lan).map(|peer| peer.asked).sum()
+    }
+
     pub(super) fn ask_peers(&mut self) {
         let chunk_len = u64::from(self.ledger.map().chunk_len());
         let crowd = self.is_crowd();
-        let window = if crowd { LEAST_WINDOW } else { self.window.get() };
+        self.short = false;
         loop {
             let asked = self.peers.values().map(|peer| peer.asked).sum::<usize>();
-            let near = self.peers.values().filter(|peer| peer.class == LinkClass::Lan).map(|peer| peer.asked);
-            let is_full = if crowd { near.sum::<usize>() >= window } else { asked >= window };
+            let is_full = match (crowd, self.room) {
+                (false, _) => asked >= self.window.get(),
+                (true, Some(room)) => room == 0,
+                (true, None) => self.asked_near() >= LEAST_WINDOW,
+            };
             let waiting = (asked + self.keeping.len()) as u64;
             if waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT {
                 return;
             }
+            let mut short = false;
             let ready: Vec<NodeId> = self
                 .peers
                 .iter()
                 .filter(|(_, peer)| peer.is_ready() && self.is_source(peer))
                 // Another site is one long link, whose pipeline is to be kept full.
                 .filter(|(_, peer)| match peer.class {
-                    LinkClass::Lan => !is_full && (!crowd || peer.asked == 0),
+                    LinkClass::Lan if crowd && peer.asked > 0 => false,
+                    LinkClass::Lan if crowd && is_full => {
+                        short = true;
+                        false
+                    }
+                    LinkClass::Lan => !is_full,
                     LinkClass::Wan => crowd || !is_full,
                 })
                 .map(|(node, _)| *node)
                 .collect();
+            self.short |= short;
             if ready.is_empty() {
                 return;
             }
             let picked = if self.trades() { self.pick_trading(&ready) } else { self.pick_in_order(&ready) };
             let Some((node, index, for_reader)) = picked else { return };
             let Some(link) = self.ledger.expected(index) else { return };
+            if self.peers.get(&node).is_some_and(|peer| peer.class == LinkClass::Lan) {
+                self.room = self.room.map(|room| room.saturating_sub(1));
+            }
             self.ask(node, index, vec![link.from], for_reader);
         }
     }
