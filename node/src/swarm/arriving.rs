@@ -16,8 +16,9 @@ pub trait Arriving: ReadAt {
     /// All such chunks.
     fn here(&self) -> ChunkSet;
 
-    /// Those of them that several others are known to have as well, so that who follows may hear of them elsewhere.
-    fn common(&self) -> ChunkSet;
+    /// Chunks that are no news to a follower: it has them itself, or several others are known to have them, so that it may
+    /// hear of them elsewhere.
+    fn no_news_to(&self, follower: &NodeId) -> ChunkSet;
 
     /// What this node has to do with the blob. Once it is [`Role::Held`], [`Holdings::held`](super::Holdings::held)
     /// has the blob.

@@ -44,8 +44,8 @@ impl Arriving for Transfer {
         self.view.linked()
     }
 
-    fn common(&self) -> ChunkSet {
-        self.view.common()
+    fn no_news_to(&self, follower: &NodeId) -> ChunkSet {
+        self.view.no_news_to(follower)
     }
 
     fn role(&self) -> Role {

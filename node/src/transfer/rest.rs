@@ -57,7 +57,7 @@ impl Arriving for Rest {
         self.remains.here()
     }
 
-    fn common(&self) -> ChunkSet {
+    fn no_news_to(&self, _follower: &NodeId) -> ChunkSet {
         ChunkSet::empty(self.remains.map())
     }
 

@@ -267,7 +267,10 @@ impl Driver {
                 None => return Ok(false),
             },
         };
-        let is_told = matches!(event, Event::Updated(..));
+        let told_by = match &event {
+            Event::Updated(node, _) => Some(*node),
+            _ => None,
+        };
         let effects = self.apply(event);
         self.view.sources.store(self.planner.sources(), Ordering::Relaxed);
         let revision = self.planner.ledger().revision();
@@ -277,8 +280,11 @@ impl Driver {
         }
         self.tell_waits();
         // What others have in common counts for one reading: another makes it void.
-        if is_told || is_other {
+        if told_by.is_some() || is_other {
             self.view.have_in_common(self.planner.common());
+        }
+        if let Some(node) = told_by {
+            self.view.has_theirs(node, self.planner.here_at(&node));
         }
         self.view.stands(Stance {
             role: self.planner.role(),

@@ -1,10 +1,11 @@
 //! What readers of a blob in flight may see: which chunks have linked, and how it ended.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
-use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, ChunkSet, Role, SignedStates, StatePrefix};
+use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, ChunkSet, NodeId, Role, SignedStates, StatePrefix};
 
 use super::TransferError;
 use crate::limits::Limited;
@@ -39,6 +40,8 @@ pub(super) struct Stance {
 struct Seen {
     linked: ChunkSet,
     common: ChunkSet,
+    // What each of those has who tell it.
+    theirs: HashMap<NodeId, ChunkSet>,
     stance: Stance,
     // Counts how often chunks that readers may have been given turned out not to lead to the digest.
     voids: u32,
@@ -69,6 +72,7 @@ impl View {
         let seen = Seen {
             linked: ChunkSet::empty(map),
             common: ChunkSet::empty(map),
+            theirs: HashMap::new(),
             stance,
             voids: 0,
             in_order: false,
@@ -109,8 +113,27 @@ impl View {
         self.lock().common.clone_from(common);
     }
 
-    pub(super) fn common(&self) -> ChunkSet {
-        self.lock().common.clone()
+    /// Takes in what a peer has; nothing if it tells no more.
+    pub(super) fn has_theirs(&self, node: NodeId, here: Option<&ChunkSet>) {
+        let mut seen = self.lock();
+        match here {
+            Some(here) => {
+                seen.theirs.entry(node).or_insert_with(|| ChunkSet::empty(self.map)).clone_from(here)
+            }
+            None => {
+                seen.theirs.remove(&node);
+            }
+        }
+    }
+
+    /// What is no news to a node: what several others have, and what it has itself.
+    pub(super) fn no_news_to(&self, node: &NodeId) -> ChunkSet {
+        let seen = self.lock();
+        let mut known = seen.common.clone();
+        if let Some(theirs) = seen.theirs.get(node) {
+            known.add(theirs);
+        }
+        known
     }
 
     pub(super) fn stands(&self, stance: Stance) {

@@ -298,7 +298,7 @@ impl Arriving for Incoming {
         self.here.lock().unwrap().clone()
     }
 
-    fn common(&self) -> ChunkSet {
+    fn no_news_to(&self, _: &NodeId) -> ChunkSet {
         ChunkSet::empty(self.here().map())
     }
 

@@ -378,6 +378,7 @@ impl World {
     /// Tells one follower what there is to tell now; says for how long the rest can wait, if there is any.
     fn tell(&mut self, giver: usize, taker: usize, blob: BlobNo) -> Option<Duration> {
         let now = Duration::from_nanos(self.clock.now());
+        let id = self.nodes[taker].id;
         loop {
             let node = &mut self.nodes[giver];
             let telling = node.giving.subscriptions.get_mut(&blob)?.get_mut(&taker)?;
@@ -387,7 +388,9 @@ impl World {
                 _ if carried.held => end(Role::Held),
                 None => end(Role::Gone),
                 Some(transfer) => {
-                    match telling.next(transfer.role, &transfer.linked, transfer.planner.common(), now) {
+                    let mut no_news = transfer.planner.common().clone();
+                    transfer.planner.here_at(&id).into_iter().for_each(|theirs| no_news.add(theirs));
+                    match telling.next(transfer.role, &transfer.linked, &no_news, now) {
                         News::Say(update) => {
                             self.send(giver, taker, Message::Update(blob, update));
                             continue;

@@ -165,7 +165,8 @@ impl Telling<'_> {
                 Role::Gone => return false,
                 Role::Leading { .. } | Role::Candidate { .. } | Role::Following { .. } => {}
             }
-            let wait = match told.next(role, &arriving.here(), &arriving.common(), begun.elapsed()) {
+            let no_news = arriving.no_news_to(&self.peer);
+            let wait = match told.next(role, &arriving.here(), &no_news, begun.elapsed()) {
                 News::Say(update) => {
                     // It fails when the connection ends.
                     let _ = self.answers.send(Response::Update { id: self.id, update }).await;

@@ -41,9 +41,9 @@ impl Telling {
         Self { map, told: ChunkSet::empty(map), role: None, at: Duration::ZERO }
     }
 
-    /// What to tell, given what is here, and which of these chunks are common: had by several others. What is said
-    /// counts as told. `now` is on any clock that goes on steadily.
-    pub fn next(&mut self, role: Role, here: &ChunkSet, common: &ChunkSet, now: Duration) -> News {
+    /// What to tell, given what is here, and which of these chunks are no news: the follower has them, or several others do.
+    /// What is said counts as told. `now` is on any clock that goes on steadily.
+    pub fn next(&mut self, role: Role, here: &ChunkSet, no_news: &ChunkSet, now: Duration) -> News {
         if !self.told.without(here).is_empty() {
             return News::Anew;
         }
@@ -51,7 +51,7 @@ impl Telling {
         if fresh.is_empty() && self.role == Some(role) {
             return News::Nothing;
         }
-        let is_rare = !fresh.without(common).is_empty();
+        let is_rare = !fresh.without(no_news).is_empty();
         // What comes last has no company to wait for, and it is all that whoever follows still waits for.
         let is_ending = here.len() + TOGETHER >= self.map.count();
         let wait = match self.role {

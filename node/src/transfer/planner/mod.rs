@@ -194,6 +194,11 @@ impl Planner {
         &self.common
     }
 
+    /// What a peer that is followed has told that it has, while it does not hold the blob.
+    pub fn here_at(&self, node: &NodeId) -> Option<&ChunkSet> {
+        self.peers.get(node).map(|peer| &peer.here)
+    }
+
     /// Takes in what has happened; says what to do. After `Verified` or `Failed` there is no further effect.
     pub fn apply(&mut self, event: Event) -> Vec<Effect> {
         if !self.over {

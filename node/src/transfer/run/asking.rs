@@ -90,6 +90,7 @@ impl Driver {
 
     /// Ends all that is under way with a peer.
     pub(super) fn leave(&mut self, node: NodeId) {
+        self.view.has_theirs(node, None);
         if let Some(following) = self.following.remove(&node) {
             following.cancel();
         }
