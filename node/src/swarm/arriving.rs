@@ -1,5 +1,7 @@
 //! Blobs on their way into this node, as the swarm sees them.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 use wherry_proto::{Attempt, Certificate, ChunkIndex, ChunkSet, NodeId, Role, StreamClaim};
 
@@ -19,6 +21,11 @@ pub trait Arriving: ReadAt {
     /// Chunks that are no news to a follower: it has them itself, or several others are known to have them, so that it may
     /// hear of them elsewhere.
     fn no_news_to(&self, follower: &NodeId) -> ChunkSet;
+
+    /// How long a chunk takes to come from a node of this site; `None` if none has.
+    fn pace(&self) -> Option<Duration> {
+        None
+    }
 
     /// What this node has to do with the blob. Once it is [`Role::Held`], [`Holdings::held`](super::Holdings::held)
     /// has the blob.

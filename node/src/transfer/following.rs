@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use wherry_proto::{Attempt, Certificate, ChunkIndex, ChunkSet, NodeId, Role, SecretKey, StreamClaim};
@@ -46,6 +47,10 @@ impl Arriving for Transfer {
 
     fn no_news_to(&self, follower: &NodeId) -> ChunkSet {
         self.view.no_news_to(follower)
+    }
+
+    fn pace(&self) -> Option<Duration> {
+        self.view.stance().pace
     }
 
     fn role(&self) -> Role {

@@ -290,6 +290,7 @@ impl Driver {
             role: self.planner.role(),
             stream: Arc::clone(self.planner.ledger().stream()),
             signed: self.planner.signed().cloned(),
+            pace: self.planner.pace(),
         });
         for effect in effects {
             match effect {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, ChunkSet, NodeId, Role, SignedStates, StatePrefix};
@@ -35,6 +36,8 @@ pub(super) struct Stance {
     pub(super) stream: Arc<StatePrefix>,
     /// Those of the reading that this node follows.
     pub(super) signed: Option<Arc<SignedStates>>,
+    /// How long a chunk takes to come from a node of this site.
+    pub(super) pace: Option<Duration>,
 }
 
 struct Seen {
@@ -68,6 +71,7 @@ impl View {
             role: Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false },
             stream: Arc::new(StatePrefix::new(algorithm, map)),
             signed: None,
+            pace: None,
         };
         let seen = Seen {
             linked: ChunkSet::empty(map),

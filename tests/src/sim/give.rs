@@ -377,7 +377,9 @@ impl World {
 
     /// Tells one follower what there is to tell now; says for how long the rest can wait, if there is any.
     fn tell(&mut self, giver: usize, taker: usize, blob: BlobNo) -> Option<Duration> {
-        let now = Duration::from_nanos(self.clock.now());
+        // Each pair of nodes began at another time.
+        let begun = Duration::from_millis(7 * (giver * 31 + taker) as u64 % 800);
+        let now = Duration::from_nanos(self.clock.now()) + begun;
         let id = self.nodes[taker].id;
         loop {
             let node = &mut self.nodes[giver];
@@ -390,7 +392,8 @@ impl World {
                 Some(transfer) => {
                     let mut no_news = transfer.planner.common().clone();
                     transfer.planner.here_at(&id).into_iter().for_each(|theirs| no_news.add(theirs));
-                    match telling.next(transfer.role, &transfer.linked, &no_news, now) {
+                    let pace = transfer.planner.pace();
+                    match telling.next(transfer.role, &transfer.linked, &no_news, pace, now) {
                         News::Say(update) => {
                             self.send(giver, taker, Message::Update(blob, update));
                             continue;

@@ -86,11 +86,12 @@ impl Followed {
                 (id, following, found.unwrap_or(Whereabouts::Nowhere))
             });
         let mut found = std::pin::pin!(found);
+        let start = Instant::now();
         let mut told = FuturesUnordered::new();
         loop {
             tokio::select! {
                 Some((id, following, blob)) = found.next() => told.push(async move {
-                    let telling = Telling { uploader, peer, id, blob: following.blob, answers };
+                    let telling = Telling { uploader, peer, id, blob: following.blob, answers, begun: start };
                     following.end.run_until_cancelled(telling.run(blob)).await.map(|()| id)
                 }),
                 Some(gone) = told.next() => gone.into_iter().for_each(|id| self.end(id)),
@@ -106,6 +107,8 @@ struct Telling<'a> {
     id: u32,
     blob: BlobName,
     answers: &'a mpsc::Sender<Response>,
+    // The same for all that this peer is told.
+    begun: Instant,
 }
 
 /// That a node follows a blob here, for as long as this lives.
@@ -156,7 +159,6 @@ impl Telling<'_> {
         arriving.followed(self.peer);
         let mut changes = arriving.changes();
         let mut told = Told::new(map);
-        let begun = Instant::now();
         loop {
             changes.borrow_and_update();
             let role = arriving.role();
@@ -166,17 +168,18 @@ impl Telling<'_> {
                 Role::Leading { .. } | Role::Candidate { .. } | Role::Following { .. } => {}
             }
             let no_news = arriving.no_news_to(&self.peer);
-            let wait = match told.next(role, &arriving.here(), &no_news, begun.elapsed()) {
-                News::Say(update) => {
-                    // It fails when the connection ends.
-                    let _ = self.answers.send(Response::Update { id: self.id, update }).await;
-                    // There may be more than one update has room for.
-                    continue;
-                }
-                News::Anew => return false,
-                News::Wait(time) => Some(time),
-                News::Nothing => None,
-            };
+            let wait =
+                match told.next(role, &arriving.here(), &no_news, arriving.pace(), self.begun.elapsed()) {
+                    News::Say(update) => {
+                        // It fails when the connection ends.
+                        let _ = self.answers.send(Response::Update { id: self.id, update }).await;
+                        // There may be more than one update has room for.
+                        continue;
+                    }
+                    News::Anew => return false,
+                    News::Wait(time) => Some(time),
+                    News::Nothing => None,
+                };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() {
                     return arriving.role() == Role::Held;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wherry_proto::{ChunkMap, ChunkSet, List, MAX_RUNS, Role, Run, Update};
 
-use super::UPDATE_TIME;
+use super::{MOST_UPDATE_TIME, UPDATE_TIME};
 
 /// How many chunks that are nothing rare are told together at once. Most messages of a site that trades would be of
 /// these, one for each chunk, node and neighbour, and would cost it more processor time than the chunks themselves.
@@ -13,6 +13,17 @@ const TOGETHER: u32 = 8;
 /// How long news wait for company at most: short beside the time after which a leader counts as stalled.
 const COMPANY_TIME: Duration = Duration::from_secs(2);
 
+/// For how long news are kept back where a chunk takes so long to come: half of that makes no difference to who takes what
+/// from whom, and on slow links a message for each chunk and follower would be a fifth of all bytes. Doubled step by step,
+/// so that what is told of several blobs falls together.
+fn patience(pace: Option<Duration>) -> Duration {
+    let mut patience = UPDATE_TIME;
+    while patience < MOST_UPDATE_TIME && pace.is_some_and(|pace| patience * 4 <= pace) {
+        patience *= 2;
+    }
+    patience
+}
+
 /// What one follower has been told of a blob that arrives.
 pub struct Telling {
     map: ChunkMap,
@@ -20,6 +31,8 @@ pub struct Telling {
     role: Option<Role>,
     // When, since the beginning of whatever clock the caller has.
     at: Duration,
+    // Since when there is something to tell.
+    since: Option<Duration>,
 }
 
 /// What to do for a follower now.
@@ -38,12 +51,20 @@ pub enum News {
 impl Telling {
     /// Of a follower that has been told nothing.
     pub fn new(map: ChunkMap) -> Self {
-        Self { map, told: ChunkSet::empty(map), role: None, at: Duration::ZERO }
+        Self { map, told: ChunkSet::empty(map), role: None, at: Duration::ZERO, since: None }
     }
 
     /// What to tell, given what is here, and which of these chunks are no news: the follower has them, or several others do.
-    /// What is said counts as told. `now` is on any clock that goes on steadily.
-    pub fn next(&mut self, role: Role, here: &ChunkSet, no_news: &ChunkSet, now: Duration) -> News {
+    /// What is said counts as told. A chunk takes as long to come as `pace` says; `now` is on any clock that goes on steadily, the
+    /// same for all that one follower is told.
+    pub fn next(
+        &mut self,
+        role: Role,
+        here: &ChunkSet,
+        no_news: &ChunkSet,
+        pace: Option<Duration>,
+        now: Duration,
+    ) -> News {
         if !self.told.without(here).is_empty() {
             return News::Anew;
         }
@@ -51,19 +72,23 @@ impl Telling {
         if fresh.is_empty() && self.role == Some(role) {
             return News::Nothing;
         }
+        let since = *self.since.get_or_insert(now);
         let is_rare = !fresh.without(no_news).is_empty();
         // What comes last has no company to wait for, and it is all that whoever follows still waits for.
         let is_ending = here.len() + TOGETHER >= self.map.count();
-        let wait = match self.role {
+        let due = match self.role {
             Some(before) if before.is_alike(role) => match is_rare || fresh.len() >= TOGETHER || is_ending {
-                true => UPDATE_TIME,
+                true => match patience(pace) {
+                    UPDATE_TIME => self.at + UPDATE_TIME,
+                    // Other blobs that the follower is told of come to the same times.
+                    long => long * (since.as_millis() / long.as_millis() + 1) as u32,
+                },
                 // Nor is it news of its own how many more states are known: whoever reads them has their chunks in a
                 // moment, and whoever follows asks where there are chunks.
-                false => COMPANY_TIME,
+                false => self.at + COMPANY_TIME,
             },
-            _ => Duration::ZERO,
+            _ => now,
         };
-        let due = self.at + wait;
         if now < due {
             return News::Wait(due - now);
         }
@@ -73,7 +98,7 @@ impl Telling {
             self.told.insert(index);
         }
         self.role = Some(role);
-        self.at = now;
+        (self.at, self.since) = (now, None);
         News::Say(Update { role, here: List::first_of(runs) })
     }
 }
@@ -81,6 +106,8 @@ impl Telling {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const QUICK: Option<Duration> = None;
 
     fn map() -> ChunkMap {
         ChunkMap::new(64 << 20).unwrap()
@@ -107,16 +134,16 @@ mod tests {
     fn a_rare_chunk_is_told_soon_and_a_common_one_when_there_are_more_or_it_has_waited() {
         let (none, second) = (set([]), Duration::from_secs(1));
         let mut telling = Telling::new(map());
-        assert_eq!(said(telling.next(following(0), &none, &none, second)), [0; 0]);
-        assert_eq!(telling.next(following(0), &none, &none, second), News::Nothing);
-        assert_eq!(telling.next(following(0), &set([3]), &none, second), News::Wait(UPDATE_TIME));
+        assert_eq!(said(telling.next(following(0), &none, &none, QUICK, second)), [0; 0]);
+        assert_eq!(telling.next(following(0), &none, &none, QUICK, second), News::Nothing);
+        assert_eq!(telling.next(following(0), &set([3]), &none, QUICK, second), News::Wait(UPDATE_TIME));
         let now = second + UPDATE_TIME;
-        assert_eq!(said(telling.next(following(0), &set([3]), &none, now)), [3]);
+        assert_eq!(said(telling.next(following(0), &set([3]), &none, QUICK, now)), [3]);
         let common = set(0..32);
-        assert_eq!(telling.next(following(0), &set([3, 5]), &common, now), News::Wait(COMPANY_TIME));
-        assert_eq!(telling.next(following(0), &set(3..10), &common, now), News::Wait(COMPANY_TIME));
-        assert_eq!(telling.next(following(0), &set(3..12), &common, now), News::Wait(UPDATE_TIME));
-        assert_eq!(said(telling.next(following(0), &set([3, 5]), &common, now + COMPANY_TIME)), [5]);
+        assert_eq!(telling.next(following(0), &set([3, 5]), &common, QUICK, now), News::Wait(COMPANY_TIME));
+        assert_eq!(telling.next(following(0), &set(3..10), &common, QUICK, now), News::Wait(COMPANY_TIME));
+        assert_eq!(telling.next(following(0), &set(3..12), &common, QUICK, now), News::Wait(UPDATE_TIME));
+        assert_eq!(said(telling.next(following(0), &set([3, 5]), &common, QUICK, now + COMPANY_TIME)), [5]);
     }
 
     #[test]
@@ -124,8 +151,8 @@ mod tests {
         let count = map().count();
         let mut telling = Telling::new(map());
         let (rest, common) = (set(0..count - TOGETHER - 1), set(0..count));
-        assert!(matches!(telling.next(following(0), &rest, &common, COMPANY_TIME), News::Say(_)));
-        let next = telling.next(following(0), &set(0..count - TOGETHER), &common, COMPANY_TIME);
+        assert!(matches!(telling.next(following(0), &rest, &common, QUICK, COMPANY_TIME), News::Say(_)));
+        let next = telling.next(following(0), &set(0..count - TOGETHER), &common, QUICK, COMPANY_TIME);
         assert_eq!(next, News::Wait(UPDATE_TIME));
     }
 
@@ -133,16 +160,36 @@ mod tests {
     fn a_change_of_role_is_told_at_once_and_more_states_alone_are_not() {
         let (none, now) = (set([]), Duration::from_secs(1));
         let mut telling = Telling::new(map());
-        telling.next(following(0), &none, &none, now);
-        assert_eq!(telling.next(following(7), &none, &none, now), News::Wait(COMPANY_TIME));
-        assert_eq!(said(telling.next(Role::Leading { attempt: 1, known: 7 }, &none, &none, now)), [0; 0]);
+        telling.next(following(0), &none, &none, QUICK, now);
+        assert_eq!(telling.next(following(7), &none, &none, QUICK, now), News::Wait(COMPANY_TIME));
+        assert_eq!(
+            said(telling.next(Role::Leading { attempt: 1, known: 7 }, &none, &none, QUICK, now)),
+            [0; 0]
+        );
     }
 
     #[test]
     fn whoever_was_told_of_a_chunk_that_is_not_here_any_more_begins_anew() {
         let (none, now) = (set([]), Duration::from_secs(1));
         let mut telling = Telling::new(map());
-        telling.next(following(0), &set([1]), &none, now);
-        assert_eq!(telling.next(following(0), &none, &none, now), News::Anew);
+        telling.next(following(0), &set([1]), &none, QUICK, now);
+        assert_eq!(telling.next(following(0), &none, &none, QUICK, now), News::Anew);
+    }
+
+    #[test]
+    fn on_slow_links_news_of_several_blobs_are_told_together() {
+        let (none, ms) = (set([]), Duration::from_millis);
+        let pace = Some(ms(1_300));
+        let (mut one, mut two) = (Telling::new(map()), Telling::new(map()));
+        for telling in [&mut one, &mut two] {
+            assert_eq!(said(telling.next(following(0), &none, &none, pace, ms(10))), [0; 0]);
+        }
+        // Half of what a chunk takes is 650 ms, and 400 ms the longest step below.
+        assert_eq!(one.next(following(0), &set([1]), &none, pace, ms(850)), News::Wait(ms(350)));
+        assert_eq!(two.next(following(0), &set([2]), &none, pace, ms(1_150)), News::Wait(ms(50)));
+        assert_eq!(said(one.next(following(0), &set([1]), &none, pace, ms(1_200))), [1]);
+        assert_eq!(said(two.next(following(0), &set([2]), &none, pace, ms(1_200))), [2]);
+        let patiences = [ms(0), ms(199), ms(200), ms(3_600_000)].map(|pace| patience(Some(pace)));
+        assert_eq!(patiences, [UPDATE_TIME, UPDATE_TIME, 2 * UPDATE_TIME, MOST_UPDATE_TIME]);
     }
 }

@@ -34,6 +34,9 @@ const WRITE_TIME: Duration = Duration::from_secs(30);
 /// How many bytes a socket may hold that are not sent, with what it takes beyond its mark at once.
 const IN_SOCKET: usize = 4 * MIN_PIECE;
 
+/// From how many bytes on small answers are written.
+const TOGETHER: usize = 4 << 10;
+
 /// How long a peer may take to make room for so many bytes.
 const fn patience(len: usize) -> Duration {
     WRITE_TIME.saturating_mul(len.div_ceil(MIN_PIECE) as u32)
@@ -84,7 +87,14 @@ pub(super) async fn write<S: AsyncWrite>(
             tokio::select! {
                 biased;
                 answer = small.recv() => {
-                    writer.put(&encode_frame(&answer.ok_or_else(gone)?)?).await?;
+                    // What is said at the same time goes together: a packet of its own for each costs more than they do.
+                    let mut frames = encode_frame(&answer.ok_or_else(gone)?)?;
+                    while frames.len() < TOGETHER
+                        && let Ok(next) = small.try_recv()
+                    {
+                        frames.extend(encode_frame(&next)?);
+                    }
+                    writer.put(&frames).await?;
                     if small.is_empty() && responses.is_empty() {
                         writer.flush().await?;
                     }

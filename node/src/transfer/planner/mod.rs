@@ -194,6 +194,11 @@ impl Planner {
         &self.common
     }
 
+    /// How long a chunk takes to come from a peer of this site; `None` if none has.
+    pub const fn pace(&self) -> Option<Duration> {
+        self.pace
+    }
+
     /// What a peer that is followed has told that it has, while it does not hold the blob.
     pub fn here_at(&self, node: &NodeId) -> Option<&ChunkSet> {
         self.peers.get(node).map(|peer| &peer.here)
