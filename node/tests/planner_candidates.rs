@@ -11,9 +11,7 @@ mod planner_support;
 
 use std::collections::BTreeSet;
 
-use planner_support::site::{
-    FOLLOWING, Site, asked, leading, leads, may_lead, may_lead_after_asking, says, ticks,
-};
+use planner_support::site::{FOLLOWING, Site, asked, leading, leads, may_lead, says, ticks};
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, STALL};
 use wherry_proto::{Attempt, Role};
@@ -182,13 +180,13 @@ fn a_node_that_reads_another_blob_leaves_this_one_for_three_seconds_to_those_who
     let site = Site::new(3);
     let mut planner = site.planner();
     planner.apply(Event::Laden(true));
-    assert!(!leads(&may_lead_after_asking(&mut planner)));
+    assert!(!leads(&may_lead(&mut planner)));
     assert!(!leads(&ticks(&mut planner, 5)));
     assert!(leads(&ticks(&mut planner, 1)));
 
     let mut planner = site.planner();
     planner.apply(Event::Laden(true));
-    assert!(!leads(&may_lead_after_asking(&mut planner)));
+    assert!(!leads(&may_lead(&mut planner)));
     // It reads nothing any more.
     assert!(leads(&planner.apply(Event::Laden(false))));
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wherry_node::swarm::{News, Telling, UPDATE_TIME};
+use wherry_node::swarm::{Audience, News, Telling, UPDATE_TIME};
 use wherry_node::transfer::planner::{Event, NoStates};
 use wherry_proto::{Attempt, ChunkIndex, List, Role, SignedStates, StatePrefix, StreamClaim, Update};
 
@@ -321,7 +321,7 @@ impl World {
             return self.send(giver, taker, Message::Update(blob, update));
         }
         let arrives = !carried.held;
-        let subscription = Telling::new(map);
+        let subscription = Telling::new(map, taker as u32);
         self.nodes[giver].giving.subscriptions.entry(blob).or_default().insert(taker, subscription);
         self.tell(giver, taker, blob);
         if arrives {
@@ -383,7 +383,9 @@ impl World {
         let id = self.nodes[taker].id;
         loop {
             let node = &mut self.nodes[giver];
-            let telling = node.giving.subscriptions.get_mut(&blob)?.get_mut(&taker)?;
+            let subscriptions = node.giving.subscriptions.get_mut(&blob)?;
+            let followers = subscriptions.len();
+            let telling = subscriptions.get_mut(&taker)?;
             let carried = &node.blobs[blob];
             let end = |role| Update { role, here: List::first_of([]) };
             let update = match &carried.transfer {
@@ -392,8 +394,8 @@ impl World {
                 Some(transfer) => {
                     let mut no_news = transfer.planner.common().clone();
                     transfer.planner.here_at(&id).into_iter().for_each(|theirs| no_news.add(theirs));
-                    let pace = transfer.planner.pace();
-                    match telling.next(transfer.role, &transfer.linked, &no_news, pace, now) {
+                    let audience = Audience { no_news, pace: transfer.planner.pace(), followers };
+                    match telling.next(transfer.role, &transfer.linked, &audience, now) {
                         News::Say(update) => {
                             self.send(giver, taker, Message::Update(blob, update));
                             continue;

@@ -32,7 +32,7 @@ pub use client::Exchange;
 pub(super) use client::start;
 pub use follow::Follow;
 pub(super) use server::{Uploader, serve};
-pub use telling::{News, Telling};
+pub use telling::{Audience, News, Telling};
 pub(super) use writer::MAX_PIECE;
 
 /// How many requests one exchange may have under way; further ones wait on the asking side.

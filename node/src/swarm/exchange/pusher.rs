@@ -13,7 +13,7 @@ use wherry_proto::{BlobName, ChunkMap, List, NodeId, Response, Role, Update};
 use super::MAX_FOLLOWED;
 use super::find::Whereabouts;
 use super::server::Uploader;
-use super::telling::{News, Telling as Told};
+use super::telling::{Audience, News, Telling as Told};
 use crate::swarm::arriving::Arriving;
 
 /// The blobs that one connection follows.
@@ -158,7 +158,7 @@ impl Telling<'_> {
     async fn arriving(&self, arriving: &dyn Arriving, map: ChunkMap) -> bool {
         arriving.followed(self.peer);
         let mut changes = arriving.changes();
-        let mut told = Told::new(map);
+        let mut told = Told::new(map, rand::random());
         loop {
             changes.borrow_and_update();
             let role = arriving.role();
@@ -167,19 +167,22 @@ impl Telling<'_> {
                 Role::Gone => return false,
                 Role::Leading { .. } | Role::Candidate { .. } | Role::Following { .. } => {}
             }
-            let no_news = arriving.no_news_to(&self.peer);
-            let wait =
-                match told.next(role, &arriving.here(), &no_news, arriving.pace(), self.begun.elapsed()) {
-                    News::Say(update) => {
-                        // It fails when the connection ends.
-                        let _ = self.answers.send(Response::Update { id: self.id, update }).await;
-                        // There may be more than one update has room for.
-                        continue;
-                    }
-                    News::Anew => return false,
-                    News::Wait(time) => Some(time),
-                    News::Nothing => None,
-                };
+            let audience = Audience {
+                no_news: arriving.no_news_to(&self.peer),
+                pace: arriving.pace(),
+                followers: self.uploader.spread().followers(&self.blob),
+            };
+            let wait = match told.next(role, &arriving.here(), &audience, self.begun.elapsed()) {
+                News::Say(update) => {
+                    // It fails when the connection ends.
+                    let _ = self.answers.send(Response::Update { id: self.id, update }).await;
+                    // There may be more than one update has room for.
+                    continue;
+                }
+                News::Anew => return false,
+                News::Wait(time) => Some(time),
+                News::Nothing => None,
+            };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() {
                     return arriving.role() == Role::Held;

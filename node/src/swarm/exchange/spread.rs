@@ -77,6 +77,11 @@ impl Spread {
         *given.followers.entry(by).or_default() += 1;
     }
 
+    /// How many nodes follow a blob.
+    pub(super) fn followers(&self, blob: &BlobName) -> usize {
+        self.blobs.get(blob).map_or(0, |given| given.followers.len())
+    }
+
     /// It does so no more, as often as it was told. What it got counts on, for it may still pass it on.
     pub(super) fn unfollow(&mut self, blob: &BlobName, by: NodeId) {
         let Some(given) = self.blobs.get_mut(blob) else { return };

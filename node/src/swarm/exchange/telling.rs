@@ -24,6 +24,10 @@ fn patience(pace: Option<Duration>) -> Duration {
     patience
 }
 
+/// How many followers of a blob are told soon of a rare chunk where links are slow: twice as many as can be given it at a
+/// time. The others hear of it together with more, and of most of it from these.
+const FIRST_TOLD: usize = 8;
+
 /// What one follower has been told of a blob that arrives.
 pub struct Telling {
     map: ChunkMap,
@@ -33,6 +37,19 @@ pub struct Telling {
     at: Duration,
     // Since when there is something to tell.
     since: Option<Duration>,
+    // Which chunks it is among the first to be told of.
+    lot: u32,
+}
+
+/// What matters of those who follow a blob.
+#[derive(Debug, Clone)]
+pub struct Audience {
+    /// The chunks that are no news to this follower: it has them, or several others do.
+    pub no_news: ChunkSet,
+    /// How long a chunk takes to come here; `None` if none has.
+    pub pace: Option<Duration>,
+    /// How many there are.
+    pub followers: usize,
 }
 
 /// What to do for a follower now.
@@ -49,22 +66,14 @@ pub enum News {
 }
 
 impl Telling {
-    /// Of a follower that has been told nothing.
-    pub fn new(map: ChunkMap) -> Self {
-        Self { map, told: ChunkSet::empty(map), role: None, at: Duration::ZERO, since: None }
+    /// Of a follower that has been told nothing. Its `lot` is to differ from those of others.
+    pub fn new(map: ChunkMap, lot: u32) -> Self {
+        Self { map, told: ChunkSet::empty(map), role: None, at: Duration::ZERO, since: None, lot }
     }
 
-    /// What to tell, given what is here, and which of these chunks are no news: the follower has them, or several others do.
-    /// What is said counts as told. A chunk takes as long to come as `pace` says; `now` is on any clock that goes on steadily, the
-    /// same for all that one follower is told.
-    pub fn next(
-        &mut self,
-        role: Role,
-        here: &ChunkSet,
-        no_news: &ChunkSet,
-        pace: Option<Duration>,
-        now: Duration,
-    ) -> News {
+    /// What to tell, given what is here, and who it is told to. What is said counts as told. `now` is on any clock that goes
+    /// on steadily, the same for all that one follower is told.
+    pub fn next(&mut self, role: Role, here: &ChunkSet, audience: &Audience, now: Duration) -> News {
         if !self.told.without(here).is_empty() {
             return News::Anew;
         }
@@ -73,20 +82,30 @@ impl Telling {
             return News::Nothing;
         }
         let since = *self.since.get_or_insert(now);
-        let is_rare = !fresh.without(no_news).is_empty();
+        let patience = patience(audience.pace);
+        let rare = fresh.without(&audience.no_news);
+        let is_urgent = match patience {
+            UPDATE_TIME => !rare.is_empty(),
+            _ => {
+                let share = (audience.followers / FIRST_TOLD).max(1) as u32;
+                rare.iter().any(|index| index.get().wrapping_add(self.lot).is_multiple_of(share))
+            }
+        };
         // What comes last has no company to wait for, and it is all that whoever follows still waits for.
         let is_ending = here.len() + TOGETHER >= self.map.count();
         let due = match self.role {
-            Some(before) if before.is_alike(role) => match is_rare || fresh.len() >= TOGETHER || is_ending {
-                true => match patience(pace) {
-                    UPDATE_TIME => self.at + UPDATE_TIME,
-                    // Other blobs that the follower is told of come to the same times.
-                    long => long * (since.as_millis() / long.as_millis() + 1) as u32,
-                },
-                // Nor is it news of its own how many more states are known: whoever reads them has their chunks in a
-                // moment, and whoever follows asks where there are chunks.
-                false => self.at + COMPANY_TIME,
-            },
+            Some(before) if before.is_alike(role) => {
+                match is_urgent || fresh.len() >= TOGETHER || is_ending {
+                    true => match patience {
+                        UPDATE_TIME => self.at + UPDATE_TIME,
+                        // Other blobs that the follower is told of come to the same times.
+                        long => long * (since.as_millis() / long.as_millis() + 1) as u32,
+                    },
+                    // Nor is it news of its own how many more states are known: whoever reads them has their chunks in a
+                    // moment, and whoever follows asks where there are chunks.
+                    false => self.at + COMPANY_TIME.max(4 * patience),
+                }
+            }
             _ => now,
         };
         if now < due {
@@ -107,7 +126,10 @@ impl Telling {
 mod tests {
     use super::*;
 
-    const QUICK: Option<Duration> = None;
+    /// One follower on a quick link.
+    fn knows(no_news: &ChunkSet) -> Audience {
+        Audience { no_news: no_news.clone(), pace: None, followers: 1 }
+    }
 
     fn map() -> ChunkMap {
         ChunkMap::new(64 << 20).unwrap()
@@ -133,37 +155,37 @@ mod tests {
     #[test]
     fn a_rare_chunk_is_told_soon_and_a_common_one_when_there_are_more_or_it_has_waited() {
         let (none, second) = (set([]), Duration::from_secs(1));
-        let mut telling = Telling::new(map());
-        assert_eq!(said(telling.next(following(0), &none, &none, QUICK, second)), [0; 0]);
-        assert_eq!(telling.next(following(0), &none, &none, QUICK, second), News::Nothing);
-        assert_eq!(telling.next(following(0), &set([3]), &none, QUICK, second), News::Wait(UPDATE_TIME));
+        let mut telling = Telling::new(map(), 0);
+        assert_eq!(said(telling.next(following(0), &none, &knows(&none), second)), [0; 0]);
+        assert_eq!(telling.next(following(0), &none, &knows(&none), second), News::Nothing);
+        assert_eq!(telling.next(following(0), &set([3]), &knows(&none), second), News::Wait(UPDATE_TIME));
         let now = second + UPDATE_TIME;
-        assert_eq!(said(telling.next(following(0), &set([3]), &none, QUICK, now)), [3]);
+        assert_eq!(said(telling.next(following(0), &set([3]), &knows(&none), now)), [3]);
         let common = set(0..32);
-        assert_eq!(telling.next(following(0), &set([3, 5]), &common, QUICK, now), News::Wait(COMPANY_TIME));
-        assert_eq!(telling.next(following(0), &set(3..10), &common, QUICK, now), News::Wait(COMPANY_TIME));
-        assert_eq!(telling.next(following(0), &set(3..12), &common, QUICK, now), News::Wait(UPDATE_TIME));
-        assert_eq!(said(telling.next(following(0), &set([3, 5]), &common, QUICK, now + COMPANY_TIME)), [5]);
+        assert_eq!(telling.next(following(0), &set([3, 5]), &knows(&common), now), News::Wait(COMPANY_TIME));
+        assert_eq!(telling.next(following(0), &set(3..10), &knows(&common), now), News::Wait(COMPANY_TIME));
+        assert_eq!(telling.next(following(0), &set(3..12), &knows(&common), now), News::Wait(UPDATE_TIME));
+        assert_eq!(said(telling.next(following(0), &set([3, 5]), &knows(&common), now + COMPANY_TIME)), [5]);
     }
 
     #[test]
     fn common_chunks_at_the_end_of_a_blob_are_told_soon() {
         let count = map().count();
-        let mut telling = Telling::new(map());
+        let mut telling = Telling::new(map(), 0);
         let (rest, common) = (set(0..count - TOGETHER - 1), set(0..count));
-        assert!(matches!(telling.next(following(0), &rest, &common, QUICK, COMPANY_TIME), News::Say(_)));
-        let next = telling.next(following(0), &set(0..count - TOGETHER), &common, QUICK, COMPANY_TIME);
+        assert!(matches!(telling.next(following(0), &rest, &knows(&common), COMPANY_TIME), News::Say(_)));
+        let next = telling.next(following(0), &set(0..count - TOGETHER), &knows(&common), COMPANY_TIME);
         assert_eq!(next, News::Wait(UPDATE_TIME));
     }
 
     #[test]
     fn a_change_of_role_is_told_at_once_and_more_states_alone_are_not() {
         let (none, now) = (set([]), Duration::from_secs(1));
-        let mut telling = Telling::new(map());
-        telling.next(following(0), &none, &none, QUICK, now);
-        assert_eq!(telling.next(following(7), &none, &none, QUICK, now), News::Wait(COMPANY_TIME));
+        let mut telling = Telling::new(map(), 0);
+        telling.next(following(0), &none, &knows(&none), now);
+        assert_eq!(telling.next(following(7), &none, &knows(&none), now), News::Wait(COMPANY_TIME));
         assert_eq!(
-            said(telling.next(Role::Leading { attempt: 1, known: 7 }, &none, &none, QUICK, now)),
+            said(telling.next(Role::Leading { attempt: 1, known: 7 }, &none, &knows(&none), now)),
             [0; 0]
         );
     }
@@ -171,25 +193,41 @@ mod tests {
     #[test]
     fn whoever_was_told_of_a_chunk_that_is_not_here_any_more_begins_anew() {
         let (none, now) = (set([]), Duration::from_secs(1));
-        let mut telling = Telling::new(map());
-        telling.next(following(0), &set([1]), &none, QUICK, now);
-        assert_eq!(telling.next(following(0), &none, &none, QUICK, now), News::Anew);
+        let mut telling = Telling::new(map(), 0);
+        telling.next(following(0), &set([1]), &knows(&none), now);
+        assert_eq!(telling.next(following(0), &none, &knows(&none), now), News::Anew);
     }
 
     #[test]
     fn on_slow_links_news_of_several_blobs_are_told_together() {
         let (none, ms) = (set([]), Duration::from_millis);
-        let pace = Some(ms(1_300));
-        let (mut one, mut two) = (Telling::new(map()), Telling::new(map()));
+        let slow = Audience { pace: Some(ms(1_300)), ..knows(&none) };
+        let (mut one, mut two) = (Telling::new(map(), 0), Telling::new(map(), 0));
         for telling in [&mut one, &mut two] {
-            assert_eq!(said(telling.next(following(0), &none, &none, pace, ms(10))), [0; 0]);
+            assert_eq!(said(telling.next(following(0), &none, &slow, ms(10))), [0; 0]);
         }
         // Half of what a chunk takes is 650 ms, and 400 ms the longest step below.
-        assert_eq!(one.next(following(0), &set([1]), &none, pace, ms(850)), News::Wait(ms(350)));
-        assert_eq!(two.next(following(0), &set([2]), &none, pace, ms(1_150)), News::Wait(ms(50)));
-        assert_eq!(said(one.next(following(0), &set([1]), &none, pace, ms(1_200))), [1]);
-        assert_eq!(said(two.next(following(0), &set([2]), &none, pace, ms(1_200))), [2]);
+        assert_eq!(one.next(following(0), &set([1]), &slow, ms(850)), News::Wait(ms(350)));
+        assert_eq!(two.next(following(0), &set([2]), &slow, ms(1_150)), News::Wait(ms(50)));
+        assert_eq!(said(one.next(following(0), &set([1]), &slow, ms(1_200))), [1]);
+        assert_eq!(said(two.next(following(0), &set([2]), &slow, ms(1_200))), [2]);
         let patiences = [ms(0), ms(199), ms(200), ms(3_600_000)].map(|pace| patience(Some(pace)));
         assert_eq!(patiences, [UPDATE_TIME, UPDATE_TIME, 2 * UPDATE_TIME, MOST_UPDATE_TIME]);
+    }
+
+    #[test]
+    fn on_slow_links_a_rare_chunk_is_told_soon_to_some_of_many_followers_and_to_all_in_the_end() {
+        let (none, ms) = (set([]), Duration::from_millis);
+        let slow = Audience { pace: Some(ms(1_300)), followers: 32, ..knows(&none) };
+        let mut waits = Vec::new();
+        for lot in 0..32 {
+            let mut telling = Telling::new(map(), lot);
+            telling.next(following(0), &none, &slow, ms(10));
+            let News::Wait(wait) = telling.next(following(0), &set([5]), &slow, ms(20)) else { panic!() };
+            assert_eq!(said(telling.next(following(0), &set([5]), &slow, ms(20) + wait)), [5]);
+            waits.push(wait);
+        }
+        assert_eq!(waits.iter().filter(|wait| **wait < ms(800)).count(), FIRST_TOLD);
+        assert!(waits.iter().all(|wait| *wait <= 2 * COMPANY_TIME), "{waits:?}");
     }
 }
