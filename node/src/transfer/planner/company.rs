@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wherry_proto::{ChunkIndex, ChunkSet, Claimed, NodeId, Role, StateChain, Update};
 
 use super::event::{DropReason, Effect, Proof, Source};
-use super::lead::{INTRODUCTION, Request, lot, rank};
+use super::lead::{INTRODUCTION, LADEN, Request, lot, rank};
 use super::peer::{Chain, Peer};
 use super::{PROMISE, Planner};
 use crate::swarm::LinkClass;
@@ -351,8 +351,9 @@ impl Planner {
 
     /// Whether the blob may still come from those who are known.
     pub(super) fn has_hope(&self) -> bool {
-        // What a peer that has just begun will do it may not know itself yet.
-        let is_new = |peer: &Peer| peer.followed.is_none_or(|since| self.ticks < since + INTRODUCTION);
+        // What a peer that has just begun will do it may not know itself yet, nor what one does that only it sees.
+        let is_new =
+            |peer: &Peer| peer.followed.is_none_or(|since| self.ticks < since + INTRODUCTION + LADEN);
         let trading =
             |peer: &Peer| peer.class == LinkClass::Lan && (peer.may_lead(self.ticks) || is_new(peer));
         self.leads()

@@ -42,7 +42,7 @@ const PATIENCE: u64 = 2;
 /// How many ticks a node that reads another blob leaves one that nobody reads yet to neighbours who are about to get images:
 /// 3 s. Whoever learns of an image first, since it asked the origin about the tag, would else begin with all layers before
 /// anybody else has heard of them, and its link would have to bear them all. What it reads meanwhile is not lost.
-const LADEN: u64 = 6;
+pub(super) const LADEN: u64 = 6;
 
 /// How many ticks a peer may take to say what it does before nobody waits for it any more.
 pub(super) const INTRODUCTION: u64 = 2;

@@ -50,6 +50,8 @@ impl Planner {
     /// Where nodes trade, the plan asks for so many chunks more at most until it is told anew.
     pub fn has_room(&mut self, room: usize) {
         self.room = Some(room);
+        // What held it up before does so no more, whether it comes to ask this time or not.
+        self.short = false;
     }
 
     /// How many chunks are asked of nodes that trade, how long one takes, and whether more would be if there were room.
