@@ -123,7 +123,8 @@ impl Neighbours {
 
     /// A node asks for an image or a blob.
     pub(super) fn seeks(&self, node: &NodeId) {
-        if self.get(node).is_some_and(|entry| entry.neighbour.class == LinkClass::Lan) {
+        let is_near = self.lock().get(node).is_some_and(|entry| entry.neighbour.class == LinkClass::Lan);
+        if is_near {
             *self.sought.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
     }

@@ -305,13 +305,11 @@ impl Driver {
     fn apply(&mut self, event: Event) -> Vec<Effect> {
         // One chunk is no burden.
         let is_burden = self.map().count() > 1;
-        let mut effects = Vec::new();
         if is_burden && matches!(event, Event::SearchedSite | Event::Tick) {
-            let laden = self.sibling.is_laden() && self.parts.peers.are_astir();
-            effects = self.planner.apply(Event::Laden(laden));
+            self.planner.is_laden(self.sibling.is_laden() && self.parts.peers.are_astir());
         }
         self.planner.has_room(self.sibling.room());
-        effects.extend(self.planner.apply(event));
+        let effects = self.planner.apply(event);
         let (used, pace, short) = self.planner.needs_room();
         self.sibling.takes(used, pace, short);
         let leads = matches!(self.planner.role(), Role::Leading { .. } | Role::Candidate { .. });

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::planner::{Room, Sharer};
 
-/// The transfers of a node.
+/// The transfers of a node that run, which [`MAX_TRANSFERS`](super::MAX_TRANSFERS) bounds.
 #[derive(Clone, Default)]
 pub(super) struct Siblings(Arc<Mutex<All>>);
 

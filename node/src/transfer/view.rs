@@ -43,7 +43,7 @@ pub(super) struct Stance {
 struct Seen {
     linked: ChunkSet,
     common: ChunkSet,
-    // What each of those has who tell it.
+    // What each of those has who tell it: those whom the planner follows.
     theirs: HashMap<NodeId, ChunkSet>,
     stance: Stance,
     // Counts how often chunks that readers may have been given turned out not to lead to the digest.

@@ -49,16 +49,12 @@ impl World {
             eprintln!("{:.4} {node}/{blob} <- {}", now as f64 / 1e9, brief(&event));
         }
         let measures = matches!(event, Event::Tick);
-        let mut effects = Vec::new();
-        if matches!(event, Event::SearchedSite | Event::Tick) {
-            let laden = Event::Laden(self.is_laden(node, blob));
-            let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-            effects = transfer.planner.apply(laden);
-        }
+        let laden = matches!(event, Event::SearchedSite | Event::Tick).then(|| self.is_laden(node, blob));
         let room = self.nodes[node].room.of(blob as u64);
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        laden.into_iter().for_each(|laden| transfer.planner.is_laden(laden));
         transfer.planner.has_room(room);
-        effects.extend(transfer.planner.apply(event));
+        let effects = transfer.planner.apply(event);
         let (used, pace, short) = transfer.planner.needs_room();
         let mut is_new = false;
         if transfer.linked != *transfer.planner.ledger().linked() {

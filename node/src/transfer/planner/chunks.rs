@@ -6,7 +6,7 @@ use wherry_proto::{ChunkIndex, End, Link, NodeId, State};
 
 use super::Planner;
 use super::event::{DropReason, Effect, Proof, Source};
-use super::peer::Chain;
+use super::peer::{Chain, smooth};
 use crate::swarm::LinkClass;
 
 /// How many chunks in a row may come from a peer that does not hold the blob, and do not link, before it is dropped: what
@@ -27,7 +27,7 @@ impl Planner {
             if let Some(peer) = self.peers.get_mut(&node) {
                 peer.took(took, self.ticks);
                 if peer.class == LinkClass::Lan {
-                    self.pace = Some(self.pace.map_or(took, |pace| (pace * 3 + took) / 4));
+                    self.pace = Some(smooth(self.pace, took));
                 }
             }
         }

@@ -108,9 +108,6 @@ pub enum Event {
     Reading(u64, ChunkIndex),
     /// A client has gone.
     ReaderGone(u64),
-    /// This node leads another blob from now on, and neighbours are about to get images, so that one of them could lead
-    /// this one; or that is over.
-    Laden(bool),
     /// A limit keeps bytes from coming into the site from now on, or none does.
     Limited(bool),
     /// There is room for a chunk that was to be asked for.

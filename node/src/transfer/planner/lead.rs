@@ -251,6 +251,11 @@ impl Planner {
         STALL.max(chunk * 1000 / super::TICK.as_millis() as u64)
     }
 
+    /// Whether this node leads another blob while neighbours are about to get images, so that one of them could lead this one.
+    pub const fn is_laden(&mut self, laden: bool) {
+        self.lead.laden = laden;
+    }
+
     /// Leaders are held to so many bytes a second, all of them together.
     pub fn paced(&mut self, rate: u64) {
         let share = u32::try_from(rate / SHARERS).unwrap_or(u32::MAX);

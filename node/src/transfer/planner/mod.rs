@@ -297,7 +297,6 @@ impl Planner {
             Event::ReaderGone(reader) => {
                 self.readers.remove(&reader);
             }
-            Event::Laden(laden) => self.lead.laden = laden,
             Event::Limited(limited) => self.limit(limited),
             Event::Room => {}
             Event::Tick => self.tick(),

@@ -86,6 +86,11 @@ impl Depth {
     }
 }
 
+/// How long a chunk takes, after one more that took so long: of what was known before three parts count.
+pub(super) fn smooth(before: Option<Duration>, took: Duration) -> Duration {
+    before.map_or(took, |before| (before * 3 + took) / 4)
+}
+
 /// One peer in one transfer.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -218,7 +223,7 @@ impl Peer {
     pub(super) fn took(&mut self, took: Duration, now: u64) {
         self.depth.took(took);
         self.sent = (self.sent.0.saturating_add(1), now);
-        self.pace = Some(self.pace.map_or(took, |pace| (pace * 3 + took) / 4));
+        self.pace = Some(smooth(self.pace, took));
     }
 
     /// A chunk was taken away from it after so long: it is given more time for the next one, so that two slow peers do

@@ -81,24 +81,16 @@ impl Planner {
             if waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT {
                 return;
             }
-            let mut short = false;
-            let ready: Vec<NodeId> = self
-                .peers
-                .iter()
-                .filter(|(_, peer)| peer.is_ready() && self.is_source(peer))
-                // Another site is one long link, whose pipeline is to be kept full.
-                .filter(|(_, peer)| match peer.class {
-                    LinkClass::Lan if crowd && peer.asked > 0 => false,
-                    LinkClass::Lan if crowd && is_full => {
-                        short = true;
-                        false
-                    }
-                    LinkClass::Lan => !is_full,
-                    LinkClass::Wan => crowd || !is_full,
-                })
-                .map(|(node, _)| *node)
-                .collect();
-            self.short |= short;
+            if is_full && !crowd {
+                return;
+            }
+            let able = self.peers.iter().filter(|(_, peer)| peer.is_ready() && self.is_source(peer));
+            let (near, far): (Vec<_>, Vec<_>) = able.partition(|(_, peer)| peer.class == LinkClass::Lan);
+            let near: Vec<_> = near.into_iter().filter(|(_, peer)| !crowd || peer.asked == 0).collect();
+            // Another site is one long link, whose pipeline is to be kept full.
+            let chosen = if is_full { [far, Vec::new()] } else { [near.clone(), far] };
+            let ready: Vec<NodeId> = chosen.into_iter().flatten().map(|(node, _)| *node).collect();
+            self.short = is_full && !near.is_empty();
             if ready.is_empty() {
                 return;
             }

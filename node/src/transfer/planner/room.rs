@@ -26,10 +26,9 @@ struct Share {
     // Its turn has come to ask for so many more.
     granted: usize,
     pace: Option<Duration>,
-    waits: bool,
 }
 
-/// What the transfers of a node share.
+/// What the transfers of a node share: as many entries as there are transfers.
 #[derive(Debug, Default)]
 pub struct Room {
     shares: BTreeMap<Sharer, Share>,
@@ -60,9 +59,8 @@ impl Room {
     /// A transfer has now asked for so many chunks, which take so long each, and could ask for more if it is `short`. Returns
     /// whose turn has come.
     pub fn takes(&mut self, sharer: Sharer, used: usize, pace: Option<Duration>, short: bool) -> Vec<Sharer> {
-        let share = self.shares.entry(sharer).or_default();
-        *share = Share { used, granted: 0, pace, waits: share.waits };
-        if short && !std::mem::replace(&mut share.waits, true) {
+        self.shares.insert(sharer, Share { used, granted: 0, pace });
+        if short && !self.waiting.contains(&sharer) {
             self.waiting.push_back(sharer);
         }
         self.give_turns()
@@ -80,7 +78,7 @@ impl Room {
         for _ in 0..self.free() {
             let Some(next) = self.waiting.pop_front() else { break };
             if let Some(share) = self.shares.get_mut(&next) {
-                (share.waits, share.granted) = (false, share.granted + 1);
+                share.granted += 1;
                 turns.push(next);
             }
         }
