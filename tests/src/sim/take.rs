@@ -3,15 +3,13 @@
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use wherry_node::transfer::planner::{
-    DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Sharer, Source,
-};
+use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Source};
 use wherry_proto::{ChunkIndex, NodeId, Role, State};
 
 use super::clock::nanos;
 use super::message::{BlobNo, Holding, Job, Led, Message, Part, RequestId};
 use super::node::Fetching;
-use super::setup::{Manner, NodeSetup};
+use super::setup::Manner;
 use super::world::{Happening, World};
 
 /// How long a peer may say nothing while it owes an answer.
@@ -19,9 +17,6 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 /// How long a peer that said it was busy is left alone at most.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
-
-/// For how long whoever has asked about an image counts as one who is about to get it.
-const ASTIR: Duration = Duration::from_secs(5);
 
 /// After how long a client asks again for what could not be had.
 const RETRY: Duration = Duration::from_secs(2);
@@ -81,31 +76,6 @@ impl World {
         }
         if is_new {
             self.tell_reader(node, blob);
-        }
-    }
-
-    /// Whether a node reads another blob, and neighbours are about to want this one. They have asked about the image by then,
-    /// which is not simulated.
-    fn is_laden(&self, node: usize, blob: BlobNo) -> bool {
-        let blobs = self.nodes[node].blobs.iter().enumerate();
-        let others = blobs.filter(|(other, _)| *other != blob).filter_map(|(_, one)| one.transfer.as_ref());
-        let leads = |role: &Role| matches!(role, Role::Leading { .. } | Role::Candidate { .. });
-        let until = Duration::from_nanos(self.clock.now()) + ASTIR;
-        let wants = |other: &usize| {
-            let NodeSetup { wants, holds, start, .. } = self.nodes[*other].setup;
-            wants && !holds && start < until && self.nodes[*other].blobs[blob].done.is_none()
-        };
-        others.map(|other| other.role).any(|role| leads(&role))
-            && self.nodes[node].neighbours.iter().any(wants)
-    }
-
-    /// Those whose turn it is may ask for a chunk.
-    fn tell_turns(&mut self, node: usize, turns: Vec<Sharer>) {
-        for sharer in turns {
-            let blob = sharer as BlobNo;
-            if let Some(run) = self.nodes[node].transfer(blob).map(|transfer| transfer.run) {
-                self.clock.after(0, Happening::Room { node, blob, run });
-            }
         }
     }
 

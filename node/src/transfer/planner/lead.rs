@@ -11,17 +11,10 @@ use std::sync::Arc;
 
 use wherry_proto::{Attempt, Digest, NodeId, Role, SignedStates, StatePrefix};
 
+use super::readings::{LEAD_MARGIN, Past, Seen, Watched, foremost};
 use super::relief::{LAST_RESORT, SLOW_FOR};
 use super::{Effect, LeadEnd, MAX_PEERS, Peer, Planner, Source, Succession};
 use crate::swarm::LinkClass;
-
-/// By how many chunks one leader must be ahead of another, at most, for this to count more than rank. It is as many as the
-/// one in front has read in the last second, since what peers say of themselves is a moment old: those who began at about
-/// the same time go by rank, and one that began before stays, be the link so slow that a chunk takes seconds.
-const LEAD_MARGIN: u32 = 8;
-
-/// How many ticks count as the last second.
-const RECENT: usize = 2;
 
 /// For how many ticks a leader's reading may stand still before the next in rank takes over, at least: 5 s.
 pub const STALL: u64 = 10;
@@ -60,16 +53,6 @@ const ASKING: u64 = 4;
 /// How many ticks a holder's claim may take before nobody waits for it any more.
 const CLAIMING: u64 = 20;
 
-/// How often a leader may fail and come back and still be followed.
-const MAX_LEAD_RETURNS: u8 = 3;
-
-/// How often a peer may go over to what another one reads before what it says of that counts for nothing: leaders die,
-/// and whoever names ever new ones that nobody else has seen would keep all from leading.
-const MAX_TURNS: u8 = 32;
-
-/// How many readings are watched for stalls.
-const MAX_WATCHED: usize = 16;
-
 /// A node's rank for a blob: rendezvous hashing, so that all nodes agree on it without a word, and different blobs
 /// have different leaders (Thaler and Ravishankar, 1998). The highest leads.
 pub fn rank(digest: &Digest, node: &NodeId) -> u64 {
@@ -90,53 +73,6 @@ fn first_64_bits(hash: &Digest) -> u64 {
     hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// A reading that goes on somewhere, as far as it is seen from here.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
-    pub(super) attempt: Attempt,
-    pub(super) known: u32,
-    rank: u64,
-    // Whether it is read, and not only about to be.
-    pub(super) begun: bool,
-    // How many of the states have come of late.
-    recent: u32,
-}
-
-/// Of several readings the one that all go by: of those that have come hardly less far than the one that has come
-/// farthest, that of the highest rank. One that has not begun does not count beside those that have.
-fn foremost(readings: &[Seen]) -> Option<Seen> {
-    let farthest = readings.iter().max_by_key(|seen| (seen.known, seen.rank))?;
-    let near = readings.iter().filter(|seen| farthest.known - seen.known <= farthest.recent);
-    near.max_by_key(|seen| (seen.begun, seen.rank)).copied()
-}
-
-/// How many states of a reading were known at the last ticks, the oldest first.
-#[derive(Debug, Clone, Copy)]
-struct Past([u32; RECENT]);
-
-impl Past {
-    fn tick(&mut self, known: u32) {
-        self.0.rotate_left(1);
-        self.0[RECENT - 1] = known;
-    }
-
-    fn recent(&self, known: u32) -> u32 {
-        known.saturating_sub(self.0[0]).min(LEAD_MARGIN)
-    }
-}
-
-#[derive(Debug)]
-struct Watched {
-    // States known, and chunks that the leader itself has.
-    progress: (u32, u32),
-    moved: u64,
-    past: Past,
-    // Between the last two movements, smoothed; none before the second.
-    gap: Option<u64>,
-    // Whether it is read, and not only about to be.
-    begun: bool,
-}
-
 #[derive(Debug)]
 pub(super) struct Lead {
     rank: u64,
@@ -154,7 +90,7 @@ pub(super) struct Lead {
     pub(super) pulling: Option<(NodeId, u32)>,
     // The attempt whose states do not go on from those that are here, and must come from the first one on.
     pub(super) anew: Option<Attempt>,
-    watched: BTreeMap<Attempt, Watched>,
+    pub(super) watched: BTreeMap<Attempt, Watched>,
     // For how many ticks there has been no leader.
     vacant: u64,
     pub(super) request: Request,
@@ -190,7 +126,7 @@ impl Lead {
             rank,
             mine: None,
             begun: false,
-            past: Past([0; RECENT]),
+            past: Past::of(0),
             next: first_attempt,
             attempt: None,
             signed: None,
@@ -227,7 +163,7 @@ impl Lead {
         self.watched.len()
     }
 
-    fn is_stalled(&self, attempt: &Attempt, now: u64, least: u64) -> bool {
+    pub(super) fn is_stalled(&self, attempt: &Attempt, now: u64, least: u64) -> bool {
         self.watched.get(attempt).is_some_and(|watched| {
             now - watched.moved >= least.max(watched.gap.unwrap_or_default() * STALL_GAPS)
         })
@@ -246,7 +182,7 @@ impl Planner {
     }
 
     /// For how many ticks a reading may stand still at least: a chunk must have time to cross the thinnest link.
-    fn stall(&self) -> u64 {
+    pub(super) fn stall(&self) -> u64 {
         let chunk = u64::from(self.ledger.map().chunk_len() / self.lead.slowest);
         STALL.max(chunk * 1000 / super::TICK.as_millis() as u64)
     }
@@ -340,122 +276,9 @@ impl Planner {
             || self.peers.values().any(|peer| peer.class == LinkClass::Wan && peer.is_claimed())
     }
 
-    /// The readings that go on, each with the most that anybody says of it.
-    fn readings(&self) -> Vec<Seen> {
-        let mut seen: Vec<Seen> = Vec::new();
-        for (node, peer) in self.peers.iter().filter(|(_, peer)| peer.class == LinkClass::Lan) {
-            let Some((attempt, known)) = peer.stream(*node) else { continue };
-            // Who has stepped down gives the states of its reading, and reads no more.
-            if attempt.signer == *node && !peer.claims_lead(attempt.number) {
-                continue;
-            }
-            // What it said once, before it was followed, counts for a while.
-            if peer.is_mute(self.ticks) || peer.turns > MAX_TURNS {
-                continue;
-            }
-            // One whose reading came to nothing may lead again in another transfer.
-            if attempt.signer == self.me || self.lead.void.contains(&attempt.signer) {
-                continue;
-            }
-            // Whoever fails again and again does not hold up all others by what it says of itself.
-            let dropped = self.dropped.get(&attempt.signer);
-            if dropped.is_some_and(|dropped| dropped.led > MAX_LEAD_RETURNS) {
-                continue;
-            }
-            let signer = self.peers.get(&attempt.signer);
-            match signer {
-                Some(signer) if signer.claims_lead(attempt.number) => {}
-                // It says itself what it does, and would say what has changed.
-                Some(signer) if signer.tells || signer.holds() => continue,
-                // Its connection to this node has ended, or there has been none: what others say is old if they said it
-                // of a reading that was seen to end so, unless they know more of it than anybody did then.
-                _ if dropped
-                    .is_some_and(|dropped| (attempt.number, known) <= (dropped.reading, dropped.known)) =>
-                {
-                    continue;
-                }
-                _ => {}
-            }
-            match seen.iter_mut().find(|seen| seen.attempt == attempt) {
-                Some(seen) => seen.known = seen.known.max(known),
-                None => {
-                    // In a large site most nodes have no place for whoever leads, and hear of it from others.
-                    let rank = signer
-                        .map_or_else(|| rank(&self.ledger.digest(), &attempt.signer), |signer| signer.rank);
-                    let begun = signer.is_none_or(|signer| !signer.is_candidate());
-                    seen.push(Seen { attempt, known, rank, begun, recent: 0 });
-                }
-            }
-        }
-        for seen in &mut seen {
-            // Of one that is seen for the first time it is not known how long it took.
-            let watched = self.lead.watched.get(&seen.attempt);
-            seen.recent =
-                watched.map_or(LEAD_MARGIN.min(seen.known), |watched| watched.past.recent(seen.known));
-        }
-        seen
-    }
-
-    /// The number of a node's last reading that is known here; 0 if there is none.
-    pub(super) fn last_reading(&self, node: &NodeId) -> u64 {
-        let own = self.peers.get(node).and_then(|peer| match peer.role {
-            Some(Role::Leading { attempt, .. } | Role::Candidate { attempt, .. }) => Some(attempt),
-            _ => None,
-        });
-        let watched = self.lead.watched.keys().filter(|attempt| attempt.signer == *node);
-        watched.map(|attempt| attempt.number).chain(own).max().unwrap_or(0)
-    }
-
-    /// How many states of a reading anybody knows, with what may be on its way.
-    pub(super) fn known_of(&self, node: &NodeId, number: u64) -> u32 {
-        let attempt = Attempt { signer: *node, number };
-        let said = self.peers.iter().filter_map(|(node, peer)| peer.stream(*node));
-        let known = said.filter(|(other, _)| *other == attempt).map(|(_, known)| known).max().unwrap_or(0);
-        let watched = self.lead.watched.get(&attempt);
-        known.saturating_add(watched.map_or(LEAD_MARGIN, |watched| watched.past.recent(known) + 1))
-    }
-
-    /// The readings that go on and do not stand still.
-    fn live(&self) -> Vec<Seen> {
-        let least = self.stall();
-        let mut readings = self.readings();
-        // One that has come farther since the last tick does not stand still.
-        readings.retain(|seen| {
-            self.lead.watched.get(&seen.attempt).is_some_and(|watched| seen.known > watched.progress.0)
-                || !self.lead.is_stalled(&seen.attempt, self.ticks, least)
-        });
-        readings
-    }
-
-    /// The one to follow.
-    pub(super) fn leader(&self) -> Option<Seen> {
-        foremost(&self.live())
-    }
-
-    /// Time goes by for those who lead.
+    /// Time goes by for those who lead, and where nobody does.
     pub(super) fn watch_leaders(&mut self) {
-        let readings = self.readings();
-        self.lead.watched.retain(|attempt, _| readings.iter().any(|seen| seen.attempt == *attempt));
-        for seen in readings {
-            if self.lead.watched.len() >= MAX_WATCHED && !self.lead.watched.contains_key(&seen.attempt) {
-                continue;
-            }
-            let has = self.peers.get(&seen.attempt.signer).map_or(0, |signer| signer.here.len());
-            let progress = (seen.known, has);
-            let past = Past([seen.known.saturating_sub(LEAD_MARGIN); RECENT]);
-            let fresh = Watched { progress, moved: self.ticks, past, gap: None, begun: seen.begun };
-            let watched = self.lead.watched.entry(seen.attempt).or_insert(fresh);
-            watched.past.tick(seen.known);
-            if seen.begun && !watched.begun {
-                // Nothing could come before.
-                (watched.begun, watched.moved) = (true, self.ticks);
-            }
-            if progress.0 > watched.progress.0 || progress.1 > watched.progress.1 {
-                let last = self.ticks - watched.moved;
-                let gap = watched.gap.map_or(last, |gap| (gap * 3 + last) / 4);
-                *watched = Watched { progress, moved: self.ticks, gap: Some(gap), ..*watched };
-            }
-        }
+        self.watch_readings();
         self.lead.past.tick(self.ledger.stream().known());
         self.lead.slow = if self.leads_slowly() { self.lead.slow + 1 } else { 0 };
         let leader = self.leader().map(|seen| seen.attempt.signer);
@@ -584,7 +407,7 @@ impl Planner {
     /// A new attempt: what was signed under the number before does not bind it.
     pub(super) fn renumber(&mut self) {
         self.lead.mine = Some(self.lead.next);
-        self.lead.past = Past([self.ledger.stream().known(); RECENT]);
+        self.lead.past = Past::of(self.ledger.stream().known());
         self.lead.next += 1;
         self.lead.anew_after_void();
     }

@@ -32,6 +32,7 @@ mod lead;
 mod origin;
 mod peer;
 mod pick;
+mod readings;
 mod relief;
 mod room;
 mod sizes;
