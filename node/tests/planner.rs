@@ -172,7 +172,6 @@ impl World {
         let nodes: Vec<_> = self.peers.keys().copied().collect();
         nodes.into_iter().for_each(|node| self.soon(Event::Offered(node, LinkClass::Lan)));
         self.soon(Event::SearchedSite);
-        self.soon(Event::SearchedNetwork);
     }
 
     fn happens(&mut self, event: Event) {
@@ -255,6 +254,7 @@ impl World {
             Effect::Verified => self.outcome = Some(true),
             Effect::Failed(_) => self.outcome = Some(false),
             Effect::Search => self.search(),
+            Effect::SearchNetwork => self.soon(Event::SearchedNetwork),
         }
     }
 

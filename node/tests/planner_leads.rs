@@ -86,6 +86,51 @@ fn a_leader_keeps_its_place_however_many_come() {
     }
 }
 
+/// A search of the network costs many messages, and a thin link bears them.
+#[test]
+fn the_rest_of_the_network_is_searched_by_whoever_leads_and_not_by_those_who_follow() {
+    let searches = |effects: &[Effect]| effects.contains(&Effect::SearchNetwork);
+    let site = Site::new(3);
+    let mut follower = site.planner();
+    follower.apply(Event::Met(site.nodes[1], LinkClass::Lan, Some(Role::Leading { attempt: 9, known: 0 })));
+    let mut effects = may_lead(&mut follower);
+    for _ in 0..8 {
+        effects.extend(follower.apply(Event::Tick));
+        effects.extend(says(&mut follower, site.nodes[1], Role::Leading { attempt: 9, known: 0 }));
+    }
+    assert!(!searches(&effects), "{effects:?}");
+    let mut alone = site.planner();
+    assert!(searches(&may_lead(&mut alone)) && alone.leads());
+}
+
+#[test]
+fn where_nobody_has_a_way_to_a_blob_those_of_high_rank_search_the_network_first_and_all_in_the_end() {
+    let waited = |place| {
+        let site = Site::new(16);
+        let mut planner = site.planner_of(place);
+        for node in site.nodes.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, node)| *node)
+        {
+            planner.apply(Event::Met(node, LinkClass::Lan, None));
+            says(
+                &mut planner,
+                node,
+                Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false },
+            );
+        }
+        let mut effects = planner.apply(Event::SearchedSite);
+        let mut ticks = 0;
+        while !effects.contains(&Effect::SearchNetwork) {
+            ticks += 1;
+            assert!(ticks < 10, "{effects:?}");
+            effects.extend(planner.apply(Event::Tick));
+        }
+        ticks
+    };
+    let waited: Vec<u32> = (0..16).map(waited).collect();
+    assert_eq!(waited[..4], [0, 1, 2, 3]);
+    assert!(waited.iter().all(|ticks| *ticks <= 4), "{waited:?}");
+}
+
 #[test]
 fn a_word_that_was_asked_for_counts_no_more_once_a_peer_tells_itself() {
     let site = Site::new(3);

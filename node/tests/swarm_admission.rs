@@ -23,7 +23,7 @@ use swarm_support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use wherry_node::swarm::{
-    self, ADMISSION_TIME, BULK_HANDSHAKE_TIME, Client, MAX_BULK_HANDSHAKES, MAX_HANDSHAKES, Reach, SwarmError,
+    self, ADMISSION_TIME, BULK_HANDSHAKE_TIME, Client, MAX_BULK_HANDSHAKES, MAX_HANDSHAKES, SwarmError,
 };
 use wherry_proto::{
     Ask, Certificate, Digest, Hello, NodeId, Ports, Question, Roles, SecretKey, Version, encode_frame,
@@ -460,7 +460,7 @@ async fn a_node_that_is_alone_listens_to_nobody_and_asks_nobody() {
     assert_eq!(alone.swarm.addresses(), swarm::Addresses::default());
     assert!(tokio::net::TcpStream::connect(bulk).await.is_err(), "its bulk listener is open");
     let digest = Digest::sha256(b"");
-    let mut want = std::pin::pin!(alone.client().want(digest, Reach::Everybody, PATIENCE));
+    let mut want = std::pin::pin!(alone.client().want_of_providers(digest, PATIENCE));
     assert_eq!(within(want.next()).await, None);
     assert_eq!(within(alone.client().tag("a:1", PATIENCE)).await, []);
     within(alone.client().announce(digest)).await;

@@ -14,7 +14,7 @@ use futures::future::join_all;
 use futures::{FutureExt as _, StreamExt as _};
 use swarm_support::*;
 use tokio::sync::Notify;
-use wherry_node::swarm::{ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, Reach, ReadAt, UPLOAD_SLOTS};
+use wherry_node::swarm::{ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, ReadAt, UPLOAD_SLOTS};
 use wherry_proto::{
     Certificate, ChunkMap, Digest, MAX_TAG_PAGE, Refusal, Roles, SecretKey, TagMeaning, TagRecord, link,
 };
@@ -47,7 +47,7 @@ async fn two_members_meet_by_a_bootstrap_address_and_one_takes_a_blob() {
         assert_eq!((neighbour.class, neighbour.site.as_str()), (LinkClass::Lan, "here"));
         assert_eq!(neighbour.since, NOW);
 
-        let offers: Vec<Offer> = within(b.client().want(digest, Reach::Neighbours, PATIENCE).collect()).await;
+        let offers: Vec<Offer> = within(b.client().want(digest, PATIENCE).collect()).await;
         assert_eq!(offers, [Offer { node: a.id(), size: bytes.len() as u64, arriving: None }]);
         let exchange = within(b.client().exchange(a.id())).await.unwrap();
         assert!(exchange.is_direct());
@@ -104,7 +104,7 @@ async fn what_is_not_held_or_has_another_length_or_no_such_chunk_is_said_so() {
     assert_eq!(within(exchange.chunk(digest, larger, larger.first(), |_| {})).await, Err(other_size));
     // The connection is none the worse for it.
     assert!(take(&exchange, digest, 100).await == bytes);
-    let offers: Vec<Offer> = within(b.client().want(other, Reach::Neighbours, PATIENCE).collect()).await;
+    let offers: Vec<Offer> = within(b.client().want(other, PATIENCE).collect()).await;
     assert_eq!(offers, []);
 }
 
@@ -252,7 +252,7 @@ async fn a_provider_is_found_through_a_third_node() {
         loop {
             // The announcement is on its way: ask until it has got there.
             let offers: Vec<Offer> =
-                seeker.client().want(digest, Reach::Everybody, Duration::from_secs(5)).collect().await;
+                seeker.client().want_of_providers(digest, Duration::from_secs(5)).collect().await;
             if let Some(offer) = offers.first() {
                 return *offer;
             }

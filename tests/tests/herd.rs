@@ -260,5 +260,5 @@ fn what_a_node_says_and_hears_and_remembers_grows_with_its_neighbours_and_not_wi
         assert!(most(many) <= 2 * most(few), "{} messages at most, {}", most(many), most(few));
     }
     let (few, many) = (small.planner_bytes, large.planner_bytes);
-    assert!(many <= 1.1 * few, "{many:.0} bytes, {few:.0}");
+    assert!(many <= 1.25 * few, "{many:.0} bytes, {few:.0}");
 }

@@ -74,13 +74,13 @@ impl Images {
     /// The first length, of at most `most` bytes, that a peer proves; `None` when none of them can.
     pub(super) async fn proven_length(&self, digest: Digest, most: u64) -> Option<u64> {
         let limits = self.0.parts.transfers.limits();
-        let offers = self.0.parts.peers.search(digest).filter_map(|found| {
+        let peers = &self.0.parts.peers;
+        let all = peers.search(digest).chain(peers.search_network(digest));
+        let offers = all.filter_map(|found| {
             ready(match found {
-                Found::Node { class: LinkClass::Wan, .. } if limits.limited().is_some() => None,
-                Found::Node { node, size, arriving: None, class } if size <= most => {
-                    Some((node, class, size))
-                }
-                Found::Node { .. } | Found::SiteAsked | Found::NetworkAsked => None,
+                Found { class: LinkClass::Wan, .. } if limits.limited().is_some() => None,
+                Found { node, size, arriving: None, class } if size <= most => Some((node, class, size)),
+                _ => None,
             })
         });
         let proofs = offers.map(async |(node, class, size)| match self.prove(node, digest, size).await {

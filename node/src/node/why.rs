@@ -12,7 +12,6 @@ use super::Node;
 use super::backend::{image_error, platform};
 use crate::control::api::{ApiError, BlobWhy, InspectRequest, LimitNow, WhyImage, WhyState};
 use crate::images::LocalImage;
-use crate::swarm::Reach;
 use crate::transfer::WaitsFor;
 
 /// How long neighbours may take to say what they have.
@@ -113,7 +112,7 @@ impl Node {
     }
 
     async fn who_has(&self, digest: Digest) -> Vec<NodeId> {
-        let offers = self.swarm.want(digest, Reach::Neighbours, ASK_TIME);
+        let offers = self.swarm.want(digest, ASK_TIME);
         let holders =
             offers.filter(|offer| std::future::ready(offer.arriving.is_none())).map(|offer| offer.node);
         let holders: BTreeSet<NodeId> = holders.collect().await;

@@ -1,6 +1,6 @@
 //! What the rest of the node asks of the swarm.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -52,15 +52,6 @@ pub const MAX_REMEMBERED: usize = 64;
 
 /// How many tags of one repository are known together, here and at the neighbours.
 pub const MAX_SITE_TAGS: usize = 10_000;
-
-/// How far to look for a blob.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reach {
-    /// Whoever is connected.
-    Neighbours,
-    /// Then whoever Kademlia names.
-    Everybody,
-}
 
 /// That a peer has a blob, or will have it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -224,61 +215,46 @@ impl Client {
         }
     }
 
-    /// Who has a blob, or will have it: all neighbours are asked at once and then, if asked for, whom Kademlia names. Offers
-    /// come as the answers do, one from each peer, until all have answered or the deadline is over. Nothing
-    /// goes on when the stream is dropped. The deadline counts from when the node is [settled](Client::settled).
-    pub fn want(
+    /// Who has a blob, or will have it: all neighbours are asked at once. Offers come as the answers do, one from each peer,
+    /// until all have answered or the deadline is over. Nothing goes on when the stream is dropped. The deadline counts from
+    /// when the node is [settled](Client::settled).
+    pub fn want(&self, digest: Digest, deadline: Duration) -> impl Stream<Item = Offer> + Send + use<> {
+        let client = self.clone();
+        let offers = async move {
+            client.settled().await;
+            client.offers(client.0.neighbours.all(), digest, deadline)
+        };
+        stream::once(offers).flatten()
+    }
+
+    /// The same of those whom Kademlia names: a walk through the network, and connections to whoever is not connected yet.
+    pub fn want_of_providers(
         &self,
         digest: Digest,
-        reach: Reach,
         deadline: Duration,
     ) -> impl Stream<Item = Offer> + Send + use<> {
         let client = self.clone();
         let offers = async move {
             client.settled().await;
-            client.want_now(digest, reach, deadline)
-        };
-        stream::once(offers).flatten()
-    }
-
-    fn want_now(
-        &self,
-        digest: Digest,
-        reach: Reach,
-        deadline: Duration,
-    ) -> impl Stream<Item = Offer> + Send + use<> {
-        let end = Instant::now() + deadline;
-        let neighbours = self.0.neighbours.all();
-        let mut asked: HashSet<NodeId> = neighbours.iter().map(|entry| entry.neighbour.node).collect();
-        asked.insert(self.0.me);
-        let near: FuturesUnordered<_> =
-            neighbours.into_iter().map(|entry| self.clone().offer(entry, digest)).collect();
-        let client = self.clone();
-        let far = stream::once(async move {
-            let found = match reach {
-                Reach::Everybody => client.providers(digest).await,
-                Reach::Neighbours => None,
-            };
-            let nodes = stream::unfold(found, |found| async {
+            let end = Instant::now() + deadline;
+            let nodes = stream::unfold(client.providers(digest).await, |found| async {
                 let mut found = found?;
                 found.recv().await.map(|node| (node, Some(found)))
             });
-            nodes
-                .filter(move |node| std::future::ready(asked.insert(*node)))
-                .map(move |node| {
-                    let client = client.clone();
-                    async move {
-                        let answer = async {
-                            let entry = client.0.neighbours.connected(&node).await?;
-                            client.offer(entry, digest).await
-                        };
-                        timeout(PROVIDER_TIME, answer).await.ok().flatten()
-                    }
-                })
-                .buffer_unordered(MAX_PROVIDERS)
-        })
-        .flatten();
-        near.chain(far).filter_map(std::future::ready).take_until(sleep_until(end))
+            let offer = move |node| {
+                let client = client.clone();
+                async move {
+                    let answer = async {
+                        let entry = client.0.neighbours.connected(&node).await?;
+                        client.offer(entry, digest).await
+                    };
+                    timeout(PROVIDER_TIME, answer).await.ok().flatten()
+                }
+            };
+            let offers = nodes.map(offer).buffer_unordered(MAX_PROVIDERS);
+            offers.filter_map(std::future::ready).take_until(sleep_until(end))
+        };
+        stream::once(offers).flatten()
     }
 
     /// What these neighbours have to do with a blob, as [`Client::want`] asks it of all; whoever of them is not connected
@@ -289,9 +265,18 @@ impl Client {
         digest: Digest,
         deadline: Duration,
     ) -> impl Stream<Item = Offer> + Send + use<> {
-        let end = Instant::now() + deadline;
         let mut neighbours = self.0.neighbours.all();
         neighbours.retain(|entry| nodes.contains(&entry.neighbour.node));
+        self.offers(neighbours, digest, deadline)
+    }
+
+    fn offers(
+        &self,
+        neighbours: Vec<Entry>,
+        digest: Digest,
+        deadline: Duration,
+    ) -> impl Stream<Item = Offer> + Send + use<> {
+        let end = Instant::now() + deadline;
         let offers: FuturesUnordered<_> =
             neighbours.into_iter().map(|entry| self.clone().offer(entry, digest)).collect();
         offers.filter_map(std::future::ready).take_until(sleep_until(end))

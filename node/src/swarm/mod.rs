@@ -46,8 +46,8 @@ pub use bulk::{
     BULK_HANDSHAKE_TIME, BulkError, MAX_BULK_CONNECTIONS, MAX_BULK_HANDSHAKES, MAX_BULK_PER_PEER,
 };
 pub use client::{
-    Client, ConnectError, DIRECT_RETRY, MAX_PROVIDERS, MAX_REMEMBERED, MAX_SITE_TAGS, Offer, Reach,
-    SETTLE_TIME, WANT_TIME,
+    Client, ConnectError, DIRECT_RETRY, MAX_PROVIDERS, MAX_REMEMBERED, MAX_SITE_TAGS, Offer, SETTLE_TIME,
+    WANT_TIME,
 };
 pub use discovery::{LONELY_WAIT, LONGEST_WAIT};
 pub use exchange::{

@@ -16,7 +16,7 @@ use wherry_proto::{
 
 use super::planner::NoStates;
 use super::{Found, PeerError, Peers, Route};
-use crate::swarm::{Client, ConnectError, ExchangeError, LinkClass, Offer, Reach, StatesError};
+use crate::swarm::{Client, ConnectError, ExchangeError, LinkClass, Offer, StatesError};
 
 /// How long neighbours may take to say whether they hold a blob before an origin is asked.
 const SITE_PATIENCE: Duration = Duration::from_millis(750);
@@ -34,7 +34,7 @@ const TELL_TIME: Duration = Duration::from_secs(2);
 fn found(client: Client) -> impl Fn(Offer) -> Ready<Option<Found>> {
     move |Offer { node, size, arriving }| {
         let class = client.class(&node);
-        ready(class.map(|class| Found::Node { node, class, size, arriving }))
+        ready(class.map(|class| Found { node, class, size, arriving }))
     }
 }
 
@@ -87,11 +87,11 @@ impl Peers for Client {
     }
 
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
-        let (near, far) = (self.clone(), self.clone());
-        let near = self.want(digest, Reach::Neighbours, SITE_PATIENCE).filter_map(found(near));
-        let far = self.want(digest, Reach::Everybody, NETWORK_PATIENCE).filter_map(found(far));
-        let asked = |found| stream::once(ready(found));
-        near.chain(asked(Found::SiteAsked)).chain(far).chain(asked(Found::NetworkAsked)).boxed()
+        self.want(digest, SITE_PATIENCE).filter_map(found(self.clone())).boxed()
+    }
+
+    fn search_network(&self, digest: Digest) -> BoxStream<'static, Found> {
+        self.want_of_providers(digest, NETWORK_PATIENCE).filter_map(found(self.clone())).boxed()
     }
 
     fn ask(&self, nodes: &BTreeSet<NodeId>, digest: Digest) -> BoxStream<'static, Found> {

@@ -452,6 +452,7 @@ impl Driver {
                 info!(blob = %digest.short(), %origin, chunk = %index, "the origin sends other bytes than the chain is of that is known");
             }
             Effect::Search => self.search(),
+            Effect::SearchNetwork => self.search_network(),
             Effect::Verified | Effect::Failed(_) => {}
         }
     }

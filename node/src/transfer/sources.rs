@@ -15,24 +15,17 @@ use wherry_proto::{
 use super::planner::NoStates;
 use crate::swarm::LinkClass;
 
-/// What a search for a blob finds.
+/// A node that says that it has a blob, or will have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// This node says that it has the blob.
-    Node {
-        /// The node.
-        node: NodeId,
-        /// How cheaply it is reached.
-        class: LinkClass,
-        /// How many bytes the blob has, as the node says.
-        size: u64,
-        /// What it does with the blob while that is on its way to it; `None` if all of it is there.
-        arriving: Option<Role>,
-    },
-    /// All neighbours have answered or had their time.
-    SiteAsked,
-    /// So has the rest of the network: nothing more comes.
-    NetworkAsked,
+pub struct Found {
+    /// The node.
+    pub node: NodeId,
+    /// How cheaply it is reached.
+    pub class: LinkClass,
+    /// How many bytes the blob has, as the node says.
+    pub size: u64,
+    /// What it does with the blob while that is on its way to it; `None` if all of it is there.
+    pub arriving: Option<Role>,
 }
 
 /// Why a peer gives no chunk, or nothing at all.
@@ -77,8 +70,14 @@ pub trait Peers: Send + Sync + 'static {
         false
     }
 
-    /// Looks for nodes that hold a blob or are getting it. The stream ends after [`Found::NetworkAsked`].
+    /// Looks among the neighbours for those that hold a blob or are getting it. The stream ends when all have answered or
+    /// had their time.
     fn search(&self, digest: Digest) -> BoxStream<'static, Found>;
+
+    /// Looks for holders in the rest of the network. It costs many messages, and a thin link may have to bear them.
+    fn search_network(&self, _digest: Digest) -> BoxStream<'static, Found> {
+        stream::empty().boxed()
+    }
 
     /// What these nodes have to do with a blob at the moment, of those who say so in time.
     fn ask(&self, _nodes: &BTreeSet<NodeId>, _digest: Digest) -> BoxStream<'static, Found> {

@@ -275,13 +275,13 @@ impl Peers for Holders {
     fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
         let held = self.held.lock().unwrap().clone();
         let offers = held.into_iter().enumerate().filter(move |(_, (held, _))| *held == digest);
-        let found = offers.map(|(number, (_, bytes))| Found::Node {
+        let found = offers.map(|(number, (_, bytes))| Found {
             node: Self::node(number),
             class: LinkClass::Lan,
             size: bytes.len() as u64,
             arriving: None,
         });
-        stream::iter(found.chain([Found::SiteAsked, Found::NetworkAsked]).collect::<Vec<_>>()).boxed()
+        stream::iter(found.collect::<Vec<_>>()).boxed()
     }
 
     fn chain(

@@ -91,10 +91,14 @@ impl World {
     pub(super) fn site_asked(&mut self, node: usize, blob: BlobNo) {
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
         if transfer.awaited.take().is_some() {
-            let run = transfer.run;
             self.apply(node, blob, Event::SearchedSite);
-            self.clock.after(nanos(NETWORK_SEARCH), Happening::NetworkAsked { node, blob, run });
         }
+    }
+
+    pub(super) fn search_network(&mut self, node: usize, blob: BlobNo) {
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        let run = transfer.run;
+        self.clock.after(nanos(NETWORK_SEARCH), Happening::NetworkAsked { node, blob, run });
     }
 
     pub(super) fn network_asked(&mut self, node: usize, blob: BlobNo) {

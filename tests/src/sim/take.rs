@@ -153,6 +153,7 @@ impl World {
             Effect::StreamVoid(_) | Effect::AttemptFailed | Effect::OriginWrong(_) => self.report.voids += 1,
             Effect::OriginContradicts(_) => self.report.contradictions += 1,
             Effect::Search => self.search(node, blob),
+            Effect::SearchNetwork => self.search_network(node, blob),
             Effect::Verified => self.verified(node, blob),
             Effect::Failed(failure) => self.failed(node, blob, &format!("{failure:?}")),
         }

@@ -7,7 +7,7 @@ use wherry_proto::{ChunkIndex, ChunkSet, Claimed, NodeId, Role, StateChain, Upda
 use super::event::{DropReason, Effect, Proof, Source};
 use super::lead::{INTRODUCTION, LADEN, Request, lot, rank};
 use super::peer::{Chain, Peer};
-use super::{PROMISE, Planner};
+use super::{Network, PROMISE, Planner};
 use crate::swarm::LinkClass;
 
 /// How many peers one transfer uses at a time; offers beyond it are left alone.
@@ -28,6 +28,10 @@ pub const MAX_DROPPED: usize = 256;
 
 /// How often a peer may fail and come back in one transfer.
 pub const MAX_RETURNS: u8 = 5;
+
+/// How many ticks, one for each that comes before it in rank, a node without a way to a blob leaves the search of the network
+/// to others, at most.
+const MAX_SEARCH_WAIT: u64 = 4;
 
 /// After how many ticks a peer that failed is met again for the first time.
 const AGAIN: u64 = 1;
@@ -367,6 +371,33 @@ impl Planner {
             || !self.stale.is_empty()
     }
 
+    /// Whether it is for this node to ask the rest of the network: it leads, or is about to, or those who are here have no way
+    /// to the blob. Then those of high rank ask first, since one who finds it is enough.
+    pub(super) fn is_to_look_farther(&self) -> bool {
+        if self.network != Network::Unasked || !self.searched_site {
+            return false;
+        }
+        let near: Vec<&Peer> = self.peers.values().filter(|peer| peer.class == LinkClass::Lan).collect();
+        if near.iter().any(|peer| peer.holds()) {
+            return false;
+        }
+        let before = near.iter().filter(|peer| peer.rank > self.lead.rank()).count() as u64;
+        let is_stuck = !self.limited
+            && self.asked.is_empty()
+            && self.keeping.is_empty()
+            && !self.may_lead()
+            && self.leader().is_none()
+            && !self.awaits_words()
+            && !near.iter().any(|peer| peer.may_lead(self.ticks))
+            && self.lead.vacant() >= before.min(MAX_SEARCH_WAIT);
+        self.claims_lead() || is_stuck
+    }
+
+    pub(super) fn search_network(&mut self) {
+        self.network = Network::Asked;
+        self.effects.push(Effect::SearchNetwork);
+    }
+
     /// Nobody here leads, nor may this node: others are asked to, and more are searched for.
     pub(super) fn look_for_help(&mut self) {
         if self.has_hope() || !self.searched_site {
@@ -382,8 +413,11 @@ impl Planner {
                 }
             }
             Request::Asked => {}
-            Request::Denied if self.searched_network => self.search_again(),
-            Request::Denied => {}
+            Request::Denied => match self.network {
+                Network::Unasked => self.search_network(),
+                Network::Asked => {}
+                Network::Searched => self.search_again(),
+            },
         }
     }
 
@@ -404,7 +438,7 @@ impl Planner {
             return;
         }
         self.here_at_search = Some(here);
-        (self.searched_site, self.searched_network) = (false, false);
+        (self.searched_site, self.network) = (false, Network::Unasked);
         self.lead.request = Request::Unasked;
         self.lead.broken.clear();
         self.effects.push(Effect::Search);

@@ -98,7 +98,7 @@ pub enum Event {
     OriginOffered,
     /// The neighbours have been asked.
     SearchedSite,
-    /// The whole network has been asked: nobody else will offer.
+    /// So has the rest of the network: nobody else will offer.
     SearchedNetwork,
     /// A member that was asked to lead says that it does.
     Promised(NodeId),
@@ -163,8 +163,10 @@ pub enum Effect {
     OriginContradicts(ChunkIndex),
     /// All chunks are here and the digest is right.
     Verified,
-    /// Ask the neighbours and the network once more: those who were found have failed.
+    /// Ask the neighbours once more: those who were found have failed.
     Search,
+    /// Ask the rest of the network: this node is to take the blob from outside the site, or nobody in it has a way to it.
+    SearchNetwork,
     /// Nobody is left to ask.
     Failed(Failure),
 }

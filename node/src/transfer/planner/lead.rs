@@ -158,6 +158,16 @@ impl Lead {
         self.by.as_ref() == Some(node)
     }
 
+    /// This node's rank for the blob.
+    pub(super) const fn rank(&self) -> u64 {
+        self.rank
+    }
+
+    /// For how many ticks there has been nobody to take the blob from.
+    pub(super) const fn vacant(&self) -> u64 {
+        self.vacant
+    }
+
     /// How many readings are watched.
     pub(super) fn watched(&self) -> usize {
         self.watched.len()

@@ -105,7 +105,7 @@ pub struct Planner {
     // How many more peers may be followed in this tick.
     may_follow: usize,
     searched_site: bool,
-    searched_network: bool,
+    network: Network,
     // How many chunks were here when the last search began.
     here_at_search: Option<u32>,
     // For how many ticks there has been a chunk that no peer has, though its states are known.
@@ -116,6 +116,14 @@ pub struct Planner {
     limited: bool,
     over: bool,
     effects: Vec<Effect>,
+}
+
+/// Whether the rest of the network has been asked who holds the blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Network {
+    Unasked,
+    Asked,
+    Searched,
 }
 
 impl Planner {
@@ -159,7 +167,7 @@ impl Planner {
             pace: None,
             may_follow: FOLLOWED_A_TICK,
             searched_site: false,
-            searched_network: false,
+            network: Network::Unasked,
             here_at_search: None,
             sourceless: 0,
             ticks: 0,
@@ -267,10 +275,7 @@ impl Planner {
                 self.origin.error = None;
             }
             Event::SearchedSite => self.searched_site = true,
-            Event::SearchedNetwork => {
-                self.searched_site = true;
-                self.searched_network = true;
-            }
+            Event::SearchedNetwork => self.network = Network::Searched,
             Event::NotHere(node, index) => {
                 let source = Source::Peer(node);
                 let was_held =
@@ -350,6 +355,9 @@ impl Planner {
         }
         self.ask_states();
         self.ask_peers();
+        if self.is_to_look_farther() {
+            self.search_network();
+        }
         if self.leads() && !self.has_holder() {
             self.read_origin();
         } else if !near {

@@ -29,8 +29,11 @@ fn no_source(node: NodeId, why: PeerError) -> Event {
 
 impl Driver {
     pub(super) fn search(&self) {
-        let found = self.parts.peers.search(self.digest());
-        self.tell_found(found, Event::SearchedNetwork);
+        self.tell_found(self.parts.peers.search(self.digest()), Event::SearchedSite);
+    }
+
+    pub(super) fn search_network(&self) {
+        self.tell_found(self.parts.peers.search_network(self.digest()), Event::SearchedNetwork);
     }
 
     pub(super) fn ask_roles(&self, but: &BTreeSet<NodeId>) {
@@ -44,18 +47,14 @@ impl Driver {
         let (digest, size) = (self.digest(), self.map().size());
         let events = self.events.clone();
         self.spawn(async move {
-            while let Some(found) = found.next().await {
-                let event = match found {
-                    Found::Node { node, class, size: offered, arriving } if offered == size => match arriving {
-                        None => Event::Offered(node, class),
-                        role => Event::Met(node, class, role),
-                    },
-                    Found::Node { node, size: offered, .. } => {
-                        debug!(blob = %digest.short(), peer = %node, offered, size, "offer of another length");
-                        continue;
-                    }
-                    Found::SiteAsked => Event::SearchedSite,
-                    Found::NetworkAsked => break,
+            while let Some(Found { node, class, size: offered, arriving }) = found.next().await {
+                if offered != size {
+                    debug!(blob = %digest.short(), peer = %node, offered, size, "offer of another length");
+                    continue;
+                }
+                let event = match arriving {
+                    None => Event::Offered(node, class),
+                    role => Event::Met(node, class, role),
                 };
                 if events.send(Happening::Event(event)).await.is_err() {
                     return;
