@@ -14,9 +14,12 @@ use futures::future::join_all;
 use futures::{FutureExt as _, StreamExt as _};
 use swarm_support::*;
 use tokio::sync::Notify;
-use wherry_node::swarm::{ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, ReadAt, UPLOAD_SLOTS};
+use wherry_node::swarm::{
+    ANNOUNCERS, ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, ReadAt, SwarmSettings, UPLOAD_SLOTS,
+};
 use wherry_proto::{
-    Certificate, ChunkMap, Digest, MAX_TAG_PAGE, Refusal, Roles, SecretKey, TagMeaning, TagRecord, link,
+    Certificate, ChunkMap, Digest, MAX_TAG_PAGE, NodeId, Refusal, Roles, SecretKey, TagMeaning, TagRecord,
+    link, rank,
 };
 
 /// Takes a whole blob, checking each chunk.
@@ -261,6 +264,51 @@ async fn a_provider_is_found_through_a_third_node() {
     assert_eq!(within(want).await, Offer { node: holder.id(), size: 5_000, arriving: None });
     let exchange = within(seeker.client().exchange(holder.id())).await.unwrap();
     assert!(take(&exchange, digest, 5_000).await == bytes);
+}
+
+/// Each announcement is a walk through the network.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_site_that_holds_a_blob_three_announce_it_and_where_these_do_not_hold_it_whoever_does() {
+    let hub = member(20, &[]).await;
+    let mut site = vec![hub];
+    for number in 21..25 {
+        site.push(member(number, &[site[0].address(false)]).await);
+    }
+    for node in &site {
+        for other in site.iter().filter(|other| other.id() != node.id()) {
+            meet(&node.client(), other.id()).await;
+        }
+    }
+    let bytes = noise(5_000, 3);
+    let digest = Digest::sha256(&bytes);
+    site.sort_by_key(|node| std::cmp::Reverse(rank(&digest, &node.id())));
+    let (before, behind) = site.split_at(ANNOUNCERS);
+    site.iter().for_each(|node| assert_eq!(node.shelf.add(&bytes), digest));
+    // What nobody else holds, announced behind the other: when it is found, that has been decided.
+    let mut own = Vec::new();
+    for (place, node) in behind.iter().enumerate() {
+        let digest = node.shelf.add(&noise(5_000, 50 + place as u64));
+        node.client().announce(Digest::sha256(&bytes)).await;
+        node.client().announce(digest).await;
+        own.push((digest, node.id()));
+    }
+    let away = SwarmSettings { site: "away".to_owned(), ..settings(&key(30), &[site[0].address(false)]) };
+    let seeker = start(away).await;
+    let found = async |digest, least| loop {
+        let offers = seeker.client().want_of_providers(digest, Duration::from_secs(5));
+        let nodes: BTreeSet<NodeId> = offers.map(|offer| offer.node).collect().await;
+        if nodes.len() >= least {
+            return nodes;
+        }
+    };
+    for (digest, node) in own {
+        assert_eq!(within(found(digest, 1)).await, BTreeSet::from([node]));
+    }
+    assert_eq!(within(found(digest, 0)).await, BTreeSet::new());
+    for node in before {
+        node.client().announce(digest).await;
+    }
+    assert_eq!(within(found(digest, ANNOUNCERS)).await, before.iter().map(Node::id).collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ mod ledger;
 mod membership;
 mod message;
 mod prefix;
+mod rank;
 mod tag;
 mod wan;
 
@@ -39,6 +40,7 @@ pub use message::{
     SiteName, TagName, TagPage, Version, WantedImage,
 };
 pub use prefix::StatePrefix;
+pub use rank::{lot, rank};
 pub use tag::{
     MAX_MEDIA_TYPE_LEN, MAX_ORIGIN_LEN, MAX_REFERENCE_LEN, MAX_REPOSITORY_LEN, MAX_TAG_LEN, TagMeaning,
     TagRecord, TagRecordError,

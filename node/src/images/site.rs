@@ -7,11 +7,10 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tracing::debug;
 use wherry_gateway::{Host, Reference, Repository};
-use wherry_proto::{Digest, NodeId, TagRecord};
+use wherry_proto::{Digest, NodeId, TagRecord, rank};
 
 use super::Site;
 use crate::swarm::{Client, LinkClass};
-use crate::transfer::planner::rank;
 
 /// How long neighbours are waited for. Those that answer later are missed, which costs a question to the origin.
 const PATIENCE: Duration = Duration::from_millis(750);

@@ -55,6 +55,10 @@ pub(super) enum Command {
     Providers { digest: Digest, found: mpsc::Sender<NodeId> },
     /// Announce a blob from now on.
     Announce(Digest),
+    /// Tell the network of a blob now: nobody else of the site does.
+    Provide(Digest),
+    /// Others of the site tell the network of a blob; look again after a while whether they do.
+    LeaveToOthers { digest: Digest, pause: Duration },
     /// Announce a blob no more.
     Withdraw(Digest),
     /// Tell which blobs are announced.
@@ -158,24 +162,6 @@ impl Actor {
         }
     }
 
-    fn announce(&mut self, now: Instant) -> Option<Instant> {
-        loop {
-            let digest = match self.announcements.next(now) {
-                Ok(digest) => digest,
-                Err(next) => return next,
-            };
-            match self.swarm.behaviour_mut().kad.start_providing(announce::key(&digest)) {
-                Ok(query) => {
-                    self.announcing.insert(query, digest);
-                }
-                Err(error) => {
-                    tracing::debug!(%digest, %error, "cannot announce");
-                    self.announcements.done(&digest, false, now);
-                }
-            }
-        }
-    }
-
     fn upkeep(&mut self, now: Instant) {
         self.swarm.behaviour_mut().kad.store_mut().expire(now);
         self.searches.retain(|_, found| !found.is_closed());
@@ -211,15 +197,10 @@ impl Actor {
                     self.searches.insert(query, found);
                 }
             }
-            Command::Announce(digest) => {
-                if !self.announcements.add(digest, Instant::now()) {
-                    tracing::warn!(%digest, "too many blobs are announced: this one is held in silence");
-                }
-            }
-            Command::Withdraw(digest) => {
-                self.announcements.remove(&digest);
-                self.swarm.behaviour_mut().kad.stop_providing(&announce::key(&digest));
-            }
+            Command::Announce(digest) => self.add_announcement(digest),
+            Command::Provide(digest) => self.provide(digest, Instant::now()),
+            Command::LeaveToOthers { digest, pause } => self.leave_to_others(digest, pause, Instant::now()),
+            Command::Withdraw(digest) => self.withdraw(&digest),
             Command::Announced(reply) => {
                 let _ = reply.send(self.announcements.all());
             }
@@ -450,9 +431,7 @@ impl Actor {
                         self.on_providers(id, &providers);
                     }
                     QueryResult::StartProviding(result) => {
-                        if let Some(digest) = self.announcing.remove(&id) {
-                            self.announcements.done(&digest, result.is_ok(), now);
-                        }
+                        self.on_provided(id, result.is_ok(), now);
                     }
                     _ => {}
                 }

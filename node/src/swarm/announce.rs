@@ -4,10 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use libp2p::kad::RecordKey;
-use wherry_proto::{Algorithm, Digest};
+use wherry_proto::{Algorithm, Digest, NodeId, rank};
 
 /// How many blobs one node announces; it holds others in silence, and answers for them when asked.
 pub const MAX_ANNOUNCED: usize = 65_536;
+
+/// How many nodes of a site tell the network of a blob that more of them hold: each of these is enough for others to find
+/// the site, and one that is gone is missed by nobody. Were it all, a site would send as many times more, over thin links
+/// too.
+pub const ANNOUNCERS: usize = 3;
 
 /// After what time an announcement is renewed: records live twice as long, and a little.
 pub const RENEWAL_TIME: Duration = Duration::from_secs(14 * 60);
@@ -18,8 +23,8 @@ pub const MAX_ANNOUNCING: usize = 8;
 /// How soon one announcement follows another: at most twenty a second.
 const PACE: Duration = Duration::from_millis(50);
 
-/// How long to wait with one that could not be made.
-const RETRY_TIME: Duration = Duration::from_secs(30);
+/// How long to wait with one that could not be made, or that is left to nodes that do not hold the blob yet.
+pub(super) const RETRY_TIME: Duration = Duration::from_secs(30);
 
 /// Under which key Kademlia keeps who provides a blob: the digest as a multihash.
 pub(super) fn key(digest: &Digest) -> RecordKey {
@@ -32,6 +37,20 @@ pub(super) fn key(digest: &Digest) -> RecordKey {
     let mut multihash = vec![code, bytes.len() as u8];
     multihash.extend_from_slice(bytes);
     RecordKey::from(multihash)
+}
+
+/// To which nodes of its site `me` leaves it to announce a blob, if they hold it: those that come first in rank. `None` if
+/// it is one of these itself.
+pub(super) fn announcers(
+    digest: &Digest,
+    me: &NodeId,
+    near: impl Iterator<Item = NodeId>,
+) -> Option<[NodeId; ANNOUNCERS]> {
+    let own = rank(digest, me);
+    let mut before: Vec<_> =
+        near.map(|node| (rank(digest, &node), node)).filter(|(rank, _)| *rank > own).collect();
+    before.sort_unstable_by(|one, two| two.cmp(one));
+    before.iter().map(|(_, node)| *node).take(ANNOUNCERS).collect::<Vec<_>>().try_into().ok()
 }
 
 /// The plan.
@@ -63,6 +82,11 @@ impl Announcements {
         }
     }
 
+    /// Whether a blob is announced, or is to be.
+    pub(super) fn has(&self, digest: &Digest) -> bool {
+        self.due.contains_key(digest)
+    }
+
     /// Every blob that is announced, at most [`MAX_ANNOUNCED`].
     pub(super) fn all(&self) -> Vec<Digest> {
         self.due.keys().copied().collect()
@@ -85,12 +109,12 @@ impl Announcements {
         Ok(digest)
     }
 
-    /// An announcement is done.
-    pub(super) fn done(&mut self, digest: &Digest, success: bool, now: Instant) {
+    /// An announcement is done, or left to others; the next one is due after `pause`.
+    pub(super) fn done(&mut self, digest: &Digest, pause: Duration, now: Instant) {
         self.under_way = self.under_way.saturating_sub(1);
         // It may have been withdrawn meanwhile and be planned anew.
         if let Some(None) = self.due.get(digest) {
-            self.plan(*digest, now + if success { RENEWAL_TIME } else { RETRY_TIME });
+            self.plan(*digest, now + pause);
         }
     }
 
@@ -102,6 +126,8 @@ impl Announcements {
 
 #[cfg(test)]
 mod tests {
+    use wherry_proto::SecretKey;
+
     use super::*;
 
     fn digests(count: u32) -> impl Iterator<Item = Digest> {
@@ -132,11 +158,11 @@ mod tests {
         let [digest] = digests(1).collect::<Vec<_>>()[..] else { unreachable!() };
         plan.add(digest, now);
         assert_eq!(plan.next(now), Ok(digest));
-        plan.done(&digest, true, now);
+        plan.done(&digest, RENEWAL_TIME, now);
         assert_eq!(plan.next(now + PACE), Err(Some(now + RENEWAL_TIME)));
         assert_eq!(plan.next(now + RENEWAL_TIME), Ok(digest));
         plan.remove(&digest);
-        plan.done(&digest, true, now);
+        plan.done(&digest, RENEWAL_TIME, now);
         assert_eq!(plan.next(now + 2 * RENEWAL_TIME), Err(None));
     }
 
@@ -150,12 +176,27 @@ mod tests {
         plan.remove(&digest);
         plan.add(digest, now);
         // That was the first one, which told others before it was withdrawn.
-        plan.done(&digest, true, now);
+        plan.done(&digest, RENEWAL_TIME, now);
         now += PACE;
         assert_eq!(plan.next(now), Ok(digest));
-        plan.done(&digest, true, now);
+        plan.done(&digest, RENEWAL_TIME, now);
         plan.remove(&digest);
         assert_eq!(plan.next(now + 2 * RENEWAL_TIME), Err(None));
+    }
+
+    #[test]
+    fn three_nodes_of_a_site_announce_a_blob_and_others_leave_it_to_them_be_the_site_large_or_small() {
+        for count in [1, 3, 4, 40] {
+            let nodes: Vec<NodeId> = (0..count).map(|seed| SecretKey::from_seed([seed; 32]).node()).collect();
+            for digest in digests(20) {
+                let left = nodes.iter().filter_map(|me| {
+                    announcers(&digest, me, nodes.iter().copied().filter(|node| node != me))
+                });
+                let left: Vec<_> = left.collect();
+                assert_eq!(left.len(), nodes.len().saturating_sub(ANNOUNCERS));
+                assert!(left.windows(2).all(|pair| pair[0] == pair[1]));
+            }
+        }
     }
 
     #[test]

@@ -18,7 +18,6 @@ use wherry_proto::{
 
 use super::actor::Command;
 use super::admission::Doorkeeper;
-use super::ask::Asking;
 use super::bans::Ban;
 use super::bulk::{self, BulkError, Inbound};
 use super::exchange::{self, Buffers, Exchange, Patience};
@@ -135,6 +134,22 @@ fn believed(door: &Door, node: NodeId, reference: &str, answer: Option<Answer>) 
     Some(record)
 }
 
+/// What a neighbour says of a blob; `None` if it neither has it nor will, or does not answer within [`WANT_TIME`].
+pub(super) async fn offer(entry: Entry, digest: Digest) -> Option<Offer> {
+    let question = Question::Want(List::first_of([digest]));
+    match timeout(WANT_TIME, entry.ask(question)).await {
+        Ok(Some(Answer::Want(holdings))) => {
+            let (size, arriving) = match *holdings.first()? {
+                Holding::Held { size } | Holding::Arriving { size, role: Role::Held } => (size, None),
+                Holding::Arriving { role: Role::Gone, .. } | Holding::No => return None,
+                Holding::Arriving { size, role } => (size, Some(role)),
+            };
+            Some(Offer { node: entry.neighbour.node, size, arriving })
+        }
+        _ => None,
+    }
+}
+
 impl Client {
     /// This node.
     pub fn me(&self) -> NodeId {
@@ -194,27 +209,6 @@ impl Client {
         }
     }
 
-    pub(super) async fn ask(&self, entry: &Entry, question: Question) -> Option<Answer> {
-        let (reply, answer) = oneshot::channel();
-        entry.asks.send(Asking { question, reply }).await.ok()?;
-        answer.await.ok()
-    }
-
-    async fn offer(self, entry: Entry, digest: Digest) -> Option<Offer> {
-        let question = Question::Want(List::first_of([digest]));
-        match timeout(WANT_TIME, self.ask(&entry, question)).await {
-            Ok(Some(Answer::Want(holdings))) => {
-                let (size, arriving) = match *holdings.first()? {
-                    Holding::Held { size } | Holding::Arriving { size, role: Role::Held } => (size, None),
-                    Holding::Arriving { role: Role::Gone, .. } | Holding::No => return None,
-                    Holding::Arriving { size, role } => (size, Some(role)),
-                };
-                Some(Offer { node: entry.neighbour.node, size, arriving })
-            }
-            _ => None,
-        }
-    }
-
     /// Who has a blob, or will have it: all neighbours are asked at once. Offers come as the answers do, one from each peer,
     /// until all have answered or the deadline is over. Nothing goes on when the stream is dropped. The deadline counts from
     /// when the node is [settled](Client::settled).
@@ -246,7 +240,7 @@ impl Client {
                 async move {
                     let answer = async {
                         let entry = client.0.neighbours.connected(&node).await?;
-                        client.offer(entry, digest).await
+                        offer(entry, digest).await
                     };
                     timeout(PROVIDER_TIME, answer).await.ok().flatten()
                 }
@@ -277,8 +271,7 @@ impl Client {
         deadline: Duration,
     ) -> impl Stream<Item = Offer> + Send + use<> {
         let end = Instant::now() + deadline;
-        let offers: FuturesUnordered<_> =
-            neighbours.into_iter().map(|entry| self.clone().offer(entry, digest)).collect();
+        let offers: FuturesUnordered<_> = neighbours.into_iter().map(|entry| offer(entry, digest)).collect();
         offers.filter_map(std::future::ready).take_until(sleep_until(end))
     }
 
@@ -299,7 +292,7 @@ impl Client {
         let entries = self.0.neighbours.all();
         let mut answers: FuturesUnordered<_> = entries
             .iter()
-            .map(|entry| async { (entry.neighbour.node, self.ask(entry, question.clone()).await) })
+            .map(|entry| async { (entry.neighbour.node, entry.ask(question.clone()).await) })
             .collect();
         let mut records = Vec::new();
         while let Ok(Some((node, answer))) = timeout_at(end, answers.next()).await {
@@ -317,7 +310,7 @@ impl Client {
     pub async fn resolve(&self, node: NodeId, reference: &str) -> Option<TagRecord> {
         let (door, question) = (self.0.door.as_ref()?, Question::Resolve(reference.parse().ok()?));
         let entry = self.0.neighbours.get(&node)?;
-        let answer = timeout(RESOLVE_TIME, self.ask(&entry, question)).await.ok()?;
+        let answer = timeout(RESOLVE_TIME, entry.ask(question)).await.ok()?;
         believed(door, node, reference, answer)
     }
 
@@ -325,7 +318,7 @@ impl Client {
     /// `None` if it does not answer within [`WANT_TIME`], is not connected, or is at another site.
     pub async fn wan(&self, node: NodeId, word: WanWord) -> Option<WanWord> {
         let entry = self.0.neighbours.get(&node)?;
-        match timeout(WANT_TIME, self.ask(&entry, Question::Wan(word))).await {
+        match timeout(WANT_TIME, entry.ask(Question::Wan(word))).await {
             Ok(Some(Answer::Wan(word))) => word,
             _ => None,
         }
@@ -338,7 +331,7 @@ impl Client {
         let near: Vec<_> = all.filter(|entry| entry.neighbour.class == LinkClass::Lan).collect();
         let end = Instant::now() + deadline;
         let mut answers: FuturesUnordered<_> =
-            near.iter().map(|entry| self.ask(entry, Question::Moved(record.clone()))).collect();
+            near.iter().map(|entry| entry.ask(Question::Moved(record.clone()))).collect();
         let mut know = 0;
         while let Ok(Some(answer)) = timeout_at(end, answers.next()).await {
             know += usize::from(matches!(answer, Some(Answer::Moved(true))));
@@ -349,7 +342,7 @@ impl Client {
     /// Asks a neighbour to bring an image to itself. `None` if it does not answer within [`WANT_TIME`], or is not connected.
     pub async fn preload(&self, node: NodeId, image: WantedImage) -> Option<Result<(), PreloadRefusal>> {
         let entry = self.0.neighbours.get(&node)?;
-        match timeout(WANT_TIME, self.ask(&entry, Question::Preload(image))).await {
+        match timeout(WANT_TIME, entry.ask(Question::Preload(image))).await {
             Ok(Some(Answer::Preload(answer))) => Some(answer),
             _ => None,
         }
@@ -359,7 +352,7 @@ impl Client {
     /// within [`WANT_TIME`], or is not connected.
     pub async fn preloading(&self, node: NodeId, image: WantedImage) -> Option<Option<Preloading>> {
         let entry = self.0.neighbours.get(&node)?;
-        match timeout(WANT_TIME, self.ask(&entry, Question::Preloading(image))).await {
+        match timeout(WANT_TIME, entry.ask(Question::Preloading(image))).await {
             Ok(Some(Answer::Preloading(answer))) => Some(answer),
             _ => None,
         }
@@ -407,7 +400,7 @@ impl Client {
     /// whoever is asked page by page comes to an end.
     async fn tag_page(&self, number: u16, entry: Entry, question: Question) -> Option<(u16, Entry, TagPage)> {
         let Question::Tags { after, .. } = question.clone() else { return None };
-        let Answer::Tags(page) = self.ask(&entry, question).await? else { return None };
+        let Answer::Tags(page) = entry.ask(question).await? else { return None };
         let names = after.iter().chain(page.names.iter());
         if !names.is_sorted_by(|before, next| before < next) {
             tracing::info!(

@@ -45,7 +45,7 @@ impl Client {
         let (origin, repository) = (origin.parse().ok()?, repository.parse().ok()?);
         let entry = self.0.neighbours.get(&node)?;
         let question = Question::Lead { blob, origin, repository };
-        match timeout(LEAD_TIME, self.ask(&entry, question)).await {
+        match timeout(LEAD_TIME, entry.ask(question)).await {
             Ok(Some(Answer::Lead(lead))) => Some(lead),
             _ => None,
         }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use wherry_proto::{Certificate, Hello, NodeId, Ports};
+use wherry_proto::{Answer, Certificate, Hello, NodeId, Ports, Question};
 
 use super::ask::Asking;
 use super::identity::Host;
@@ -61,6 +61,15 @@ pub(super) struct Entry {
     pub(super) ports: Ports,
     pub(super) asks: mpsc::Sender<Asking>,
     pub(super) stop: CancellationToken,
+}
+
+impl Entry {
+    /// Its answer; `None` if it gives none.
+    pub(super) async fn ask(&self, question: Question) -> Option<Answer> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Asking { question, reply }).await.ok()?;
+        answer.await.ok()
+    }
 }
 
 pub(super) struct Neighbours {

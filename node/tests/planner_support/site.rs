@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, Planner, rank};
-use wherry_proto::{Attempt, ChunkMap, Digest, List, NodeId, Role, SecretKey, Update};
+use wherry_node::transfer::planner::{Effect, Event, Planner};
+use wherry_proto::{Attempt, ChunkMap, Digest, List, NodeId, Role, SecretKey, Update, rank};
 
 /// Nodes of a site by their rank for the blob, the highest first.
 pub struct Site {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Event, rank};
-use wherry_proto::NodeId;
+use wherry_node::transfer::planner::Event;
+use wherry_proto::{NodeId, rank};
 
 use super::clock::nanos;
 use super::message::{BlobNo, Holding, Led, Message};

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use wherry_proto::{ChunkIndex, ChunkSet, Claimed, NodeId, Role, StateChain, Update};
+use wherry_proto::{ChunkIndex, ChunkSet, Claimed, NodeId, Role, StateChain, Update, lot, rank};
 
 use super::event::{DropReason, Effect, Proof, Source};
-use super::lead::{INTRODUCTION, LADEN, Request, lot, rank};
+use super::lead::{INTRODUCTION, LADEN, Request};
 use super::peer::{Chain, Peer};
 use super::{Network, PROMISE, Planner};
 use crate::swarm::LinkClass;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wherry_proto::{Attempt, Digest, NodeId, Role, SignedStates, StatePrefix};
+use wherry_proto::{Attempt, NodeId, Role, SignedStates, StatePrefix};
 
 use super::readings::{LEAD_MARGIN, Past, Seen, Watched, foremost};
 use super::relief::{LAST_RESORT, SLOW_FOR};
@@ -52,26 +52,6 @@ const ASKING: u64 = 4;
 
 /// How many ticks a holder's claim may take before nobody waits for it any more.
 const CLAIMING: u64 = 20;
-
-/// A node's rank for a blob: rendezvous hashing, so that all nodes agree on it without a word, and different blobs
-/// have different leaders (Thaler and Ravishankar, 1998). The highest leads.
-pub fn rank(digest: &Digest, node: &NodeId) -> u64 {
-    let mut subject = digest.as_bytes().to_vec();
-    subject.extend_from_slice(node.public_key());
-    first_64_bits(&Digest::sha256(&subject))
-}
-
-/// How much a node is one that `me` is to know, where it cannot know all: other ones for each node, and the same for all
-/// blobs, which share connections.
-pub(super) fn lot(me: &NodeId, node: &NodeId) -> u64 {
-    let mut subject = me.public_key().to_vec();
-    subject.extend_from_slice(node.public_key());
-    first_64_bits(&Digest::sha256(&subject))
-}
-
-fn first_64_bits(hash: &Digest) -> u64 {
-    hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-}
 
 #[derive(Debug)]
 pub(super) struct Lead {

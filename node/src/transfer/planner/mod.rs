@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet, Digest, Ledger, Link, NodeId, Role, StateChain};
+use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet, Digest, Ledger, Link, NodeId, Role, StateChain, rank};
 
 pub use company::{MAX_DROPPED, MAX_PEERS, MAX_RETURNS};
 pub use event::{DropReason, Effect, Event, Failure, LeadEnd, NoStates, Proof, Source, Succession};
-pub use lead::{STALL, rank};
+pub use lead::STALL;
 pub use peer::{MAX_REFUSED, PIPELINE};
 pub use room::{MOST_ROOM, Room, Sharer};
 pub use sizes::Sizes;

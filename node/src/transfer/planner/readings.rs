@@ -1,10 +1,9 @@
 //! The readings of the origin that go on in the site, as far as they are seen from here: each node says what it reads and
 //! what it follows, and what several say of one reading is put together.
 
-use wherry_proto::{Attempt, NodeId, Role};
+use wherry_proto::{Attempt, NodeId, Role, rank};
 
 use super::Planner;
-use super::lead::rank;
 use crate::swarm::LinkClass;
 
 /// By how many chunks one leader must be ahead of another, at most, for this to count more than rank. It is as many as the

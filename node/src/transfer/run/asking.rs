@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tracing::debug;
-use wherry_proto::{Attempt, ChunkIndex, Lead, NodeId, State, StateChain, StatePrefix};
+use wherry_proto::{Attempt, ChunkIndex, Lead, NodeId, State, StateChain, StatePrefix, rank};
 
 use super::{Driver, Happening, Held, hash};
 use crate::swarm::LinkClass;
-use crate::transfer::planner::{Event, Source, rank};
+use crate::transfer::planner::{Event, Source};
 use crate::transfer::sources::{Found, PeerError};
 
 /// How long a peer that said it was busy is left alone at most.

@@ -1,0 +1,94 @@
+//! Telling the network what this node holds, or leaving that to others of the site who hold it too.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use libp2p::kad::QueryId;
+use wherry_proto::Digest;
+
+use super::actor::{Actor, Command};
+use super::announce::{self, ANNOUNCERS, RENEWAL_TIME, RETRY_TIME, announcers};
+use super::client::offer;
+use super::neighbours::{Entry, LinkClass};
+
+impl Actor {
+    pub(super) fn add_announcement(&mut self, digest: Digest) {
+        if !self.announcements.add(digest, Instant::now()) {
+            tracing::warn!(%digest, "too many blobs are announced: this one is held in silence");
+        }
+    }
+
+    /// Announces what is due; says when to look again.
+    pub(super) fn announce(&mut self, now: Instant) -> Option<Instant> {
+        loop {
+            let digest = match self.announcements.next(now) {
+                Ok(digest) => digest,
+                Err(next) => return next,
+            };
+            let near = self.neighbours.all();
+            let near = near.iter().filter(|entry| entry.neighbour.class == LinkClass::Lan);
+            match announcers(
+                &digest,
+                &self.doorkeeper.certificate.node,
+                near.map(|entry| entry.neighbour.node),
+            ) {
+                Some(others) => {
+                    let entries = others.iter().filter_map(|node| self.neighbours.get(node)).collect();
+                    self.ask_whether_others_do(digest, entries);
+                }
+                None => self.provide(digest, now),
+            }
+        }
+    }
+
+    fn ask_whether_others_do(&self, digest: Digest, others: Vec<Entry>) {
+        let commands = self.to_self.clone();
+        self.tasks.spawn(async move {
+            let offers: Vec<_> = others.into_iter().map(|other| offer(other, digest)).collect();
+            let command = match join_all(offers).await.into_iter().collect::<Option<Vec<_>>>() {
+                Some(offers) if offers.len() == ANNOUNCERS => {
+                    let is_coming = offers.iter().any(|offer| offer.arriving.is_some());
+                    let pause = if is_coming { RETRY_TIME } else { RENEWAL_TIME };
+                    Command::LeaveToOthers { digest, pause }
+                }
+                _ => Command::Provide(digest),
+            };
+            if let Some(commands) = commands.upgrade() {
+                let _ = commands.send(command).await;
+            }
+        });
+    }
+
+    pub(super) fn provide(&mut self, digest: Digest, now: Instant) {
+        if !self.announcements.has(&digest) {
+            // It was withdrawn while others were asked.
+            return self.announcements.done(&digest, RETRY_TIME, now);
+        }
+        match self.swarm.behaviour_mut().kad.start_providing(announce::key(&digest)) {
+            Ok(query) => {
+                self.announcing.insert(query, digest);
+            }
+            Err(error) => {
+                tracing::debug!(%digest, %error, "cannot announce");
+                self.announcements.done(&digest, RETRY_TIME, now);
+            }
+        }
+    }
+
+    pub(super) fn on_provided(&mut self, query: QueryId, success: bool, now: Instant) {
+        if let Some(digest) = self.announcing.remove(&query) {
+            self.announcements.done(&digest, if success { RENEWAL_TIME } else { RETRY_TIME }, now);
+        }
+    }
+
+    /// What was told before lapses.
+    pub(super) fn leave_to_others(&mut self, digest: Digest, pause: Duration, now: Instant) {
+        self.swarm.behaviour_mut().kad.stop_providing(&announce::key(&digest));
+        self.announcements.done(&digest, pause, now);
+    }
+
+    pub(super) fn withdraw(&mut self, digest: &Digest) {
+        self.announcements.remove(digest);
+        self.swarm.behaviour_mut().kad.stop_providing(&announce::key(digest));
+    }
+}
