@@ -92,24 +92,44 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Whether there is a scenario of this name.
-pub(crate) fn is_scenario(name: &str) -> bool {
-    SCENARIOS.iter().any(|scenario| scenario.name == name)
+/// A scenario's name and by what all rates are divided: `S1b/24`.
+fn scaled(word: &str) -> Option<(&str, f64)> {
+    match word.split_once('/') {
+        Some((name, scale)) => Some((name, scale.parse().ok().filter(|scale| *scale >= 1.0)?)),
+        None => Some((word, 1.0)),
+    }
 }
 
-/// The scenarios that are measured in namespaces too, predicted: those of these names, or all if there are none.
+/// Whether a word names a scenario.
+pub(crate) fn is_scenario(word: &str) -> bool {
+    scaled(word).is_some_and(|(name, _)| SCENARIOS.iter().any(|scenario| scenario.name == name))
+}
+
+fn slower(mut setup: Setup, scale: f64) -> Setup {
+    for node in &mut setup.nodes {
+        (node.up, node.down) = (node.up / scale, node.down / scale);
+    }
+    setup.sites.iter_mut().for_each(|rate| *rate /= scale);
+    setup
+}
+
+/// The scenarios that are measured in namespaces too, predicted: those of these names, at their rates or, as in `S1b/24`,
+/// slower ones, or all if there are none.
 pub(crate) fn scenarios(names: &[&str]) -> Result<()> {
     println!(
         "Times over the lower bound of the links' raw rates: 1.04 is the least, for what surrounds the bytes."
     );
     println!(
-        "{:4} {:42} {:>8} {:>7} {:>7} {:>7} {:>9} {:>9}",
+        "{:6} {:42} {:>8} {:>7} {:>7} {:>7} {:>9} {:>9}",
         "", "", "bound", "median", "99th", "last", "uplink/F", "messages"
     );
-    for scenario in SCENARIOS.iter().filter(|scenario| names.is_empty() || names.contains(&scenario.name)) {
+    let all: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+    let names = if names.is_empty() { &all } else { names };
+    for (name, (wanted, scale)) in names.iter().filter_map(|word| Some((*word, scaled(word)?))) {
+        let Some(scenario) = SCENARIOS.iter().find(|scenario| scenario.name == wanted) else { continue };
         let mut reports = Vec::new();
         for seed in 1..=SEEDS {
-            let setup = (scenario.setup)(seed);
+            let setup = slower((scenario.setup)(seed), scale);
             let mut bounded = setup.clone();
             bounded.nodes.drain(..scenario.from);
             let bound = bounded.bound(0);
@@ -120,8 +140,8 @@ pub(crate) fn scenarios(names: &[&str]) -> Result<()> {
         }
         let of = |figure: &dyn Fn(&(f64, f64, Report)) -> f64| median(reports.iter().map(figure).collect());
         println!(
-            "{:4} {:42} {:>6.1} s {:>7.3} {:>7.3} {:>7.3} {:>9.3} {:>9.0}",
-            scenario.name,
+            "{:6} {:42} {:>6.1} s {:>7.3} {:>7.3} {:>7.3} {:>9.3} {:>9.0}",
+            name,
             scenario.what,
             reports[0].0,
             of(&|(bound, _, report)| report.quantile(0.5) / bound),

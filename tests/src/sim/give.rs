@@ -149,15 +149,19 @@ impl World {
         let near = [up, down];
         let far = [up, self.uplinks[from].0, self.uplinks[to].1, down];
         let ports = if from == to { &near[..] } else { &far[..] };
+        // Through both ports goes what each has on average; what is too much for one of them is its credit.
+        let owed = f64::midpoint(self.nodes[giver].owed.0, self.nodes[taker].owed.1).max(0.0);
         let giving = &mut self.nodes[giver].giving;
         let serving = giving.connections.get_mut(&taker).and_then(|connection| connection.serving.as_mut());
         let Some(serving) = serving else { return };
         let bytes =
-            f64::from(self.blobs[serving.blob].map().len(serving.index)) * (1.0 + self.setup.overhead);
+            f64::from(self.blobs[serving.blob].map().len(serving.index)) * (1.0 + self.setup.overhead) + owed;
         serving.slot = true;
         serving.flow =
             Some(self.links[domain].fluid.begin(now, bytes, ports, Carries::Chunk { giver, taker }));
         giving.slots += 1;
+        self.nodes[giver].owed.0 -= owed;
+        self.nodes[taker].owed.1 -= owed;
     }
 
     pub(super) fn chunk_sent(&mut self, giver: usize, taker: usize) {

@@ -66,7 +66,24 @@ pub(super) enum Part {
     Chain,
 }
 
+/// What surrounds a packet of TCP on Ethernet, and so what an acknowledgement is.
+const PACKET: u64 = 66;
+
+/// How many bytes of a connection one packet has.
+const SEGMENT: u64 = 1_448;
+
 impl Message {
+    /// What its acknowledgements take: one for two packets.
+    pub(super) fn acknowledged(&self, chunk: u64) -> u64 {
+        let bytes = if matches!(self, Self::Chunk { .. }) { chunk } else { self.len() };
+        PACKET * bytes.div_ceil(2 * SEGMENT)
+    }
+
+    /// What it takes on a link besides the chunk: with the packet that it goes in, unless that carries another message anyhow.
+    pub(super) fn on_link(&self, is_alone: bool) -> u64 {
+        self.len() + if is_alone { PACKET * self.len().div_ceil(SEGMENT) } else { 0 }
+    }
+
     /// About how many bytes it has on the wire, without those of a chunk: its frame and TLS's record.
     pub(super) fn len(&self) -> u64 {
         const RECORD: u64 = 22;

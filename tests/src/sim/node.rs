@@ -34,6 +34,8 @@ pub(super) struct Node {
     pub(super) tally: Tally,
     // When the last message to each node arrives.
     pub(super) said: BTreeMap<usize, Time>,
+    // Bytes of messages that its port has still to carry, out and in; chunks carry them along.
+    pub(super) owed: (f64, f64),
     // Which node follows which blob at a liar's.
     pub(super) deceived: BTreeSet<(usize, BlobNo)>,
 }

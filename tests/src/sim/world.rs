@@ -202,6 +202,7 @@ impl World {
                     tally: Tally::default(),
                     deceived: Default::default(),
                     said: Default::default(),
+                    owed: Default::default(),
                     setup: node.clone(),
                 }
             })
@@ -373,7 +374,17 @@ impl World {
         // What is said later does not come sooner.
         let before = self.nodes[from].said.entry(to).or_default();
         let at = (self.clock.now() + delay).max(*before);
+        let is_alone = at > *before;
         *before = at;
+        let chunk = match &message {
+            Message::Chunk { blob, index, .. } => u64::from(self.blobs[*blob].map().len(*index)),
+            _ => 0,
+        };
+        let (there, back) = (message.on_link(is_alone) as f64, message.acknowledged(chunk) as f64);
+        self.nodes[from].owed.0 += there;
+        self.nodes[from].owed.1 += back;
+        self.nodes[to].owed.0 += back;
+        self.nodes[to].owed.1 += there;
         self.clock.at(at, Happening::Deliver { from, to, lives, message });
     }
 
