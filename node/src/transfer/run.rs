@@ -314,6 +314,7 @@ impl Driver {
         self.sibling.takes(used, pace, short);
         let leads = matches!(self.planner.role(), Role::Leading { .. } | Role::Candidate { .. });
         self.sibling.leads(is_burden && leads);
+        self.sibling.reads(is_burden && self.planner.reads_origin());
         effects
     }
 

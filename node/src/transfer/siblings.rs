@@ -43,7 +43,7 @@ impl Siblings {
         all.next += 1;
         all.turns.insert(me, Arc::clone(&turn));
         drop(all);
-        Sibling { me, leads: false, takes: None, turn, all: self.clone() }
+        Sibling { me, leads: false, reads: false, takes: None, turn, all: self.clone() }
     }
 }
 
@@ -52,6 +52,7 @@ pub(super) struct Sibling {
     me: Sharer,
     // Whether it counts as one that leads.
     leads: bool,
+    reads: bool,
     // What was last said of what it takes.
     takes: Option<(usize, bool)>,
     turn: Arc<Notify>,
@@ -81,6 +82,15 @@ impl Sibling {
             all.leading.insert(self.me);
         } else {
             all.leading.remove(&self.me);
+        }
+    }
+
+    /// The transfer reads an origin or does not.
+    pub(super) fn reads(&mut self, reads: bool) {
+        if std::mem::replace(&mut self.reads, reads) != reads {
+            let mut all = self.all.lock();
+            let turns = all.room.reads(self.me, reads);
+            all.tell(turns);
         }
     }
 

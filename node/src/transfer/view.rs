@@ -36,7 +36,7 @@ pub(super) struct Stance {
     pub(super) stream: Arc<StatePrefix>,
     /// Those of the reading that this node follows.
     pub(super) signed: Option<Arc<SignedStates>>,
-    /// How long a chunk takes to come from a node of this site.
+    /// How long a chunk takes to come from the quickest node of this site.
     pub(super) pace: Option<Duration>,
 }
 

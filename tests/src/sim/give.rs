@@ -194,9 +194,10 @@ impl World {
 
     /// Those who were sent away first are told that there is a place.
     fn place_is_free(&mut self, giver: usize) {
-        let most = self.setup.exchange.told;
+        let exchange = self.setup.exchange;
         let giving = &mut self.nodes[giver].giving;
         giving.places -= 1;
+        let most = exchange.slots + exchange.waiting - giving.places;
         let mut told = Vec::new();
         while told.len() < most
             && let Some(taker) = giving.away.pop_front()

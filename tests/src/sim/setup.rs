@@ -79,8 +79,6 @@ pub struct Exchange {
     pub slots: usize,
     /// How many further ones wait for a slot, before others are sent away.
     pub waiting: usize,
-    /// How many of those who were sent away are told of each place that comes free.
-    pub told: usize,
     /// Whether followers too give each chunk once while upload is scarce, and not only who leads or holds.
     pub all_spread: bool,
     /// For how long nobody may have been sent away before upload counts as plentiful.
@@ -90,7 +88,7 @@ pub struct Exchange {
 impl Exchange {
     /// What the node does.
     pub const USUAL: Self =
-        Self { slots: 4, waiting: 0, told: 4, all_spread: false, quiet: Duration::from_millis(200) };
+        Self { slots: 4, waiting: 0, all_spread: false, quiet: Duration::from_millis(200) };
 }
 
 /// A world to simulate.

@@ -60,7 +60,10 @@ impl World {
         let alike = transfer.role.is_alike(role);
         let told = is_new || transfer.role != role;
         transfer.role = role;
-        let turns = self.nodes[node].room.takes(blob as u64, used, pace, short);
+        let reads = transfer.planner.reads_origin();
+        let room = &mut self.nodes[node].room;
+        let mut turns = room.takes(blob as u64, used, pace, short);
+        turns.extend(room.reads(blob as u64, reads));
         self.tell_turns(node, turns);
         if measures {
             self.measure(node, blob);

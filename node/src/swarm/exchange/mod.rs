@@ -62,7 +62,7 @@ pub const MAX_FOLLOWED: usize = 64;
 pub const UPDATE_TIME: Duration = Duration::from_millis(50);
 
 /// The same at most, on links on which a chunk takes seconds.
-pub(super) const MOST_UPDATE_TIME: Duration = UPDATE_TIME.saturating_mul(16);
+pub(super) const MOST_UPDATE_TIME: Duration = UPDATE_TIME.saturating_mul(32);
 
 /// How long the taking side waits.
 #[derive(Clone, Copy)]

@@ -13,11 +13,6 @@ use super::UPLOAD_SLOTS;
 /// free in the same moment, which is no sign of plenty.
 const SCARCE_TIME: Duration = Duration::from_millis(200);
 
-/// How many of those who found no slot are told of each that comes free, the first of them first: some may have found what
-/// they want elsewhere. Were all told, all would ask, and all but one be sent away again: of a leader that hundreds follow most
-/// messages were of these, a thousand for each chunk.
-const TOLD: usize = UPLOAD_SLOTS;
-
 /// The slots of a node.
 pub(super) struct Slots {
     slots: Arc<Semaphore>,
@@ -86,7 +81,11 @@ impl Drop for Slot {
     fn drop(&mut self) {
         // Free before it is told.
         drop(self.permits.take());
-        (0..TOLD).for_each(|_| self.slots.freed.notify_one());
+        // As many of those who found none as there are now, the first of them first: were more told, more would ask, and be
+        // sent away again, which is most of what is said where upload is scarce. One that has found elsewhere what it
+        // wanted leaves a slot free, of which two are told when the next one is.
+        let free = self.slots.slots.available_permits();
+        (0..free).for_each(|_| self.slots.freed.notify_one());
     }
 }
 
@@ -116,21 +115,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_many_who_found_no_slot_a_few_are_told_of_each_that_comes_free_and_all_in_turn() {
+    async fn of_many_who_found_no_slot_as_many_are_told_as_there_are_slots_and_all_in_turn() {
         let slots = Slots::new();
         let mut sent: Vec<_> = (0..UPLOAD_SLOTS).map(|_| slots.take(&own()).unwrap()).collect();
-        let late: Vec<_> = (0..3 * TOLD).map(|_| own()).collect();
+        let late: Vec<_> = (0..9).map(|_| own()).collect();
         let mut waiting: Vec<_> = late.iter().map(|own| Box::pin(slots.free_for(own))).collect();
         waiting.iter_mut().for_each(|told| assert!(told.as_mut().now_or_never().is_none()));
-        for freed in 1..=3 {
+        // One of those who are told each time takes nothing, so that one more slot is free the next time.
+        for free in [1, 2, 2, 2] {
             sent.pop();
-            let first = waiting.iter_mut().take(TOLD);
-            let told: Vec<bool> = first.map(|told| told.as_mut().now_or_never().is_some()).collect();
-            assert_eq!(told, [true; TOLD], "slot {freed}");
-            waiting.drain(..TOLD);
-            // Whoever is behind waits though there is a slot.
-            sent.extend(slots.take(&own()));
-            assert!(waiting.first_mut().is_none_or(|next| next.as_mut().now_or_never().is_none()));
+            let told = waiting.iter_mut().map(|told| told.as_mut().now_or_never().is_some());
+            let told = told.take_while(|told| *told).count();
+            assert_eq!(told, free);
+            waiting.drain(..told);
+            sent.extend((1..told).filter_map(|_| slots.take(&own())));
         }
     }
 

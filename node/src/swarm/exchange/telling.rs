@@ -13,12 +13,12 @@ const TOGETHER: u32 = 8;
 /// How long news wait for company at most: short beside the time after which a leader counts as stalled.
 const COMPANY_TIME: Duration = Duration::from_secs(2);
 
-/// For how long news are kept back where a chunk takes so long to come: half of that makes no difference to who takes what
-/// from whom, and on slow links a message for each chunk and follower would be a fifth of all bytes. Doubled step by step,
-/// so that what is told of several blobs falls together.
+/// For how long news are kept back where a chunk takes so long to come: one to two times as long. Those who trade have
+/// several under way, and more to choose from, while a message for each chunk and follower would be a fifth of all bytes.
+/// Doubled step by step, so that what is told of several blobs falls together.
 fn patience(pace: Option<Duration>) -> Duration {
     let mut patience = UPDATE_TIME;
-    while patience < MOST_UPDATE_TIME && pace.is_some_and(|pace| patience * 4 <= pace) {
+    while patience < MOST_UPDATE_TIME && pace.is_some_and(|pace| patience <= pace) {
         patience *= 2;
     }
     patience
@@ -103,7 +103,7 @@ impl Telling {
                     },
                     // Nor is it news of its own how many more states are known: whoever reads them has their chunks in a
                     // moment, and whoever follows asks where there are chunks.
-                    false => self.at + COMPANY_TIME.max(4 * patience),
+                    false => self.at + COMPANY_TIME.max(2 * patience),
                 }
             }
             _ => now,
@@ -206,12 +206,12 @@ mod tests {
         for telling in [&mut one, &mut two] {
             assert_eq!(said(telling.next(following(0), &none, &slow, ms(10))), [0; 0]);
         }
-        // Half of what a chunk takes is 650 ms, and 400 ms the longest step below.
-        assert_eq!(one.next(following(0), &set([1]), &slow, ms(850)), News::Wait(ms(350)));
-        assert_eq!(two.next(following(0), &set([2]), &slow, ms(1_150)), News::Wait(ms(50)));
-        assert_eq!(said(one.next(following(0), &set([1]), &slow, ms(1_200))), [1]);
-        assert_eq!(said(two.next(following(0), &set([2]), &slow, ms(1_200))), [2]);
-        let patiences = [ms(0), ms(199), ms(200), ms(3_600_000)].map(|pace| patience(Some(pace)));
+        // 1,600 ms is the first step above.
+        assert_eq!(one.next(following(0), &set([1]), &slow, ms(1_850)), News::Wait(ms(1_350)));
+        assert_eq!(two.next(following(0), &set([2]), &slow, ms(3_150)), News::Wait(ms(50)));
+        assert_eq!(said(one.next(following(0), &set([1]), &slow, ms(3_200))), [1]);
+        assert_eq!(said(two.next(following(0), &set([2]), &slow, ms(3_200))), [2]);
+        let patiences = [ms(0), ms(49), ms(50), ms(3_600_000)].map(|pace| patience(Some(pace)));
         assert_eq!(patiences, [UPDATE_TIME, UPDATE_TIME, 2 * UPDATE_TIME, MOST_UPDATE_TIME]);
     }
 
@@ -227,7 +227,7 @@ mod tests {
             assert_eq!(said(telling.next(following(0), &set([5]), &slow, ms(20) + wait)), [5]);
             waits.push(wait);
         }
-        assert_eq!(waits.iter().filter(|wait| **wait < ms(800)).count(), FIRST_TOLD);
+        assert_eq!(waits.iter().filter(|wait| **wait < ms(1_600)).count(), FIRST_TOLD);
         assert!(waits.iter().all(|wait| *wait <= 2 * COMPANY_TIME), "{waits:?}");
     }
 }

@@ -203,9 +203,10 @@ impl Planner {
         &self.common
     }
 
-    /// How long a chunk takes to come from a peer of this site; `None` if none has.
-    pub const fn pace(&self) -> Option<Duration> {
-        self.pace
+    /// How long a chunk takes to come from the quickest peer of this site; `None` if none has. Were it the usual one, a slow
+    /// leader would make a quick site slow.
+    pub fn pace(&self) -> Option<Duration> {
+        self.peers.values().filter(|peer| peer.class == LinkClass::Lan).filter_map(|peer| peer.pace).min()
     }
 
     /// What a peer that is followed has told that it has, while it does not hold the blob.

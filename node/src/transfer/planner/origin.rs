@@ -136,6 +136,11 @@ impl Planner {
         }
     }
 
+    /// Whether an origin is being read.
+    pub const fn reads_origin(&self) -> bool {
+        self.origin.reading.is_some()
+    }
+
     /// This node leads: what no peer can give is read.
     pub(super) fn read_origin(&mut self) {
         if !self.origin.offered || self.origin.exhausted {

@@ -27,7 +27,7 @@ const SHARE: usize = 4;
 pub(super) const SLOW_FOR: u64 = 6;
 
 /// How many chunks of a leader are needed to say how long they take, the last of them [`RECENTLY`].
-const SAMPLES: u32 = 3;
+const SAMPLES: u32 = 2;
 
 /// For how many ticks what was measured says something: 10 s.
 const RECENTLY: u64 = 20;

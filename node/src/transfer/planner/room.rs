@@ -4,7 +4,7 @@
 //! and are sent away again, and those who are given something share links with many. The layers of an image come at the
 //! same time, so what one of them may ask for depends on the others. They take turns.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::LEAST_WINDOW;
@@ -28,20 +28,33 @@ struct Share {
     pace: Option<Duration>,
 }
 
-/// What the transfers of a node share: as many entries as there are transfers.
+/// What the transfers of a node share: no more entries than there are transfers.
 #[derive(Debug, Default)]
 pub struct Room {
     shares: BTreeMap<Sharer, Share>,
     waiting: VecDeque<Sharer>,
+    // Those that read an origin.
+    readers: BTreeSet<Sharer>,
 }
 
 impl Room {
     /// How many chunks are asked for at a time: as many as a node sends at a time, and more where a chunk takes less than
-    /// what has to be said about it.
+    /// what has to be said about it. A node that reads an origin asks for one: its site waits for what it reads, which has to
+    /// share its link with them.
     fn size(&self) -> usize {
         let quickest = self.shares.values().filter_map(|share| share.pace).min();
         let more = quickest.map_or(0.0, |pace| HANDOVER.as_secs_f64() / pace.as_secs_f64().max(1e-6));
-        (LEAST_WINDOW + (LEAST_WINDOW as f64 * more) as usize).min(MOST_ROOM)
+        let least = if self.readers.is_empty() { LEAST_WINDOW } else { 1 };
+        (least + (LEAST_WINDOW as f64 * more) as usize).min(MOST_ROOM)
+    }
+
+    /// A transfer reads an origin from now on, or does not. Returns whose turn has come.
+    pub fn reads(&mut self, sharer: Sharer, reads: bool) -> Vec<Sharer> {
+        match reads {
+            true => self.readers.insert(sharer),
+            false => self.readers.remove(&sharer),
+        };
+        self.give_turns()
     }
 
     fn free(&self) -> usize {
@@ -69,6 +82,7 @@ impl Room {
     /// A transfer has ended. Returns whose turn has come.
     pub fn ends(&mut self, sharer: Sharer) -> Vec<Sharer> {
         self.shares.remove(&sharer);
+        self.readers.remove(&sharer);
         self.waiting.retain(|waiting| *waiting != sharer);
         self.give_turns()
     }
@@ -123,12 +137,24 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_reads_an_origin_asks_for_one_chunk_at_a_time_and_for_more_when_it_has_read() {
+        let mut room = Room::default();
+        assert!(room.reads(3, true).is_empty());
+        assert_eq!(room.of(1), 1);
+        assert!(room.takes(1, 1, SLOW, false).is_empty());
+        assert!(room.takes(2, 0, SLOW, true).is_empty());
+        assert_eq!(room.reads(3, false), [2]);
+        assert_eq!((room.of(1), room.of(2)), (LEAST_WINDOW - 2, LEAST_WINDOW - 1));
+    }
+
+    #[test]
     fn whoever_is_done_leaves_nothing_behind() {
         let mut room = Room::default();
         for sharer in 0..100 {
             room.takes(sharer, 1, SLOW, true);
+            room.reads(sharer, true);
             room.ends(sharer);
         }
-        assert!(room.shares.is_empty() && room.waiting.is_empty());
+        assert!(room.shares.is_empty() && room.waiting.is_empty() && room.readers.is_empty());
     }
 }
