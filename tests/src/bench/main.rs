@@ -35,7 +35,7 @@ Benchmarks, all of the first ones if none is named:
   idle      resident memory, CPU and traffic of nodes with nothing to do
   size      the binary
   sim       the swarm in a simulation: what S1, S1b, S2, S5 and S6 should come to, and 10 to 1,000 nodes;
-            sim S1 S6: those alone
+            sim S1 S6/4: those alone, here S6 at a quarter of its rates
   sim-large the same for 10,000 nodes, for half an hour
   sim-site  one site of 100, 1,000 and 10,000 nodes in a simulation; sim-site 500: one of so many
 
