@@ -197,7 +197,7 @@ fn a_leader_whose_link_is_slow_makes_way() {
         let mut report = run(seed, &setup);
         report.done.retain(|(node, _)| *node > 0);
         let (last, bound) = (report.quantile(1.0), 1.0 + others.bound(0));
-        assert!(last <= 1.8 * bound, "seed {seed}: {last:.1} s, bound {bound:.1} s");
+        assert!(last <= 1.6 * bound, "seed {seed}: {last:.1} s, bound {bound:.1} s");
         assert!(report.uplinks[0] as f64 <= 1.1 * setup.size() as f64, "seed {seed}: {}", report.uplinks[0]);
     }
 }
@@ -260,5 +260,5 @@ fn what_a_node_says_and_hears_and_remembers_grows_with_its_neighbours_and_not_wi
         assert!(most(many) <= 2 * most(few), "{} messages at most, {}", most(many), most(few));
     }
     let (few, many) = (small.planner_bytes, large.planner_bytes);
-    assert!(many <= 1.25 * few, "{many:.0} bytes, {few:.0}");
+    assert!(many <= 1.1 * few, "{many:.0} bytes, {few:.0}");
 }
