@@ -179,15 +179,15 @@ fn a_leader_reads_on_until_one_that_knows_more_states_begins() {
 fn a_node_that_reads_another_blob_leaves_this_one_for_three_seconds_to_those_who_are_about_to_want_it() {
     let site = Site::new(3);
     let mut planner = site.planner();
-    planner.is_laden(true);
+    planner.set_laden(true);
     assert!(!leads(&may_lead(&mut planner)));
     assert!(!leads(&ticks(&mut planner, 5)));
     assert!(leads(&ticks(&mut planner, 1)));
 
     let mut planner = site.planner();
-    planner.is_laden(true);
+    planner.set_laden(true);
     assert!(!leads(&may_lead(&mut planner)));
     // It reads nothing any more.
-    planner.is_laden(false);
+    planner.set_laden(false);
     assert!(leads(&ticks(&mut planner, 1)));
 }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use wherry_proto::{Digest, Hello, NodeId, Question};
 
 use super::admission::Doorkeeper;
-use super::announce::{self, Announcements};
+use super::announcements::{self, Announcements};
 use super::ask::{self, Asking, MAX_ASKED, REPLY_TIME};
 use super::behaviour::{Behaviour, BehaviourEvent, learn};
 use super::codec::WireError;
@@ -193,7 +193,7 @@ impl Actor {
             },
             Command::Providers { digest, found } => {
                 if self.searches.len() < MAX_SEARCHES {
-                    let query = self.swarm.behaviour_mut().kad.get_providers(announce::key(&digest));
+                    let query = self.swarm.behaviour_mut().kad.get_providers(announcements::key(&digest));
                     self.searches.insert(query, found);
                 }
             }

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use libp2p::kad::QueryId;
-use wherry_proto::Digest;
+use wherry_proto::{Digest, NodeId};
 
 use super::actor::{Actor, Command};
-use super::announce::{self, ANNOUNCERS, RENEWAL_TIME, RETRY_TIME, announcers};
+use super::announcements::{self, ANNOUNCERS, RENEWAL_TIME, RETRY_TIME, announcers};
 use super::client::offer;
 use super::neighbours::{Entry, LinkClass};
 
@@ -25,23 +25,18 @@ impl Actor {
                 Ok(digest) => digest,
                 Err(next) => return next,
             };
-            let near = self.neighbours.all();
-            let near = near.iter().filter(|entry| entry.neighbour.class == LinkClass::Lan);
-            match announcers(
-                &digest,
-                &self.doorkeeper.certificate.node,
-                near.map(|entry| entry.neighbour.node),
-            ) {
-                Some(others) => {
-                    let entries = others.iter().filter_map(|node| self.neighbours.get(node)).collect();
-                    self.ask_whether_others_do(digest, entries);
-                }
+            let neighbours = self.neighbours.all().into_iter().map(|entry| entry.neighbour);
+            let near = neighbours.filter(|neighbour| neighbour.class == LinkClass::Lan);
+            let me = &self.doorkeeper.certificate.node;
+            match announcers(&digest, me, near.map(|neighbour| neighbour.node)) {
+                Some(others) => self.ask_whether_others_do(digest, others),
                 None => self.provide(digest, now),
             }
         }
     }
 
-    fn ask_whether_others_do(&self, digest: Digest, others: Vec<Entry>) {
+    fn ask_whether_others_do(&self, digest: Digest, others: [NodeId; ANNOUNCERS]) {
+        let others: Vec<Entry> = others.iter().filter_map(|node| self.neighbours.get(node)).collect();
         let commands = self.to_self.clone();
         self.tasks.spawn(async move {
             let offers: Vec<_> = others.into_iter().map(|other| offer(other, digest)).collect();
@@ -64,7 +59,7 @@ impl Actor {
             // It was withdrawn while others were asked.
             return self.announcements.done(&digest, RETRY_TIME, now);
         }
-        match self.swarm.behaviour_mut().kad.start_providing(announce::key(&digest)) {
+        match self.swarm.behaviour_mut().kad.start_providing(announcements::key(&digest)) {
             Ok(query) => {
                 self.announcing.insert(query, digest);
             }
@@ -83,12 +78,12 @@ impl Actor {
 
     /// What was told before lapses.
     pub(super) fn leave_to_others(&mut self, digest: Digest, pause: Duration, now: Instant) {
-        self.swarm.behaviour_mut().kad.stop_providing(&announce::key(&digest));
+        self.swarm.behaviour_mut().kad.stop_providing(&announcements::key(&digest));
         self.announcements.done(&digest, pause, now);
     }
 
     pub(super) fn withdraw(&mut self, digest: &Digest) {
         self.announcements.remove(digest);
-        self.swarm.behaviour_mut().kad.stop_providing(&announce::key(digest));
+        self.swarm.behaviour_mut().kad.stop_providing(&announcements::key(digest));
     }
 }

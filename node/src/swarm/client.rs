@@ -412,7 +412,8 @@ impl Client {
         Some((number, entry, page))
     }
 
-    /// Tells the network from now on that this node holds a blob. Waits only while very many are told at once.
+    /// Tells the network from now on that this node holds a blob, or leaves that to others of the site who hold it too
+    /// ([`ANNOUNCERS`](super::ANNOUNCERS)). Waits only while very many are told at once.
     pub async fn announce(&self, digest: Digest) {
         let _ = self.0.commands.send(Command::Announce(digest)).await;
     }
@@ -422,7 +423,7 @@ impl Client {
         let _ = self.0.commands.send(Command::Withdraw(digest)).await;
     }
 
-    /// The blobs that this node tells the network of, at most [`MAX_ANNOUNCED`](super::MAX_ANNOUNCED).
+    /// The blobs that this node tells the network of, or leaves to others of the site to tell, at most [`MAX_ANNOUNCED`](super::MAX_ANNOUNCED).
     pub async fn announced(&self) -> Vec<Digest> {
         let (reply, announced) = oneshot::channel();
         let _ = self.0.commands.send(Command::Announced(reply)).await;

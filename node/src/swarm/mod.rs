@@ -8,7 +8,7 @@
 
 mod actor;
 mod admission;
-mod announce;
+mod announcements;
 mod announcing;
 mod arriving;
 mod ask;
@@ -38,7 +38,7 @@ mod twins;
 mod unreached;
 
 pub use admission::{ADMISSION_TIME, AdmissionError};
-pub use announce::{ANNOUNCERS, MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
+pub use announcements::{ANNOUNCERS, MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
 pub use arriving::Arriving;
 pub use ask::{MAX_ASKED, PING_TIME, REPLY_TIME};
 pub use bans::{BAN_TIME, Ban, MAX_BANS};

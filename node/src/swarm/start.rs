@@ -18,7 +18,7 @@ use wherry_proto::NodeId;
 
 use super::actor::{Actor, Command, MAX_COMMANDS};
 use super::admission::Doorkeeper;
-use super::announce::Announcements;
+use super::announcements::Announcements;
 use super::ask::{self, Errands};
 use super::behaviour::Behaviour;
 use super::bulk::{self, Inbound};

@@ -290,7 +290,7 @@ impl Driver {
             role: self.planner.role(),
             stream: Arc::clone(self.planner.ledger().stream()),
             signed: self.planner.signed().cloned(),
-            pace: self.planner.pace(),
+            pace: self.planner.quickest(),
         });
         for effect in effects {
             match effect {
@@ -306,7 +306,7 @@ impl Driver {
         // One chunk is no burden.
         let is_burden = self.map().count() > 1;
         if is_burden && matches!(event, Event::SearchedSite | Event::Tick) {
-            self.planner.is_laden(self.sibling.is_laden() && self.parts.peers.are_astir());
+            self.planner.set_laden(self.sibling.is_laden() && self.parts.peers.are_astir());
         }
         self.planner.has_room(self.sibling.room());
         let effects = self.planner.apply(event);

@@ -399,7 +399,7 @@ impl World {
                 Some(transfer) => {
                     let mut no_news = transfer.planner.common().clone();
                     transfer.planner.here_at(&id).into_iter().for_each(|theirs| no_news.add(theirs));
-                    let audience = Audience { no_news, pace: transfer.planner.pace(), followers };
+                    let audience = Audience { no_news, pace: transfer.planner.quickest(), followers };
                     match telling.next(transfer.role, &transfer.linked, &audience, now) {
                         News::Say(update) => {
                             self.send(giver, taker, Message::Update(blob, update));

@@ -47,7 +47,9 @@ impl World {
         let laden = matches!(event, Event::SearchedSite | Event::Tick).then(|| self.is_laden(node, blob));
         let room = self.nodes[node].room.of(blob as u64);
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        laden.into_iter().for_each(|laden| transfer.planner.is_laden(laden));
+        if let Some(laden) = laden {
+            transfer.planner.set_laden(laden);
+        }
         transfer.planner.has_room(room);
         let effects = transfer.planner.apply(event);
         let (used, pace, short) = transfer.planner.needs_room();

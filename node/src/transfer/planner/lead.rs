@@ -178,7 +178,7 @@ impl Planner {
     }
 
     /// Whether this node leads another blob while neighbours are about to get images, so that one of them could lead this one.
-    pub const fn is_laden(&mut self, laden: bool) {
+    pub const fn set_laden(&mut self, laden: bool) {
         self.lead.laden = laden;
     }
 

@@ -205,7 +205,7 @@ impl Planner {
 
     /// How long a chunk takes to come from the quickest peer of this site; `None` if none has. Were it the usual one, a slow
     /// leader would make a quick site slow.
-    pub fn pace(&self) -> Option<Duration> {
+    pub fn quickest(&self) -> Option<Duration> {
         self.peers.values().filter(|peer| peer.class == LinkClass::Lan).filter_map(|peer| peer.pace).min()
     }
 
