@@ -96,6 +96,13 @@ impl<T> Fluid<T> {
         !self.due.is_empty()
     }
 
+    /// How many flows go through a port, and what part of its rate they have together.
+    pub(super) fn load(&self, port: PortId) -> (usize, f64) {
+        let Port { rate, flows, .. } = &self.ports[port];
+        let sum: f64 = flows.iter().filter_map(|id| self.flow(*id)).map(|flow| flow.rate).sum();
+        (flows.len(), sum / rate)
+    }
+
     fn flow(&self, id: FlowId) -> Option<&Flow<T>> {
         self.flows.get(id as usize)?.as_ref()
     }
