@@ -308,10 +308,9 @@ impl Driver {
         if is_burden && matches!(event, Event::SearchedSite | Event::Tick) {
             self.planner.set_laden(self.sibling.is_laden() && self.parts.peers.are_astir());
         }
-        self.planner.has_room(self.sibling.room());
+        self.planner.may_ask(self.sibling.allowance());
         let effects = self.planner.apply(event);
-        let (used, pace, short) = self.planner.needs_room();
-        self.sibling.takes(used, pace, short);
+        self.sibling.takes(self.planner.needs());
         let leads = matches!(self.planner.role(), Role::Leading { .. } | Role::Candidate { .. });
         self.sibling.leads(is_burden && leads);
         self.sibling.reads(is_burden && self.planner.reads_origin());

@@ -3,11 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::planner::{Room, Sharer};
+use super::planner::{Allowance, Needs, Room, Sharer};
 
 /// The transfers of a node that run, which [`MAX_TRANSFERS`](super::MAX_TRANSFERS) bounds.
 #[derive(Clone, Default)]
@@ -43,7 +42,7 @@ impl Siblings {
         all.next += 1;
         all.turns.insert(me, Arc::clone(&turn));
         drop(all);
-        Sibling { me, leads: false, reads: false, takes: None, turn, all: self.clone() }
+        Sibling { me, leads: false, reads: false, takes: Needs::default(), turn, all: self.clone() }
     }
 }
 
@@ -54,7 +53,7 @@ pub(super) struct Sibling {
     leads: bool,
     reads: bool,
     // What was last said of what it takes.
-    takes: Option<(usize, bool)>,
+    takes: Needs,
     turn: Arc<Notify>,
     all: Siblings,
 }
@@ -94,20 +93,20 @@ impl Sibling {
         }
     }
 
-    /// How many more chunks may be asked of nodes that trade.
-    pub(super) fn room(&self) -> usize {
+    /// What may be asked of nodes that trade.
+    pub(super) fn allowance(&self) -> Allowance {
         self.all.lock().room.of(self.me)
     }
 
     /// As [`Room::takes`]; whose turn has come is told.
-    pub(super) fn takes(&mut self, used: usize, pace: Option<Duration>, short: bool) {
-        let before = self.takes.replace((used, short));
+    pub(super) fn takes(&mut self, needs: Needs) {
         // Most events change nothing, and nothing is left over of a turn where none was asked for.
-        if before == self.takes && !short {
+        if self.takes == needs && needs.lack.is_none() {
             return;
         }
+        self.takes = needs.clone();
         let mut all = self.all.lock();
-        let turns = all.room.takes(self.me, used, pace, short);
+        let turns = all.room.takes(self.me, needs);
         all.tell(turns);
     }
 
@@ -130,9 +129,11 @@ impl Drop for Sibling {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::FutureExt as _;
 
-    use super::super::planner::LEAST_WINDOW;
+    use super::super::planner::{Lack, USUAL_ROOM};
     use super::*;
 
     #[test]
@@ -151,17 +152,17 @@ mod tests {
     #[test]
     fn whoever_waits_for_room_is_told_when_another_leaves_some() {
         let all = Siblings::default();
-        let pace = Some(Duration::from_secs(1));
+        let asked = |asked| Needs { asked, pace: Some(Duration::from_secs(1)), ..Needs::default() };
         let (mut one, mut two) = (all.join(), all.join());
-        one.takes(LEAST_WINDOW, pace, false);
-        two.takes(0, pace, true);
+        one.takes(asked(USUAL_ROOM));
+        two.takes(Needs { lack: Some(Lack::Room), ..asked(0) });
         assert!(two.turn().now_or_never().is_none());
-        one.takes(LEAST_WINDOW - 1, pace, false);
-        assert!(two.turn().now_or_never().is_some() && two.room() == 1);
+        one.takes(asked(USUAL_ROOM - 1));
+        assert!(two.turn().now_or_never().is_some() && two.allowance().room == 1);
         // Its turn is over, used or not.
-        two.takes(0, pace, false);
-        assert_eq!((one.room(), two.room()), (1, 1));
+        two.takes(asked(0));
+        assert_eq!((one.allowance().room, two.allowance().room), (1, 1));
         drop(one);
-        assert_eq!(two.room(), LEAST_WINDOW);
+        assert_eq!(two.allowance().room, USUAL_ROOM);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use wherry_node::swarm::UPLOAD_SLOTS;
+
 /// How a node behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
@@ -79,7 +81,7 @@ pub struct Exchange {
     pub slots: usize,
     /// How many further ones wait for a slot, before others are sent away.
     pub waiting: usize,
-    /// Whether followers too give each chunk once while upload is scarce, and not only who leads or holds.
+    /// Whether all that a node has goes out once while upload is scarce, and not only what it has from elsewhere.
     pub all_spread: bool,
     /// For how long nobody may have been sent away before upload counts as plentiful.
     pub quiet: Duration,
@@ -88,7 +90,7 @@ pub struct Exchange {
 impl Exchange {
     /// What the node does.
     pub const USUAL: Self =
-        Self { slots: 4, waiting: 0, all_spread: false, quiet: Duration::from_millis(200) };
+        Self { slots: UPLOAD_SLOTS, waiting: 0, all_spread: false, quiet: Duration::from_millis(200) };
 }
 
 /// A world to simulate.

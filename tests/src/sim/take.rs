@@ -15,9 +15,6 @@ use super::world::{Happening, World};
 /// How long a peer may say nothing while it owes an answer.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How long a peer that said it was busy is left alone at most.
-const BUSY_PAUSE: Duration = Duration::from_millis(500);
-
 /// After how long a client asks again for what could not be had.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -45,14 +42,14 @@ impl World {
         }
         let measures = matches!(event, Event::Tick);
         let laden = matches!(event, Event::SearchedSite | Event::Tick).then(|| self.is_laden(node, blob));
-        let room = self.nodes[node].room.of(blob as u64);
+        let allowed = self.nodes[node].room.of(blob as u64);
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
         if let Some(laden) = laden {
             transfer.planner.set_laden(laden);
         }
-        transfer.planner.has_room(room);
+        transfer.planner.may_ask(allowed);
         let effects = transfer.planner.apply(event);
-        let (used, pace, short) = transfer.planner.needs_room();
+        let needs = transfer.planner.needs();
         let mut is_new = false;
         if transfer.linked != *transfer.planner.ledger().linked() {
             transfer.linked.clone_from(transfer.planner.ledger().linked());
@@ -64,7 +61,7 @@ impl World {
         transfer.role = role;
         let reads = transfer.planner.reads_origin();
         let room = &mut self.nodes[node].room;
-        let mut turns = room.takes(blob as u64, used, pace, short);
+        let mut turns = room.takes(blob as u64, needs);
         turns.extend(room.reads(blob as u64, reads));
         self.tell_turns(node, turns);
         if measures {
@@ -394,13 +391,11 @@ impl World {
                 if transfer.fetching.remove(&request).is_none() {
                     return;
                 }
-                let run = transfer.run;
+                let (run, pause) = (transfer.run, transfer.planner.busy_pause());
                 if let Entry::Vacant(vacant) = transfer.busy.entry(from) {
                     vacant.insert(token);
-                    self.clock.after(
-                        nanos(BUSY_PAUSE),
-                        Happening::Pause { node: to, blob, run, peer: from, token },
-                    );
+                    self.clock
+                        .after(nanos(pause), Happening::Pause { node: to, blob, run, peer: from, token });
                 }
                 self.apply(to, blob, Event::Busy(id, index));
             }

@@ -15,7 +15,7 @@ pub use company::{MAX_DROPPED, MAX_PEERS, MAX_RETURNS};
 pub use event::{DropReason, Effect, Event, Failure, LeadEnd, NoStates, Proof, Source, Succession};
 pub use lead::STALL;
 pub use peer::{MAX_REFUSED, PIPELINE};
-pub use room::{MOST_ROOM, Room, Sharer};
+pub use room::{Allowance, Lack, MOST_ROOM, Needs, Room, Sharer, USUAL_ROOM};
 pub use sizes::Sizes;
 pub use summary::{Leads, PeerNow, Summary};
 
@@ -42,8 +42,7 @@ mod summary;
 /// How much time passes between two [`Event::Tick`]s.
 pub const TICK: Duration = Duration::from_millis(500);
 
-/// How many chunks are asked of all peers together, at least: as many as a peer has upload slots, so that no node asks
-/// for more than one gives.
+/// How many chunks are asked of all peers together, at least.
 pub const LEAST_WINDOW: usize = 4;
 
 /// The same at most.
@@ -96,10 +95,10 @@ pub struct Planner {
     readers: BTreeMap<u64, ChunkIndex>,
     // How many chunks are asked of all peers together.
     window: Depth,
-    // How many more may be asked of nodes that trade, as far as other blobs leave room, and whether that held it up; with
-    // none there is room for one blob.
-    room: Option<usize>,
-    short: bool,
+    // What may be asked of nodes that trade, as far as other blobs leave it, and what held it up; with none there is room
+    // for one blob.
+    allowed: Option<Allowance>,
+    lack: Option<Lack>,
     // How long a chunk takes that comes from a peer of this site, smoothed.
     pace: Option<Duration>,
     // How many more peers may be followed in this tick.
@@ -162,8 +161,8 @@ impl Planner {
             common: ChunkSet::empty(map),
             readers: BTreeMap::new(),
             window: Depth::new(LEAST_WINDOW, LEAST_WINDOW, MOST_WINDOW),
-            room: None,
-            short: false,
+            allowed: None,
+            lack: None,
             pace: None,
             may_follow: FOLLOWED_A_TICK,
             searched_site: false,

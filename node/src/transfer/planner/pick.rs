@@ -9,11 +9,17 @@ use std::time::Duration;
 use wherry_proto::{ChunkIndex, ChunkSet, NodeId, State};
 
 use super::peer::Peer;
-use super::{Asked, Effect, IN_FLIGHT, LEAST_WINDOW, Planner, Source};
+use super::{Allowance, Asked, Effect, IN_FLIGHT, LEAST_WINDOW, Lack, Needs, Planner, Source, USUAL_ROOM};
 use crate::swarm::LinkClass;
 
 /// How many wanted chunks are weighed against each other for one request, so that the largest blob costs no more.
 const SCAN: usize = 1024;
+
+/// How long a peer that said it was busy is left alone where chunks take little time.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long it is on the slowest links: one that forgets to say that it has a slot free is asked again all the same.
+const MOST_BUSY_PAUSE: Duration = Duration::from_secs(10);
 
 impl Planner {
     /// Whether chunks are taken from a peer now.
@@ -34,7 +40,7 @@ impl Planner {
         self.peers.values().any(Peer::trades)
     }
 
-    /// Whether so many peers have something to give to each other that one chunk of each, and no more of them than each
+    /// Whether so many peers have something to give to each other that one chunk of each, and few more of them than each
     /// has slots, keeps all links busy. Whoever took more then would leave less to others, and wait in lines instead.
     fn is_crowd(&self) -> bool {
         let gives =
@@ -47,19 +53,27 @@ impl Planner {
         self.peers.values().any(|peer| self.is_source(peer) && peer.gives(index, self.ticks))
     }
 
-    /// Where nodes trade, the plan asks for so many chunks more at most until it is told anew.
-    pub fn has_room(&mut self, room: usize) {
-        self.room = Some(room);
+    /// Where nodes trade, the plan asks for no more than this until it is told anew.
+    pub fn may_ask(&mut self, allowed: Allowance) {
+        self.allowed = Some(allowed);
         // What held it up before does so no more, whether it comes to ask this time or not.
-        self.short = false;
+        self.lack = None;
     }
 
-    /// How many chunks are asked of nodes that trade, how long one takes, and whether more would be if there were room.
-    pub fn needs_room(&self) -> (usize, Option<Duration>, bool) {
-        match self.is_crowd() {
-            true => (self.asked_near(), self.pace, self.short),
-            false => (0, None, false),
+    /// What is asked of nodes that trade, and what the plan lacks to ask for more.
+    pub fn needs(&self) -> Needs {
+        if !self.is_crowd() {
+            return Needs::default();
         }
+        let is_engaged = |peer: &Peer| peer.class == LinkClass::Lan && (peer.asked > 0 || peer.busy);
+        let engaged = self.peers.iter().filter(|(_, peer)| is_engaged(peer)).map(|(node, _)| *node).collect();
+        Needs { asked: self.asked_near(), pace: self.pace, engaged, lack: self.lack }
+    }
+
+    /// How long a peer that said it was busy is left alone at most. It says itself when it has a slot free, and these are taken
+    /// for as long as chunks take: whoever asked much sooner would be sent away again, for two messages each time.
+    pub fn busy_pause(&self) -> Duration {
+        self.quickest().map_or(BUSY_PAUSE, |pace| (4 * pace).clamp(BUSY_PAUSE, MOST_BUSY_PAUSE))
     }
 
     fn asked_near(&self) -> usize {
@@ -69,13 +83,13 @@ impl Planner {
     pub(super) fn ask_peers(&mut self) {
         let chunk_len = u64::from(self.ledger.map().chunk_len());
         let crowd = self.is_crowd();
-        self.short = false;
+        self.lack = None;
         loop {
             let asked = self.peers.values().map(|peer| peer.asked).sum::<usize>();
-            let is_full = match (crowd, self.room) {
+            let is_full = match (crowd, &self.allowed) {
                 (false, _) => asked >= self.window.get(),
-                (true, Some(room)) => room == 0,
-                (true, None) => self.asked_near() >= LEAST_WINDOW,
+                (true, Some(allowed)) => allowed.room == 0,
+                (true, None) => self.asked_near() >= USUAL_ROOM,
             };
             let waiting = (asked + self.keeping.len()) as u64;
             if waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT {
@@ -86,19 +100,27 @@ impl Planner {
             }
             let able = self.peers.iter().filter(|(_, peer)| peer.is_ready() && self.is_source(peer));
             let (near, far): (Vec<_>, Vec<_>) = able.partition(|(_, peer)| peer.class == LinkClass::Lan);
-            let near: Vec<_> = near.into_iter().filter(|(_, peer)| !crowd || peer.asked == 0).collect();
+            let near = near.into_iter().filter(|(_, peer)| !crowd || peer.asked == 0);
+            let engaged = self.allowed.as_ref().filter(|_| crowd).map(|allowed| &allowed.engaged);
+            let (engaged, near): (Vec<_>, Vec<_>) =
+                near.partition(|(node, _)| engaged.is_some_and(|engaged| engaged.contains(*node)));
+            self.lack = match is_full {
+                true => (!near.is_empty()).then_some(Lack::Room),
+                false => (!engaged.is_empty()).then_some(Lack::Node),
+            };
             // Another site is one long link, whose pipeline is to be kept full.
-            let chosen = if is_full { [far, Vec::new()] } else { [near.clone(), far] };
+            let chosen = if is_full { [far, Vec::new()] } else { [near, far] };
             let ready: Vec<NodeId> = chosen.into_iter().flatten().map(|(node, _)| *node).collect();
-            self.short = is_full && !near.is_empty();
             if ready.is_empty() {
                 return;
             }
             let picked = if self.trades() { self.pick_trading(&ready) } else { self.pick_in_order(&ready) };
             let Some((node, index, for_reader)) = picked else { return };
             let Some(link) = self.ledger.expected(index) else { return };
-            if self.peers.get(&node).is_some_and(|peer| peer.class == LinkClass::Lan) {
-                self.room = self.room.map(|room| room.saturating_sub(1));
+            if let Some(allowed) = &mut self.allowed
+                && self.peers.get(&node).is_some_and(|peer| peer.class == LinkClass::Lan)
+            {
+                allowed.room = allowed.room.saturating_sub(1);
             }
             self.ask(node, index, vec![link.from], for_reader);
         }

@@ -1,23 +1,69 @@
-//! How many chunks a node asks for at a time of nodes that trade, of all its blobs together.
+//! What the transfers of a node may ask of nodes that trade, together.
 //!
 //! Each node sends a few chunks at a time, so each is to take as many: where all take more, most are sent away, ask again
 //! and are sent away again, and those who are given something share links with many. The layers of an image come at the
-//! same time, so what one of them may ask for depends on the others. They take turns.
+//! same time, so what one of them may ask for depends on the others. They take turns, and each asks nodes that no other has
+//! asked: a node answers one request after the other, so a second one would wait there and count as one under way. Whoever
+//! has no slot for one blob has none for another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::LEAST_WINDOW;
+use wherry_proto::NodeId;
+
+use crate::swarm::UPLOAD_SLOTS;
 
 /// How long it takes until a place that has come free at one node is used by another: messages both ways, and those who are
 /// asked in vain.
 const HANDOVER: Duration = Duration::from_millis(10);
 
+/// How many chunks a node asks for at a time: half as many again as one sends, since of these about a third are on their way
+/// as words, to a node that turns out to be busy or from it, and wait behind what fills the links.
+pub const USUAL_ROOM: usize = UPLOAD_SLOTS + UPLOAD_SLOTS / 2;
+
+/// How many a node asks for while it reads an origin: its site waits for what it reads, which has to share its link with them.
+const WHILE_READING: usize = 2;
+
+/// How many it asks for afterwards: it has fallen behind the others, who have their links for themselves.
+const CATCHING_UP: usize = 2 * UPLOAD_SLOTS;
+
 /// How many chunks are asked for at most: on quick links most of the time of one would pass with messages.
-pub const MOST_ROOM: usize = 4 * LEAST_WINDOW;
+pub const MOST_ROOM: usize = 2 * USUAL_ROOM;
 
 /// One of the transfers that share.
 pub type Sharer = u64;
+
+/// What a transfer may ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allowance {
+    /// How many more chunks.
+    pub room: usize,
+    /// Nodes that are engaged with other transfers: asked for a chunk, or without a slot for one. Nobody where there is no
+    /// room either.
+    pub engaged: BTreeSet<NodeId>,
+}
+
+/// What a transfer has asked for, and what it lacks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// How many chunks it has asked for that are not here yet.
+    pub asked: usize,
+    /// How long one takes.
+    pub pace: Option<Duration>,
+    /// Whom it has asked, and who had no slot: at most [`MAX_PEERS`](super::MAX_PEERS).
+    pub engaged: BTreeSet<NodeId>,
+    /// Why it does not ask for more, if it could.
+    pub lack: Option<Lack>,
+}
+
+/// What a transfer waits for that could ask for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Room for one more chunk.
+    Room,
+    /// A node that is engaged with another transfer.
+    Node,
+}
 
 #[derive(Debug, Default)]
 struct Share {
@@ -26,26 +72,33 @@ struct Share {
     // Its turn has come to ask for so many more.
     granted: usize,
     pace: Option<Duration>,
+    engaged: BTreeSet<NodeId>,
 }
 
 /// What the transfers of a node share: no more entries than there are transfers.
 #[derive(Debug, Default)]
 pub struct Room {
     shares: BTreeMap<Sharer, Share>,
+    // Those that wait for room, in this order.
     waiting: VecDeque<Sharer>,
-    // Those that read an origin.
+    // Those that wait for a node.
+    blocked: BTreeSet<Sharer>,
+    // Those that read an origin, and whether any has of those that run, or of others beside them.
     readers: BTreeSet<Sharer>,
+    has_read: bool,
 }
 
 impl Room {
-    /// How many chunks are asked for at a time: as many as a node sends at a time, and more where a chunk takes less than
-    /// what has to be said about it. A node that reads an origin asks for one: its site waits for what it reads, which has to
-    /// share its link with them.
+    /// How many chunks are asked for at a time; more where a chunk takes less than what has to be said about it.
     fn size(&self) -> usize {
         let quickest = self.shares.values().filter_map(|share| share.pace).min();
         let more = quickest.map_or(0.0, |pace| HANDOVER.as_secs_f64() / pace.as_secs_f64().max(1e-6));
-        let least = if self.readers.is_empty() { LEAST_WINDOW } else { 1 };
-        (least + (LEAST_WINDOW as f64 * more) as usize).min(MOST_ROOM)
+        let least = match self.readers.is_empty() {
+            false => WHILE_READING,
+            true if self.has_read => CATCHING_UP,
+            true => USUAL_ROOM,
+        };
+        (least + (UPLOAD_SLOTS as f64 * more) as usize).min(MOST_ROOM)
     }
 
     /// A transfer reads an origin from now on, or does not. Returns whose turn has come.
@@ -54,6 +107,7 @@ impl Room {
             true => self.readers.insert(sharer),
             false => self.readers.remove(&sharer),
         };
+        self.has_read |= reads;
         self.give_turns()
     }
 
@@ -62,29 +116,52 @@ impl Room {
         self.size().saturating_sub(taken)
     }
 
-    /// How many more chunks a transfer may ask for now.
-    pub fn of(&self, sharer: Sharer) -> usize {
+    /// What a transfer may ask for now.
+    pub fn of(&self, sharer: Sharer) -> Allowance {
         let granted = self.shares.get(&sharer).map_or(0, |share| share.granted);
         // Whoever waits comes first.
-        granted + if self.waiting.is_empty() { self.free() } else { 0 }
+        let room = granted + if self.waiting.is_empty() { self.free() } else { 0 };
+        if room == 0 {
+            return Allowance::default();
+        }
+        let others = self.shares.iter().filter(|(other, _)| **other != sharer);
+        let engaged = others.flat_map(|(_, share)| &share.engaged).copied().collect();
+        Allowance { room, engaged }
     }
 
-    /// A transfer has now asked for so many chunks, which take so long each, and could ask for more if it is `short`. Returns
-    /// whose turn has come.
-    pub fn takes(&mut self, sharer: Sharer, used: usize, pace: Option<Duration>, short: bool) -> Vec<Sharer> {
-        self.shares.insert(sharer, Share { used, granted: 0, pace });
-        if short && !self.waiting.contains(&sharer) {
-            self.waiting.push_back(sharer);
+    /// What a transfer has asked for by now and what it lacks. Returns whose turn has come.
+    pub fn takes(&mut self, sharer: Sharer, needs: Needs) -> Vec<Sharer> {
+        let Needs { asked, pace, engaged, lack } = needs;
+        let before = self.shares.remove(&sharer).unwrap_or_default();
+        let frees = !before.engaged.is_subset(&engaged);
+        self.shares.insert(sharer, Share { used: asked, granted: 0, pace, engaged });
+        self.blocked.remove(&sharer);
+        let mut turns = self.unblock(frees);
+        match lack {
+            Some(Lack::Room) if !self.waiting.contains(&sharer) => self.waiting.push_back(sharer),
+            Some(Lack::Node) => {
+                self.blocked.insert(sharer);
+            }
+            _ => {}
         }
-        self.give_turns()
+        turns.extend(self.give_turns());
+        turns
     }
 
     /// A transfer has ended. Returns whose turn has come.
     pub fn ends(&mut self, sharer: Sharer) -> Vec<Sharer> {
-        self.shares.remove(&sharer);
+        let gone = self.shares.remove(&sharer);
         self.readers.remove(&sharer);
+        self.blocked.remove(&sharer);
         self.waiting.retain(|waiting| *waiting != sharer);
-        self.give_turns()
+        self.has_read &= !self.shares.is_empty();
+        let mut turns = self.unblock(gone.is_some_and(|share| !share.engaged.is_empty()));
+        turns.extend(self.give_turns());
+        turns
+    }
+
+    fn unblock(&mut self, frees: bool) -> Vec<Sharer> {
+        if frees { std::mem::take(&mut self.blocked).into_iter().collect() } else { Vec::new() }
     }
 
     fn give_turns(&mut self) -> Vec<Sharer> {
@@ -102,59 +179,99 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
+    use wherry_proto::SecretKey;
+
     use super::*;
 
-    const SLOW: Option<Duration> = Some(Duration::from_secs(1));
+    /// A transfer that has asked for so many chunks on a slow link.
+    fn asked(asked: usize) -> Needs {
+        Needs { asked, pace: Some(Duration::from_secs(1)), ..Needs::default() }
+    }
+
+    fn short(chunks: usize) -> Needs {
+        Needs { lack: Some(Lack::Room), ..asked(chunks) }
+    }
 
     #[test]
     fn transfers_share_as_many_chunks_as_a_node_sends_at_a_time_and_take_turns() {
         let mut room = Room::default();
-        assert_eq!(room.of(1), LEAST_WINDOW);
-        assert!(room.takes(1, LEAST_WINDOW, SLOW, true).is_empty());
-        assert_eq!(room.of(2), 0);
-        assert!(room.takes(2, 0, SLOW, true).is_empty());
-        assert!(room.takes(3, 0, SLOW, true).is_empty());
+        assert_eq!(room.of(1).room, USUAL_ROOM);
+        assert!(room.takes(1, short(USUAL_ROOM)).is_empty());
+        assert_eq!(room.of(2).room, 0);
+        assert!(room.takes(2, short(0)).is_empty());
+        assert!(room.takes(3, short(0)).is_empty());
         // It stands in front of the line itself, having asked for more first.
-        assert_eq!(room.takes(1, LEAST_WINDOW - 1, SLOW, false), [1]);
-        assert_eq!((room.of(1), room.of(2), room.of(3)), (1, 0, 0));
+        assert_eq!(room.takes(1, asked(USUAL_ROOM - 1)), [1]);
+        assert_eq!([1, 2, 3].map(|sharer| room.of(sharer).room), [1, 0, 0]);
         // And does not use it.
-        assert_eq!(room.takes(1, LEAST_WINDOW - 1, SLOW, false), [2]);
-        assert_eq!(room.takes(2, 1, SLOW, true), [] as [Sharer; 0]);
-        assert_eq!(room.takes(1, LEAST_WINDOW - 3, SLOW, false), [3, 2]);
+        assert_eq!(room.takes(1, asked(USUAL_ROOM - 1)), [2]);
+        assert_eq!(room.takes(2, short(1)), [] as [Sharer; 0]);
+        assert_eq!(room.takes(1, asked(USUAL_ROOM - 3)), [3, 2]);
         assert_eq!(room.ends(3), [] as [Sharer; 0]);
-        assert_eq!(room.of(1), 1);
+        assert_eq!(room.of(1).room, 1);
     }
 
     #[test]
     fn where_chunks_take_no_time_more_of_them_are_asked_for_within_bounds() {
         let mut room = Room::default();
-        room.takes(1, 0, Some(Duration::from_millis(10)), false);
-        assert_eq!(room.of(1), 2 * LEAST_WINDOW);
-        room.takes(1, 0, Some(Duration::ZERO), false);
-        assert_eq!(room.of(1), MOST_ROOM);
-        room.takes(1, 0, SLOW, false);
-        assert_eq!(room.of(1), LEAST_WINDOW);
+        let mut sized = |pace| {
+            room.takes(1, Needs { pace: Some(pace), ..Needs::default() });
+            room.of(1).room
+        };
+        assert_eq!(sized(Duration::from_millis(10)), USUAL_ROOM + UPLOAD_SLOTS);
+        assert_eq!(sized(Duration::ZERO), MOST_ROOM);
+        assert_eq!(sized(Duration::from_secs(1)), USUAL_ROOM);
     }
 
     #[test]
-    fn a_node_that_reads_an_origin_asks_for_one_chunk_at_a_time_and_for_more_when_it_has_read() {
+    fn a_node_that_reads_an_origin_asks_for_few_chunks_and_for_more_than_others_when_it_has_read() {
         let mut room = Room::default();
         assert!(room.reads(3, true).is_empty());
-        assert_eq!(room.of(1), 1);
-        assert!(room.takes(1, 1, SLOW, false).is_empty());
-        assert!(room.takes(2, 0, SLOW, true).is_empty());
+        assert_eq!(room.of(1).room, WHILE_READING);
+        assert!(room.takes(1, asked(WHILE_READING)).is_empty());
+        assert!(room.takes(2, short(0)).is_empty());
         assert_eq!(room.reads(3, false), [2]);
-        assert_eq!((room.of(1), room.of(2)), (LEAST_WINDOW - 2, LEAST_WINDOW - 1));
+        let left = CATCHING_UP - WHILE_READING;
+        assert_eq!((room.of(1).room, room.of(2).room), (left - 1, left));
+        // What was behind is through.
+        [1, 2].into_iter().for_each(|sharer| drop(room.ends(sharer)));
+        assert_eq!(room.of(4).room, USUAL_ROOM);
+    }
+
+    #[test]
+    fn a_node_that_one_transfer_has_asked_is_asked_by_no_other_until_it_has_answered() {
+        let node = SecretKey::from_seed([7; 32]).node();
+        let engaging = |engaged: &[NodeId], chunks| Needs {
+            engaged: engaged.iter().copied().collect(),
+            ..asked(chunks)
+        };
+        let mut room = Room::default();
+        room.takes(1, engaging(&[node], 1));
+        assert_eq!(room.of(2).engaged, BTreeSet::from([node]));
+        assert_eq!(room.of(1).engaged, BTreeSet::new());
+        let blocked = Needs { lack: Some(Lack::Node), ..asked(0) };
+        assert!(room.takes(2, blocked.clone()).is_empty());
+        assert!(room.takes(1, engaging(&[node], 0)).is_empty(), "it is busy");
+        assert_eq!(room.takes(1, engaging(&[], 0)), [2]);
+        assert_eq!(room.of(2).engaged, BTreeSet::new());
+        // Told once, and again when it says so.
+        room.takes(1, engaging(&[node], 1));
+        assert!(room.takes(1, engaging(&[], 0)).is_empty());
+        room.takes(1, engaging(&[node], 1));
+        room.takes(2, blocked);
+        assert_eq!(room.ends(1), [2]);
     }
 
     #[test]
     fn whoever_is_done_leaves_nothing_behind() {
         let mut room = Room::default();
         for sharer in 0..100 {
-            room.takes(sharer, 1, SLOW, true);
+            room.takes(sharer, short(1));
+            room.takes(sharer, Needs { lack: Some(Lack::Node), ..asked(1) });
             room.reads(sharer, true);
             room.ends(sharer);
         }
         assert!(room.shares.is_empty() && room.waiting.is_empty() && room.readers.is_empty());
+        assert!(room.blocked.is_empty());
     }
 }

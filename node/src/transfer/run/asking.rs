@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -13,9 +13,6 @@ use super::{Driver, Happening, Held, hash};
 use crate::swarm::LinkClass;
 use crate::transfer::planner::{Event, Source};
 use crate::transfer::sources::{Found, PeerError};
-
-/// How long a peer that said it was busy is left alone at most.
-const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How many members are asked to lead before the transfer looks elsewhere.
 const MAX_ASKED_TO_LEAD: usize = 16;
@@ -169,6 +166,7 @@ impl Driver {
         let is_dear = parts.peers.class(&node) == Some(LinkClass::Wan);
         let stop = self.stop.child_token();
         self.fetching.insert((node, index), stop.clone());
+        let pause = self.planner.busy_pause();
         self.spawn(async move {
             let fetched = async {
                 // Memory is taken after the turn, and the time after both: a thin link neither holds up what comes from
@@ -196,8 +194,7 @@ impl Driver {
                     Err(PeerError::Busy) => {
                         drop(share);
                         let _ = events.send(Happening::Event(Event::Busy(node, index))).await;
-                        // A node that forgets to say that it has a slot free is asked again all the same.
-                        let _ = tokio::time::timeout(BUSY_PAUSE, parts.peers.ready(node)).await;
+                        let _ = tokio::time::timeout(pause, parts.peers.ready(node)).await;
                         Happening::Event(Event::Ready(node))
                     }
                     Err(PeerError::Elsewhere) => Happening::Event(Event::Elsewhere(node, index)),
