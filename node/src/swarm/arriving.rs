@@ -18,6 +18,10 @@ pub trait Arriving: ReadAt {
     /// All such chunks.
     fn here(&self) -> ChunkSet;
 
+    /// Those of them that nobody else of the site has but from this node: each is to leave it about once while upload is
+    /// scarce.
+    fn first_hand(&self) -> ChunkSet;
+
     /// Chunks that are no news to a follower: it has them itself, or several others are known to have them, so that it may
     /// hear of them elsewhere.
     fn no_news_to(&self, follower: &NodeId) -> ChunkSet;

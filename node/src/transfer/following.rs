@@ -45,6 +45,10 @@ impl Arriving for Transfer {
         self.view.linked()
     }
 
+    fn first_hand(&self) -> ChunkSet {
+        self.view.first_hand()
+    }
+
     fn no_news_to(&self, follower: &NodeId) -> ChunkSet {
         self.view.no_news_to(follower)
     }

@@ -57,6 +57,10 @@ impl Arriving for Rest {
         self.remains.here()
     }
 
+    fn first_hand(&self) -> ChunkSet {
+        self.here()
+    }
+
     fn no_news_to(&self, _follower: &NodeId) -> ChunkSet {
         ChunkSet::empty(self.remains.map())
     }

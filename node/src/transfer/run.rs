@@ -116,7 +116,7 @@ impl Driver {
         if let Some(rate) = parts.limits.rate() {
             planner.paced(rate);
         }
-        view.relinked(planner.ledger().linked());
+        view.relinked(planner.ledger().linked(), planner.first_hand());
         let reading_stop = stop.child_token();
         let sibling = parts.siblings.join();
         Self {
@@ -276,7 +276,7 @@ impl Driver {
         let revision = self.planner.ledger().revision();
         let is_other = std::mem::replace(&mut self.revision, revision) != revision;
         if is_other {
-            self.view.relinked(self.planner.ledger().linked());
+            self.view.relinked(self.planner.ledger().linked(), self.planner.first_hand());
         }
         self.tell_waits();
         // What others have in common counts for one reading: another makes it void.

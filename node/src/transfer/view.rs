@@ -42,6 +42,7 @@ pub(super) struct Stance {
 
 struct Seen {
     linked: ChunkSet,
+    first_hand: ChunkSet,
     common: ChunkSet,
     // What each of those has who tell it: those whom the planner follows.
     theirs: HashMap<NodeId, ChunkSet>,
@@ -75,6 +76,7 @@ impl View {
         };
         let seen = Seen {
             linked: ChunkSet::empty(map),
+            first_hand: ChunkSet::empty(map),
             common: ChunkSet::empty(map),
             theirs: HashMap::new(),
             stance,
@@ -102,12 +104,14 @@ impl View {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    pub(super) fn relinked(&self, linked: &ChunkSet) {
+    /// Takes in which chunks are here, and which of them are first-hand.
+    pub(super) fn relinked(&self, linked: &ChunkSet, first_hand: ChunkSet) {
         let mut seen = self.lock();
         if seen.linked == *linked {
             return;
         }
         seen.linked.clone_from(linked);
+        seen.first_hand = first_hand;
         drop(seen);
         self.changed();
     }
@@ -156,6 +160,10 @@ impl View {
 
     pub(super) fn linked(&self) -> ChunkSet {
         self.lock().linked.clone()
+    }
+
+    pub(super) fn first_hand(&self) -> ChunkSet {
+        self.lock().first_hand.clone()
     }
 
     pub(super) fn voided(&self) {

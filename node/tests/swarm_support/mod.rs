@@ -298,6 +298,11 @@ impl Arriving for Incoming {
         self.here.lock().unwrap().clone()
     }
 
+    fn first_hand(&self) -> ChunkSet {
+        let leads = matches!(self.role(), Role::Leading { .. });
+        if leads { self.here() } else { ChunkSet::empty(self.here().map()) }
+    }
+
     fn no_news_to(&self, _: &NodeId) -> ChunkSet {
         ChunkSet::empty(self.here().map())
     }

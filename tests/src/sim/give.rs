@@ -91,8 +91,9 @@ impl World {
         let (now, exchange) = (self.clock.now(), self.setup.exchange);
         let node = &mut self.nodes[giver];
         let carried = &node.blobs[blob];
-        let leads = carried.transfer.as_ref().is_some_and(|transfer| transfer.planner.leads());
-        let spreads = exchange.all_spread || carried.held || leads;
+        let first_hand = carried.transfer.as_ref().map(|transfer| transfer.planner.first_hand());
+        let is_first = first_hand.as_ref().is_some_and(|chunks| chunks.contains(index));
+        let spreads = exchange.all_spread || carried.held || is_first;
         let arriving = carried.transfer.as_ref().map(|transfer| &transfer.linked);
         let here = match (carried.held, arriving) {
             (true, _) => None,
@@ -120,7 +121,9 @@ impl World {
             let quiet = giving.sent_away_at.is_none_or(|at| now - at >= nanos(exchange.quiet));
             let plentiful = half_free && quiet;
             let spread = giving.spread.entry(blob).or_insert_with(|| Spread::new(map));
-            if !spread.give(index, taker, rivals, plentiful, here) {
+            let among =
+                if exchange.all_spread { here } else { first_hand.as_ref().filter(|_| !carried.held) };
+            if !spread.give(index, taker, rivals, plentiful, among) {
                 self.report.elsewhere += 1;
                 return self.send(giver, taker, Message::Elsewhere { blob, index, request });
             }

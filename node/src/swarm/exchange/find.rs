@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use wherry_proto::{
-    Attempt, BlobName, ChunkIndex, ChunkMap, Digest, HeldClaim, MAX_CHAIN_LEN, NetworkId, Refusal, Response,
-    Role, SecretKey, encode_frame,
+    Attempt, BlobName, ChunkIndex, ChunkMap, ChunkSet, Digest, HeldClaim, MAX_CHAIN_LEN, NetworkId, Refusal,
+    Response, Role, SecretKey, encode_frame,
 };
 
 use super::writer::{Answer, Body};
@@ -85,11 +85,12 @@ impl Source {
         }
     }
 
-    /// Whether this is where the others of the site have the blob from.
-    pub(super) fn is_first(&self) -> bool {
+    /// The chunks that others of the site have from here, of which each is to go to one before it goes to a second; `None` if
+    /// these are all.
+    pub(super) fn first_hand(&self) -> Option<ChunkSet> {
         match self {
-            Self::Held(_) => true,
-            Self::Arriving(arriving) => matches!(arriving.role(), Role::Leading { .. }),
+            Self::Held(_) => None,
+            Self::Arriving(arriving) => Some(arriving.first_hand()),
         }
     }
 

@@ -377,14 +377,12 @@ impl Connection {
         }
         until_giving(&*uploader.holdings, node).await?;
         // Before the slot is taken, which makes upload scarcer.
-        let plentiful = !source.is_first() || uploader.slots.are_plentiful(Instant::now());
+        let plentiful = uploader.slots.are_plentiful(Instant::now());
         let slot = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
-        let here = || match &source {
-            Source::Held(_) => None,
-            Source::Arriving(arriving) => Some(arriving.here()),
-        };
-        // What a follower has, others have as well: only where a blob comes from must its chunks go out evenly.
-        if !uploader.spread().give(blob, map, index, *node, plentiful, here) {
+        let first_hand = source.first_hand();
+        // What came from others of the site they have as well: only where a chunk comes from must it go out evenly.
+        let is_others = first_hand.as_ref().is_some_and(|chunks| !chunks.contains(index));
+        if !uploader.spread().give(blob, map, index, *node, plentiful || is_others, || first_hand) {
             return Err(Unanswered::Elsewhere);
         }
         let given = source.piece(id, blob.digest, map, index).await.map(|answer| (answer, slot));

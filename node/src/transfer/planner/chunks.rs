@@ -89,6 +89,11 @@ impl Planner {
         } else {
             self.from_peers.remove(index);
         }
+        let is_near = |node| self.peers.get(node).is_none_or(|peer| peer.class == LinkClass::Lan);
+        match &source {
+            Source::Peer(node) if is_near(node) => self.first_hand.remove(index),
+            _ => self.first_hand.insert(index),
+        };
         let before = self.ledger.linked().len();
         let refuted = self.ledger.record(index, link);
         for node in &refuted {

@@ -90,6 +90,8 @@ pub struct Planner {
     taken: ChunkSet,
     // Which unproven chunks came from peers, so that an origin's reading is not blamed for them.
     from_peers: ChunkSet,
+    // Which came from the origin, from another site or from the disk, and so to nobody else of this site, as far as is known.
+    first_hand: ChunkSet,
     // Had by several peers at some time.
     common: ChunkSet,
     readers: BTreeMap<u64, ChunkIndex>,
@@ -156,6 +158,7 @@ impl Planner {
             asked: BTreeMap::new(),
             keeping: BTreeMap::new(),
             stale: BTreeSet::new(),
+            first_hand: taken.clone(),
             taken,
             from_peers,
             common: ChunkSet::empty(map),
@@ -200,6 +203,12 @@ impl Planner {
     /// The chunks that several peers have, or had: whoever follows this node may hear of them elsewhere.
     pub fn common(&self) -> &ChunkSet {
         &self.common
+    }
+
+    /// Those of the chunks that are here which others of the site cannot have from anybody but this node or through it.
+    pub fn first_hand(&self) -> ChunkSet {
+        let linked = self.ledger.linked();
+        linked.without(&linked.without(&self.first_hand))
     }
 
     /// How long a chunk takes to come from the quickest peer of this site; `None` if none has. Were it the usual one, a slow

@@ -8,11 +8,11 @@ use std::time::Duration;
 use wherry_proto::{Attempt, Role};
 
 use super::{Planner, TICK};
-use crate::swarm::LinkClass;
+use crate::swarm::{LinkClass, UPLOAD_SLOTS};
 
 /// A leader is slow if its chunks take so many times as long as those of others. A leader has all its upload slots full
-/// where a follower may send to one peer alone, which makes the number of slots of it.
-const SLOWER: u32 = 8;
+/// where a follower may send to one peer alone, which makes the number of slots of it; beyond that it is its link.
+const SLOWER: u32 = 2 * UPLOAD_SLOTS as u32;
 
 /// Chunks that take less than this are not slow, whatever those of others take.
 const QUICK: Duration = Duration::from_millis(100);
