@@ -9,9 +9,11 @@
 
 mod planner_support;
 
+use std::time::Duration;
+
 use planner_support::site::{Site, leading, leads, says, ticks};
-use wherry_node::transfer::planner::{Effect, Planner};
-use wherry_proto::{Attempt, Role};
+use wherry_node::transfer::planner::{Effect, Event, Planner, Source};
+use wherry_proto::{Attempt, Role, State, link};
 
 const fn led(stream: Attempt, may_lead: bool, led_slowly: bool) -> Role {
     Role::Following { stream: Some(stream), known: 1, may_lead, led_slowly }
@@ -61,4 +63,23 @@ fn whoever_has_made_way_leads_where_nobody_else_may_and_does_not_make_way_again(
     slander(&mut planner, Attempt { signer: own.signer, number: attempt }, true);
     ticks(&mut planner, 20);
     assert!(planner.leads());
+}
+
+#[test]
+fn what_a_leader_has_read_is_first_hand_after_it_has_made_way_too() {
+    let site = Site::new(4);
+    let (mut planner, own) = leading(&site);
+    let map = planner.ledger().map();
+    let index = map.first();
+    assert!(planner.first_hand().is_empty());
+    let start = State::initial(site.digest.algorithm());
+    let read = link(&map, index, start, &vec![0; map.len(index) as usize]).unwrap();
+    planner.apply(Event::Arrived(Source::Origin, index, vec![read], Duration::ZERO));
+    planner.apply(Event::Kept(Source::Origin, index, read));
+    assert!(planner.first_hand().contains(index));
+    for node in &site.nodes[1..] {
+        says(&mut planner, *node, led(own, true, true));
+    }
+    assert!(ticks(&mut planner, 8).contains(&Effect::MakeWay) && !planner.leads());
+    assert!(planner.first_hand().contains(index));
 }
