@@ -423,7 +423,8 @@ impl Client {
         let _ = self.0.commands.send(Command::Withdraw(digest)).await;
     }
 
-    /// The blobs that this node tells the network of, or leaves to others of the site to tell, at most [`MAX_ANNOUNCED`](super::MAX_ANNOUNCED).
+    /// The blobs that this node tells the network of, or leaves to others of the site to tell, at most
+    /// [`MAX_ANNOUNCED`](super::MAX_ANNOUNCED).
     pub async fn announced(&self) -> Vec<Digest> {
         let (reply, announced) = oneshot::channel();
         let _ = self.0.commands.send(Command::Announced(reply)).await;

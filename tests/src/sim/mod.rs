@@ -14,6 +14,7 @@ mod lives;
 mod message;
 mod node;
 mod origin;
+mod queues;
 mod random;
 mod report;
 mod setup;
@@ -22,6 +23,7 @@ mod spread;
 mod take;
 mod world;
 
+pub use queues::{LEAST_QUEUE, PORT_QUEUE};
 pub use random::Random;
 pub use report::{Most, Report};
 pub use setup::{Churn, Exchange, Manner, NodeSetup, Setup, mbit};

@@ -143,18 +143,6 @@ pub struct World {
     pub(super) trace: bool,
 }
 
-/// How many bytes of a connection its system has under way where it sends all the time: two packets.
-const AT_SENDER: f64 = 3e3;
-
-/// How long packets wait at most at the switch's end of a port, in seconds, and how many bytes it holds at least: as in the
-/// namespaces in which it is measured.
-const PORT_QUEUE: f64 = 0.025;
-const LEAST_QUEUE: f64 = 32e3;
-
-/// How much of that is filled on average, by what fills it until something is lost, and from what load on.
-const FILLED: f64 = 0.7;
-const FULL: f64 = 0.95;
-
 impl World {
     /// A world at its beginning.
     pub fn new(setup: Setup) -> Self {
@@ -351,23 +339,6 @@ impl World {
             LinkClass::Wan => self.setup.far_rtt,
         };
         nanos(rtt) / 2
-    }
-
-    /// How long a message stands behind packets of chunks: at its sender behind the few that the system has of each connection,
-    /// at the switch behind those that fill its buffer, where what comes is more than goes out.
-    fn queued(&self, from: usize, to: usize) -> Time {
-        let domain = self.domain(to);
-        if self.setup.nodes[from].site != self.setup.nodes[to].site {
-            return 0;
-        }
-        let (sender, receiver) = (&self.nodes[from], &self.nodes[to]);
-        let fluid = &self.links[domain].fluid;
-        let (flows, _) = fluid.load(sender.up);
-        let (_, load) = fluid.load(receiver.down);
-        let here = (flows as f64 * AT_SENDER).min(LEAST_QUEUE) / sender.setup.up;
-        let there =
-            if load < FULL { 0.0 } else { FILLED * PORT_QUEUE.max(LEAST_QUEUE / receiver.setup.down) };
-        ((here + there) * 1e9) as Time
     }
 
     pub(super) fn refuses(&self, one: usize, two: usize) -> bool {

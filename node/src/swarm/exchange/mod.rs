@@ -49,8 +49,8 @@ pub const IDLE_TIME: Duration = Duration::from_secs(120);
 
 /// How many responses with bytes behind them are sent at once, to all peers together. Each holds one chunk in memory.
 /// Few, since what is sent to one peer whole can be passed on sooner than what is sent to many in part; and not fewer, since
-/// a slot that comes free idles until it is told, asked for and used, each behind what fills the links: with four of them a
-/// quarter of the time of 32 nodes passed so.
+/// a slot that comes free idles until it is told, asked for and used, each behind what fills the links: 32 nodes with one
+/// seeder took 1.29 times the lower bound with four slots, and 1.12 times with eight and requests to match.
 pub const UPLOAD_SLOTS: usize = 8;
 
 /// How many of them one peer may have, over all its connections: each connection sends one at a time.

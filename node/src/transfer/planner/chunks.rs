@@ -89,6 +89,7 @@ impl Planner {
         } else {
             self.from_peers.remove(index);
         }
+        // Of one that has left meanwhile it is not known: most are near.
         let is_near = |node| self.peers.get(node).is_none_or(|peer| peer.class == LinkClass::Lan);
         match &source {
             Source::Peer(node) if is_near(node) => self.first_hand.remove(index),

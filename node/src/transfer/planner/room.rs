@@ -83,8 +83,9 @@ pub struct Room {
     waiting: VecDeque<Sharer>,
     // Those that wait for a node.
     blocked: BTreeSet<Sharer>,
-    // Those that read an origin, and whether any has of those that run, or of others beside them.
+    // Those that read an origin.
     readers: BTreeSet<Sharer>,
+    // Whether one has since there was no transfer.
     has_read: bool,
 }
 
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn transfers_share_as_many_chunks_as_a_node_sends_at_a_time_and_take_turns() {
+    fn transfers_share_the_chunks_that_a_node_asks_for_at_a_time_and_take_turns() {
         let mut room = Room::default();
         assert_eq!(room.of(1).room, USUAL_ROOM);
         assert!(room.takes(1, short(USUAL_ROOM)).is_empty());

@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, Result};
 use wherry_tests::netns::{Space, Spaces};
+use wherry_tests::sim::{LEAST_QUEUE, PORT_QUEUE};
 
 /// Where the origin can be reached from everywhere.
 pub(crate) const ORIGIN: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
@@ -24,14 +25,8 @@ const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 2);
 /// sees to it that there are few.
 const OWN_QUEUE: f64 = 1_514e3;
 
-/// The longest that a packet waits at the switch's end of a port, in seconds: what cheap switches hold.
-const PORT_QUEUE: f64 = 0.025;
-
 /// The longest that a packet waits at an uplink, in seconds: what modest routers hold.
 const UPLINK_QUEUE: f64 = 0.25;
-
-/// The least that a switch or a router holds, in bytes: a score of packets.
-const LEAST_QUEUE: f64 = 32e3;
 
 /// The least that may leave at once in spite of the rate, in bytes.
 const LEAST_BURST: f64 = 6e3;
