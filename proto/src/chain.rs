@@ -6,7 +6,7 @@
 
 use sha2::block_api::{compress256, compress512};
 
-use crate::{Algorithm, ChunkIndex, ChunkMap, Digest};
+use crate::{Algorithm, ChunkIndex, ChunkMap, Digest, TooLarge};
 
 /// SHA-256's initial state: FIPS 180-4, section 5.3.3.
 const INITIAL_256: [u32; 8] =
@@ -266,51 +266,27 @@ impl std::fmt::Debug for StateChain {
     }
 }
 
-/// Makes the chain of a blob whose bytes come in order, in pieces of any length.
-pub struct ChainBuilder {
-    map: ChunkMap,
+/// The hash of bytes that come in order, in pieces of any length.
+struct Hashing {
     state: State,
-    states: Vec<State>,
     // Whole blocks are compressed at once, so at most one block less a byte waits here.
     waiting: Vec<u8>,
     taken: u64,
 }
 
-/// The bytes that came are not as many as were announced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{announced} bytes were announced, {found} came")]
-pub struct WrongSize {
-    /// What was announced.
-    pub announced: u64,
-    /// How many came, at least.
-    pub found: u64,
-}
-
-impl ChainBuilder {
-    /// Starts on a blob that is cut by `map`.
-    pub fn new(algorithm: Algorithm, map: ChunkMap) -> Self {
-        let states = Vec::with_capacity(map.count() as usize - 1);
-        Self { map, state: State::initial(algorithm), states, waiting: Vec::new(), taken: 0 }
+impl Hashing {
+    const fn new(algorithm: Algorithm) -> Self {
+        Self { state: State::initial(algorithm), waiting: Vec::new(), taken: 0 }
     }
 
-    /// Takes the next bytes. More of them than the map announced are an error.
-    pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), WrongSize> {
-        let found = self.taken + bytes.len() as u64;
-        if found > self.map.size() {
-            return Err(WrongSize { announced: self.map.size(), found });
-        }
-        let chunk_len = u64::from(self.map.chunk_len());
-        while !bytes.is_empty() {
-            let to_border = chunk_len - self.taken % chunk_len;
-            let (now, later) = bytes.split_at((bytes.len() as u64).min(to_border) as usize);
-            self.absorb(now);
-            self.taken += now.len() as u64;
-            bytes = later;
-            if self.taken.is_multiple_of(chunk_len) && self.taken < self.map.size() {
-                self.states.push(self.state);
-            }
-        }
-        Ok(())
+    /// Takes bytes up to the next multiple of `border`, which is a multiple of the block length; says what is left of them,
+    /// and whether the border is reached.
+    fn up_to_border<'a>(&mut self, border: u64, bytes: &'a [u8]) -> (&'a [u8], bool) {
+        let to_border = border - self.taken % border;
+        let (now, later) = bytes.split_at((bytes.len() as u64).min(to_border) as usize);
+        self.absorb(now);
+        self.taken += now.len() as u64;
+        (later, self.taken.is_multiple_of(border))
     }
 
     fn absorb(&mut self, mut bytes: &[u8]) {
@@ -330,12 +306,114 @@ impl ChainBuilder {
         self.waiting.extend_from_slice(rest);
     }
 
+    fn digest(&self) -> Digest {
+        self.state.finish(&self.waiting, self.taken)
+    }
+}
+
+/// Makes the chain of a blob whose bytes come in order, in pieces of any length.
+pub struct ChainBuilder {
+    map: ChunkMap,
+    hashing: Hashing,
+    states: Vec<State>,
+}
+
+/// The bytes that came are not as many as were announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{announced} bytes were announced, {found} came")]
+pub struct WrongSize {
+    /// What was announced.
+    pub announced: u64,
+    /// How many came, at least.
+    pub found: u64,
+}
+
+impl ChainBuilder {
+    /// Starts on a blob that is cut by `map`.
+    pub fn new(algorithm: Algorithm, map: ChunkMap) -> Self {
+        let states = Vec::with_capacity(map.count() as usize - 1);
+        Self { map, hashing: Hashing::new(algorithm), states }
+    }
+
+    /// Takes the next bytes. More of them than the map announced are an error.
+    pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), WrongSize> {
+        let found = self.hashing.taken + bytes.len() as u64;
+        if found > self.map.size() {
+            return Err(WrongSize { announced: self.map.size(), found });
+        }
+        while !bytes.is_empty() {
+            let (later, is_border) = self.hashing.up_to_border(self.map.chunk_len().into(), bytes);
+            bytes = later;
+            if is_border && self.hashing.taken < self.map.size() {
+                self.states.push(self.hashing.state);
+            }
+        }
+        Ok(())
+    }
+
     /// The digest and the chain, once all announced bytes have come.
     pub fn finish(self) -> Result<StateChain, WrongSize> {
-        if self.taken != self.map.size() {
-            return Err(WrongSize { announced: self.map.size(), found: self.taken });
+        if self.hashing.taken != self.map.size() {
+            return Err(WrongSize { announced: self.map.size(), found: self.hashing.taken });
         }
-        let digest = self.state.finish(&self.waiting, self.map.size());
-        Ok(StateChain { digest, map: self.map, states: self.states })
+        Ok(StateChain { digest: self.hashing.digest(), map: self.map, states: self.states })
+    }
+}
+
+/// Makes the chain of a blob whose length nobody knows before its end, as it is with uploads.
+///
+/// The chunks of a longer blob are a power of two times as long as those of a shorter one, so that every second state is
+/// dropped when the blob turns out longer, and no byte is hashed twice.
+pub struct OpenChain {
+    // How the blob would be cut if it ended here.
+    map: ChunkMap,
+    hashing: Hashing,
+    // One for each border so far, the last byte included where a chunk ends there.
+    states: Vec<State>,
+}
+
+impl OpenChain {
+    /// Starts on a blob.
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self { map: ChunkMap::EMPTY, hashing: Hashing::new(algorithm), states: Vec::new() }
+    }
+
+    /// How many bytes have come.
+    pub const fn taken(&self) -> u64 {
+        self.hashing.taken
+    }
+
+    /// Takes the next bytes. An error, and nothing taken, if the blob is longer than any that there may be.
+    pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), TooLarge> {
+        let map = ChunkMap::new(self.hashing.taken + bytes.len() as u64)?;
+        self.widen(map.chunk_len());
+        self.map = map;
+        while !bytes.is_empty() {
+            let (later, is_border) = self.hashing.up_to_border(map.chunk_len().into(), bytes);
+            bytes = later;
+            if is_border {
+                self.states.push(self.hashing.state);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps of the states those at multiples of a new chunk length.
+    fn widen(&mut self, chunk_len: u32) {
+        let factor = (chunk_len / self.map.chunk_len()) as usize;
+        if factor > 1 {
+            let mut border = 0_usize;
+            self.states.retain(|_| {
+                border += 1;
+                border.is_multiple_of(factor)
+            });
+        }
+    }
+
+    /// The digest and the chain of the bytes that have come.
+    pub fn finish(mut self) -> StateChain {
+        // The end of the blob is no inner border.
+        self.states.truncate(self.map.count() as usize - 1);
+        StateChain { digest: self.hashing.digest(), map: self.map, states: self.states }
     }
 }

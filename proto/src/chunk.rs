@@ -58,6 +58,9 @@ impl fmt::Display for ChunkIndex {
 }
 
 impl ChunkMap {
+    /// How the empty blob is cut: into one empty chunk.
+    pub(crate) const EMPTY: Self = Self { size: 0, chunk_len: CHUNK_LEN_STEPS[0].1, count: 1 };
+
     /// Cuts a blob of `size` bytes. An empty blob has one empty chunk.
     pub fn new(size: u64) -> Result<Self, TooLarge> {
         if size > MAX_BLOB_LEN {

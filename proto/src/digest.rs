@@ -41,6 +41,17 @@ impl Algorithm {
     }
 }
 
+impl FromStr for Algorithm {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        [Self::Sha256, Self::Sha512]
+            .into_iter()
+            .find(|algorithm| algorithm.name() == text)
+            .ok_or_else(|| DigestError::Algorithm(text.chars().take(80).collect()))
+    }
+}
+
 /// The digest of a blob.
 ///
 /// The only way in from text is [`FromStr`], which accepts exactly `sha256:` or `sha512:` and lowercase
@@ -139,11 +150,7 @@ impl FromStr for Digest {
         let Some((name, hex)) = text.split_once(':') else {
             return Err(DigestError::NoColon(text.chars().take(80).collect()));
         };
-        let algorithm = match name {
-            "sha256" => Algorithm::Sha256,
-            "sha512" => Algorithm::Sha512,
-            _ => return Err(DigestError::Algorithm(name.chars().take(80).collect())),
-        };
+        let algorithm: Algorithm = name.parse()?;
         let expected = 2 * algorithm.output_len();
         let found = hex.chars().count();
         if found != expected {

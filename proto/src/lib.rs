@@ -20,7 +20,9 @@ mod rank;
 mod tag;
 mod wan;
 
-pub use chain::{ChainBuilder, End, Link, State, StateChain, WrongChainLength, WrongLength, WrongSize, link};
+pub use chain::{
+    ChainBuilder, End, Link, OpenChain, State, StateChain, WrongChainLength, WrongLength, WrongSize, link,
+};
 pub use chunk::{ChunkIndex, ChunkMap, ChunkSet, MAX_BLOB_LEN, MAX_CHUNK_LEN, TooLarge};
 pub use claim::{Attempt, ClaimError, HeldClaim, SignedStates, StreamClaim};
 pub use digest::{Algorithm, Digest, DigestError};

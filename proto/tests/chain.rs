@@ -9,7 +9,9 @@
 )]
 
 use proptest::prelude::*;
-use wherry_proto::{Algorithm, ChainBuilder, ChunkMap, Digest, End, Link, State, StateChain, link};
+use wherry_proto::{
+    Algorithm, ChainBuilder, ChunkMap, Digest, End, Link, OpenChain, State, StateChain, link,
+};
 
 /// Blob lengths at which padding or cutting changes, and some between.
 fn sizes() -> impl Strategy<Value = u64> {
@@ -86,6 +88,19 @@ fn links(chain: &StateChain, bytes: &[u8], number: u32) -> bool {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn the_chain_of_a_blob_that_came_without_its_length_is_that_of_one_that_came_with_it(
+        size in sizes(), seed: u64, algorithm in algorithm(), cut in 1..3_000_000usize,
+    ) {
+        let bytes = blob(size, seed);
+        let mut open = OpenChain::new(algorithm);
+        for piece in bytes.chunks(cut) {
+            open.update(piece).unwrap();
+        }
+        prop_assert_eq!(open.taken(), size);
+        prop_assert!(open.finish() == chain_of(algorithm, &bytes));
+    }
 
     #[test]
     fn a_true_chain_reaches_the_digest_and_every_chunk_links_in_any_order(
@@ -174,5 +189,22 @@ proptest! {
         let map = ChunkMap::new(size).unwrap();
         let short = map.len(map.first()) as usize - 1;
         prop_assert!(link(&map, map.first(), State::initial(Algorithm::Sha256), &bytes[..short]).is_err());
+    }
+}
+
+#[test]
+fn a_blob_that_came_without_its_length_is_cut_by_what_it_turned_out_to_be() {
+    // Through every length of chunks, to borders and past them.
+    let piece = blob(4 << 20, 5);
+    for (mib, more) in [(64, 0), (65, 1), (256, 0), (257, 63), (513, 0), (516, 129)] {
+        let (mut bytes, mut open) = (Vec::new(), OpenChain::new(Algorithm::Sha256));
+        while bytes.len() < mib << 20 {
+            let next = &piece[..piece.len().min((mib << 20) - bytes.len())];
+            open.update(next).unwrap();
+            bytes.extend_from_slice(next);
+        }
+        open.update(&piece[..more]).unwrap();
+        bytes.extend_from_slice(&piece[..more]);
+        assert!(open.finish() == chain_of(Algorithm::Sha256, &bytes), "{mib} MiB and {more} bytes");
     }
 }
