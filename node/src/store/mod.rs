@@ -49,6 +49,7 @@ mod room;
 mod shared;
 mod staged;
 mod table;
+mod upload;
 mod verify;
 
 use std::collections::{BTreeSet, HashMap};
@@ -73,6 +74,7 @@ pub use remains::Remains;
 pub use shared::MAX_DAMAGED;
 pub use staged::Staged;
 pub use table::{MAX_KEY_LEN, Table};
+pub use upload::Upload;
 
 use files::Layout;
 use index::Index;
@@ -231,6 +233,11 @@ impl Store {
     /// Begins a blob of `size` bytes that come in order. Its space is reserved.
     pub fn stage(&self, algorithm: Algorithm, size: u64) -> Result<Staged, StoreError> {
         Staged::new(self.clone(), algorithm, size)
+    }
+
+    /// Begins a blob whose bytes come in order and whose length is not known. Space is reserved for it as it comes.
+    pub fn upload(&self, algorithm: Algorithm) -> Result<Upload, StoreError> {
+        Upload::new(self.clone(), algorithm)
     }
 
     /// Opens or begins a blob whose chunks come in any order. Its space is reserved, and chunks that are there

@@ -546,13 +546,19 @@ impl Unwritten {
         Self { shared: Arc::clone(shared), left: left.into() }
     }
 
-    /// Tells that so many bytes more are on the disk.
-    pub(super) fn wrote(&self, bytes: u64) {
+    /// Tells that so many bytes more are on the disk; how many of them it stood for.
+    pub(super) fn wrote(&self, bytes: u64) -> u64 {
         let taken = self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(bytes)));
-        let before = taken.unwrap_or(0);
-        self.shared.unwritten.fetch_sub(before.min(bytes), Ordering::Relaxed);
+        let of_these = taken.unwrap_or(0).min(bytes);
+        self.shared.unwritten.fetch_sub(of_these, Ordering::Relaxed);
+        of_these
+    }
+
+    /// Whether all that it stood for is on the disk.
+    pub(super) fn is_written(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
     }
 }
 
