@@ -19,8 +19,8 @@ use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::TagOrDigest;
 use wherry_gateway::server::{
-    Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, StoredFile, Want,
-    serve,
+    Ask, BlobReader, Body, Content, ManifestAnswer, Push, Refusal, RefusalKind, ServerOptions, StoredFile,
+    Want, serve,
 };
 use wherry_proto::Digest;
 
@@ -287,6 +287,8 @@ struct Blob {
     size: u64,
     streams: bool,
 }
+
+impl Push for Disk {}
 
 impl Content for Disk {
     type Blob = Blob;

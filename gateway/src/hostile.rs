@@ -14,7 +14,7 @@ use wherry_proto::Digest;
 
 use crate::manifest::{MAX_BLOB, MAX_INDEX_ENTRIES, MAX_MANIFEST, media_type};
 use crate::origin::parse_challenge;
-use crate::server::{Route, Span, parse_range};
+use crate::server::{Change, Route, Span, parse_content_range, parse_range};
 use crate::{Host, Manifest, ManifestContent, Reference, Repository, Tag, TagOrDigest};
 
 /// The longest that an error which tells of hostile text may be, in bytes.
@@ -92,15 +92,47 @@ pub fn challenges(bytes: &[u8]) {
 /// Text as the target of a request.
 pub fn targets(bytes: &[u8]) {
     let Ok(uri) = Uri::try_from(bytes) else { return };
-    for method in [Method::GET, Method::PUT] {
+    for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
         match Route::parse(&method, &uri) {
-            Ok(Route::Manifest(place, _) | Route::Blob(place, _) | Route::Tags(place, _)) => {
+            Ok(
+                Route::Manifest(place, _)
+                | Route::Blob(place, _)
+                | Route::Tags(place, _)
+                | Route::Referrers(place, _, _),
+            ) => {
                 name::<Repository>(place.repository.as_str());
                 assert!(method == Method::GET, "{uri}");
+            }
+            Ok(Route::Change(place, change)) => {
+                name::<Repository>(place.repository.as_str());
+                match change {
+                    Change::Append(id) | Change::Finish(id, _) | Change::Status(id) | Change::Cancel(id) => {
+                        assert!(
+                            id.bytes().all(|byte| byte.is_ascii_alphanumeric()) && id.len() <= 64,
+                            "{uri}"
+                        );
+                    }
+                    Change::Begin(begin) => {
+                        if let Some(from) = begin.from {
+                            name::<Repository>(from.repository.as_str());
+                        }
+                    }
+                    Change::PutManifest(_) | Change::DeleteManifest(_) | Change::DeleteBlob(_) => {
+                        assert!(method != Method::GET, "{uri}");
+                    }
+                }
             }
             Ok(Route::Base) => assert!(uri.path().starts_with("/v2"), "{uri}"),
             Err(refusal) => assert!(refusal.message.len() <= MAX_ERROR, "{uri}"),
         }
+    }
+}
+
+/// Text as the range of a piece of an upload: what is read is not empty, and ends where a number can say.
+pub fn content_ranges(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some((first, len)) = parse_content_range(text) {
+        assert!(len > 0 && first.checked_add(len - 1).is_some(), "{text:?}");
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::TagOrDigest;
 use wherry_gateway::server::{
-    Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, StoredFile, Want,
-    serve,
+    Ask, BlobReader, Body, Content, ManifestAnswer, Push, Refusal, RefusalKind, ServerOptions, StoredFile,
+    Want, serve,
 };
 use wherry_proto::Digest;
 
@@ -28,6 +28,8 @@ const LIMIT: u64 = 64 << 20;
 struct Zeros {
     file: Option<Arc<File>>,
 }
+
+impl Push for Zeros {}
 
 impl Content for Zeros {
     type Blob = Self;

@@ -172,7 +172,7 @@ fn a_node_that_was_killed_is_simply_started_again() {
 #[test]
 fn a_node_goes_on_when_nobody_reads_what_it_says() {
     let home = tempdir().unwrap();
-    let mut node = Node::start(&home, "--log trace");
+    let mut node = Node::start(&home, "--log debug");
     drop(node.stdout.take());
     drop(node.child.stderr.take());
     for _ in 0..20 {

@@ -458,6 +458,7 @@ async fn the_tags_of_a_repository_are_those_of_the_whole_site() {
         client: "127.0.0.1:1".parse().unwrap(),
         origin: Some(lab.host.clone()),
         repository: "app".parse().unwrap(),
+        is_mirror: false,
     };
     let refused = Content::tags(&node.images, ask()).await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::NameUnknown);

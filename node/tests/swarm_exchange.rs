@@ -19,7 +19,7 @@ use wherry_node::swarm::{
 };
 use wherry_proto::{
     Certificate, ChunkMap, Digest, MAX_TAG_PAGE, NodeId, Refusal, Roles, SecretKey, TagMeaning, TagRecord,
-    link, rank,
+    TagWord, link, rank,
 };
 
 /// Takes a whole blob, checking each chunk.
@@ -321,6 +321,7 @@ async fn only_true_tag_records_are_passed_on() {
         size: 1,
         sequence: 1,
         time: NOW,
+        word: TagWord::Resolved,
     };
     let resolver = |operator: &SecretKey, number: u8| {
         Certificate::sign(operator, key(number).node(), Roles::MEMBER | Roles::RESOLVER, 1, NOW + 1000)

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::origin::{OriginSettings, Origins};
 use wherry_gateway::server::{
-    Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
+    Ask, BlobReader, Body, Content, ManifestAnswer, Push, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
 use wherry_gateway::{Host, TagOrDigest};
 use wherry_node::limits::{LimitParts, LimitSettings, Limits, moment};
@@ -118,6 +118,8 @@ impl BlobReader for Reading {
         Ok(Body::Stream(pieces.boxed()))
     }
 }
+
+impl Push for Registry {}
 
 impl Content for Registry {
     type Blob = Reading;

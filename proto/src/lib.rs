@@ -45,6 +45,6 @@ pub use prefix::StatePrefix;
 pub use rank::{lot, rank};
 pub use tag::{
     MAX_MEDIA_TYPE_LEN, MAX_ORIGIN_LEN, MAX_REFERENCE_LEN, MAX_REPOSITORY_LEN, MAX_TAG_LEN, TagMeaning,
-    TagRecord, TagRecordError,
+    TagRecord, TagRecordError, TagWord,
 };
 pub use wan::{PauseRecord, PauseRecordError, WanWord};

@@ -22,7 +22,7 @@ use crate::{BlobName, Digest, PauseRecord, Role, TagRecord, WanWord};
 /// each says whether its leader is slow; nodes of a site tell each other what a tag means as soon as it means something
 /// else; a hello says which life of a node it comes from.
 /// 6: whoever is about to read an origin says so.
-pub const PROTOCOL_VERSION: u16 = 6;
+pub const PROTOCOL_VERSION: u16 = 7;
 
 /// The longest name of a site, in bytes.
 pub const MAX_SITE_LEN: usize = 64;
@@ -174,7 +174,8 @@ pub enum Question {
 pub struct WantedImage {
     /// The whole reference.
     pub reference: Text<MAX_REFERENCE_LEN>,
-    /// Of an index, the image for this platform; if none is named, for that of the node which is asked.
+    /// Of an index, the image for this platform; if none is named, for that of the node which is asked. `all` is for every
+    /// manifest that it leads to.
     pub platform: Option<Text<MAX_PLATFORM_LEN>>,
 }
 

@@ -22,6 +22,17 @@ pub const MAX_TAG_LEN: usize = 128;
 /// The longest media type in bytes: RFC 6838 allows 127 on either side of the slash.
 pub const MAX_MEDIA_TYPE_LEN: usize = 255;
 
+/// On whose word a tag means what it means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum TagWord {
+    /// An origin's, or that of an archive: where an origin can be reached, it knows better.
+    Resolved,
+    /// The site's: somebody pushed it here, and no origin is asked.
+    Pushed,
+    /// The site's, that it means nothing any more: somebody removed it here. What it means an origin may say.
+    Removed,
+}
+
 /// "When I resolved this reference, it meant this manifest."
 ///
 /// It bears its signer's certificate: whoever hears of it by way of others need not know the signer.
@@ -40,6 +51,8 @@ pub struct TagRecord {
     /// When an origin said so, in seconds since the Unix epoch; 0 if none ever did, as for an import. It tells the
     /// answer's age and never which of two records wins.
     pub time: u64,
+    /// On whose word.
+    pub word: TagWord,
     /// Who resolved it, and that it may.
     pub certificate: Certificate,
     /// The signer's, over the network and all of the above but the certificate, which has a signature of its own.
@@ -66,7 +79,7 @@ pub enum TagRecordError {
 }
 
 /// Starts the signed message, so that no signature can be taken for one of another kind.
-const TAG: &[u8] = b"wherry tag record 1\0";
+const TAG: &[u8] = b"wherry tag record 2\0";
 
 /// What a tag record says, before it is signed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,15 +96,18 @@ pub struct TagMeaning {
     pub sequence: u64,
     /// When an origin said so, in seconds since the Unix epoch; 0 if none did.
     pub time: u64,
+    /// On whose word.
+    pub word: TagWord,
 }
 
 impl TagRecord {
     /// Signs what a reference means, in the certificate's network. The certificate is that of `key`, or nobody
     /// will believe the record.
     pub fn sign(key: &SecretKey, certificate: &Certificate, meaning: TagMeaning) -> Self {
-        let TagMeaning { reference, digest, media_type, size, sequence, time } = meaning;
+        let TagMeaning { reference, digest, media_type, size, sequence, time, word } = meaning;
         let (certificate, signature) = (certificate.clone(), key.sign(b""));
-        let mut record = Self { reference, digest, media_type, size, sequence, time, certificate, signature };
+        let mut record =
+            Self { reference, digest, media_type, size, sequence, time, word, certificate, signature };
         record.signature = key.sign(&record.message());
         record
     }
@@ -113,6 +129,7 @@ impl TagRecord {
         for number in [self.size, self.sequence, self.time] {
             out.extend_from_slice(&number.to_be_bytes());
         }
+        out.push(self.word as u8);
         out
     }
 
@@ -129,9 +146,10 @@ impl TagRecord {
     }
 
     /// Whether this record of a reference replaces `other`: the higher sequence does and, where two resolvers
-    /// used the same, the digest that sorts later, so that all who see both agree.
+    /// used the same, the digest that sorts later and then the word, so that all who see both agree.
     pub fn supersedes(&self, other: &Self) -> bool {
-        self.reference == other.reference && (self.sequence, self.digest) > (other.sequence, other.digest)
+        let order = |record: &Self| (record.sequence, record.digest, record.word as u8);
+        self.reference == other.reference && order(self) > order(other)
     }
 }
 
@@ -147,6 +165,7 @@ mod tests {
             size: 7,
             sequence,
             time: 1_000,
+            word: TagWord::Resolved,
         };
         TagRecord::sign(&key(), &certificate(Roles::MEMBER | Roles::RESOLVER), meaning)
     }
@@ -174,13 +193,14 @@ mod tests {
         let good = record(1, b"a");
         assert_eq!(check(&good), Ok(()));
         assert_eq!(good.signer(), key().node());
-        let changes: [fn(&mut TagRecord); 6] = [
+        let changes: [fn(&mut TagRecord); 7] = [
             |r| r.reference = "docker.io/library/alpine:4".parse().unwrap(),
             |r| r.digest = Digest::sha256(b"other"),
             |r| r.media_type = "text/plain".parse().unwrap(),
             |r| r.size += 1,
             |r| r.sequence += 1,
             |r| r.time += 1,
+            |r| r.word = TagWord::Pushed,
         ];
         for change in changes {
             let mut changed = good.clone();
@@ -209,6 +229,7 @@ mod tests {
             size: 1,
             sequence: 1,
             time: 0,
+            word: TagWord::Pushed,
         };
         // A stranger makes itself a certificate in the network's name.
         let stranger = SecretKey::from_seed([66; 32]);
@@ -233,6 +254,9 @@ mod tests {
         let (a, b) = (record(1, b"a"), record(1, b"b"));
         assert_ne!(a.supersedes(&b), b.supersedes(&a));
         assert!(!a.supersedes(&a));
+        let mut removed = a.clone();
+        removed.word = TagWord::Removed;
+        assert!(removed.supersedes(&a) && !a.supersedes(&removed));
         let mut elsewhere = record(9, b"a");
         elsewhere.reference = "other:1".parse().unwrap();
         assert!(!elsewhere.supersedes(&a));

@@ -24,6 +24,7 @@ fn record() -> TagRecord {
         size: 8,
         sequence: 300,
         time: 1_700_000_000,
+        word: TagWord::Pushed,
     };
     TagRecord::sign(&node(), &certificate(), meaning)
 }

@@ -30,6 +30,7 @@ fn record() -> impl Strategy<Value = TagRecord> {
                 size,
                 sequence,
                 time,
+                word: TagWord::Resolved,
             };
             TagRecord::sign(&key(), &certificate, meaning)
         },

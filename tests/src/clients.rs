@@ -1,9 +1,11 @@
 //! The container clients that the field uses, each with state of its own so that none sees the machine's.
 
+mod containerd;
 mod docker;
 mod podman;
 mod skopeo;
 
+pub use containerd::Containerd;
 pub use docker::Docker;
 pub use podman::Podman;
 pub use skopeo::Skopeo;

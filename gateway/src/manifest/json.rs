@@ -1,6 +1,6 @@
 //! The strict reading of a manifest's JSON.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use serde::Deserialize;
@@ -43,6 +43,7 @@ pub(super) struct Document {
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     subject: Option<Descriptor>,
+    annotations: Option<serde_json::Value>,
 }
 
 /// How much of what a document says is repeated in an error, in characters.
@@ -94,6 +95,11 @@ fn presence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<()>, D:
 }
 
 impl Document {
+    pub(super) fn annotations(&self) -> BTreeMap<String, String> {
+        let all = self.annotations.as_ref().and_then(serde_json::Value::as_object).into_iter().flatten();
+        all.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+    }
+
     /// Settles what the document is. `outside` is the Content-Type, which decides where the document itself
     /// is silent, as OCI manifests may be.
     pub(super) fn into_content(

@@ -10,6 +10,8 @@ pub mod media_type;
 pub use descriptor::{Descriptor, Platform};
 pub use json::json_fault;
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use wherry_proto::Digest;
 
@@ -29,6 +31,7 @@ pub struct Manifest {
     media_type: String,
     digest: Digest,
     content: ManifestContent,
+    annotations: BTreeMap<String, String>,
 }
 
 /// What a manifest describes.
@@ -164,8 +167,9 @@ impl Manifest {
                 outside: outside.clone(),
             });
         }
+        let annotations = document.annotations();
         let (media_type, content) = document.into_content(outside)?;
-        Ok(Self { raw, media_type, digest, content })
+        Ok(Self { raw, media_type, digest, content, annotations })
     }
 
     /// The bytes that the digest is of.
@@ -191,6 +195,28 @@ impl Manifest {
     /// What it says.
     pub const fn content(&self) -> &ManifestContent {
         &self.content
+    }
+
+    /// Its free-form notes; one that is no text is left out.
+    pub const fn annotations(&self) -> &BTreeMap<String, String> {
+        &self.annotations
+    }
+
+    /// The manifest that it is about, if it is an attachment.
+    pub const fn subject(&self) -> Option<&Descriptor> {
+        match &self.content {
+            ManifestContent::Index(index) => index.subject.as_ref(),
+            ManifestContent::Image(image) => image.subject.as_ref(),
+        }
+    }
+
+    /// What kind of artifact it is: what it says or, of an image that does not, the type of its configuration.
+    pub fn artifact_type(&self) -> Option<&str> {
+        let (said, config) = match &self.content {
+            ManifestContent::Index(index) => (&index.artifact_type, None),
+            ManifestContent::Image(image) => (&image.artifact_type, Some(image.config.media_type.as_str())),
+        };
+        said.as_deref().filter(|said| !said.is_empty()).or(config)
     }
 
     /// What it says, if it is an image.

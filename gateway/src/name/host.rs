@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 use super::{NameError, excerpt};
 
+/// There is no such top-level domain, so that no registry can have this name.
+const SITE: &str = "site.wherry";
+
 /// DNS allows no more in a name.
 const MAX_NAME: usize = 253;
 
@@ -26,6 +29,16 @@ impl Host {
     /// Docker Hub.
     pub fn docker_io() -> Self {
         Self { text: "docker.io".to_owned(), name_len: "docker.io".len(), port: None }
+    }
+
+    /// The site itself: what is pushed under this name no registry elsewhere has, and nobody is asked for it.
+    pub fn site() -> Self {
+        Self { text: SITE.to_owned(), name_len: SITE.len(), port: None }
+    }
+
+    /// Whether this is [the site itself](Self::site).
+    pub fn is_site(&self) -> bool {
+        self.text == SITE
     }
 
     /// The name without the port; an IPv6 address keeps its brackets.

@@ -120,6 +120,9 @@ impl Http {
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Response, Failure> {
+        if target.host.is_site() {
+            return Err(Failure::Final(target.not_found()));
+        }
         let (scheme, api) = (self.scheme(target.host), target.host.api_host());
         let url = format!("{scheme}://{api}/v2/{}/{path}", target.repository);
         let url = Url::parse(&url).map_err(|error| target.bad(format!("{url} is no URL: {error}")))?;

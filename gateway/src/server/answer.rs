@@ -12,20 +12,22 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use url::form_urlencoded;
 use wherry_proto::Digest;
 
 use super::body::Outgoing;
 use super::content::{Ask, BlobReader, Body, Content, StoredFile, Want};
+use super::incoming::incoming;
 use super::link::Wire;
 use super::log::{Exchange, Watcher};
 use super::pagecache::PageCache;
 use super::range::{Span, parse_range};
 use super::route::{MAX_TAGS_PAGE, Page, Place, Route};
-use super::{Refusal, RefusalKind};
+use super::{Incoming, Push, Refusal, RefusalKind};
 use crate::name::TagOrDigest;
 
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const SOURCE: HeaderName = HeaderName::from_static("wherry-source");
@@ -45,37 +47,42 @@ pub(super) struct Gateway<C> {
     pub(super) content: Arc<C>,
     pub(super) cache: PageCache,
     pub(super) watcher: Option<Watcher>,
+    /// Taken by each manifest while it comes.
+    pub(super) manifests: Semaphore,
 }
 
 /// An answer before it has a body that counts and logs.
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
     /// What the Content-Length says; a HEAD is answered with it and no body.
     len: u64,
     body: Body,
 }
 
-impl<C: Content> Gateway<C> {
+impl<C: Content + Push> Gateway<C> {
     /// Answers a request; whatever is wrong with it is an answer too.
     pub(super) async fn answer<B>(
         &self,
         wire: Arc<Wire>,
         client: SocketAddr,
         request: Request<B>,
-    ) -> Response<Outgoing> {
+    ) -> Response<Outgoing>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: std::fmt::Display,
+    {
         let mut exchange =
             Exchange::begin(wire, client, request.method(), request.uri(), self.watcher.clone());
         let (parts, body) = request.into_parts();
-        // No endpoint takes a body. hyper discards what comes, or closes the connection if it is long.
-        drop(body);
         let want = if parts.method == http::Method::HEAD { Want::Head } else { Want::Get };
         let mut namespace = None;
         let reply = match Route::parse(&parts.method, &parts.uri) {
             Ok(route) => {
                 namespace = route.namespace();
                 let asked = Asked { client, want, headers: &parts.headers, path: parts.uri.path() };
-                self.route(route, &asked).await
+                // What is not taken of the body hyper discards, or it closes the connection if that is long.
+                self.route(route, &asked, incoming(body)).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -105,13 +112,15 @@ impl<C: Content> Gateway<C> {
         response
     }
 
-    async fn route(&self, route: Route, asked: &Asked<'_>) -> Result<Reply, Refusal> {
+    async fn route(&self, route: Route, asked: &Asked<'_>, body: Incoming) -> Result<Reply, Refusal> {
         let place = route.place().cloned();
         let reply = match route {
             Route::Base => Ok(Reply::json(StatusCode::OK, Bytes::from_static(b"{}"))),
             Route::Manifest(place, reference) => self.manifest(place, reference, asked).await,
             Route::Blob(place, digest) => self.blob(place, digest, asked).await,
             Route::Tags(place, page) => self.tags(place, page, asked).await,
+            Route::Referrers(place, subject, kind) => self.referrers(place, subject, kind, asked).await,
+            Route::Change(place, change) => self.change(place, change, asked, body).await,
         };
         reply.map_err(|refusal| match place {
             Some(place) => place.advise(refusal),
@@ -220,11 +229,11 @@ fn tag_key(tag: &str) -> (String, &str) {
 }
 
 /// What of a request the answer depends on.
-struct Asked<'a> {
+pub(super) struct Asked<'a> {
     client: SocketAddr,
     want: Want,
-    headers: &'a HeaderMap,
-    path: &'a str,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) path: &'a str,
 }
 
 enum Selected {
@@ -235,8 +244,13 @@ enum Selected {
 }
 
 impl Asked<'_> {
-    fn ask(&self, place: Place) -> Ask {
-        Ask { client: self.client, origin: place.origin, repository: place.repository }
+    pub(super) fn ask(&self, place: Place) -> Ask {
+        Ask {
+            client: self.client,
+            origin: place.origin,
+            repository: place.repository,
+            is_mirror: place.by_namespace,
+        }
     }
 
     /// Settles what part of a content of `size` bytes is asked for.
@@ -293,17 +307,17 @@ impl Route {
 }
 
 impl Reply {
-    fn new(status: StatusCode, headers: HeaderMap, len: u64) -> Self {
+    pub(super) fn new(status: StatusCode, headers: HeaderMap, len: u64) -> Self {
         Self { status, headers, len, body: Body::Bytes(Bytes::new()) }
     }
 
-    fn json(status: StatusCode, body: Bytes) -> Self {
+    pub(super) fn json(status: StatusCode, body: Bytes) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, JSON);
         Self { status, headers, len: body.len() as u64, body: Body::Bytes(body) }
     }
 
-    fn refused(refusal: &Refusal) -> Self {
+    pub(super) fn refused(refusal: &Refusal) -> Self {
         let mut reply = Self::json(refusal.kind.status(), refusal.body());
         let wait = refusal.retry_after.or((refusal.kind == RefusalKind::Unavailable).then_some(RETRY));
         if let Some(wait) = wait {
@@ -331,7 +345,7 @@ fn content_headers(digest: &Digest, media_type: HeaderValue) -> HeaderMap {
     headers
 }
 
-fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+pub(super) fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.insert(name, value);
     }

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use wherry_proto::Digest;
 
-use super::Refusal;
+use super::{Refusal, RefusalKind};
+use crate::Descriptor;
 use crate::name::{Host, Repository, TagOrDigest};
 
 /// Who asks, and for which repository.
@@ -25,6 +26,8 @@ pub struct Ask {
     /// The repository there. On `docker.io` a single part has been moved into `library/`; for the default
     /// origin that is left to whoever knows which it is (see [`Reference::new`](crate::Reference::new)).
     pub repository: Repository,
+    /// The origin came as `?ns=`: the client takes this for a mirror of it, and is hardly about to push.
+    pub is_mirror: bool,
 }
 
 /// Whether the client wants the content or only to know of it.
@@ -146,6 +149,18 @@ pub enum Body {
     Files(BoxStream<'static, Result<StoredFile, Break>>),
 }
 
+/// A manifest that is about another.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Referrer {
+    /// Where it is, with its annotations.
+    #[serde(flatten)]
+    pub descriptor: Descriptor,
+    /// What kind of artifact it is; the media type of its configuration where it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+}
+
 /// One blob that can be read.
 pub trait BlobReader: Send + Sync + 'static {
     /// The blob's length in bytes.
@@ -182,4 +197,16 @@ pub trait Content: Send + Sync + 'static {
 
     /// The tags that are known of a repository, in any order; the server sorts and pages them.
     fn tags(&self, ask: Ask) -> impl Future<Output = Result<Vec<String>, Refusal>> + Send;
+
+    /// What is known of the manifests that are about this one, in any order. Without such a list the clients look for one
+    /// under a tag.
+    fn referrers(
+        &self,
+        ask: Ask,
+        subject: Digest,
+    ) -> impl Future<Output = Result<Vec<Referrer>, Refusal>> + Send {
+        let _ = (ask, subject);
+        let message = "there is no list of what is about a manifest";
+        std::future::ready(Err(Refusal::new(RefusalKind::NoEndpoint, message)))
+    }
 }

@@ -15,14 +15,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Content;
 use super::answer::Gateway;
 use super::link::{Link, Overdue, Patience, Wire};
 use super::log::Watcher;
 use super::pagecache::PageCache;
+use super::{Content, Push};
 
 /// How long to wait for a file descriptor to come free when there is none for the next connection.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
+
+/// How many manifests are taken in at a time, each of which may have 4 MiB; further clients wait.
+const MANIFESTS_AT_ONCE: usize = 4;
 
 /// Bounds of a server, all of which have a default.
 #[derive(Clone)]
@@ -71,13 +74,18 @@ pub struct Drained {
 /// [`ServerOptions::drain_timeout`], and returns.
 ///
 /// Cancel-safe in the sense that dropping the future closes the listener and all connections at once.
-pub async fn serve<C: Content>(
+pub async fn serve<C: Content + Push>(
     listener: TcpListener,
     content: Arc<C>,
     options: ServerOptions,
     shutdown: CancellationToken,
 ) -> Drained {
-    let gateway = Arc::new(Gateway { content, cache: PageCache::new(), watcher: options.watcher.clone() });
+    let gateway = Arc::new(Gateway {
+        content,
+        cache: PageCache::new(),
+        watcher: options.watcher.clone(),
+        manifests: Semaphore::new(MANIFESTS_AT_ONCE),
+    });
     let slots = Arc::new(Semaphore::new(options.max_connections.max(1)));
     let mut connections = JoinSet::new();
     loop {
@@ -135,7 +143,7 @@ fn out_of_descriptors(error: &io::Error) -> bool {
     shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-async fn connection<C: Content>(
+async fn connection<C: Content + Push>(
     stream: TcpStream,
     client: SocketAddr,
     gateway: Arc<Gateway<C>>,

@@ -6,19 +6,27 @@
 
 mod answer;
 mod body;
+mod change;
 mod content;
+mod incoming;
 mod link;
 mod listen;
 mod log;
 mod mapping;
 mod pagecache;
+mod push;
 mod range;
 mod refusal;
 mod route;
 
-pub use content::{Ask, BlobReader, Body, Break, Content, ManifestAnswer, Source, StoredFile, Want};
+pub(crate) use change::parse_content_range;
+pub use content::{
+    Ask, BlobReader, Body, Break, Content, ManifestAnswer, Referrer, Source, StoredFile, Want,
+};
+pub use incoming::{Incoming, Interrupted};
 pub use listen::{Drained, ServerOptions, serve};
 pub use log::{Answered, Watcher};
+pub use push::{Push, Put, Removal, Sent};
 pub use range::{Span, parse_range};
 pub use refusal::{Refusal, RefusalKind};
-pub(crate) use route::Route;
+pub(crate) use route::{Change, Route};

@@ -34,6 +34,20 @@ pub enum RefusalKind {
     DigestInvalid,
     /// The manifest is not one that may be passed on: 502, since the fault is the origin's.
     ManifestInvalid,
+    /// The manifest that the client sends is not one that is stored: 400.
+    ManifestRefused,
+    /// The manifest names what is not in the repository: 400.
+    ManifestBlobUnknown,
+    /// What the client sends is longer than anything that is stored: 413.
+    TooLong,
+    /// The tag is not well-formed: 400.
+    TagInvalid,
+    /// No such upload, or not any more: 404.
+    BlobUploadUnknown,
+    /// The upload cannot go on like this: 400.
+    BlobUploadInvalid,
+    /// There are not as many bytes as were announced: 400.
+    SizeInvalid,
     /// Credentials are needed: 401.
     Unauthorized,
     /// The client may not have it, or this node's credentials do not suffice: 403.
@@ -60,10 +74,19 @@ impl RefusalKind {
     /// The HTTP status.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::ManifestUnknown | Self::BlobUnknown | Self::NameUnknown | Self::NoEndpoint => {
-                StatusCode::NOT_FOUND
-            }
-            Self::NameInvalid | Self::DigestInvalid => StatusCode::BAD_REQUEST,
+            Self::ManifestUnknown
+            | Self::BlobUnknown
+            | Self::NameUnknown
+            | Self::NoEndpoint
+            | Self::BlobUploadUnknown => StatusCode::NOT_FOUND,
+            Self::NameInvalid
+            | Self::DigestInvalid
+            | Self::TagInvalid
+            | Self::ManifestRefused
+            | Self::ManifestBlobUnknown
+            | Self::BlobUploadInvalid
+            | Self::SizeInvalid => StatusCode::BAD_REQUEST,
+            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ManifestInvalid | Self::BadOrigin => StatusCode::BAD_GATEWAY,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Denied => StatusCode::FORBIDDEN,
@@ -84,11 +107,14 @@ impl RefusalKind {
             Self::NameUnknown => "NAME_UNKNOWN",
             Self::NameInvalid => "NAME_INVALID",
             Self::DigestInvalid => "DIGEST_INVALID",
-            Self::ManifestInvalid => "MANIFEST_INVALID",
+            Self::ManifestInvalid | Self::ManifestRefused | Self::TagInvalid => "MANIFEST_INVALID",
+            Self::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
+            Self::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
+            Self::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
             Self::Unauthorized => "UNAUTHORIZED",
             Self::Denied => "DENIED",
             Self::TooManyRequests => "TOOMANYREQUESTS",
-            Self::RangeInvalid => "SIZE_INVALID",
+            Self::RangeInvalid | Self::SizeInvalid | Self::TooLong => "SIZE_INVALID",
             Self::Unsupported | Self::NoEndpoint => "UNSUPPORTED",
             Self::Unavailable => "UNAVAILABLE",
             Self::BadOrigin => "BAD_ORIGIN",

@@ -2,6 +2,7 @@
 
 use http::{Method, Uri};
 use url::form_urlencoded;
+use wherry_proto::Algorithm;
 
 use super::{Refusal, RefusalKind};
 use crate::name::{Host, Repository, TagOrDigest};
@@ -20,6 +21,44 @@ pub(crate) enum Route {
     Blob(Place, wherry_proto::Digest),
     /// A page of the list of tags.
     Tags(Place, Page),
+    /// The manifests that are about another, of one type if one is named.
+    Referrers(Place, wherry_proto::Digest, Option<String>),
+    /// Something is to be changed.
+    Change(Place, Change),
+}
+
+/// What a client wants to change in a repository.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Begin an upload.
+    Begin(Begin),
+    /// Add bytes to one.
+    Append(String),
+    /// Add the last bytes, if any, and make a blob of it.
+    Finish(String, wherry_proto::Digest),
+    /// How far it has come.
+    Status(String),
+    /// Give it up.
+    Cancel(String),
+    /// Store a manifest.
+    PutManifest(TagOrDigest),
+    /// Remove a tag, or a manifest with all its tags.
+    DeleteManifest(TagOrDigest),
+    /// Remove a blob.
+    DeleteBlob(wherry_proto::Digest),
+}
+
+/// How an upload begins.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Begin {
+    /// The digest that the body has, which is all of the blob.
+    pub(crate) digest: Option<wherry_proto::Digest>,
+    /// The blob is in another repository already.
+    pub(crate) mount: Option<wherry_proto::Digest>,
+    /// In which, if one is named.
+    pub(crate) from: Option<Place>,
+    /// By which hash the digest will be.
+    pub(crate) algorithm: Algorithm,
 }
 
 /// The repository of a request and how its origin was named.
@@ -45,8 +84,9 @@ enum Endpoint<'a> {
     Manifest(&'a str),
     Blob(&'a str),
     Tags,
-    Push(&'static str),
-    Referrers,
+    Uploads,
+    Upload(&'a str),
+    Referrers(&'a str),
 }
 
 impl Route {
@@ -61,41 +101,65 @@ impl Route {
         let parts: Vec<&str> = rest.strip_prefix('/').ok_or_else(no_endpoint)?.split('/').collect();
         let (name, endpoint) = match parts.as_slice() {
             [name @ .., "manifests", reference] => (name, Endpoint::Manifest(reference)),
-            [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", _] => {
-                (name, Endpoint::Push("uploading blobs"))
+            [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", ""] => {
+                (name, Endpoint::Uploads)
             }
+            [name @ .., "blobs", "uploads", id] => (name, Endpoint::Upload(id)),
             [name @ .., "blobs", digest] => (name, Endpoint::Blob(digest)),
             [name @ .., "tags", "list"] => (name, Endpoint::Tags),
-            [name @ .., "referrers", _] => (name, Endpoint::Referrers),
+            [name @ .., "referrers", digest] => (name, Endpoint::Referrers(digest)),
             _ => return Err(no_endpoint()),
         };
         if name.is_empty() {
             return Err(Refusal::new(RefusalKind::NameInvalid, "the path names no repository"));
         }
-        let endpoint = match (endpoint, reading) {
-            (Endpoint::Push(what), _) => return Err(no_push(what)),
-            (Endpoint::Manifest(_), false) if method == Method::PUT => {
-                return Err(no_push("pushing manifests"));
-            }
-            (_, false) => return Err(wrong_method(method)),
-            (endpoint, true) => endpoint,
+        let verb = match *method {
+            Method::GET | Method::HEAD => Verb::Read,
+            Method::POST => Verb::Post,
+            Method::PUT => Verb::Put,
+            Method::PATCH => Verb::Patch,
+            Method::DELETE => Verb::Delete,
+            _ => return Err(wrong_method(method)),
         };
         let query = Query::parse(uri.query().unwrap_or_default())?;
-        let place = Place::parse(name, query.namespace)?;
-        match endpoint {
-            Endpoint::Manifest(reference) => Ok(Self::Manifest(place, parse_target(reference)?)),
-            Endpoint::Blob(digest) => Ok(Self::Blob(place, parse_digest(digest)?)),
-            Endpoint::Tags => Ok(Self::Tags(place, query.page)),
-            // 404 is how the specification lets a registry say so; clients then look for the fallback tag.
-            Endpoint::Referrers | Endpoint::Push(_) => Err(no_endpoint()),
-        }
+        let place = Place::parse(name, query.namespace.clone())?;
+        let change = match (endpoint, verb) {
+            (Endpoint::Manifest(reference), Verb::Read) => {
+                return Ok(Self::Manifest(place, parse_target(reference)?));
+            }
+            (Endpoint::Blob(digest), Verb::Read) => return Ok(Self::Blob(place, parse_digest(digest)?)),
+            (Endpoint::Tags, Verb::Read) => return Ok(Self::Tags(place, query.page)),
+            (Endpoint::Referrers(digest), Verb::Read) => {
+                return Ok(Self::Referrers(place, parse_digest(digest)?, query.artifact_type));
+            }
+            (Endpoint::Manifest(reference), Verb::Put) => Change::PutManifest(parse_new_target(reference)?),
+            (Endpoint::Manifest(reference), Verb::Delete) => Change::DeleteManifest(parse_target(reference)?),
+            (Endpoint::Blob(digest), Verb::Delete) => Change::DeleteBlob(parse_digest(digest)?),
+            (Endpoint::Uploads, Verb::Post) => Change::Begin(query.begin()?),
+            (Endpoint::Upload(id), verb) => {
+                let id = parse_upload(id)?;
+                match verb {
+                    Verb::Read => Change::Status(id),
+                    Verb::Patch => Change::Append(id),
+                    Verb::Put => Change::Finish(id, query.last_digest()?),
+                    Verb::Delete => Change::Cancel(id),
+                    Verb::Post => return Err(wrong_method(method)),
+                }
+            }
+            _ => return Err(wrong_method(method)),
+        };
+        Ok(Self::Change(place, change))
     }
 
     /// The repository that is meant, if one is.
     pub(super) fn place(&self) -> Option<&Place> {
         match self {
             Self::Base => None,
-            Self::Manifest(place, _) | Self::Blob(place, _) | Self::Tags(place, _) => Some(place),
+            Self::Manifest(place, _)
+            | Self::Blob(place, _)
+            | Self::Tags(place, _)
+            | Self::Referrers(place, _, _)
+            | Self::Change(place, _) => Some(place),
         }
     }
 }
@@ -147,10 +211,25 @@ impl Place {
     }
 }
 
+/// What a method asks for.
+#[derive(Clone, Copy)]
+enum Verb {
+    Read,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
 #[derive(Default)]
 struct Query {
     namespace: Option<Host>,
     page: Page,
+    artifact_type: Option<String>,
+    digest: Option<String>,
+    mount: Option<String>,
+    from: Option<String>,
+    algorithm: Option<String>,
 }
 
 impl Query {
@@ -166,11 +245,63 @@ impl Query {
                 // A count that cannot be read is as good as none.
                 "n" => out.page.n = value.parse().ok().map(|n: usize| n.min(MAX_TAGS_PAGE)),
                 "last" if !value.is_empty() => out.page.last = Some(value.into_owned()),
+                "artifactType" if !value.is_empty() => out.artifact_type = Some(value.into_owned()),
+                "digest" => out.digest = Some(value.into_owned()),
+                "mount" => out.mount = Some(value.into_owned()),
+                "from" => out.from = Some(value.into_owned()),
+                "digest-algorithm" => out.algorithm = Some(value.into_owned()),
                 _ => {}
             }
         }
         Ok(out)
     }
+
+    fn begin(self) -> Result<Begin, Refusal> {
+        let namespace = self.namespace;
+        let digest = self.digest.as_deref().map(parse_digest).transpose()?;
+        let algorithm = match (self.algorithm.as_deref(), &digest) {
+            (Some(name), _) => name.parse().map_err(|error: wherry_proto::DigestError| {
+                Refusal::new(RefusalKind::DigestInvalid, format!("digest-algorithm: {error}"))
+            })?,
+            (None, Some(digest)) => digest.algorithm(),
+            (None, None) => Algorithm::Sha256,
+        };
+        Ok(Begin {
+            digest,
+            mount: self.mount.as_deref().map(parse_digest).transpose()?,
+            // A name that cannot be one is as good as none: the blob is uploaded then.
+            from: self.from.and_then(|from| {
+                let parts: Vec<&str> = from.split('/').collect();
+                Place::parse(&parts, namespace).ok()
+            }),
+            algorithm,
+        })
+    }
+
+    fn last_digest(self) -> Result<wherry_proto::Digest, Refusal> {
+        let digest = self.digest.ok_or_else(|| {
+            Refusal::new(RefusalKind::DigestInvalid, "an upload ends with ?digest=, which is missing")
+        })?;
+        parse_digest(&digest)
+    }
+}
+
+/// The target of a manifest that is to be stored: what is no tag can be given none.
+fn parse_new_target(text: &str) -> Result<TagOrDigest, Refusal> {
+    parse_target(text).map_err(|refusal| match refusal.kind {
+        RefusalKind::ManifestUnknown => Refusal { kind: RefusalKind::TagInvalid, ..refusal },
+        _ => refusal,
+    })
+}
+
+/// The longest id of an upload; all are made here.
+const MAX_UPLOAD_ID: usize = 64;
+
+fn parse_upload(id: &str) -> Result<String, Refusal> {
+    let is_one = id.len() <= MAX_UPLOAD_ID && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_one.then(|| id.to_owned()).ok_or_else(|| {
+        Refusal::new(RefusalKind::BlobUploadUnknown, "there is no such upload: begin it anew with POST")
+    })
 }
 
 fn parse_target(text: &str) -> Result<TagOrDigest, Refusal> {
@@ -193,20 +324,13 @@ fn parse_digest(text: &str) -> Result<wherry_proto::Digest, Refusal> {
 fn no_endpoint() -> Refusal {
     Refusal::new(
         RefusalKind::NoEndpoint,
-        "there is no such endpoint: this gateway serves /v2/, manifests, blobs and tags/list",
-    )
-}
-
-fn no_push(what: &str) -> Refusal {
-    Refusal::new(
-        RefusalKind::Unsupported,
-        format!("{what} is not supported by this gateway: push to the origin and pull through the gateway"),
+        "there is no such endpoint: this gateway serves /v2/, manifests, blobs, blobs/uploads, referrers and tags/list",
     )
 }
 
 fn wrong_method(method: &Method) -> Refusal {
     let method: String = method.as_str().chars().take(20).collect();
-    Refusal::new(RefusalKind::Unsupported, format!("{method} is not supported here: use GET or HEAD"))
+    Refusal::new(RefusalKind::Unsupported, format!("{method} is not supported here"))
 }
 
 /// Undoes percent-encoding; `None` if it is malformed or hides something that is not UTF-8.
@@ -245,7 +369,7 @@ mod tests {
             Route::Manifest(place, _) | Route::Blob(place, _) | Route::Tags(place, _) => {
                 (place.origin.map(|host| host.to_string()), place.repository.to_string(), place.by_namespace)
             }
-            Route::Base => panic!("{uri} has no place"),
+            other => panic!("{uri} asks for {other:?}"),
         }
     }
 
@@ -279,6 +403,21 @@ mod tests {
             get(&format!("/v2/a/manifests/{encoded}")),
             Ok(Route::Manifest(_, TagOrDigest::Digest(_)))
         ));
+        let change = |method, uri: &str| match Route::parse(&method, &uri.parse().unwrap()) {
+            Ok(Route::Change(_, change)) => change,
+            other => panic!("{other:?}"),
+        };
+        let digest: wherry_proto::Digest = DIGEST.parse().unwrap();
+        let begin = Begin { digest: None, mount: Some(digest), from: None, algorithm: Algorithm::Sha256 };
+        let mounting = format!("/v2/a/blobs/uploads/?mount={DIGEST}&from=Not+One");
+        assert_eq!(change(Method::POST, &mounting), Change::Begin(begin));
+        let id = "0a".to_owned();
+        assert_eq!(change(Method::GET, "/v2/a/blobs/uploads/0a?digest=x"), Change::Status(id.clone()));
+        assert_eq!(change(Method::PATCH, "/v2/a/blobs/uploads/0a"), Change::Append(id.clone()));
+        let last = format!("/v2/a/blobs/uploads/0a?digest={DIGEST}");
+        assert_eq!(change(Method::PUT, &last), Change::Finish(id.clone(), digest));
+        assert_eq!(change(Method::DELETE, &last), Change::Cancel(id));
+        assert_eq!(change(Method::DELETE, &format!("/v2/a/blobs/{DIGEST}")), Change::DeleteBlob(digest));
         let Ok(Route::Tags(_, page)) = get("/v2/a/tags/list?n=5000&last=x") else { panic!() };
         assert_eq!(page, Page { n: Some(MAX_TAGS_PAGE), last: Some("x".to_owned()) });
     }
@@ -290,7 +429,7 @@ mod tests {
             (Method::GET, "/v1/_ping", RefusalKind::NoEndpoint),
             (Method::GET, "/v2x", RefusalKind::NoEndpoint),
             (Method::GET, "/v2/_catalog", RefusalKind::NoEndpoint),
-            (Method::GET, "/v2/a/referrers/x", RefusalKind::NoEndpoint),
+            (Method::GET, "/v2/a/referrers/x", RefusalKind::DigestInvalid),
             (Method::GET, "/v2/%ff/manifests/x", RefusalKind::NoEndpoint),
             (Method::GET, "/v2/A/manifests/x", RefusalKind::NameInvalid),
             (Method::GET, "/v2/a/../b/manifests/x", RefusalKind::NameInvalid),
@@ -303,11 +442,17 @@ mod tests {
             (Method::GET, "/v2/a/blobs/00", RefusalKind::DigestInvalid),
             (Method::GET, "/v2/a/blobs/sha256:..%2f..%2fetc", RefusalKind::NoEndpoint),
             (Method::POST, "/v2/", RefusalKind::Unsupported),
-            (Method::POST, "/v2/a/blobs/uploads/", RefusalKind::Unsupported),
-            (Method::PATCH, "/v2/a/blobs/uploads/1", RefusalKind::Unsupported),
-            (Method::GET, "/v2/a/blobs/uploads/1", RefusalKind::Unsupported),
-            (Method::PUT, "/v2/a/manifests/x", RefusalKind::Unsupported),
-            (Method::DELETE, "/v2/a/manifests/x", RefusalKind::Unsupported),
+            (Method::TRACE, "/v2/a/manifests/x", RefusalKind::Unsupported),
+            (Method::PUT, "/v2/a/blobs/uploads/", RefusalKind::Unsupported),
+            (Method::POST, "/v2/a/manifests/x", RefusalKind::Unsupported),
+            (Method::DELETE, "/v2/a/tags/list", RefusalKind::Unsupported),
+            (Method::PUT, "/v2/a/manifests/.INVALID", RefusalKind::TagInvalid),
+            (Method::PUT, "/v2/a/manifests/sha256:bad", RefusalKind::DigestInvalid),
+            (Method::PUT, "/v2/a/blobs/uploads/1", RefusalKind::DigestInvalid),
+            (Method::POST, "/v2/a/blobs/uploads/?digest=sha256:00", RefusalKind::DigestInvalid),
+            (Method::POST, "/v2/a/blobs/uploads/?digest-algorithm=md5", RefusalKind::DigestInvalid),
+            (Method::PATCH, "/v2/a/blobs/uploads/..", RefusalKind::BlobUploadUnknown),
+            (Method::PATCH, "/v2/a/blobs/uploads/a%2fb", RefusalKind::NoEndpoint),
         ] {
             let refusal = Route::parse(&method, &uri.parse().unwrap()).unwrap_err();
             assert_eq!(refusal.kind, kind, "{method} {uri}: {}", refusal.message);

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::server::{
-    Ask, BlobReader, Body, Break, Content, Drained, ManifestAnswer, Refusal, RefusalKind, ServerOptions,
-    Source, StoredFile, Want, serve,
+    Ask, BlobReader, Body, Break, Content, Drained, ManifestAnswer, Push, Refusal, RefusalKind,
+    ServerOptions, Source, StoredFile, Want, serve,
 };
 use wherry_gateway::{TagOrDigest, manifest::media_type};
 use wherry_proto::Digest;
@@ -102,6 +102,8 @@ fn file_of(bytes: &[u8]) -> Arc<File> {
     file.write_all(bytes).unwrap();
     Arc::new(file)
 }
+
+impl Push for Shelf {}
 
 impl Content for Shelf {
     type Blob = Blob;

@@ -64,7 +64,6 @@ async fn ranges_that_are_malformed_multiple_or_outdated_are_ignored() {
         vec![("Range", "bytes=0-1,5-6")],
         vec![("Range", "bytes=x")],
         vec![("Range", "lines=0-1")],
-        vec![("Range", "bytes=5-1")],
         vec![("Range", "bytes=0-1"), ("If-Range", "\"other\"")],
         vec![("Range", "bytes=0-1"), ("If-Range", "Wed, 21 Oct 2015 07:28:00 GMT")],
     ] {

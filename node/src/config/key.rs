@@ -10,6 +10,7 @@ use wherry_proto::{MAX_SITE_LEN, NodeId};
 use super::source::PREFIX;
 use super::units::{parse_duration, parse_size, show_duration, show_exact_size};
 use super::{Config, LogFormat};
+use crate::images::push::Clients;
 use crate::limits::{MAX_WINDOWS, Window, parse_rate, show_rate};
 
 /// The smallest disk budget: less holds no image at all.
@@ -17,6 +18,9 @@ const MIN_BUDGET: u64 = 1 << 20;
 
 /// The smallest daily budget: a chunk and a manifest or two.
 const MIN_WAN_BUDGET: u64 = 1 << 20;
+
+/// The most copies of what is pushed: beyond that an image is better preloaded.
+const MAX_COPIES: usize = 64;
 
 /// The longest timeout or age that can be set.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
@@ -99,6 +103,18 @@ macro_rules! address {
     };
 }
 
+macro_rules! clients {
+    ($field:ident) => {
+        (
+            |config, values| {
+                config.push.$field = Clients::parse(one(values)?)?;
+                Some(())
+            },
+            |config| Shown::Text(config.push.$field.as_str().to_owned()),
+        )
+    };
+}
+
 macro_rules! path {
     ($field:ident) => {
         (
@@ -154,11 +170,13 @@ const fn list(key: Key) -> Key {
 
 const ADDRESS: &str = "IP:PORT, such as 127.0.0.1:5050 or [::1]:5050; port 0 takes any that is free";
 const RATE: &str = "a rate of at least 64kbit/s, such as 4Mbit/s or 500kB/s";
+const CLIENTS: &str = "nobody, local (clients on this machine) or anyone";
+
 const ORIGIN: &str =
     "a host or host:port without scheme or path, with a dot or a port, such as docker.io or registry:5000";
 
 /// Everything that can be set, in the order in which it is shown.
-pub static KEYS: [Key; 22] = [
+pub static KEYS: [Key; 25] = [
     key("data", "DIR", "the path of a folder", "Folder for blobs, index and identity", path!(data)),
     key("gateway", "ADDR", ADDRESS, "Where container runtimes reach the registry API", address!(gateway)),
     key("status", "ADDR", ADDRESS, "Where /healthz, /status and /metrics are served", address!(status)),
@@ -197,6 +215,27 @@ pub static KEYS: [Key; 22] = [
                 Some(())
             },
             |config| Shown::Text(config.default_origin.clone()),
+        ),
+    ),
+    key("push", "WHO", CLIENTS, "Who may push images to the gateway", clients!(push)),
+    key(
+        "delete",
+        "WHO",
+        CLIENTS,
+        "Who may remove tags, manifests and blobs at the gateway",
+        clients!(delete),
+    ),
+    key(
+        "copies",
+        "N",
+        "a number from 1 to 64",
+        "How many nodes of the site are to have each image that is pushed",
+        (
+            |config, values| {
+                let copies: usize = one(values)?.parse().ok()?;
+                (1..=MAX_COPIES).contains(&copies).then(|| config.copies = copies)
+            },
+            |config| Shown::Text(config.copies.to_string()),
         ),
     ),
     list(key(

@@ -18,6 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::images::push::PushSettings;
 use crate::limits::LimitSettings;
 
 pub(crate) use key::is_multiaddr;
@@ -48,6 +49,10 @@ pub struct Config {
     pub default_origin: String,
     /// Origins, as `host` or `host:port`, that are asked over plain HTTP.
     pub insecure: Vec<String>,
+    /// Who may change something through the gateway.
+    pub push: PushSettings,
+    /// How many nodes of the site are to have each image that is pushed.
+    pub copies: usize,
     /// Files with further certification authorities for origins, in PEM.
     pub ca: Vec<PathBuf>,
     /// Multiaddresses of nodes to begin with.
@@ -94,6 +99,8 @@ impl Config {
             site: "default".to_owned(),
             default_origin: "docker.io".to_owned(),
             insecure: Vec::new(),
+            push: PushSettings::default(),
+            copies: 2,
             ca: Vec::new(),
             bootstrap: Vec::new(),
             mdns: true,

@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tracing::warn;
-use wherry_gateway::origin::Origins;
+use wherry_gateway::origin::{OriginError, Origins};
 use wherry_gateway::server::{
-    Ask, BlobReader, Body, Break, Content, ManifestAnswer, Refusal, RefusalKind, StoredFile, Want,
+    Ask, BlobReader, Body, Break, Content, ManifestAnswer, Referrer, Refusal, RefusalKind, StoredFile, Want,
 };
-use wherry_gateway::{Host, Reference, TagOrDigest};
+use wherry_gateway::{Descriptor, Host, Reference, TagOrDigest};
 use wherry_proto::Digest;
 
 use super::{Grant, ImageError, Images, MAX_TAGS, Records, blocking};
@@ -23,6 +23,11 @@ use crate::transfer::{Fetched, Route, SHORT_LIMIT, Transfer, TransferError, Tran
 /// How long the headers of a blob wait for its first byte, so that what cannot be had is refused before them.
 /// Registry clients give up on headers after 10 s at the earliest.
 const FIRST_BYTE: Duration = Duration::from_secs(6);
+
+/// How long a client that is about to push waits to hear whether something is here: where an origin may know of it, and where
+/// that was out of reach a moment ago, so that only neighbours do.
+const PATIENCE_WITH_ORIGIN: Duration = Duration::from_secs(3);
+const PATIENCE_WITH_NEIGHBOURS: Duration = Duration::from_secs(1);
 
 /// How far ahead of what is known a range may begin, in bytes, before it is passed through from the origin.
 const FAR: u64 = 4 << 20;
@@ -227,8 +232,56 @@ impl Images {
         }
     }
 
-    fn origin_of(&self, ask: &Ask) -> Host {
+    pub(super) fn origin_of(&self, ask: &Ask) -> Host {
         ask.origin.clone().unwrap_or_else(|| self.default_origin().clone())
+    }
+}
+
+/// That something is not here, whatever else is wrong: a client that is about to push it gives up where it hears that an origin
+/// refuses this node or is out of reach.
+fn absent(absent: RefusalKind, refusal: Refusal) -> Refusal {
+    match refusal.kind {
+        RefusalKind::Denied
+        | RefusalKind::Unavailable
+        | RefusalKind::BadOrigin
+        | RefusalKind::TooManyRequests => Refusal::new(absent, refusal.message),
+        _ => refusal,
+    }
+}
+
+impl Images {
+    /// Whether a client may be about to push what it asks about.
+    fn is_pusher(&self, ask: &Ask, want: Want) -> bool {
+        want == Want::Head && !ask.is_mirror && self.may_push(ask.client)
+    }
+
+    /// The same as [`Images::blob`] for whoever is about to push it. That a manifest has named it is not enough, for the client
+    /// would leave it out and nobody may have it any more; and a client asks about each of many layers, so that an origin is
+    /// waited for only shortly.
+    async fn blob_for_pusher(&self, route: &Route, digest: Digest) -> Result<BlobHandle, ImageError> {
+        let Route { host, repository } = route;
+        let is_granted = self.records().grant(host, repository, &digest)?.is_some();
+        let here = self.0.parts.store.get(&digest).map(|blob| blob.size());
+        let patience = match self.is_down(host, format!("blob {digest}")) {
+            Some(_) => PATIENCE_WITH_NEIGHBOURS,
+            None => PATIENCE_WITH_ORIGIN,
+        };
+        let work = async {
+            match (is_granted, here) {
+                (true, Some(size)) => Ok(self.handle(route.clone(), digest, size, None)),
+                (true, None) => {
+                    let size = self.length(route, digest).await?;
+                    Ok(self.handle(route.clone(), digest, size, None))
+                }
+                (false, _) => self.blob(host, repository, digest).await,
+            }
+        };
+        tokio::time::timeout(patience, work).await.unwrap_or_else(|_| {
+            let (host, what) = (host.to_string(), format!("blob {digest} of {route}"));
+            let why = format!("nobody gave an answer within {:.1} s", patience.as_secs_f32());
+            let origin = Box::new(OriginError::Unreachable { host, what: what.clone(), why });
+            Err(ImageError::Unknown { what, origin })
+        })
     }
 }
 
@@ -239,10 +292,14 @@ impl Content for Images {
         &self,
         ask: Ask,
         reference: TagOrDigest,
-        _want: Want,
+        want: Want,
     ) -> Result<ManifestAnswer, Refusal> {
+        let is_pusher = self.is_pusher(&ask, want);
         let reference = Reference::new(self.origin_of(&ask), ask.repository, reference);
-        let resolved = Self::manifest(self, &reference).await.map_err(|error| error.into_refusal(false))?;
+        let resolved = Self::manifest(self, &reference).await.map_err(|error| {
+            let refusal = error.into_refusal(false);
+            if is_pusher { absent(RefusalKind::ManifestUnknown, refusal) } else { refusal }
+        })?;
         let manifest = resolved.manifest;
         let bytes: Bytes = manifest.raw().clone();
         Ok(ManifestAnswer {
@@ -252,17 +309,15 @@ impl Content for Images {
         })
     }
 
-    async fn blob(&self, ask: Ask, digest: Digest, _want: Want) -> Result<BlobHandle, Refusal> {
-        // The same normalisation of the repository as for manifests.
-        let origin = self.origin_of(&ask);
-        let reference = Reference::new(origin, ask.repository, TagOrDigest::Digest(digest));
-        match Self::blob(self, reference.host(), reference.repository(), digest).await {
+    async fn blob(&self, ask: Ask, digest: Digest, want: Want) -> Result<BlobHandle, Refusal> {
+        let route = self.route(&ask);
+        if self.is_pusher(&ask, want) {
+            let found = self.blob_for_pusher(&route, digest).await;
+            return found.map_err(|error| absent(RefusalKind::BlobUnknown, error.into_refusal(true)));
+        }
+        match Self::blob(self, &route.host, &route.repository, digest).await {
             Ok(handle) => Ok(BlobHandle { reader: Some((ask.client.ip(), self.clone())), ..handle }),
-            Err(error) => {
-                let (host, repository) = (reference.host().clone(), reference.repository().clone());
-                let route = Route { host, repository };
-                Err(self.with_what_is_here(&route, digest, error.into_refusal(true)).await)
-            }
+            Err(error) => Err(self.with_what_is_here(&route, digest, error.into_refusal(true)).await),
         }
     }
 
@@ -287,5 +342,26 @@ impl Content for Images {
             ));
         }
         Ok(tags.into_iter().collect())
+    }
+
+    async fn referrers(&self, ask: Ask, subject: Digest) -> Result<Vec<Referrer>, Refusal> {
+        let Route { host, repository } = self.route(&ask);
+        let records = self.records().clone();
+        let found = blocking(move || Ok(records.referrers(&host, &repository, &subject)?)).await;
+        let found = found.map_err(|error| error.into_refusal(false))?.into_iter();
+        Ok(found
+            .map(|(digest, attachment)| Referrer {
+                artifact_type: attachment.artifact_type,
+                descriptor: Descriptor {
+                    media_type: attachment.media_type,
+                    digest,
+                    size: attachment.size,
+                    platform: None,
+                    urls: None,
+                    annotations: (!attachment.annotations.is_empty())
+                        .then(|| attachment.annotations.into_iter().collect()),
+                },
+            })
+            .collect())
     }
 }

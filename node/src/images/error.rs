@@ -43,6 +43,17 @@ pub enum ImageError {
         /// What there is instead.
         moved: Box<Moved>,
     },
+    /// It was pushed to the site, and no node that can be reached has it.
+    #[error(
+        "{what} was pushed to this site, and no node that can be reached has {digest} any more: push it once more, or have \
+         the nodes come back that had it"
+    )]
+    Lost {
+        /// What was asked for.
+        what: String,
+        /// What it means.
+        digest: Digest,
+    },
     /// What the store holds under this digest is no manifest.
     #[error("{digest} is not a manifest: {source}")]
     NotAManifest {
@@ -92,6 +103,9 @@ pub enum ImageError {
         /// Why.
         why: String,
     },
+    /// It could not be pinned, or its pin not be taken away.
+    #[error("what keeps it here could not be changed: {0}")]
+    NotKept(String),
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Stopped,
@@ -128,9 +142,12 @@ impl ImageError {
             Self::NotAManifest { .. } | Self::NoManifest { .. } | Self::NoPlatform { .. } => {
                 Refusal::new(unknown, message)
             }
+            Self::Lost { .. } => Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER),
             Self::LargerThanBudget { .. } => Refusal::new(RefusalKind::NoSpace, message),
             Self::Store(error) if error.is_no_space() => Refusal::new(RefusalKind::NoSpace, message),
-            Self::Store(_) | Self::Unreadable { .. } => Refusal::new(RefusalKind::Internal, message),
+            Self::Store(_) | Self::Unreadable { .. } | Self::NotKept(_) => {
+                Refusal::new(RefusalKind::Internal, message)
+            }
             Self::Stopped => Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER),
         }
     }

@@ -16,6 +16,7 @@ mod names;
 mod others;
 mod platform;
 mod pull;
+pub mod push;
 mod records;
 mod site;
 mod tags;
@@ -117,6 +118,10 @@ pub struct ImagesParts {
     pub clock: Clock,
     /// Is told of every blob that a client of the gateway has read whole from the store.
     pub served: Served,
+    /// What clients may change.
+    pub push: push::PushSettings,
+    /// Sees to it that what they push stays.
+    pub keeper: Arc<dyn push::Keeper>,
 }
 
 /// Who is told that a client with this address has read a blob whole from the store. Must not block.
@@ -130,6 +135,7 @@ struct Inner {
     parts: ImagesParts,
     records: Records,
     unproven: Arc<Unproven>,
+    uploads: push::Uploads,
     down: down::Down,
     away: away::Waiting,
     caught_up: caught_up::CaughtUp,
@@ -176,6 +182,7 @@ impl Images {
             parts,
             unproven: Arc::new(Unproven::new(records.clone())),
             records,
+            uploads: push::Uploads::new(),
             down: down::Down::default(),
             away: away::Waiting::default(),
             caught_up: caught_up::CaughtUp::default(),
@@ -352,6 +359,12 @@ impl Images {
             ManifestContent::Image(image) => (vec![image.config.digest], digests(&image.layers)),
         };
         self.0.parts.store.names(manifest.digest(), documents, layers);
+    }
+
+    /// Forgets what has long been removed.
+    pub async fn forget_removed(&self) -> Result<(), ImageError> {
+        let (records, now) = (self.0.records.clone(), (self.0.parts.clock)());
+        blocking(move || Ok(records.forget_removed(now)?)).await
     }
 
     /// Has the store know what all manifests name that it holds, as it must before it has anything make room.

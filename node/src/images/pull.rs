@@ -1,5 +1,6 @@
 //! All of an image, into the store.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -99,6 +100,9 @@ pub struct Pulled {
     pub unasked: Option<Unasked>,
 }
 
+/// How many manifests of one image are brought at most.
+const MAX_WHOLE: usize = 1024;
+
 impl Images {
     /// Brings all blobs of an image into the store. While the origin is out of reach it tries again and again; that bytes
     /// are wrong or not to be had is an error at once, and so is that nobody can say what the reference means.
@@ -112,6 +116,35 @@ impl Images {
             Ok(pulled) => Ok(pulled),
             Err(error) => Err(self.with_moved(reference, error).await),
         }
+    }
+
+    /// The same of every manifest that the reference leads to, whatever it is for: of at most 1,024.
+    pub async fn pull_whole(
+        &self,
+        reference: &Reference,
+        how: &How,
+        events: &dyn PullEvents,
+    ) -> Result<Pulled, ImageError> {
+        let top = self.manifest(reference).await?;
+        let (digest, age, unasked) = (*top.manifest.digest(), top.age, top.unasked);
+        let mut whole = Pulled { digest, bytes: 0, from_peers: 0, from_origin: 0, age, unasked };
+        let (mut seen, mut waiting) = (HashSet::from([digest]), vec![digest]);
+        while let Some(digest) = waiting.pop() {
+            let part = reference.with_target(TagOrDigest::Digest(digest));
+            let manifest = self.manifest(&part).await?.manifest;
+            if let ManifestContent::Index(index) = manifest.content() {
+                let new =
+                    index.manifests.iter().map(|entry| entry.digest).filter(|entry| seen.insert(*entry));
+                waiting.extend(new);
+                waiting.truncate(MAX_WHOLE);
+                continue;
+            }
+            let pulled = self.pull(&part, how, events).await?;
+            whole.bytes += pulled.bytes;
+            whole.from_peers += pulled.from_peers;
+            whole.from_origin += pulled.from_origin;
+        }
+        Ok(whole)
     }
 
     async fn pull_all(

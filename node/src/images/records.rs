@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bincode::{Decode, Encode};
 use wherry_gateway::{Host, Manifest, ManifestContent, Reference, Repository};
-use wherry_proto::{Digest, TagRecord};
+use wherry_proto::{Digest, TagRecord, TagWord};
 
 use super::ImageName;
 use crate::store::{Store, StoreError, Table};
@@ -31,10 +31,26 @@ pub const MAX_BEFORE: usize = 4;
 const BEFORE_VERSION: u8 = 1;
 
 /// The version of [`TagEntry`]'s layout, and so of the [`TagRecord`] within: it goes up with every change of either.
-const TAG_VERSION: u8 = 2;
+const TAG_VERSION: u8 = 3;
 
 /// The version of [`KeptImage`]'s layout: it goes up with every change.
 const KEPT_VERSION: u8 = 1;
+
+/// How many manifests that are about another are listed.
+const MAX_REFERRERS: usize = 512;
+
+/// How much the annotations of one may take, in bytes; beyond that none are remembered. All that are listed take a few MiB.
+const MAX_ANNOTATIONS: usize = 4 << 10;
+
+/// What a record takes for the lengths of one annotation, in bytes.
+const LENGTHS: usize = 16;
+
+/// How long it is remembered that a tag was removed, in seconds: a month, after which no node of the site should be away that
+/// knows what it meant.
+const REMOVED_FOR: u64 = 30 * 24 * 60 * 60;
+
+/// The version of [`Attachment`]'s layout: it goes up with every change.
+const REFERRER_VERSION: u8 = 1;
 
 /// The version of [`Grant`]'s layout: it goes up with every change.
 const GRANT_VERSION: u8 = 2;
@@ -51,6 +67,11 @@ pub struct TagEntry {
 }
 
 impl TagEntry {
+    /// Whether the tag means anything: it was not taken back.
+    pub fn counts(&self) -> bool {
+        self.record.word != TagWord::Removed
+    }
+
     /// What is known once this has been heard, given what was known before; `None` if that stays. What is said to have
     /// been confirmed after `latest` was confirmed nobody knows when.
     fn after(self, known: Option<Self>, latest: u64) -> Option<Self> {
@@ -92,6 +113,19 @@ pub struct KeptImage {
     pub since: u64,
 }
 
+/// A manifest that is about another.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Attachment {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+    /// What kind of artifact it is.
+    pub artifact_type: Option<String>,
+    /// Its free-form notes.
+    pub annotations: Vec<(String, String)>,
+}
+
 /// The index tables of this room.
 #[derive(Clone)]
 pub struct Records {
@@ -100,6 +134,7 @@ pub struct Records {
     before: Table<Vec<Digest>>,
     kept: Table<KeptImage>,
     grants: Table<Grant>,
+    referrers: Table<Attachment>,
     manifests: Arc<Manifests>,
     changes: Arc<AtomicU64>,
 }
@@ -131,6 +166,11 @@ fn read<T: FromStr>(key: Vec<u8>) -> Option<T> {
     String::from_utf8(key).ok()?.parse().ok()
 }
 
+/// Attachments stand beside each other that are about the same manifest.
+fn referrer_key(host: &Host, repository: &Repository, subject: &Digest) -> String {
+    format!("{host}/{repository}@{subject}<")
+}
+
 fn grant_key(host: &Host, repository: &Repository, digest: &Digest) -> String {
     format!("{host}/{repository}@{digest}")
 }
@@ -143,6 +183,7 @@ impl Records {
             before: store.table("before", BEFORE_VERSION)?,
             kept: store.table("kept", KEPT_VERSION)?,
             grants: store.table("grants", GRANT_VERSION)?,
+            referrers: store.table("referrers", REFERRER_VERSION)?,
             manifests: Arc::default(),
             changes: Arc::default(),
         })
@@ -157,8 +198,13 @@ impl Records {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// What is known of a reference that names a tag.
+    /// What is known of a reference that names a tag, unless that was taken back.
     pub fn tag(&self, reference: &Reference) -> Result<Option<TagEntry>, StoreError> {
+        Ok(self.tag_or_removed(reference)?.filter(TagEntry::counts))
+    }
+
+    /// The same, also if it was taken back: what is said of it next has to be newer than that.
+    pub fn tag_or_removed(&self, reference: &Reference) -> Result<Option<TagEntry>, StoreError> {
         self.tags.get(reference.to_string().as_bytes())
     }
 
@@ -226,16 +272,38 @@ impl Records {
         most: usize,
     ) -> Result<Vec<String>, StoreError> {
         let prefix = format!("{host}/{repository}:");
-        let after = after.map(|after| format!("{prefix}{after}"));
-        let found = self.tags.scan_after(prefix.as_bytes(), after.as_deref().map(str::as_bytes), most)?;
         let name = |key: &[u8]| std::str::from_utf8(key.get(prefix.len()..)?).ok().map(str::to_owned);
-        Ok(found.iter().filter_map(|(key, _)| name(key)).collect())
+        let mut after = after.map(|after| format!("{prefix}{after}").into_bytes());
+        let mut names = Vec::new();
+        // Page by page, since those that were removed take none of the places.
+        while names.len() < most {
+            let wanted = most - names.len();
+            let found = self.tags.scan_after(prefix.as_bytes(), after.as_deref(), wanted)?;
+            let is_last = found.len() < wanted;
+            after = found.last().map(|(key, _)| key.clone());
+            names.extend(found.iter().filter(|(_, entry)| entry.counts()).filter_map(|(key, _)| name(key)));
+            if is_last {
+                break;
+            }
+        }
+        Ok(names)
+    }
+
+    /// Forgets tags of which it has been remembered for long that they were removed.
+    pub fn forget_removed(&self, now: u64) -> Result<(), StoreError> {
+        for item in self.tags.iter() {
+            let (key, entry) = item?;
+            if !entry.counts() && entry.since.saturating_add(REMOVED_FOR) < now {
+                self.tags.remove(&key)?;
+            }
+        }
+        Ok(())
     }
 
     /// Every tag that is known, at most [`MAX_IMAGES`], each read when it is its turn.
     pub fn all_tags(&self) -> impl Iterator<Item = Result<(Reference, TagEntry), StoreError>> + '_ {
         let tags = self.tags.iter().filter_map(move |item| match item {
-            Ok((key, entry)) => Some(Ok((read(key)?, entry))),
+            Ok((key, entry)) => Some(Ok((read(key)?, entry.counts().then_some(entry)?))),
             Err(error) => Some(Err(error)),
         });
         tags.take(MAX_IMAGES)
@@ -427,7 +495,69 @@ impl Records {
         }
         let kept = kept.into_iter().filter_map(|(key, _)| read::<Reference>(key)?.target().digest().copied());
         let moved = moved.into_iter().flat_map(|(_, before)| before);
-        Ok(Some(tags.into_iter().map(|(_, entry)| entry.record.digest).chain(moved).chain(kept).collect()))
+        let tags = tags.into_iter().map(|(_, entry)| entry).filter(TagEntry::counts);
+        Ok(Some(tags.map(|entry| entry.record.digest).chain(moved).chain(kept).collect()))
+    }
+
+    /// Remembers that a manifest is about another.
+    pub fn add_referrer(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        subject: &Digest,
+        manifest: &Manifest,
+    ) -> Result<(), StoreError> {
+        let notes = manifest.annotations();
+        let length: usize = notes.iter().map(|(key, value)| key.len() + value.len() + LENGTHS).sum();
+        let attachment = Attachment {
+            size: manifest.size(),
+            media_type: manifest.media_type().to_owned(),
+            artifact_type: manifest.artifact_type().map(str::to_owned),
+            annotations: match length <= MAX_ANNOTATIONS {
+                true => notes.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+                false => Vec::new(),
+            },
+        };
+        let key = format!("{}{}", referrer_key(host, repository, subject), manifest.digest());
+        self.referrers.put(key.as_bytes(), &attachment)
+    }
+
+    /// The manifests of a repository that are about this one; at most 512.
+    pub fn referrers(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        subject: &Digest,
+    ) -> Result<Vec<(Digest, Attachment)>, StoreError> {
+        let prefix = referrer_key(host, repository, subject);
+        let found = self.referrers.scan_prefix(prefix.as_bytes(), MAX_REFERRERS)?;
+        let digest = |key: Vec<u8>| read::<Digest>(key.get(prefix.len()..)?.to_vec());
+        Ok(found.into_iter().filter_map(|(key, attachment)| Some((digest(key)?, attachment))).collect())
+    }
+
+    /// Whether this belongs to a repository of a host, whichever that is, as far as the first 16,384 tell that belong to any.
+    pub fn is_granted_at(&self, host: &Host, digest: &Digest) -> Result<bool, StoreError> {
+        let end = format!("@{digest}");
+        let known = self.grants.scan_prefix(format!("{host}/").as_bytes(), MAX_GRANTS)?;
+        Ok(known.iter().any(|(key, _)| key.ends_with(end.as_bytes())))
+    }
+
+    /// Forgets that this belongs to a repository and, of a manifest, that it is about another.
+    pub fn revoke(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        digest: &Digest,
+        manifest: Option<&Manifest>,
+    ) -> Result<(), StoreError> {
+        if let Some(subject) = manifest.and_then(Manifest::subject) {
+            let key = format!("{}{digest}", referrer_key(host, repository, &subject.digest));
+            self.referrers.remove(key.as_bytes())?;
+        }
+        self.grants.remove(grant_key(host, repository, digest).as_bytes())?;
+        self.manifests.learned.fetch_add(1, Ordering::AcqRel);
+        self.note_change();
+        Ok(())
     }
 
     /// Remembers that a manifest, and all that it names, belongs to a repository.
@@ -472,6 +602,7 @@ mod tests {
             size: 8,
             sequence: 300,
             time: 1_700_000_000,
+            word: TagWord::Pushed,
         };
         let certificate =
             Certificate::sign(&SecretKey::from_seed([1; 32]), key.node(), Roles::RESOLVER, 7, 9);
@@ -485,7 +616,7 @@ mod tests {
         assert_eq!(kept, b"\x01\x0a\0\0\0\0\0\0\0text/plain\x06\0\0\0\0\0\0\0");
         let written = [tag, grant].map(|bytes| (bytes[0], bytes.len(), Digest::sha256(&bytes).hex()));
         let as_before = [
-            (2, 321, "f2024f8ae236f9336708a412bc2cee8ce76b99346e1e8879772cb8c89bd4ed32".to_owned()),
+            (3, 325, "5bdad39378601d3fb0813eba091c28426d4dd2f357652c845db3b8a690cd5441".to_owned()),
             (2, 28, "d48192f04f2091e54a9d3a8b244321f8fcffc31f3d3c6c9dcb31b734a3fe121d".to_owned()),
         ];
         assert_eq!(

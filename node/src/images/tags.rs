@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use wherry_gateway::origin::{OriginError, describe};
 use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, TagOrDigest};
-use wherry_proto::{NodeId, TagMeaning, TagRecord};
+use wherry_proto::{NodeId, TagMeaning, TagRecord, TagWord};
 
 use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, Unasked, blocking};
 use crate::config::units::show_age;
@@ -75,8 +75,23 @@ struct Heard {
 }
 
 impl Heard {
-    const fn has_answer(&self) -> bool {
-        self.known.is_some() || self.ahead.is_some()
+    /// What the tag means, unless that was taken back.
+    fn meaning(&self) -> Option<&TagEntry> {
+        self.known.as_ref().filter(|entry| entry.counts())
+    }
+
+    /// Nobody gives what was pushed: an origin is not asked instead, since what it has under this name is something else.
+    fn unless_lost(&self, reference: &Reference) -> Result<(), ImageError> {
+        match self.meaning() {
+            Some(entry) if entry.record.word == TagWord::Pushed => {
+                Err(ImageError::Lost { what: reference.to_string(), digest: entry.record.digest })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn has_answer(&self) -> bool {
+        self.meaning().is_some() || self.ahead.is_some()
     }
 
     /// What comes of this until then, or however late where there is nothing to serve instead. `None` if it is late.
@@ -112,7 +127,8 @@ impl Images {
     /// What a tag means as the first of the other nodes says that reaches the origin.
     pub(super) async fn tag_by_anybody(&self, reference: &Reference) -> Result<Option<Resolved>, ImageError> {
         let Some(record) = self.0.parts.site.resolve(reference, true).await else { return Ok(None) };
-        let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
+        let mut heard =
+            Heard { known: self.0.records.tag_or_removed(reference)?, source: Source::Store, ahead: None };
         self.hear(reference, record, &mut heard).await?;
         let resolved = self.fresh(reference, &heard, Instant::now() + ANSWER_TIME).await?;
         Ok(resolved.map(Resolved::just_asked))
@@ -120,7 +136,11 @@ impl Images {
 
     /// What the origin says now, asked by this node itself.
     pub(super) async fn tag_anew(&self, reference: &Reference) -> Result<Resolved, ImageError> {
-        let known = self.0.records.tag(reference)?;
+        // Somebody may have pushed it to another node.
+        let known = self.ask_site(reference).await?.known;
+        if known.as_ref().is_some_and(|entry| entry.record.word == TagWord::Pushed) {
+            return self.manifest_by_tag(reference, false).await;
+        }
         let patience = if known.is_some() { PATIENCE_WITH_ANSWER } else { PATIENCE };
         // As if nothing were known, so that one that was out of reach a moment ago is asked too.
         self.ask_origin(reference, known.as_ref(), false, patience).await
@@ -134,7 +154,8 @@ impl Images {
     ) -> Result<Resolved, ImageError> {
         let began = Instant::now();
         let until = began + if for_all { ASKING_TIME_FOR_ALL } else { ASKING_TIME };
-        let mut heard = Heard { known: self.0.records.tag(reference)?, source: Source::Store, ahead: None };
+        let mut heard =
+            Heard { known: self.0.records.tag_or_removed(reference)?, source: Source::Store, ahead: None };
         // A move that was told while this node was away, or not yet started, it has not heard of.
         let meetings = self.0.parts.site.meetings();
         let caught_up = self.0.caught_up.has(reference, meetings);
@@ -150,6 +171,7 @@ impl Images {
         {
             return Ok(resolved);
         }
+        heard.unless_lost(reference)?;
         let mut patience = PATIENCE_WITH_ANSWER;
         // While the origin counts as out of reach here, the one before in rank was of no use a moment ago.
         let in_vain = heard.has_answer() && self.is_down(reference.host(), String::new()).is_some();
@@ -161,6 +183,7 @@ impl Images {
                 if let Some(resolved) = self.fresh(reference, &heard, until).await? {
                     return Ok(resolved.just_asked());
                 }
+                heard.unless_lost(reference)?;
             }
         }
         let patience = match heard.has_answer() {
@@ -178,7 +201,7 @@ impl Images {
             }
         };
         // What was learned while the origin was asked counts too.
-        if let Some(now) = self.0.records.tag(reference)?
+        if let Some(now) = self.0.records.tag_or_removed(reference)?
             && heard.known.as_ref().is_none_or(|known| now.record.supersedes(&known.record))
         {
             (heard.known, heard.source) = (Some(now), Source::Store);
@@ -191,7 +214,7 @@ impl Images {
             self.hear(reference, record, &mut heard).await?;
         }
         let until = (began + ANSWER_TIME).max(Instant::now() + (ANSWER_TIME - ASKING_TIME));
-        if let Some(record) = heard.ahead {
+        if let Some(record) = heard.ahead.clone() {
             warn!(
                 %reference, signer = %record.signer(), sequence = record.sequence,
                 "a tag record lies more than a day ahead of this node's clock: one of the two clocks is wrong. \
@@ -203,10 +226,20 @@ impl Images {
                 Err(error) => error,
             };
         }
-        match heard.known {
-            Some(entry) => self.known_instead(reference, &entry, heard.source, error, until).await,
+        match heard.meaning() {
+            Some(entry) => self.known_instead(reference, entry, heard.source, error, until).await,
             None => Err(error),
         }
+    }
+
+    /// What is known of a tag once the site has been asked about it.
+    async fn ask_site(&self, reference: &Reference) -> Result<Heard, ImageError> {
+        let mut heard =
+            Heard { known: self.0.records.tag_or_removed(reference)?, source: Source::Store, ahead: None };
+        for record in self.0.parts.site.records(reference).await {
+            self.hear(reference, record, &mut heard).await?;
+        }
+        Ok(heard)
     }
 
     /// Takes in what a node of the site says of a tag.
@@ -242,8 +275,8 @@ impl Images {
         heard: &Heard,
         until: Instant,
     ) -> Result<Option<Resolved>, ImageError> {
-        match &heard.known {
-            Some(entry) if self.is_fresh(entry.confirmed) => {
+        match heard.meaning() {
+            Some(entry) if entry.record.word == TagWord::Pushed || self.is_fresh(entry.confirmed) => {
                 let given = timeout_at(until, self.known_manifest(reference, entry, heard.source)).await;
                 given.unwrap_or(Ok(None))
             }
@@ -376,7 +409,7 @@ impl Images {
                 (self.manifest_from_origin(reference).await?, Source::Origin)
             }
         };
-        let (moved, overtaken) = self.change(reference, &manifest, Some(asking)).await?;
+        let (moved, overtaken) = self.change(reference, &manifest, Some(asking), TagWord::Resolved).await?;
         self.tell_site(moved).await;
         Ok(match overtaken {
             None => Ok(Resolved { manifest, source, age: Some(Duration::ZERO), unasked: None }),
@@ -385,7 +418,7 @@ impl Images {
     }
 
     fn asking(&self, reference: &Reference) -> Result<Asking, ImageError> {
-        let known = self.0.records.tag(reference)?;
+        let known = self.0.records.tag_or_removed(reference)?;
         Ok(Asking { at: (self.0.parts.clock)(), before: known.map(|entry| entry.record.sequence) })
     }
 
@@ -397,6 +430,7 @@ impl Images {
         reference: &Reference,
         manifest: &Manifest,
         asking: Option<Asking>,
+        word: TagWord,
     ) -> Result<(Option<TagRecord>, Option<TagEntry>), ImageError> {
         let (images, reference, manifest) = (self.clone(), reference.clone(), manifest.clone());
         let now = (self.0.parts.clock)();
@@ -404,22 +438,27 @@ impl Images {
         let changing = blocking(move || {
             let (mut before, mut overtaken) = (None, None);
             let entry = images.change_tag(&reference, |known| {
-                before = known.map(|entry| entry.record.digest);
-                let newer = known.filter(|known| {
-                    asking.as_ref().is_some_and(|asking| asking.is_before(known))
-                        && known.record.digest != *manifest.digest()
+                before = known.filter(|it| it.counts()).map(|it| (it.record.digest, it.record.word));
+                let newer = known.filter(|known| known.counts()).filter(|known| {
+                    let is_another = known.record.digest != *manifest.digest();
+                    // What an origin has under the name of what was pushed is something else, whenever it was asked.
+                    asking.as_ref().is_some_and(|asking| {
+                        known.record.word == TagWord::Pushed || (is_another && asking.is_before(known))
+                    })
                 });
                 overtaken = newer.cloned();
                 if overtaken.is_some() {
                     return None;
                 }
                 let known = known.map(|entry| &entry.record);
-                let record = images.sign(&reference, &manifest, known, at, confirmed);
+                let record = images.sign(&reference, &manifest, known, at, confirmed, word);
                 Some(TagEntry { record: record?, confirmed, since: now })
             })?;
             images.is_news();
             // What it means is no move where it was not known: nobody heard another meaning from here.
-            let moved = entry.filter(|entry| before.is_some_and(|before| before != entry.record.digest));
+            let is_new = |now: &TagEntry| before.is_some_and(|it| it != (now.record.digest, now.record.word));
+            // Others may know what it meant though this node did not.
+            let moved = entry.filter(|now| word == TagWord::Pushed || is_new(now));
             Ok((moved.map(|entry| entry.record), overtaken))
         });
         changing.await
@@ -450,13 +489,13 @@ impl Images {
         else {
             return Ok(false);
         };
-        let known = self.0.records.tag(&reference)?;
+        let known = self.0.records.tag_or_removed(&reference)?;
         let Some(known) = known.filter(|known| record.supersedes(&known.record)) else { return Ok(true) };
         let entry =
             TagEntry { record: record.clone(), confirmed: self.credible(record.time), since: clock() };
         // It may have been forgotten meanwhile.
         self.change_tag(&reference, |known| known.map(|_| entry.clone()))?;
-        if record.digest != known.record.digest {
+        if (record.digest, record.word) != (known.record.digest, known.record.word) {
             self.is_news();
         }
         Ok(true)
@@ -485,9 +524,10 @@ impl Images {
         known: Option<&TagRecord>,
         at: u64,
         time: u64,
+        word: TagWord,
     ) -> Option<TagRecord> {
         let sequence = match known {
-            Some(known) if known.digest == *manifest.digest() => known.sequence,
+            Some(known) if known.digest == *manifest.digest() && known.word == word => known.sequence,
             // At least the time: a node that did not hear of the last record must not sign an older one's number.
             Some(known) => known.sequence.saturating_add(1).max(at),
             None => at,
@@ -499,26 +539,63 @@ impl Images {
             size: manifest.size(),
             sequence,
             time,
+            word,
         };
         Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.certificate, meaning))
     }
 
-    /// Gives a tag a meaning that comes from this site: an import or a push. No origin has confirmed it, so those who
-    /// can reach one ask it all the same. What it returns is for [`Images::tell_site`].
+    /// Gives a tag the meaning that an import says. No origin has confirmed it, so those who can reach one ask it all the
+    /// same. What it returns is for [`Images::tell_site`].
     pub async fn set_tag(
         &self,
         reference: &Reference,
         manifest: &Manifest,
     ) -> Result<Option<TagRecord>, ImageError> {
         self.learn(reference, manifest).await?;
-        Ok(self.change(reference, manifest, None).await?.0)
+        Ok(self.change(reference, manifest, None, TagWord::Resolved).await?.0)
+    }
+
+    /// Gives a tag the meaning that it was pushed with: nobody asks an origin. What it returns is as of [`Images::set_tag`].
+    pub(super) async fn push_tag(
+        &self,
+        reference: &Reference,
+        manifest: &Manifest,
+    ) -> Result<Option<TagRecord>, ImageError> {
+        // So that its number is higher than any that the site knows.
+        self.ask_site(reference).await?;
+        Ok(self.change(reference, manifest, None, TagWord::Pushed).await?.0)
+    }
+
+    /// Takes back what a tag means, as [`Images::set_tag`] returns it; `None` if it means nothing here.
+    pub(super) async fn remove_tag(&self, reference: &Reference) -> Result<Option<TagRecord>, ImageError> {
+        self.ask_site(reference).await?;
+        let (images, reference) = (self.clone(), reference.clone());
+        let now = (self.0.parts.clock)();
+        blocking(move || {
+            let mut removed = None;
+            images.change_tag(&reference, |known| {
+                let TagRecord { reference, digest, media_type, size, sequence, .. } =
+                    known.filter(|entry| entry.counts())?.record.clone();
+                let sequence = sequence.saturating_add(1).max(now);
+                let word = TagWord::Removed;
+                let meaning = TagMeaning { reference, digest, media_type, size, sequence, time: 0, word };
+                let parts = &images.0.parts;
+                let record = TagRecord::sign(&parts.key, &parts.certificate, meaning);
+                removed = Some(record.clone());
+                Some(TagEntry { record, confirmed: 0, since: now })
+            })?;
+            images.is_news();
+            Ok(removed)
+        })
+        .await
     }
 
     /// What a neighbour is told of a reference: what its tag means or, for a digest, that it belongs to the
     /// repository.
     pub fn vouch(&self, reference: &Reference) -> Option<TagRecord> {
         let Some(digest) = reference.target().digest() else {
-            return self.0.records.tag(reference).ok()?.map(|entry| self.believable(entry.record));
+            let known = self.0.records.tag_or_removed(reference).ok()?;
+            return known.map(|entry| self.believable(entry.record));
         };
         let grant = self.0.records.grant(reference.host(), reference.repository(), digest).ok()??;
         let meaning = TagMeaning {
@@ -528,6 +605,7 @@ impl Images {
             size: grant.size,
             sequence: 0,
             time: 0,
+            word: TagWord::Resolved,
         };
         Some(TagRecord::sign(&self.0.parts.key, &self.0.parts.certificate, meaning))
     }
@@ -541,8 +619,8 @@ impl Images {
         if !own && clock() < record.certificate.expires {
             return record;
         }
-        let TagRecord { reference, digest, media_type, size, sequence, time, .. } = record;
-        let meaning = TagMeaning { reference, digest, media_type, size, sequence, time };
+        let TagRecord { reference, digest, media_type, size, sequence, time, word, .. } = record;
+        let meaning = TagMeaning { reference, digest, media_type, size, sequence, time, word };
         TagRecord::sign(key, certificate, meaning)
     }
 

@@ -21,6 +21,9 @@ use crate::transfer::Progress;
 /// asked for first is forgotten when there are more.
 pub const MAX_PRELOADS: usize = 64;
 
+/// What stands for a platform where an image is wanted for all of them.
+pub(super) const ALL_PLATFORMS: &str = "all";
+
 /// How many of them are brought at a time; the others wait for their turn.
 const AT_A_TIME: usize = 4;
 
@@ -114,7 +117,9 @@ impl Preloads {
     /// Begins to bring an image, on a task of its own; one that is under way goes on. Must run inside a runtime.
     pub(super) fn begin(&self, asker: &NodeId, image: &WantedImage) -> Result<(), PreloadRefusal> {
         let reference: Reference = image.reference.parse().map_err(|_| PreloadRefusal::Name)?;
-        let platform = image.platform.as_ref().map(|text| parse_platform(text)).transpose();
+        let is_whole = image.platform.as_ref().is_some_and(|text| text.as_str() == ALL_PLATFORMS);
+        let platform =
+            image.platform.as_ref().filter(|_| !is_whole).map(|text| parse_platform(text)).transpose();
         let platform: Option<Platform> = platform.map_err(|_| PreloadRefusal::Name)?;
         let mut asked = self.lock();
         if asked.iter().any(|known| known.image == *image && known.is_under_way()) {
@@ -139,9 +144,15 @@ impl Preloads {
             let _turn = work_parts.turns.acquire().await.map_err(stopping)?;
             let begun = Instant::now();
             let how = How { platform, ..How::default() };
-            let pulled = work_parts.images.pull(&reference, &how, &*brought).await;
+            let pulled = match is_whole {
+                true => work_parts.images.pull_whole(&reference, &how, &*brought).await,
+                false => work_parts.images.pull(&reference, &how, &*brought).await,
+            };
             let pulled = pulled.map_err(image_error)?;
-            work_parts.pins.pin_pulled(&reference).await?;
+            match is_whole {
+                true => work_parts.pins.turn().await.pin_pushed(&reference, &pulled.digest).await?,
+                false => work_parts.pins.pin_pulled(&reference).await?,
+            }
             let present = pulled.bytes.saturating_sub(pulled.from_peers + pulled.from_origin);
             Ok(pull_summary(&reference, pulled, begun, present))
         };

@@ -13,6 +13,7 @@ mod losses;
 mod pins;
 mod preload;
 mod pulls;
+mod pushed;
 mod recent;
 mod upkeep;
 mod why;
@@ -54,6 +55,7 @@ use pins::Pins;
 pub use preload::{AWAY_TIME, LEAST_ID_END};
 pub use pulls::MAX_PULLS;
 use pulls::Pulls;
+use pushed::Pushed;
 use recent::Recent;
 use upkeep::Upkeep;
 
@@ -213,6 +215,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         Signer { key: key.clone(), certificate: certificate.clone() },
         stops.fetching.clone(),
     );
+    let pushed = open_pushed(&store, config.copies).await?;
     let images = Images::new(ImagesParts {
         store: store.clone(),
         transfers: transfers.clone(),
@@ -226,9 +229,12 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         tag_ttl: config.tag_ttl,
         clock: Arc::new(now),
         served: Arc::new(move |blob, client| care.served(blob, client)),
+        push: config.push,
+        keeper: Arc::new(pushed.clone()),
     })
     .map_err(Box::new)
     .map_err(NodeError::Images)?;
+    images.forget_removed().await.map_err(Box::new).map_err(NodeError::Images)?;
     images.tell_store_all().await.map_err(Box::new).map_err(NodeError::Images)?;
     losses::keep_budget(&store, &images).await;
     let gone = store.evicted();
@@ -237,6 +243,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let _ = shelf.images.set(images.clone());
     let pulls = Arc::<Pulls>::default();
     let pins = Pins::new(store.clone(), images.clone());
+    pushed.set(&pins);
     let preloads = Preloads::new(pins.clone(), images.clone(), pulls.clone(), limits.clone());
     let _ = shelf.preloads.set(preloads.clone());
 
@@ -285,6 +292,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         talk: tokio::spawn(talk.run(stops.talking.clone())),
         caring: tokio::spawn(caring),
         pinning: tokio::spawn(pinning),
+        copying: tokio::spawn(pushed.copy(node.clone(), stops.talking.clone())),
         telling: AbortOnDropHandle::new(tokio::spawn(telling)),
     };
     let ended = async move {
@@ -343,6 +351,7 @@ struct Serving {
     talk: JoinHandle<()>,
     caring: JoinHandle<()>,
     pinning: JoinHandle<()>,
+    copying: JoinHandle<()>,
     telling: AbortOnDropHandle<()>,
 }
 
@@ -370,6 +379,7 @@ async fn end(
     let _ = serving.talk.await;
     let _ = serving.caring.await;
     let _ = serving.pinning.await;
+    let _ = serving.copying.await;
     drop(serving.telling);
     swarm.join().await;
     let (store, limits) = (node.store.clone(), node.limits.clone());
@@ -413,6 +423,13 @@ impl Listeners {
 async fn open_store(config: &Config) -> Result<Store, NodeError> {
     let (dir, settings) = (config.data.clone(), StoreSettings { budget: config.disk_budget });
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, settings)).await;
+    Ok(opened.map_err(|_| NodeError::Stopped)??)
+}
+
+/// What was pushed, and whom it is still to be brought to.
+async fn open_pushed(store: &Store, copies: usize) -> Result<Pushed, NodeError> {
+    let store = store.clone();
+    let opened = tokio::task::spawn_blocking(move || Pushed::open(&store, copies)).await;
     Ok(opened.map_err(|_| NodeError::Stopped)??)
 }
 

@@ -4,12 +4,12 @@
 //! What comes of the new image is pinned as it comes; what the tag meant before stays pinned until all of it is here.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::MutexGuard;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use wherry_gateway::Reference;
+use wherry_gateway::{Reference, TagOrDigest};
 use wherry_proto::Digest;
 
 use super::backend::{image_error, stopping};
@@ -30,6 +30,16 @@ struct Parts {
     turn: tokio::sync::Mutex<()>,
 }
 
+/// The same for whoever the pins themselves need: it keeps nothing open.
+#[derive(Clone)]
+pub(super) struct WeakPins(Weak<Parts>);
+
+impl WeakPins {
+    pub(super) fn upgrade(&self) -> Option<Pins> {
+        self.0.upgrade().map(Pins)
+    }
+}
+
 /// Nobody else changes a pin while this is there: what was looked at before is still so.
 pub(super) struct Turn<'a> {
     store: &'a Store,
@@ -48,6 +58,10 @@ pub(super) struct Pinned {
 impl Pins {
     pub(super) fn new(store: Store, images: Images) -> Self {
         Self(Arc::new(Parts { store, images, turn: tokio::sync::Mutex::default() }))
+    }
+
+    pub(super) fn downgrade(&self) -> WeakPins {
+        WeakPins(Arc::downgrade(&self.0))
     }
 
     /// Waits until nobody else changes pins.
@@ -167,6 +181,14 @@ impl Turn<'_> {
         .await
     }
 
+    /// Pins under a name all that is here of what a digest of its repository leads to, be it an image or not.
+    pub(super) async fn pin_pushed(&self, name: &Reference, digest: &Digest) -> Result<(), ApiError> {
+        let target = name.with_target(TagOrDigest::Digest(*digest));
+        let parts = self.images.parts_of_name(&target).await.map_err(image_error)?;
+        let here = parts.into_iter().filter(|part| self.store.holds(part)).collect();
+        self.pin_blobs(&name.clone().into(), digest, here).await
+    }
+
     async fn pin_pulled(&self, reference: &Reference) -> Result<(), ApiError> {
         match self.images.local_image(reference, None).await.map_err(image_error)? {
             Some(image) => self.pin_image(&image).await.map(drop),
@@ -182,7 +204,13 @@ impl Turn<'_> {
     async fn follow(&self, reference: &Reference, is_known: bool) -> Result<bool, ApiError> {
         let name = reference.to_string();
         let pinned = self.pinned(&name).await?;
-        let meaning = self.images.records().tag(reference).map_err(|error| failed(&error))?;
+        let known = self.images.records().tag_or_removed(reference).map_err(|error| failed(&error))?;
+        if known.as_ref().is_some_and(|entry| !entry.counts()) && !pinned.is_empty() {
+            self.unpin(&reference.clone().into()).await?;
+            info!(image = name, "nothing is pinned under a tag that was removed");
+            return Ok(true);
+        }
+        let meaning = known;
         let meaning = meaning.map(|entry| entry.record.digest);
         if pinned.is_empty() || meaning.is_none_or(|digest| is_known && pinned.contains(&digest)) {
             return Ok(true);

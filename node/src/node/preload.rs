@@ -31,7 +31,7 @@ const MAX_BEGUN: usize = 3;
 pub const LEAST_ID_END: usize = 6;
 
 /// One of those that are to have the images.
-enum Target {
+pub(super) enum Target {
     Here,
     There(NodeId),
     /// Nobody of this name is connected: why not.
@@ -54,7 +54,7 @@ impl Node {
             images.iter().map(move |image| async move {
                 let mut told = Told { node: name, image, events, last: None };
                 told.tell(&Preloading { here: 0, bytes: 0, state: PreloadState::Running });
-                let done = self.bring_to(target, image, &mut told).await;
+                let done = self.bring_to(target, image, &mut |now| told.tell(now)).await;
                 told.end(&done).await;
                 (name, done.is_ok())
             })
@@ -117,11 +117,11 @@ impl Node {
     }
 
     /// Has one node bring one image, and waits until it is there or does not come.
-    async fn bring_to(
+    pub(super) async fn bring_to(
         &self,
         target: &Target,
         image: &WantedImage,
-        told: &mut Told<'_>,
+        tell: &mut (dyn FnMut(&Preloading) + Send),
     ) -> Result<Preloading, String> {
         if let Target::Nobody(why) = target {
             return Err(why.clone());
@@ -150,7 +150,7 @@ impl Node {
                     Some(Some(done)) if done.state == PreloadState::Done => return Ok(done),
                     Some(Some(preloading)) => {
                         heard = Instant::now();
-                        told.tell(&preloading);
+                        tell(&preloading);
                     }
                     Some(None) => known = false,
                     None => {}

@@ -348,6 +348,12 @@ impl Client {
         }
     }
 
+    /// Whether a neighbour says that it holds a blob.
+    pub async fn holds(&self, node: NodeId, digest: Digest) -> bool {
+        let Some(entry) = self.0.neighbours.get(&node) else { return false };
+        offer(entry, digest).await.is_some_and(|offer| offer.arriving.is_none())
+    }
+
     /// How an image comes that a neighbour was asked to bring; `Some(None)` if it knows of none. `None` if it does not answer
     /// within [`WANT_TIME`], or is not connected.
     pub async fn preloading(&self, node: NodeId, image: WantedImage) -> Option<Option<Preloading>> {

@@ -18,10 +18,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::origin::{Credential, OriginSettings, Origins};
 use wherry_gateway::server::{
-    Ask, BlobReader, Body, Content, ManifestAnswer, Refusal, RefusalKind, ServerOptions, Want, serve,
+    Ask, BlobReader, Body, Content, ManifestAnswer, Push, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
 use wherry_gateway::{Descriptor, Host, Manifest, Reference, Repository, TagOrDigest};
-use wherry_node::images::{Images, ImagesParts, PullEvents, Site};
+use wherry_node::images::push::{Keeper, PushSettings};
+use wherry_node::images::{ImageError, Images, ImagesParts, PullEvents, Site};
 use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
@@ -29,7 +30,7 @@ use wherry_node::swarm::{LinkClass, RESOLVE_TIME};
 use wherry_node::transfer::{Found, PeerError, Peers, Progress, Signer, Transfers};
 use wherry_proto::{
     Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain,
-    TagMeaning, TagRecord,
+    TagMeaning, TagRecord, TagWord,
 };
 
 pub const NOW: u64 = 1_700_000_000;
@@ -67,7 +68,7 @@ pub fn record_until(reference: &Reference, image: &Image, expires: u64) -> TagRe
     let key = SecretKey::from_seed([7; 32]);
     let TagRecord { reference, digest, media_type, size, sequence, time, .. } =
         record(reference, image, NOW, NOW);
-    let meaning = TagMeaning { reference, digest, media_type, size, sequence, time };
+    let meaning = TagMeaning { reference, digest, media_type, size, sequence, time, word: TagWord::Resolved };
     TagRecord::sign(&key, &until_time(key.node(), expires), meaning)
 }
 
@@ -90,6 +91,7 @@ fn signed(reference: &Reference, image: &Image, size: u64, sequence: u64, time: 
         size,
         sequence,
         time,
+        word: TagWord::Resolved,
     };
     TagRecord::sign(&key, &certificate(key.node()), meaning)
 }
@@ -383,6 +385,8 @@ impl BlobReader for Reading {
 
 struct Shared(Arc<Registry>);
 
+impl Push for Shared {}
+
 impl Content for Shared {
     type Blob = Reading;
 
@@ -564,9 +568,28 @@ impl Lab {
                 move || clock.load(Ordering::Relaxed)
             }),
             served: Arc::new(|_, _| {}),
+            push: PushSettings::default(),
+            keeper: Arc::new(KeepsNothing),
         })
         .unwrap();
         Node { images, store, site, peers, dir }
+    }
+}
+
+/// Nothing makes room in these tests for what was pushed.
+struct KeepsNothing;
+
+impl Keeper for KeepsNothing {
+    fn keep(&self, _name: Reference, _digest: Digest) -> BoxFuture<'_, Result<(), ImageError>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn spread(&self, _name: Reference, _digest: Digest) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
+    fn let_go(&self, _name: Reference) -> BoxFuture<'_, Result<(), ImageError>> {
+        async { Ok(()) }.boxed()
     }
 }
 
