@@ -10,6 +10,7 @@ mod load;
 mod memory;
 mod peer;
 mod plain;
+mod registry;
 mod serve;
 mod sim;
 mod swarm;
@@ -30,6 +31,11 @@ Benchmarks, all of the first ones if none is named:
   transport CPU a GiB from a peer's page cache into memory, beside a libp2p stream with Noise
   gateway   1 GiB from the gateway, beside docker-registry
   small     GETs of 10 KiB blobs over 32 connections, beside docker-registry
+  push      a layer of 1 GiB to the gateway, beside docker-registry
+  manifests GETs of manifests over 32 connections, beside docker-registry
+  cold      the first byte of a layer that is not here yet, beside its origin
+  skopeo    a stored image pulled by skopeo, beside docker-registry
+  readers   resident memory with 256 clients that read slowly
   many      1,000 blobs of 10 KiB from one warm peer, and a manifest's first byte
   memory    resident memory while 4 GiB pass through
   idle      resident memory, CPU and traffic of nodes with nothing to do
@@ -44,7 +50,21 @@ Only when named, with scenarios and options of its own (wherry-bench swarm --hel
 
 The environment variable WHERRY_BIN names the binary; measure a release build.";
 
-const ALL: [&str; 8] = ["size", "idle", "gateway", "small", "transport", "peer", "many", "memory"];
+const ALL: [&str; 13] = [
+    "size",
+    "idle",
+    "gateway",
+    "small",
+    "push",
+    "manifests",
+    "cold",
+    "skopeo",
+    "readers",
+    "transport",
+    "peer",
+    "many",
+    "memory",
+];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -88,6 +108,11 @@ fn main() -> Result<()> {
             "peer" => peer::one_gib(&mut table)?,
             "gateway" => serve::one_gib(&mut table)?,
             "small" => serve::small(&mut table)?,
+            "push" => registry::push(&mut table)?,
+            "manifests" => registry::manifests(&mut table)?,
+            "cold" => registry::cold(&mut table)?,
+            "skopeo" => registry::skopeo(&mut table)?,
+            "readers" => registry::readers(&mut table)?,
             "many" => peer::many(&mut table)?,
             "memory" => memory::four_gib(&mut table)?,
             "idle" => idle::two_nodes(&mut table)?,
