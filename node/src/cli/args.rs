@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -151,6 +152,16 @@ pub(super) enum Command {
         them at the end.\nExit status 0 means that everything that wherry promises was seen to happen."
     )]
     Demo(DemoArgs),
+    /// Have a container runtime of this machine use the gateway, or no longer
+    #[command(after_help = "Examples:\n  \
+        wherry setup docker --dry-run       shows what would change, and changes nothing\n  \
+        sudo wherry setup containerd        for kubelets and nerdctl: all registries\n  \
+        sudo wherry setup podman --registry docker.io --registry registry.example\n  \
+        sudo wherry setup docker --undo\n\n\
+        What an administrator has written stays as it is: lines are added or, with --undo, taken away; a file that is \
+        somebody else's as a whole is refused with what to put into it. The runtime itself is not restarted: what \
+        that takes is said. Exit status 1 also where everything is written but no gateway answers.")]
+    Setup(SetupArgs),
     /// Decide which nodes may talk to each other
     #[command(after_help = "How a node joins:\n  \
         operator$ wherry network init\n  \
@@ -187,6 +198,7 @@ impl Command {
             Self::Import(args) => args.node.json,
             Self::Export(args) => args.node.json,
             Self::Demo(args) => args.json,
+            Self::Setup(args) => args.json,
             Self::Network(args) => args.json,
         }
     }
@@ -384,6 +396,47 @@ pub(super) struct OneImageArgs {
     pub(super) reference: String,
     #[command(flatten)]
     pub(super) node: NodeArgs,
+}
+
+/// A container runtime that is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Runtime {
+    /// containerd, also under kubelets
+    Containerd,
+    /// docker, for images of docker.io
+    Docker,
+    /// podman, buildah and skopeo
+    Podman,
+    /// CRI-O
+    Crio,
+    /// k3s
+    K3s,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SetupArgs {
+    /// The runtime
+    #[arg(value_name = "RUNTIME")]
+    pub(super) runtime: Runtime,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Take away what was set up
+    #[arg(long)]
+    pub(super) undo: bool,
+    /// Where the gateway is [default: as 'wherry config' says]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) gateway: Option<SocketAddr>,
+    /// For podman and crio: a registry that is asked through the gateway (may be repeated) [default: docker.io, quay.io,
+    /// ghcr.io, registry.k8s.io]
+    #[arg(long, value_name = "HOST")]
+    pub(super) registry: Vec<Host>,
+    /// The system whose files are changed, such as that of an image in the making
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(super) root: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,6 +1,6 @@
 //! The `wherry` command: parse, run, print.
 //!
-//! All commands but `up`, `config`, `network`, `demo` and `completions` talk to a running node over its control
+//! All commands but `up`, `config`, `network`, `setup`, `demo` and `completions` talk to a running node over its control
 //! socket. Results go to standard output, everything else to standard error. Exit status: 0 done, 1 what was asked for
 //! failed, 2 the command line or the configuration is wrong, 130 or 143 interrupted by Ctrl-C or SIGTERM. With `--json`
 //! an error is one line of JSON, the last on standard error.
@@ -23,6 +23,7 @@ mod preload;
 mod progress;
 mod pull;
 mod screen;
+mod setup;
 mod stop;
 mod table;
 mod tally;
@@ -77,6 +78,7 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Network(args) => network::run(args, environment),
         Command::Completions { shell } => output::completions(shell),
         Command::Demo(args) => demo::run(&args, environment),
+        Command::Setup(args) => setup::run(&args, environment),
         Command::Pull(args) => talk(pull::run(&args, environment)),
         Command::Preload(args) => talk(preload::run(&args, environment)),
         Command::Cancel(args) => talk(cancel::run(&args, environment)),

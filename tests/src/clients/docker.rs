@@ -40,11 +40,18 @@ impl Docker {
     /// # Errors
     /// When it does not come up.
     pub fn start(lab: &Lab, name: &str, mirrors: &[String]) -> Result<Self> {
+        let config = json!({ "registry-mirrors": mirrors }).to_string();
+        Self::start_with(lab, name, &lab.file(&format!("{name}.json"), config)?)
+    }
+
+    /// Starts a daemon with this configuration file.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_with(lab: &Lab, name: &str, config: &Path) -> Result<Self> {
         let root = lab.folder(name)?;
-        let config = root.join("daemon.json");
-        std::fs::write(&config, json!({ "registry-mirrors": mirrors }).to_string())?;
         let daemon = Process::start(name, &lab.logs(), Signal::TERM, "dockerd", |command| {
-            command.arg("--config-file").arg(&config);
+            command.arg("--config-file").arg(config);
             command.arg("--data-root").arg(root.join("data")).arg("--exec-root").arg(root.join("exec"));
             command.arg("--pidfile").arg(root.join("pid")).arg("--host").arg(socket(&root));
             command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);

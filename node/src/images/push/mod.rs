@@ -190,3 +190,29 @@ impl Push for Images {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use super::*;
+
+    #[test]
+    fn local_are_clients_on_this_machine_however_their_address_is_written() {
+        let has = |clients: Clients, address: &str| clients.has(address.parse().unwrap());
+        for here in ["127.0.0.1:9", "127.8.9.1:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
+            assert!(has(Clients::Local, here) && has(Clients::Anyone, here), "{here}");
+            assert!(!has(Clients::Nobody, here), "{here}");
+        }
+        for elsewhere in
+            ["192.0.2.1:9", "[2001:db8::1]:9", "[::ffff:192.0.2.1]:9", "0.0.0.0:9", "[fe80::1]:9"]
+        {
+            assert!(!has(Clients::Local, elsewhere) && has(Clients::Anyone, elsewhere), "{elsewhere}");
+        }
+        let refusal = Clients::Local.check("192.0.2.1:9".parse().unwrap(), "push", "push").unwrap_err();
+        assert!(
+            refusal.kind == RefusalKind::Denied && refusal.message.contains("--push anyone"),
+            "{refusal}"
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! containerd: a hosts.toml for all registries, and that its CRI plugin looks there. Of the administrator's config.toml the
+//! lines that are needed change and no others, each with a mark by which it is found again.
+
+use std::net::SocketAddr;
+
+use toml::{Table, Value};
+
+use super::plan::{Files, OWN, Plan};
+use crate::cli::failure::Failure;
+
+const CONFIG: &str = "/etc/containerd/config.toml";
+const CERTS: &str = "/etc/containerd/certs.d";
+
+/// Ends a line that was added, and one that was changed, which then says from what.
+const MARK: &str = "# wherry setup";
+
+pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Plan, Failure> {
+    let mut plan = Plan::default();
+    let before = files.read(CONFIG)?;
+    let certs = match &before {
+        Some(text) => configured(files, text)?.unwrap_or_else(|| CERTS.to_owned()),
+        None => CERTS.to_owned(),
+    };
+    let hosts = format!("{certs}/_default/hosts.toml");
+    if undo {
+        plan.own_file(files, &hosts, None, "")?;
+        let after = before.as_deref().map(without_marks).filter(|text| text.trim() != "version = 2");
+        plan.change(files.path(CONFIG), before, after);
+    } else {
+        let after = match &before {
+            Some(text) if configured(files, text)?.is_none() => with_path(files, text)?,
+            Some(text) => text.clone(),
+            None => with_path(files, &format!("version = 2 {MARK}\n"))?,
+        };
+        let text = format!("{OWN}\n[host.\"http://{gateway}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+        plan.own_file(files, &hosts, Some(text), "add the gateway to it, before the other hosts")?;
+        plan.change(files.path(CONFIG), before, Some(after));
+        for name in files.names(&certs).into_iter().filter(|name| name != "_default") {
+            plan.notes.push(format!(
+                "{name} has a configuration of its own in {}, which comes first: add the gateway there",
+                files.path(&certs).join(&name).display()
+            ));
+        }
+    }
+    if plan.changes.iter().any(|change| change.path == files.path(CONFIG)) {
+        plan.then.push("systemctl restart containerd    # containers run on".to_owned());
+    }
+    Ok(plan)
+}
+
+/// The plugin that has the settings of registries.
+fn plugin(config: &Table) -> &'static str {
+    match config.get("version").and_then(Value::as_integer) {
+        Some(version) if version >= 3 => "io.containerd.cri.v1.images",
+        _ => "io.containerd.grpc.v1.cri",
+    }
+}
+
+fn wrong(files: &Files, why: &str, hint: &str) -> Failure {
+    Failure::with_hint(format!("{} {why}", files.path(CONFIG).display()), hint)
+}
+
+/// The folder that containerd looks into already, if it does.
+fn configured(files: &Files, text: &str) -> Result<Option<String>, Failure> {
+    let config: Table = text.parse().map_err(|error| {
+        wrong(
+            files,
+            &format!("is not TOML: {error}"),
+            "mend it first: 'containerd config dump' says what is wrong",
+        )
+    })?;
+    if config.get("version").and_then(Value::as_integer).unwrap_or(1) < 2 {
+        let hint = "let containerd write it anew: containerd config migrate";
+        return Err(wrong(files, "is of version 1, which knows no folder of hosts", hint));
+    }
+    let registry = config.get("plugins").and_then(|it| it.get(plugin(&config))?.get("registry"));
+    let Some(registry) = registry else { return Ok(None) };
+    let has_entries =
+        |key| registry.get(key).and_then(Value::as_table).is_some_and(|table| !table.is_empty());
+    if has_entries("mirrors") || has_entries("configs") {
+        let hint = "move them to hosts.toml files first: containerd takes one or the other";
+        return Err(wrong(files, "has registry mirrors of the old form", hint));
+    }
+    let path = registry.get("config_path").and_then(Value::as_str).unwrap_or_default();
+    Ok(path.split(':').find(|part| !part.is_empty()).map(str::to_owned))
+}
+
+/// The configuration with the folder in it.
+fn with_path(files: &Files, text: &str) -> Result<String, Failure> {
+    let config: Table = text.parse().unwrap_or_default();
+    let plugin = plugin(&config);
+    let headers = ['"', '\''].map(|quote| format!("[plugins.{quote}{plugin}{quote}.registry]"));
+    let is_header = |line: &str| headers.iter().any(|header| line.trim().starts_with(header.as_str()));
+    let mut out: Vec<String> = Vec::new();
+    let (mut within, mut done) = (false, false);
+    for line in text.lines() {
+        let trimmed = line.trim_start();
+        let is_next = trimmed.starts_with('[') && !is_header(line);
+        let indent = &line[..line.len() - trimmed.len()];
+        if within && is_next && !done {
+            out.push(format!("  config_path = \"{CERTS}\" {MARK}"));
+            done = true;
+        }
+        within = (within && !is_next) || is_header(line);
+        match trimmed.strip_prefix("config_path").map(|rest| rest.trim_start().starts_with('=')) {
+            Some(true) if within && !done => {
+                out.push(format!("{indent}config_path = \"{CERTS}\" {MARK}, instead of: {trimmed}"));
+                done = true;
+            }
+            _ => out.push(line.to_owned()),
+        }
+    }
+    if !done {
+        if !within {
+            out.push(format!("{} {MARK}", headers[0]));
+        }
+        out.push(format!("  config_path = \"{CERTS}\" {MARK}"));
+    }
+    let text = out.join("\n") + "\n";
+    match configured(files, &text) {
+        Ok(Some(path)) if path == CERTS => Ok(text),
+        _ => Err(wrong(
+            files,
+            "could not be changed so that it means what it should",
+            &format!("set config_path = \"{CERTS}\" in the table {} by hand", headers[0]),
+        )),
+    }
+}
+
+/// The configuration as it was.
+fn without_marks(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.split_inclusive('\n') {
+        match line.split_once(MARK) {
+            None => out += line,
+            Some((changed, rest)) => {
+                if let Some(before) = rest.trim_end().strip_prefix(", instead of: ") {
+                    let indent = &changed[..changed.len() - changed.trim_start().len()];
+                    out += &format!("{indent}{before}\n");
+                }
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use super::*;
+
+    fn files() -> Files {
+        Files { root: "/nowhere".into() }
+    }
+
+    #[test]
+    fn what_an_administrator_wrote_stays_as_it_is_and_comes_back_as_it_was() {
+        let debian = "version = 2\n\n[plugins]\n  [plugins.\"io.containerd.grpc.v1.cri\"]\n    [plugins.\"io.containerd.grpc.v1.cri\".cni]\n      bin_dir = \"/usr/lib/cni\"\n";
+        let dumped = "version = 3\n[plugins]\n  [plugins.'io.containerd.cri.v1.images']\n    snapshotter = 'overlayfs'\n    [plugins.'io.containerd.cri.v1.images'.registry]\n      config_path = ''   # none\n    [plugins.'io.containerd.cri.v1.images'.image_decryption]\n      key_model = 'node'\n";
+        let empty =
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n[debug]\nlevel = \"warn\"\n";
+        for text in [debian, dumped, empty, "version = 2\n"] {
+            assert_eq!(configured(&files(), text).unwrap(), None);
+            let with = with_path(&files(), text).unwrap();
+            assert_eq!(configured(&files(), &with).unwrap().as_deref(), Some(CERTS), "{with}");
+            assert_eq!(without_marks(&with), text, "{with}");
+        }
+    }
+
+    #[test]
+    fn what_would_contradict_it_is_refused_with_what_to_do() {
+        let says = |text: &str| match configured(&files(), text) {
+            Err(Failure::Failed { message, hint }) => format!("{message}; {}", hint.unwrap_or_default()),
+            other => panic!("{other:?}"),
+        };
+        assert!(says("root = \"/x\"\n").contains("config migrate"));
+        assert!(says("version = 2\nnonsense").contains("not TOML"));
+        let old = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\nendpoint = [\"https://x\"]\n";
+        assert!(says(old).contains("hosts.toml"));
+    }
+}

@@ -1,0 +1,218 @@
+//! docker: `registry-mirrors` in daemon.json. The file keeps its shape: only what is added or taken away changes.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use serde_json::Value;
+
+use super::plan::{Files, Plan};
+use crate::cli::failure::Failure;
+
+const FILE: &str = "/etc/docker/daemon.json";
+const KEY: &str = "registry-mirrors";
+
+pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Plan, Failure> {
+    let mut plan = Plan::default();
+    let before = files.read(FILE)?;
+    let url = format!("http://{gateway}");
+    let text = before.clone().unwrap_or_default();
+    let wrong = |why: &str| {
+        let message = format!("{} {why}", files.path(FILE).display());
+        Failure::with_hint(message, "mend it first: dockerd --validate says what is wrong")
+    };
+    let after = if text.trim().is_empty() {
+        match undo {
+            true => before.clone(),
+            false => Some(format!("{{\n  \"{KEY}\": [\"{url}\"]\n}}\n")),
+        }
+    } else {
+        let value: Value =
+            serde_json::from_str(&text).map_err(|error| wrong(&format!("is not JSON: {error}")))?;
+        let object = value.as_object().ok_or_else(|| wrong("is no JSON object"))?;
+        let mirrors: Vec<String> = match object.get(KEY) {
+            None => Vec::new(),
+            Some(mirrors) => serde_json::from_value(mirrors.clone())
+                .map_err(|_| wrong("has a 'registry-mirrors' that is no list of addresses"))?,
+        };
+        let is_there = mirrors.contains(&url);
+        match undo {
+            false if is_there => before.clone(),
+            false => Some(added(&text, &url, object.is_empty(), object.contains_key(KEY))),
+            true if !is_there => before.clone(),
+            true => taken_away(&text, &url, &mirrors),
+        }
+    };
+    plan.change(files.path(FILE), before, after);
+    if !plan.changes.is_empty() {
+        plan.then.push(
+            "systemctl reload docker    # it reads registry-mirrors anew; containers run on".to_owned(),
+        );
+    }
+    if !undo {
+        plan.notes.push(format!(
+            "docker asks mirrors for images of docker.io alone; others by the gateway's name: docker pull \
+             {gateway}/quay.io/org/app"
+        ));
+    }
+    Ok(plan)
+}
+
+/// The keys of an object and where their values stand. The text is a JSON object.
+fn members(text: &str) -> Vec<(Range<usize>, String, Range<usize>)> {
+    let (mut found, mut depth, mut key, mut at) = (Vec::new(), 0, None, 0);
+    let bytes = text.as_bytes();
+    let mut value_from = None;
+    let mut end = |key: &mut Option<(Range<usize>, String)>, from: &mut Option<usize>, at: usize| {
+        if let (Some((range, name)), Some(from)) = (key.take(), from.take()) {
+            let value = text[from..at].trim_end();
+            let lead = value.len() - value.trim_start().len();
+            found.push((range, name, from + lead..from + value.len()));
+        }
+    };
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                let from = at;
+                at += 1;
+                while at < bytes.len() && bytes[at] != b'"' {
+                    at += 1 + usize::from(bytes[at] == b'\\');
+                }
+                if depth == 1 && key.is_none() {
+                    let name =
+                        serde_json::from_str(text.get(from..=at).unwrap_or_default()).unwrap_or_default();
+                    key = Some((from..at + 1, name));
+                }
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth -= 1;
+                if depth == 0 {
+                    end(&mut key, &mut value_from, at);
+                }
+            }
+            b':' if depth == 1 && value_from.is_none() => value_from = Some(at + 1),
+            b',' if depth == 1 => end(&mut key, &mut value_from, at),
+            _ => {}
+        }
+        at += 1;
+    }
+    found
+}
+
+fn added(text: &str, url: &str, is_empty: bool, has_key: bool) -> String {
+    if has_key
+        && let Some((_, _, value)) = members(text).into_iter().find(|(_, name, _)| name == KEY)
+        && text[value.clone()].starts_with('[')
+    {
+        let rest = &text[value.start + 1..];
+        let more = if rest.trim_start().starts_with(']') { "" } else { ", " };
+        return format!("{}\"{url}\"{more}{rest}", &text[..=value.start]);
+    }
+    let close = text.rfind('}').unwrap_or(text.len());
+    let (head, tail) = text.split_at(close);
+    let comma = if is_empty { "" } else { "," };
+    format!("{}{comma}\n  \"{KEY}\": [\"{url}\"]\n{tail}", head.trim_end())
+}
+
+/// The text without it; none if nothing else was in there.
+fn taken_away(text: &str, url: &str, mirrors: &[String]) -> Option<String> {
+    let all = members(text);
+    let number = all.iter().position(|(_, name, _)| name == KEY)?;
+    let (key, _, value) = &all[number];
+    let others: Vec<String> = mirrors
+        .iter()
+        .filter(|mirror| *mirror != url)
+        .map(|mirror| Value::from(mirror.as_str()).to_string())
+        .collect();
+    if !others.is_empty() {
+        return Some(format!("{}[{}]{}", &text[..value.start], others.join(", "), &text[value.end..]));
+    }
+    if all.len() == 1 {
+        return None;
+    }
+    // With the comma before it or, of the first, the one behind it.
+    let (from, to) = match number {
+        0 => (key.start, all[1].0.start),
+        _ => (all[number - 1].2.end, value.end),
+    };
+    Some(format!("{}{}", &text[..from], &text[to..]))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const URL: &str = "http://127.0.0.1:5050";
+
+    fn mirrors(text: &str) -> (Value, Vec<String>) {
+        let value: Value = serde_json::from_str(text).unwrap();
+        let object = value.as_object().unwrap();
+        let mirrors = object.get(KEY).map_or(Vec::new(), |it| serde_json::from_value(it.clone()).unwrap());
+        (value, mirrors)
+    }
+
+    fn add(text: &str) -> String {
+        let value: Value = serde_json::from_str(text).unwrap();
+        let object = value.as_object().unwrap();
+        added(text, URL, object.is_empty(), object.contains_key(KEY))
+    }
+
+    #[test]
+    fn what_an_administrator_wrote_stays_as_it_is_and_comes_back_as_it_was() {
+        for text in [
+            "{\n  \"log-level\": \"warn\"\n}\n",
+            "{ \"a\": {\"registry-mirrors\": [1, \"}\"]}, \"b\": \"\\\"registry-mirrors\\\": [\" }",
+            "{\"registry-mirrors\": [\"https://mirror.example\"], \"log-level\": \"warn\"}",
+            "{\"log-level\": \"warn\",\n \"registry-mirrors\" : [ \"https://mirror.example\" ,\n \"https://two.example\" ]\n}",
+        ] {
+            let with = add(text);
+            let (before, (after, now)) = (mirrors(text), mirrors(&with));
+            assert_eq!(now.first().map(String::as_str), Some(URL), "{with}");
+            assert_eq!(now[1..], before.1, "{with}");
+            let without = taken_away(&with, URL, &now).unwrap();
+            assert_eq!(mirrors(&without).0, before.0, "{without}");
+            assert_ne!(after, before.0);
+        }
+        assert_eq!(add("{}"), format!("{{\n  \"{KEY}\": [\"{URL}\"]\n}}"));
+        assert_eq!(taken_away(&add("{}"), URL, &[URL.to_owned()]), None);
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            "[ -~é]{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[ -~]{0,8}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_object_gains_the_mirror_and_loses_it_again(
+            map in prop::collection::btree_map("[a-z\"\\\\{}:,-]{0,9}", json(), 0..5), pretty: bool,
+        ) {
+            let value = Value::Object(map.into_iter().collect());
+            let text = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { value.to_string() };
+            let with = add(&text);
+            let (mut after, now) = mirrors(&with);
+            prop_assert_eq!(&now, &[URL.to_owned()]);
+            after.as_object_mut().unwrap().remove(KEY);
+            prop_assert_eq!(&after, &value);
+            match taken_away(&with, URL, &now) {
+                Some(without) => prop_assert_eq!(mirrors(&without).0, value),
+                None => prop_assert_eq!(value, serde_json::json!({})),
+            }
+        }
+    }
+}

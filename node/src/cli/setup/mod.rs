@@ -1,0 +1,129 @@
+//! `wherry setup`: has a container runtime use this node's gateway, and undoes that.
+
+mod containerd;
+mod docker;
+mod k3s;
+mod plan;
+mod podman;
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::json;
+use wherry_gateway::Host;
+
+use super::args::{Runtime, SetupArgs};
+use super::environment::Environment;
+use super::failure::Failure;
+use super::output::{note, print, print_json};
+use plan::{Files, Plan};
+
+/// The registries that podman and CRI-O ask the gateway about, unless others are named: these runtimes know no pattern for all.
+const REGISTRIES: [&str; 4] = ["docker.io", "quay.io", "ghcr.io", "registry.k8s.io"];
+
+/// How long the gateway may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+pub(super) fn run(args: &SetupArgs, environment: &Environment) -> Result<(), Failure> {
+    let gateway = match args.gateway {
+        Some(gateway) => gateway,
+        None => reachable(crate::config::load(&environment.sources(None, &[])?)?.config.gateway),
+    };
+    let files = Files { root: args.root.clone() };
+    let registries = match args.registry.is_empty() {
+        true => REGISTRIES.iter().filter_map(|name| name.parse::<Host>().ok()).collect(),
+        false => args.registry.clone(),
+    };
+    let plan = match args.runtime {
+        Runtime::Containerd => containerd::plan(&files, gateway, args.undo),
+        Runtime::Docker => docker::plan(&files, gateway, args.undo),
+        Runtime::Podman => podman::plan(&files, gateway, &registries, args.undo),
+        Runtime::Crio => podman::plan(&files, gateway, &registries, args.undo).map(|mut plan| {
+            if !plan.changes.is_empty() {
+                plan.then.push("systemctl reload crio".to_owned());
+            }
+            plan
+        }),
+        Runtime::K3s => k3s::plan(&files, gateway, args.undo),
+    }?;
+    if !args.dry_run {
+        plan.changes.iter().try_for_each(plan::Change::apply)?;
+    }
+    // What it says of the gateway is no part of what was done, and comes last.
+    let answers = (!args.undo && !args.dry_run).then(|| ask(gateway));
+    show(args, &plan, gateway, answers.as_ref())?;
+    match answers {
+        Some(Err(why)) => Err(Failure::with_hint(
+            format!("the gateway at {gateway} does not answer: {why}"),
+            "start the node with 'wherry up', or say with --gateway where it is",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn show(
+    args: &SetupArgs,
+    plan: &Plan,
+    gateway: SocketAddr,
+    answers: Option<&Result<(), String>>,
+) -> Result<(), Failure> {
+    if args.json {
+        let changes = plan
+            .changes
+            .iter()
+            .map(|change| json!({ "path": change.path, "before": change.before, "after": change.after }));
+        return print_json(&json!({
+            "gateway": gateway.to_string(),
+            "changes": changes.collect::<Vec<_>>(),
+            "written": !args.dry_run,
+            "notes": plan.notes,
+            "then": plan.then,
+            "answers": answers.map(Result::is_ok),
+        }));
+    }
+    for change in &plan.changes {
+        print(&change.shown())?;
+    }
+    if plan.changes.is_empty() {
+        print(match args.undo {
+            true => "nothing of wherry is there: nothing to undo\n",
+            false => "everything is as it should be: nothing to change\n",
+        })?;
+    }
+    plan.notes.iter().for_each(|text| note(&format!("note: {text}")));
+    if args.dry_run && !plan.changes.is_empty() {
+        note("nothing was changed: leave out --dry-run to do so");
+    } else if !plan.then.is_empty() {
+        note("now let it take effect:");
+        plan.then.iter().for_each(|line| note(&format!("  {line}")));
+    }
+    Ok(())
+}
+
+/// Where a gateway is reached that listens on all addresses.
+fn reachable(gateway: SocketAddr) -> SocketAddr {
+    match gateway.ip().is_unspecified() {
+        true => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), gateway.port()),
+        false => gateway,
+    }
+}
+
+/// Whether a registry answers there.
+fn ask(gateway: SocketAddr) -> Result<(), String> {
+    let talk = || -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect_timeout(&gateway, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        write!(stream, "GET /v2/ HTTP/1.1\r\nHost: {gateway}\r\nConnection: close\r\n\r\n")?;
+        let mut head = Vec::new();
+        stream.take(4096).read_to_end(&mut head)?;
+        Ok(head)
+    };
+    let head = talk().map_err(|error| error.to_string())?;
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    match head.starts_with("http/1.1 200") && head.contains("docker-distribution-api-version") {
+        true => Ok(()),
+        false => Err("what listens there is no registry".to_owned()),
+    }
+}

@@ -1,0 +1,164 @@
+//! What is to be done to files, before it is done.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::cli::failure::Failure;
+
+/// The longest configuration of a runtime that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Begins the files that are wherry's own, so that nobody else's is replaced or removed.
+pub(super) const OWN: &str = "# Written by 'wherry setup'; 'wherry setup RUNTIME --undo' removes it.\n";
+
+/// A file before and after; `None` where there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) path: PathBuf,
+    pub(super) before: Option<String>,
+    pub(super) after: Option<String>,
+}
+
+/// What makes a runtime use the gateway, or no longer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Those files alone that do change.
+    pub(super) changes: Vec<Change>,
+    /// What whoever reads this should know.
+    pub(super) notes: Vec<String>,
+    /// What has to be done afterwards.
+    pub(super) then: Vec<String>,
+}
+
+impl Plan {
+    /// Adds what becomes of a file, if that is not what it is.
+    pub(super) fn change(&mut self, path: PathBuf, before: Option<String>, after: Option<String>) {
+        if before != after {
+            self.changes.push(Change { path, before, after });
+        }
+    }
+
+    /// Adds a file that is wherry's own as a whole, or removes it where `after` is none. One that is somebody else's is
+    /// refused: `instead` says what to put into it.
+    pub(super) fn own_file(
+        &mut self,
+        files: &Files,
+        path: &str,
+        after: Option<String>,
+        instead: &str,
+    ) -> Result<(), Failure> {
+        let before = files.read(path)?;
+        let is_own = before.as_ref().is_none_or(|text| text.starts_with(OWN));
+        match (is_own, &after) {
+            (true, _) => self.change(files.path(path), before, after),
+            (false, None) => {}
+            (false, Some(_)) => {
+                let message =
+                    format!("{} is there already, and not written by wherry", files.path(path).display());
+                return Err(Failure::with_hint(message, instead));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Change {
+    /// The lines that differ, for people.
+    pub(super) fn shown(&self) -> String {
+        let lines = |text: &Option<String>| -> Vec<String> {
+            text.as_deref().unwrap_or_default().lines().map(str::to_owned).collect()
+        };
+        let (before, after) = (lines(&self.before), lines(&self.after));
+        let same = before.iter().zip(&after).take_while(|(one, two)| one == two).count();
+        let rest = before.len().min(after.len()) - same;
+        let same_end = before
+            .iter()
+            .rev()
+            .zip(after.iter().rev())
+            .take(rest)
+            .take_while(|(one, two)| one == two)
+            .count();
+        let what = match (&self.before, &self.after) {
+            (None, _) => " (new)",
+            (_, None) => " (removed)",
+            _ => "",
+        };
+        let mut out = format!("{}{what}\n", self.path.display());
+        let mut add =
+            |sign: &str, lines: &[String]| lines.iter().for_each(|line| out += &format!("{sign}{line}\n"));
+        add("  ", &before[same.saturating_sub(2)..same]);
+        add("- ", &before[same..before.len() - same_end]);
+        add("+ ", &after[same..after.len() - same_end]);
+        add("  ", &before[before.len() - same_end..(before.len() - same_end + 2).min(before.len())]);
+        out
+    }
+
+    /// Does it, in one step. Rights and owner of a file that is replaced stay.
+    pub(super) fn apply(&self) -> Result<(), Failure> {
+        let failed = |error: io::Error| {
+            let hint = match error.kind() {
+                io::ErrorKind::PermissionDenied => "run it as root",
+                _ => "nothing of this file has changed",
+            };
+            Failure::with_hint(format!("{} could not be changed: {error}", self.path.display()), hint)
+        };
+        let Some(after) = &self.after else { return fs::remove_file(&self.path).map_err(failed) };
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder).map_err(failed)?;
+        let write = || -> io::Result<()> {
+            let mut file = tempfile_in(folder)?;
+            file.1.write_all(after.as_bytes())?;
+            if let Ok(metadata) = fs::metadata(&self.path) {
+                use std::os::unix::fs::MetadataExt as _;
+                fs::set_permissions(&file.0, metadata.permissions())?;
+                std::os::unix::fs::chown(&file.0, Some(metadata.uid()), Some(metadata.gid()))?;
+            }
+            file.1.sync_all()?;
+            fs::rename(&file.0, &self.path).inspect_err(|_| _ = fs::remove_file(&file.0))
+        };
+        write().map_err(failed)
+    }
+}
+
+/// A new file beside others, by a name that is not there yet.
+fn tempfile_in(folder: &Path) -> io::Result<(PathBuf, fs::File)> {
+    let path = folder.join(format!(".wherry-setup-{}", std::process::id()));
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+    Ok((path, file))
+}
+
+/// The files below a root: `/`, or that of a system that is being made.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    pub(super) root: PathBuf,
+}
+
+impl Files {
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// What is in a file; `None` if there is none.
+    pub(super) fn read(&self, path: &str) -> Result<Option<String>, Failure> {
+        let path = self.path(path);
+        let failed = |why: String| Failure::new(format!("{} cannot be read: {why}", path.display()));
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() > MAX_FILE => {
+                Err(failed(format!("it has more than {MAX_FILE} bytes")))
+            }
+            Ok(_) => fs::read_to_string(&path).map(Some).map_err(|error| failed(error.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
+    /// The names in a folder, sorted; none if there is no such folder.
+    pub(super) fn names(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(folder)).into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        names
+    }
+}

@@ -1,0 +1,81 @@
+//! podman, buildah, skopeo and CRI-O: a file of our own beside theirs.
+
+use std::net::SocketAddr;
+
+use wherry_gateway::Host;
+
+use super::plan::{Files, OWN, Plan};
+use crate::cli::failure::Failure;
+
+const MAIN: &str = "/etc/containers/registries.conf";
+const FOLDER: &str = "/etc/containers/registries.conf.d";
+const NAME: &str = "50-wherry.conf";
+
+pub(super) fn plan(
+    files: &Files,
+    gateway: SocketAddr,
+    registries: &[Host],
+    undo: bool,
+) -> Result<Plan, Failure> {
+    let mut plan = Plan::default();
+    let path = format!("{FOLDER}/{NAME}");
+    let after = match undo {
+        true => None,
+        false => Some(content(files, gateway, registries, &mut plan)?),
+    };
+    let instead = "move it away, or set up what deploy/runtimes/podman-registries.conf shows by hand";
+    plan.own_file(files, &path, after, instead)?;
+    Ok(plan)
+}
+
+fn content(
+    files: &Files,
+    gateway: SocketAddr,
+    registries: &[Host],
+    plan: &mut Plan,
+) -> Result<String, Failure> {
+    let mut others = vec![MAIN.to_owned()];
+    let names = files.names(FOLDER).into_iter().filter(|name| name.ends_with(".conf") && name != NAME);
+    others.extend(names.map(|name| format!("{FOLDER}/{name}")));
+    let mut text = format!("{OWN}\n[[registry]]\nlocation = \"{gateway}\"\ninsecure = true\n");
+    for host in registries {
+        let host = host.as_str();
+        let mut known = None;
+        for path in &others {
+            if files.read(path)?.is_some_and(|text| configures(&text, host)) {
+                known = Some(files.path(path));
+            }
+        }
+        match known {
+            // Of two blocks for a registry one would win, and it may have credentials or mirrors that are needed.
+            Some(path) => plan.notes.push(format!(
+                "{host} is left alone, since {} configures it: add the mirror {gateway}/{host} there",
+                path.display()
+            )),
+            // A name holds no ':' but before its tag, so that the gateway cannot be asked for it in this way.
+            None if host.contains(':') => plan.notes.push(format!(
+                "{host} is left alone: no name of an image can hold its port behind another registry's"
+            )),
+            None => {
+                text += &format!(
+                    "\n[[registry]]\nprefix = \"{host}\"\nlocation = \"{host}\"\n\n[[registry.mirror]]\n\
+                     location = \"{gateway}/{host}\"\ninsecure = true\n"
+                );
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// Whether a configuration says something of a registry. One that cannot be read says nothing, and podman says what is wrong
+/// with it.
+fn configures(text: &str, host: &str) -> bool {
+    let Ok(table) = text.parse::<toml::Table>() else { return false };
+    let registries = table.get("registry").and_then(toml::Value::as_array).into_iter().flatten();
+    registries.into_iter().any(|registry| {
+        let names = ["prefix", "location"].into_iter().filter_map(|key| registry.get(key)?.as_str());
+        names
+            .into_iter()
+            .any(|name| name == host || name.strip_prefix(host).is_some_and(|it| it.starts_with('/')))
+    })
+}
