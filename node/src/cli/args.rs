@@ -26,6 +26,7 @@ use crate::images::{Wanted, parse_platform};
     about = "Carries container images from registries to edge sites, and from machine to machine inside them",
     after_help = "Start here:\n  \
         wherry up                              a node with its gateway, ready for docker, podman and containerd\n  \
+        wherry setup docker                    have docker, containerd, podman, crio or k3s use that gateway\n  \
         wherry pull docker.io/library/alpine   bring an image to this node\n  \
         wherry demo                            see a site of four nodes share an image, in a minute, on this machine\n\n\
         Exit status: 0 done, 1 what was asked for failed, 2 the command line or the configuration is wrong, 130 or 143 \

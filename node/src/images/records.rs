@@ -593,6 +593,43 @@ mod tests {
     use crate::store::encode;
 
     #[test]
+    fn tags_that_were_removed_take_no_place_in_a_page_and_are_forgotten_after_a_month() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), crate::store::StoreSettings::default()).unwrap();
+        let records = Records::open(&store).unwrap();
+        let key = SecretKey::from_seed([2; 32]);
+        let certificate =
+            Certificate::sign(&SecretKey::from_seed([1; 32]), key.node(), Roles::RESOLVER, 7, 9);
+        for number in 0..9 {
+            let reference = format!("r.example/a:{number}");
+            let meaning = TagMeaning {
+                reference: reference.parse().unwrap(),
+                digest: Digest::sha256(b"manifest"),
+                media_type: "text/plain".parse().unwrap(),
+                size: 8,
+                sequence: 1,
+                time: 0,
+                word: if number % 3 == 0 { TagWord::Removed } else { TagWord::Pushed },
+            };
+            let record = TagRecord::sign(&key, &certificate, meaning);
+            let entry = TagEntry { record, confirmed: 0, since: 100 };
+            records.change_tag(&reference.parse().unwrap(), 0, |_| Some(entry.clone())).unwrap();
+        }
+        let (host, repository) = ("r.example".parse().unwrap(), "a".parse().unwrap());
+        let page = |after, most| records.tags(&host, &repository, after, most).unwrap();
+        assert_eq!(page(None, 4), ["1", "2", "4", "5"]);
+        assert_eq!(page(Some("4"), 2), ["5", "7"]);
+        assert_eq!(page(Some("7"), 9), ["8"]);
+        assert_eq!(records.all_tags().count(), 6);
+        let removed: Reference = "r.example/a:3".parse().unwrap();
+        records.forget_removed(100 + REMOVED_FOR).unwrap();
+        assert!(records.tag_or_removed(&removed).unwrap().is_some());
+        records.forget_removed(101 + REMOVED_FOR).unwrap();
+        assert!(records.tag_or_removed(&removed).unwrap().is_none());
+        assert_eq!(records.all_tags().count(), 6);
+    }
+
+    #[test]
     fn a_layout_does_not_change_without_a_new_version() {
         let key = SecretKey::from_seed([2; 32]);
         let meaning = TagMeaning {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use wherry_tests::blobs::OCI_MANIFEST;
 
 /// The longest answer that is taken, head and body.
 const ANSWER_BOUND: usize = 1 << 20;
@@ -26,7 +27,10 @@ pub(crate) struct Load {
 pub(crate) fn load(addr: SocketAddr, paths: &[String], connections: usize, time: Duration) -> Result<Load> {
     let requests: Vec<Vec<u8>> = paths
         .iter()
-        .map(|path| format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\n\r\n").into_bytes())
+        .map(|path| {
+            // docker-registry denies that it has a manifest whose type is not asked for.
+            format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nAccept: {OCI_MANIFEST}, */*\r\n\r\n").into_bytes()
+        })
         .collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let start = Instant::now();
