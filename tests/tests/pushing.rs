@@ -455,3 +455,30 @@ fn where_something_is_that_was_pushed_is_said_in_the_clients_own_words() -> Resu
     ensure!(begun.status == 403, "{} {}", begun.status, begun.text());
     Ok(())
 }
+
+#[test]
+fn what_is_removed_by_its_digest_leaves_the_disk_and_a_part_of_an_image_is_not_removed_alone() -> Result<()> {
+    let lab = Lab::new()?;
+    let node = Wherry::start(&lab, "node", of_the_site())?;
+    let gateway = node.gateway()?;
+    let image = push_image(gateway, "lab/gone", "1", 72, &[300_000])?;
+    let layer = format!("/v2/lab/gone/blobs/{}", image.layers[0].digest);
+    let refused = send(gateway, "DELETE", &layer, &[], b"")?;
+    ensure!(refused.status == 403 && refused.text().contains("lab/gone:1"), "{}", refused.text());
+    let digest = format!("/v2/lab/gone/manifests/{}", image.manifest);
+    let removed = send(gateway, "DELETE", &digest, &[], b"")?;
+    ensure!(removed.status == 202, "{} {}", removed.status, removed.text());
+    for path in [&digest, &layer, "/v2/lab/gone/manifests/1"] {
+        let answer = get(gateway, path)?;
+        ensure!(
+            answer.status == 404,
+            "{path}: {} {:?} {}",
+            answer.status,
+            answer.header("content-length"),
+            node.json(&["status"])?["store"]
+        );
+    }
+    ensure!(node.json(&["images"])? == json!([]), "{}", node.json(&["images"])?);
+    ensure!(node.json(&["status"])?["store"]["blobs"] == json!(0), "{}", node.json(&["status"])?);
+    Ok(())
+}

@@ -177,3 +177,34 @@ fn a_gateway_that_does_not_answer_is_said_after_everything_is_written() -> Resul
     ensure!(fs::read_to_string(site.path("/etc/docker/daemon.json"))?.contains("http://127.0.0.1:1"));
     Ok(())
 }
+
+#[test]
+fn a_system_without_any_configuration_has_none_after_an_undo_and_can_be_set_up_again() -> Result<()> {
+    let site = site()?;
+    for runtime in ["docker", "containerd", "podman", "crio", "k3s"] {
+        for _ in 0..2 {
+            run(&mut site.setup(&[runtime])?)?;
+            ensure!(!site.files()?.is_empty(), "{runtime}");
+            run(&mut site.setup(&[runtime, "--undo"])?)?;
+            ensure!(site.files()?.is_empty(), "{runtime} leaves {:?}", site.files()?);
+        }
+        ensure!(run(&mut site.setup(&[runtime, "--undo"])?)?.contains("nothing to undo"), "{runtime}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_configuration_that_is_a_link_stays_one() -> Result<()> {
+    let site = site()?;
+    let before = "{\n  \"debug\": true\n}\n";
+    site.write("/etc/docker/real.json", before)?;
+    let link = site.path("/etc/docker/daemon.json");
+    std::os::unix::fs::symlink(site.path("/etc/docker/real.json"), &link)?;
+    run(&mut site.setup(&["docker"])?)?;
+    ensure!(
+        fs::symlink_metadata(&link)?.is_symlink() && fs::read_to_string(&link)?.contains("registry-mirrors")
+    );
+    run(&mut site.setup(&["docker", "--undo"])?)?;
+    ensure!(fs::symlink_metadata(&link)?.is_symlink() && fs::read_to_string(&link)? == before);
+    Ok(())
+}

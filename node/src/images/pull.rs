@@ -15,7 +15,7 @@ use wherry_proto::Digest;
 
 use super::away::{Away, Patience, WAIT, Waits};
 use super::platform::{chosen, runs, this_platform};
-use super::{ImageError, Images, MAX_CONFIG, Unasked, blocking};
+use super::{ImageError, ImageName, Images, MAX_CONFIG, Unasked, blocking};
 use crate::limits::Limited;
 use crate::store::{Claim, StoreError, StoredBlob};
 use crate::transfer::{Fetched, Progress, Transfer, TransferError, Why};
@@ -139,7 +139,15 @@ impl Images {
                 waiting.truncate(MAX_WHOLE);
                 continue;
             }
-            let pulled = self.pull(&part, how, events).await?;
+            // What is brought as a part has no name of its own.
+            let wanted = if digest == whole.digest { reference.clone() } else { part };
+            let name = ImageName::from(wanted.clone());
+            let is_new = wanted != *reference && self.records().kept(&name)?.is_none();
+            let pulled = self.pull(&wanted, how, events).await?;
+            if is_new {
+                let records = self.records().clone();
+                blocking(move || Ok(records.forget(&name)?)).await?;
+            }
             whole.bytes += pulled.bytes;
             whole.from_peers += pulled.from_peers;
             whole.from_origin += pulled.from_origin;

@@ -17,17 +17,22 @@ const MARK: &str = "# wherry setup";
 pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Plan, Failure> {
     let mut plan = Plan::default();
     let before = files.read(CONFIG)?;
-    let certs = match &before {
-        Some(text) => configured(files, text)?.unwrap_or_else(|| CERTS.to_owned()),
-        None => CERTS.to_owned(),
+    let written = before.as_ref().filter(|text| !text.trim().is_empty());
+    let certs = match written.map(|text| configured(files, text)) {
+        // What is wrong with it keeps nothing from being undone.
+        Some(Err(error)) if !undo => return Err(error),
+        Some(Ok(Some(certs))) => certs,
+        _ => CERTS.to_owned(),
     };
     let hosts = format!("{certs}/_default/hosts.toml");
     if undo {
         plan.own_file(files, &hosts, None, "")?;
-        let after = before.as_deref().map(without_marks).filter(|text| text.trim() != "version = 2");
+        // A file of which nothing is left was not there before.
+        let after = before.as_deref().map(without_marks);
+        let after = after.filter(|text| !text.is_empty() || before.as_deref() == Some(""));
         plan.change(files.path(CONFIG), before, after);
     } else {
-        let after = match &before {
+        let after = match written {
             Some(text) if configured(files, text)?.is_none() => with_path(files, text)?,
             Some(text) => text.clone(),
             None => with_path(files, &format!("version = 2 {MARK}\n"))?,

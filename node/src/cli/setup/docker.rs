@@ -18,23 +18,23 @@ pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Pla
     let text = before.clone().unwrap_or_default();
     let wrong = |why: &str| {
         let message = format!("{} {why}", files.path(FILE).display());
-        Failure::with_hint(message, "mend it first: dockerd --validate says what is wrong")
+        Failure::with_hint(message, "mend it first: docker would not start with it")
     };
     let after = if text.trim().is_empty() {
         match undo {
             true => before.clone(),
-            false => Some(format!("{{\n  \"{KEY}\": [\"{url}\"]\n}}\n")),
+            false => Some(fresh(&url)),
         }
     } else {
         let value: Value =
             serde_json::from_str(&text).map_err(|error| wrong(&format!("is not JSON: {error}")))?;
         let object = value.as_object().ok_or_else(|| wrong("is no JSON object"))?;
         let mirrors: Vec<String> = match object.get(KEY) {
-            None => Vec::new(),
+            None | Some(Value::Null) => Vec::new(),
             Some(mirrors) => serde_json::from_value(mirrors.clone())
                 .map_err(|_| wrong("has a 'registry-mirrors' that is no list of addresses"))?,
         };
-        let is_there = mirrors.contains(&url);
+        let is_there = mirrors.iter().any(|mirror| is_same(mirror, &url));
         match undo {
             false if is_there => before.clone(),
             false => Some(added(&text, &url, object.is_empty(), object.contains_key(KEY))),
@@ -55,6 +55,15 @@ pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Pla
         ));
     }
     Ok(plan)
+}
+
+/// A file that has nothing else.
+fn fresh(url: &str) -> String {
+    format!("{{\n  \"{KEY}\": [\"{url}\"]\n}}\n")
+}
+
+fn is_same(mirror: &str, url: &str) -> bool {
+    mirror.trim_end_matches('/') == url
 }
 
 /// The keys of an object and where their values stand. The text is a JSON object.
@@ -100,10 +109,10 @@ fn members(text: &str) -> Vec<(Range<usize>, String, Range<usize>)> {
 }
 
 fn added(text: &str, url: &str, is_empty: bool, has_key: bool) -> String {
-    if has_key
-        && let Some((_, _, value)) = members(text).into_iter().find(|(_, name, _)| name == KEY)
-        && text[value.clone()].starts_with('[')
-    {
+    if has_key && let Some((_, _, value)) = members(text).into_iter().find(|(_, name, _)| name == KEY) {
+        if !text[value.clone()].starts_with('[') {
+            return format!("{}[\"{url}\"]{}", &text[..value.start], &text[value.end..]);
+        }
         let rest = &text[value.start + 1..];
         let more = if rest.trim_start().starts_with(']') { "" } else { ", " };
         return format!("{}\"{url}\"{more}{rest}", &text[..=value.start]);
@@ -114,21 +123,24 @@ fn added(text: &str, url: &str, is_empty: bool, has_key: bool) -> String {
     format!("{}{comma}\n  \"{KEY}\": [\"{url}\"]\n{tail}", head.trim_end())
 }
 
-/// The text without it; none if nothing else was in there.
+/// The text without it; none if that was all, as it is written anew.
 fn taken_away(text: &str, url: &str, mirrors: &[String]) -> Option<String> {
     let all = members(text);
     let number = all.iter().position(|(_, name, _)| name == KEY)?;
     let (key, _, value) = &all[number];
     let others: Vec<String> = mirrors
         .iter()
-        .filter(|mirror| *mirror != url)
+        .filter(|mirror| !is_same(mirror, url))
         .map(|mirror| Value::from(mirror.as_str()).to_string())
         .collect();
     if !others.is_empty() {
         return Some(format!("{}[{}]{}", &text[..value.start], others.join(", "), &text[value.end..]));
     }
-    if all.len() == 1 {
+    if text == fresh(url) {
         return None;
+    }
+    if all.len() == 1 {
+        return Some(format!("{}{}", text[..key.start].trim_end(), text[value.end..].trim_start()));
     }
     // With the comma before it or, of the first, the one behind it.
     let (from, to) = match number {
@@ -151,7 +163,8 @@ mod tests {
     fn mirrors(text: &str) -> (Value, Vec<String>) {
         let value: Value = serde_json::from_str(text).unwrap();
         let object = value.as_object().unwrap();
-        let mirrors = object.get(KEY).map_or(Vec::new(), |it| serde_json::from_value(it.clone()).unwrap());
+        let mirrors = object.get(KEY).filter(|it| !it.is_null());
+        let mirrors = mirrors.map_or(Vec::new(), |it| serde_json::from_value(it.clone()).unwrap());
         (value, mirrors)
     }
 
@@ -178,7 +191,9 @@ mod tests {
             assert_ne!(after, before.0);
         }
         assert_eq!(add("{}"), format!("{{\n  \"{KEY}\": [\"{URL}\"]\n}}"));
-        assert_eq!(taken_away(&add("{}"), URL, &[URL.to_owned()]), None);
+        assert_eq!(taken_away(&add("{}"), URL, &[URL.to_owned()]).as_deref(), Some("{}"));
+        assert_eq!(taken_away(&fresh(URL), URL, &[URL.to_owned()]), None);
+        assert_eq!(mirrors(&add("{\"registry-mirrors\": null}")).1, [URL]);
     }
 
     fn json() -> impl Strategy<Value = Value> {
@@ -211,7 +226,7 @@ mod tests {
             prop_assert_eq!(&after, &value);
             match taken_away(&with, URL, &now) {
                 Some(without) => prop_assert_eq!(mirrors(&without).0, value),
-                None => prop_assert_eq!(value, serde_json::json!({})),
+                None => prop_assert!(false, "what was there before is gone"),
             }
         }
     }

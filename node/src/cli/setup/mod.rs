@@ -28,8 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) fn run(args: &SetupArgs, environment: &Environment) -> Result<(), Failure> {
     let gateway = match args.gateway {
         Some(gateway) => gateway,
-        None => reachable(crate::config::load(&environment.sources(None, &[])?)?.config.gateway),
+        None => crate::config::load(&environment.sources(None, &[])?)?.config.gateway,
     };
+    let gateway = reachable(gateway);
     let files = Files { root: args.root.clone() };
     let registries = match args.registry.is_empty() {
         true => REGISTRIES.iter().filter_map(|name| name.parse::<Host>().ok()).collect(),
@@ -48,7 +49,7 @@ pub(super) fn run(args: &SetupArgs, environment: &Environment) -> Result<(), Fai
         Runtime::K3s => k3s::plan(&files, gateway, args.undo),
     }?;
     if !args.dry_run {
-        plan.changes.iter().try_for_each(plan::Change::apply)?;
+        plan.changes.iter().try_for_each(|change| change.apply(&files.root))?;
     }
     // What it says of the gateway is no part of what was done, and comes last.
     let answers = (!args.undo && !args.dry_run).then(|| ask(gateway));

@@ -95,7 +95,8 @@ impl Change {
     }
 
     /// Does it, in one step. Rights and owner of a file that is replaced stay.
-    pub(super) fn apply(&self) -> Result<(), Failure> {
+    /// One that is a link stays so, and what it leads to is changed, if that is below the root.
+    pub(super) fn apply(&self, root: &Path) -> Result<(), Failure> {
         let failed = |error: io::Error| {
             let hint = match error.kind() {
                 io::ErrorKind::PermissionDenied => "run it as root",
@@ -103,19 +104,36 @@ impl Change {
             };
             Failure::with_hint(format!("{} could not be changed: {error}", self.path.display()), hint)
         };
-        let Some(after) = &self.after else { return fs::remove_file(&self.path).map_err(failed) };
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        let Some(after) = &self.after else {
+            fs::remove_file(&self.path).map_err(failed)?;
+            // The folder for all registries is made for this file alone; it stays if anything else is in there.
+            if let Some(folder) = self.path.parent().filter(|folder| folder.ends_with("_default")) {
+                let _ = fs::remove_dir(folder);
+            }
+            return Ok(());
+        };
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        if path != self.path && fs::canonicalize(root).is_ok_and(|root| !path.starts_with(root)) {
+            let message = format!(
+                "{} leads to {}, which is not below {}",
+                self.path.display(),
+                path.display(),
+                root.display()
+            );
+            return Err(Failure::with_hint(message, "change that file by hand"));
+        }
+        let folder = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(folder).map_err(failed)?;
         let write = || -> io::Result<()> {
             let mut file = tempfile_in(folder)?;
             file.1.write_all(after.as_bytes())?;
-            if let Ok(metadata) = fs::metadata(&self.path) {
+            if let Ok(metadata) = fs::metadata(&path) {
                 use std::os::unix::fs::MetadataExt as _;
                 fs::set_permissions(&file.0, metadata.permissions())?;
                 std::os::unix::fs::chown(&file.0, Some(metadata.uid()), Some(metadata.gid()))?;
             }
             file.1.sync_all()?;
-            fs::rename(&file.0, &self.path).inspect_err(|_| _ = fs::remove_file(&file.0))
+            fs::rename(&file.0, &path).inspect_err(|_| _ = fs::remove_file(&file.0))
         };
         write().map_err(failed)
     }

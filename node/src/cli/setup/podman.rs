@@ -42,7 +42,12 @@ fn content(
         let host = host.as_str();
         let mut known = None;
         for path in &others {
-            if files.read(path)?.is_some_and(|text| configures(&text, host)) {
+            let Some(text) = files.read(path)? else { continue };
+            let table = text.parse::<toml::Table>().map_err(|error| {
+                let message = format!("{} is not TOML: {error}", files.path(path).display());
+                Failure::with_hint(message, "mend it first: podman would not start with it")
+            })?;
+            if configures(&table, host) {
                 known = Some(files.path(path));
             }
         }
@@ -67,10 +72,8 @@ fn content(
     Ok(text)
 }
 
-/// Whether a configuration says something of a registry. One that cannot be read says nothing, and podman says what is wrong
-/// with it.
-fn configures(text: &str, host: &str) -> bool {
-    let Ok(table) = text.parse::<toml::Table>() else { return false };
+/// Whether a configuration says something of a registry.
+fn configures(table: &toml::Table, host: &str) -> bool {
     let registries = table.get("registry").and_then(toml::Value::as_array).into_iter().flatten();
     registries.into_iter().any(|registry| {
         let names = ["prefix", "location"].into_iter().filter_map(|key| registry.get(key)?.as_str());

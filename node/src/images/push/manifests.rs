@@ -11,7 +11,7 @@ use wherry_gateway::{Descriptor, Manifest, ManifestContent, Reference, TagOrDige
 use wherry_proto::Digest;
 
 use super::super::{Grant, ImageError, Images, MAX_TAGS, blocking};
-use crate::store::Claim;
+use crate::store::{Claim, StoreError};
 use crate::transfer::{Fetched, Route};
 
 /// How long what a manifest names may take to come from elsewhere while the client waits; it goes on afterwards.
@@ -230,9 +230,29 @@ impl Images {
             self.take_back(&tag).await?;
         }
         self.0.parts.keeper.let_go(reference.clone()).await.map_err(refuse)?;
+        let parts = self.parts_of_name(&reference).await.map_err(refuse)?;
         self.revoke(route, digest).await?;
+        self.remove_unused(route, parts).await.map_err(refuse)?;
         info!(%reference, "a manifest was removed");
         Ok(())
+    }
+
+    /// Removes from the disk what no image here has any more: nothing would lead to it.
+    async fn remove_unused(&self, route: &Route, parts: Vec<Digest>) -> Result<(), ImageError> {
+        let users = self.users_of(parts.iter().copied().collect()).await?;
+        let (images, route) = (self.clone(), route.clone());
+        blocking(move || {
+            let store = &images.0.parts.store;
+            for part in parts.iter().rev().filter(|part| !users.contains_key(part)) {
+                match store.remove(part) {
+                    // Another name pins it, or somebody is about to use it.
+                    Ok(_) | Err(StoreError::Pinned(_) | StoreError::Claimed(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            images.drop_unneeded(&route.host, &route.repository)
+        })
+        .await
     }
 
     /// Takes back what a tag means; whether it meant anything.
@@ -249,6 +269,14 @@ impl Images {
         if known.map_err(ImageError::from).map_err(refuse)?.is_none() {
             let message = format!("{digest} is not known to be in {route}, so there is nothing to remove");
             return Err(Refusal::new(RefusalKind::BlobUnknown, message));
+        }
+        let users = self.users_of([digest].into()).await.map_err(refuse)?;
+        let repository = route.to_string();
+        let is_here =
+            |name: &&String| name.strip_prefix(&repository).is_some_and(|rest| rest.starts_with([':', '@']));
+        if let Some(name) = users.get(&digest).and_then(|names| names.iter().find(is_here)) {
+            let message = format!("{digest} is a part of {name}: remove that first");
+            return Err(Refusal::new(RefusalKind::Denied, message));
         }
         self.revoke(route, digest).await
     }
