@@ -267,7 +267,16 @@ pub(crate) fn parse_content_range(text: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_as_a_range_that_is_one_or_as_none(text in "(bytes[= ])?[0-9/-]{0,24}|\\PC{0,24}") {
+            crate::hostile::content_ranges(text.as_bytes());
+        }
+    }
 
     #[test]
     fn a_content_range_is_read_as_the_specification_and_as_http_write_it() {

@@ -1,7 +1,6 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use wherry_gateway::{Host, NameError, Platform, Reference};
 
 use super::environment::Environment;
 use super::failure::Failure;
+use super::setup::SetupArgs;
 use crate::config::units::{parse_duration, show_duration};
 use crate::config::{Flag, KEYS, Key, Sources, control_sockets};
 use crate::control::Client;
@@ -397,47 +397,6 @@ pub(super) struct OneImageArgs {
     pub(super) reference: String,
     #[command(flatten)]
     pub(super) node: NodeArgs,
-}
-
-/// A container runtime that is set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Runtime {
-    /// containerd, also under kubelets
-    Containerd,
-    /// docker, for images of docker.io
-    Docker,
-    /// podman, buildah and skopeo
-    Podman,
-    /// CRI-O
-    Crio,
-    /// k3s
-    K3s,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct SetupArgs {
-    /// The runtime
-    #[arg(value_name = "RUNTIME")]
-    pub(super) runtime: Runtime,
-    /// Show what would change, and change nothing
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    /// Take away what was set up
-    #[arg(long)]
-    pub(super) undo: bool,
-    /// Where the gateway is [default: as 'wherry config' says]
-    #[arg(long, value_name = "ADDR")]
-    pub(super) gateway: Option<SocketAddr>,
-    /// For podman and crio: a registry that is asked through the gateway (may be repeated) [default: docker.io, quay.io,
-    /// ghcr.io, registry.k8s.io]
-    #[arg(long, value_name = "HOST")]
-    pub(super) registry: Vec<Host>,
-    /// The system whose files are changed, such as that of an image in the making
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    pub(super) root: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

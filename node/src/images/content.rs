@@ -347,7 +347,7 @@ impl Content for Images {
     async fn referrers(&self, ask: Ask, subject: Digest) -> Result<Vec<Referrer>, Refusal> {
         let Route { host, repository } = self.route(&ask);
         let records = self.records().clone();
-        let found = blocking(move || Ok(records.referrers(&host, &repository, &subject)?)).await;
+        let found = blocking(move || Ok(records.referrers().of(&host, &repository, &subject)?)).await;
         let found = found.map_err(|error| error.into_refusal(false))?.into_iter();
         Ok(found
             .map(|(digest, attachment)| Referrer {

@@ -103,6 +103,16 @@ pub enum ImageError {
         /// Why.
         why: String,
     },
+    /// An index leads to more manifests than are brought together.
+    #[error(
+        "{what} leads to more than {most} manifests, and no more are brought together: bring its parts one by one"
+    )]
+    TooManyParts {
+        /// What was asked for.
+        what: String,
+        /// How many are.
+        most: usize,
+    },
     /// It could not be pinned, or its pin not be taken away.
     #[error("what keeps it here could not be changed: {0}")]
     NotKept(String),
@@ -139,9 +149,10 @@ impl ImageError {
             Self::Transfer { source, .. } => transfer_refusal(&source, message),
             Self::Moved { source, .. } => Refusal { message, ..source.into_refusal(blob) },
             // The digest says which bytes, so whoever is asked has no manifest under it either.
-            Self::NotAManifest { .. } | Self::NoManifest { .. } | Self::NoPlatform { .. } => {
-                Refusal::new(unknown, message)
-            }
+            Self::NotAManifest { .. }
+            | Self::NoManifest { .. }
+            | Self::NoPlatform { .. }
+            | Self::TooManyParts { .. } => Refusal::new(unknown, message),
             Self::Lost { .. } => Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER),
             Self::LargerThanBudget { .. } => Refusal::new(RefusalKind::NoSpace, message),
             Self::Store(error) if error.is_no_space() => Refusal::new(RefusalKind::NoSpace, message),

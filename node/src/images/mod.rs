@@ -18,6 +18,7 @@ mod platform;
 mod pull;
 pub mod push;
 mod records;
+mod referrers;
 mod site;
 mod tags;
 mod untagged;

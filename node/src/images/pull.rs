@@ -118,7 +118,7 @@ impl Images {
         }
     }
 
-    /// The same of every manifest that the reference leads to, whatever it is for: of at most 1,024.
+    /// The same of every manifest that the reference leads to, whatever it is for: more than 1,024 are an error.
     pub async fn pull_whole(
         &self,
         reference: &Reference,
@@ -136,7 +136,9 @@ impl Images {
                 let new =
                     index.manifests.iter().map(|entry| entry.digest).filter(|entry| seen.insert(*entry));
                 waiting.extend(new);
-                waiting.truncate(MAX_WHOLE);
+                if seen.len() > MAX_WHOLE {
+                    return Err(ImageError::TooManyParts { what: reference.to_string(), most: MAX_WHOLE });
+                }
                 continue;
             }
             // What is brought as a part has no name of its own.

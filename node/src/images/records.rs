@@ -11,6 +11,7 @@ use wherry_gateway::{Host, Manifest, ManifestContent, Reference, Repository};
 use wherry_proto::{Digest, TagRecord, TagWord};
 
 use super::ImageName;
+use super::referrers::Referrers;
 use crate::store::{Store, StoreError, Table};
 
 /// The most tags of one repository that are listed.
@@ -36,21 +37,9 @@ const TAG_VERSION: u8 = 3;
 /// The version of [`KeptImage`]'s layout: it goes up with every change.
 const KEPT_VERSION: u8 = 1;
 
-/// How many manifests that are about another are listed.
-const MAX_REFERRERS: usize = 512;
-
-/// How much the annotations of one may take, in bytes; beyond that none are remembered. All that are listed take a few MiB.
-const MAX_ANNOTATIONS: usize = 4 << 10;
-
-/// What a record takes for the lengths of one annotation, in bytes.
-const LENGTHS: usize = 16;
-
 /// How long it is remembered that a tag was removed, in seconds: a month, after which no node of the site should be away that
 /// knows what it meant.
 const REMOVED_FOR: u64 = 30 * 24 * 60 * 60;
-
-/// The version of [`Attachment`]'s layout: it goes up with every change.
-const REFERRER_VERSION: u8 = 1;
 
 /// The version of [`Grant`]'s layout: it goes up with every change.
 const GRANT_VERSION: u8 = 2;
@@ -113,19 +102,6 @@ pub struct KeptImage {
     pub since: u64,
 }
 
-/// A manifest that is about another.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Attachment {
-    /// Its length in bytes.
-    pub size: u64,
-    /// Its media type.
-    pub media_type: String,
-    /// What kind of artifact it is.
-    pub artifact_type: Option<String>,
-    /// Its free-form notes.
-    pub annotations: Vec<(String, String)>,
-}
-
 /// The index tables of this room.
 #[derive(Clone)]
 pub struct Records {
@@ -134,7 +110,7 @@ pub struct Records {
     before: Table<Vec<Digest>>,
     kept: Table<KeptImage>,
     grants: Table<Grant>,
-    referrers: Table<Attachment>,
+    referrers: Referrers,
     manifests: Arc<Manifests>,
     changes: Arc<AtomicU64>,
 }
@@ -162,13 +138,8 @@ impl Manifests {
 }
 
 /// A name as it is written into a key.
-fn read<T: FromStr>(key: Vec<u8>) -> Option<T> {
+pub(super) fn read<T: FromStr>(key: Vec<u8>) -> Option<T> {
     String::from_utf8(key).ok()?.parse().ok()
-}
-
-/// Attachments stand beside each other that are about the same manifest.
-fn referrer_key(host: &Host, repository: &Repository, subject: &Digest) -> String {
-    format!("{host}/{repository}@{subject}<")
 }
 
 fn grant_key(host: &Host, repository: &Repository, digest: &Digest) -> String {
@@ -183,10 +154,15 @@ impl Records {
             before: store.table("before", BEFORE_VERSION)?,
             kept: store.table("kept", KEPT_VERSION)?,
             grants: store.table("grants", GRANT_VERSION)?,
-            referrers: store.table("referrers", REFERRER_VERSION)?,
+            referrers: Referrers::open(store)?,
             manifests: Arc::default(),
             changes: Arc::default(),
         })
+    }
+
+    /// Which manifests are about others.
+    pub fn referrers(&self) -> &Referrers {
+        &self.referrers
     }
 
     /// Counts up whenever a name, or what it means, or that a manifest belongs to a repository, has changed.
@@ -499,42 +475,6 @@ impl Records {
         Ok(Some(tags.map(|entry| entry.record.digest).chain(moved).chain(kept).collect()))
     }
 
-    /// Remembers that a manifest is about another.
-    pub fn add_referrer(
-        &self,
-        host: &Host,
-        repository: &Repository,
-        subject: &Digest,
-        manifest: &Manifest,
-    ) -> Result<(), StoreError> {
-        let notes = manifest.annotations();
-        let length: usize = notes.iter().map(|(key, value)| key.len() + value.len() + LENGTHS).sum();
-        let attachment = Attachment {
-            size: manifest.size(),
-            media_type: manifest.media_type().to_owned(),
-            artifact_type: manifest.artifact_type().map(str::to_owned),
-            annotations: match length <= MAX_ANNOTATIONS {
-                true => notes.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-                false => Vec::new(),
-            },
-        };
-        let key = format!("{}{}", referrer_key(host, repository, subject), manifest.digest());
-        self.referrers.put(key.as_bytes(), &attachment)
-    }
-
-    /// The manifests of a repository that are about this one; at most 512.
-    pub fn referrers(
-        &self,
-        host: &Host,
-        repository: &Repository,
-        subject: &Digest,
-    ) -> Result<Vec<(Digest, Attachment)>, StoreError> {
-        let prefix = referrer_key(host, repository, subject);
-        let found = self.referrers.scan_prefix(prefix.as_bytes(), MAX_REFERRERS)?;
-        let digest = |key: Vec<u8>| read::<Digest>(key.get(prefix.len()..)?.to_vec());
-        Ok(found.into_iter().filter_map(|(key, attachment)| Some((digest(key)?, attachment))).collect())
-    }
-
     /// Whether this belongs to a repository of a host, whichever that is, as far as the first 16,384 tell that belong to any.
     pub fn is_granted_at(&self, host: &Host, digest: &Digest) -> Result<bool, StoreError> {
         let end = format!("@{digest}");
@@ -551,8 +491,7 @@ impl Records {
         manifest: Option<&Manifest>,
     ) -> Result<(), StoreError> {
         if let Some(subject) = manifest.and_then(Manifest::subject) {
-            let key = format!("{}{digest}", referrer_key(host, repository, &subject.digest));
-            self.referrers.remove(key.as_bytes())?;
+            self.referrers.remove(host, repository, &subject.digest, digest)?;
         }
         self.grants.remove(grant_key(host, repository, digest).as_bytes())?;
         self.manifests.learned.fetch_add(1, Ordering::AcqRel);

@@ -67,7 +67,7 @@ fn silent(host: &Host, what: String, waited: Duration) -> OriginError {
 }
 
 /// What is known of a tag before the origin is asked.
-struct Heard {
+pub(super) struct Heard {
     known: Option<TagEntry>,
     source: Source,
     // The best of those that lie too far ahead of the clock.
@@ -101,7 +101,7 @@ impl Heard {
 }
 
 /// When an origin was asked, and what was known then.
-struct Asking {
+pub(super) struct Asking {
     /// In seconds since the Unix epoch. What it says counts from then on: the answer may have been long on its way.
     at: u64,
     /// The sequence of the record that was known.
@@ -127,8 +127,7 @@ impl Images {
     /// What a tag means as the first of the other nodes says that reaches the origin.
     pub(super) async fn tag_by_anybody(&self, reference: &Reference) -> Result<Option<Resolved>, ImageError> {
         let Some(record) = self.0.parts.site.resolve(reference, true).await else { return Ok(None) };
-        let mut heard =
-            Heard { known: self.0.records.tag_or_removed(reference)?, source: Source::Store, ahead: None };
+        let mut heard = self.remembered(reference)?;
         self.hear(reference, record, &mut heard).await?;
         let resolved = self.fresh(reference, &heard, Instant::now() + ANSWER_TIME).await?;
         Ok(resolved.map(Resolved::just_asked))
@@ -154,8 +153,7 @@ impl Images {
     ) -> Result<Resolved, ImageError> {
         let began = Instant::now();
         let until = began + if for_all { ASKING_TIME_FOR_ALL } else { ASKING_TIME };
-        let mut heard =
-            Heard { known: self.0.records.tag_or_removed(reference)?, source: Source::Store, ahead: None };
+        let mut heard = self.remembered(reference)?;
         // A move that was told while this node was away, or not yet started, it has not heard of.
         let meetings = self.0.parts.site.meetings();
         let caught_up = self.0.caught_up.has(reference, meetings);
@@ -232,10 +230,14 @@ impl Images {
         }
     }
 
+    fn remembered(&self, reference: &Reference) -> Result<Heard, ImageError> {
+        let known = self.0.records.tag_or_removed(reference)?;
+        Ok(Heard { known, source: Source::Store, ahead: None })
+    }
+
     /// What is known of a tag once the site has been asked about it.
-    async fn ask_site(&self, reference: &Reference) -> Result<Heard, ImageError> {
-        let mut heard =
-            Heard { known: self.0.records.tag_or_removed(reference)?, source: Source::Store, ahead: None };
+    pub(super) async fn ask_site(&self, reference: &Reference) -> Result<Heard, ImageError> {
+        let mut heard = self.remembered(reference)?;
         for record in self.0.parts.site.records(reference).await {
             self.hear(reference, record, &mut heard).await?;
         }
@@ -425,7 +427,7 @@ impl Images {
     /// Signs and remembers what a tag means now, as an origin says that was asked so; `None` if none was. Returns what the
     /// site is to be told before anybody is answered, if the tag meant something else. Where another meaning has been learned
     /// since the origin was asked nothing changes, and that is returned instead.
-    async fn change(
+    pub(super) async fn change(
         &self,
         reference: &Reference,
         manifest: &Manifest,
@@ -503,7 +505,7 @@ impl Images {
 
     /// Changes what is known of a tag, as [`Records::change_tag`](super::Records::change_tag) does, and remembers what it
     /// meant before. Reads the disk.
-    fn change_tag(
+    pub(super) fn change_tag(
         &self,
         reference: &Reference,
         change: impl FnMut(Option<&TagEntry>) -> Option<TagEntry>,
@@ -553,41 +555,6 @@ impl Images {
     ) -> Result<Option<TagRecord>, ImageError> {
         self.learn(reference, manifest).await?;
         Ok(self.change(reference, manifest, None, TagWord::Resolved).await?.0)
-    }
-
-    /// Gives a tag the meaning that it was pushed with: nobody asks an origin. What it returns is as of [`Images::set_tag`].
-    pub(super) async fn push_tag(
-        &self,
-        reference: &Reference,
-        manifest: &Manifest,
-    ) -> Result<Option<TagRecord>, ImageError> {
-        // So that its number is higher than any that the site knows.
-        self.ask_site(reference).await?;
-        Ok(self.change(reference, manifest, None, TagWord::Pushed).await?.0)
-    }
-
-    /// Takes back what a tag means, as [`Images::set_tag`] returns it; `None` if it means nothing here.
-    pub(super) async fn remove_tag(&self, reference: &Reference) -> Result<Option<TagRecord>, ImageError> {
-        self.ask_site(reference).await?;
-        let (images, reference) = (self.clone(), reference.clone());
-        let now = (self.0.parts.clock)();
-        blocking(move || {
-            let mut removed = None;
-            images.change_tag(&reference, |known| {
-                let TagRecord { reference, digest, media_type, size, sequence, .. } =
-                    known.filter(|entry| entry.counts())?.record.clone();
-                let sequence = sequence.saturating_add(1).max(now);
-                let word = TagWord::Removed;
-                let meaning = TagMeaning { reference, digest, media_type, size, sequence, time: 0, word };
-                let parts = &images.0.parts;
-                let record = TagRecord::sign(&parts.key, &parts.certificate, meaning);
-                removed = Some(record.clone());
-                Some(TagEntry { record, confirmed: 0, since: now })
-            })?;
-            images.is_news();
-            Ok(removed)
-        })
-        .await
     }
 
     /// What a neighbour is told of a reference: what its tag means or, for a digest, that it belongs to the

@@ -8,12 +8,12 @@ mod podman;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
 use wherry_gateway::Host;
 
-use super::args::{Runtime, SetupArgs};
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{note, print, print_json};
@@ -21,6 +21,47 @@ use plan::{Files, Plan};
 
 /// The registries that podman and CRI-O ask the gateway about, unless others are named: these runtimes know no pattern for all.
 const REGISTRIES: [&str; 4] = ["docker.io", "quay.io", "ghcr.io", "registry.k8s.io"];
+
+/// A container runtime that is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Runtime {
+    /// containerd, also under kubelets
+    Containerd,
+    /// docker, for images of docker.io
+    Docker,
+    /// podman, buildah and skopeo
+    Podman,
+    /// CRI-O
+    Crio,
+    /// k3s
+    K3s,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SetupArgs {
+    /// The runtime
+    #[arg(value_name = "RUNTIME")]
+    runtime: Runtime,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Take away what was set up
+    #[arg(long)]
+    undo: bool,
+    /// Where the gateway is [default: as 'wherry config' says]
+    #[arg(long, value_name = "ADDR")]
+    gateway: Option<SocketAddr>,
+    /// For podman and crio: a registry that is asked through the gateway (may be repeated) [default: docker.io, quay.io,
+    /// ghcr.io, registry.k8s.io]
+    #[arg(long, value_name = "HOST")]
+    registry: Vec<Host>,
+    /// The system whose files are changed, such as that of an image in the making
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
 
 /// How long the gateway may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -142,7 +142,7 @@ impl Change {
 /// A new file beside others, by a name that is not there yet.
 fn tempfile_in(folder: &Path) -> io::Result<(PathBuf, fs::File)> {
     let path = folder.join(format!(".wherry-setup-{}", std::process::id()));
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+    let file = fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
     Ok((path, file))
 }
 

@@ -122,7 +122,7 @@ impl Images {
         if let Some(subject) = subject {
             let (records, route, manifest) = (self.records().clone(), route.clone(), manifest.clone());
             blocking(move || {
-                Ok(records.add_referrer(&route.host, &route.repository, &subject, &manifest)?)
+                Ok(records.referrers().add(&route.host, &route.repository, &subject, &manifest)?)
             })
             .await?;
         }
@@ -196,18 +196,12 @@ impl Images {
 
     /// Removes a tag, or a manifest with all tags that mean it.
     pub(super) async fn remove_manifest(&self, route: &Route, reference: Reference) -> Result<(), Refusal> {
-        let Some(digest) = reference.target().digest().copied() else {
-            return match self.take_back(&reference).await? {
-                true => Ok(()),
-                false => Err(Refusal::new(
-                    RefusalKind::ManifestUnknown,
-                    format!("{reference} is not known here, so there is nothing to remove"),
-                )),
-            };
-        };
         let unknown = || {
             let message = format!("{reference} is not known here, so there is nothing to remove");
             Refusal::new(RefusalKind::ManifestUnknown, message)
+        };
+        let Some(digest) = reference.target().digest().copied() else {
+            return self.take_back(&reference).await?.then_some(()).ok_or_else(unknown);
         };
         let known = self.records().grant(&route.host, &route.repository, &digest);
         known.map_err(ImageError::from).map_err(refuse)?.ok_or_else(unknown)?;

@@ -4,6 +4,7 @@
 //! [word](wherry_proto::TagWord::Pushed), so that nobody asks an origin about it.
 
 mod manifests;
+mod tags;
 mod uploads;
 
 use std::net::SocketAddr;

@@ -85,7 +85,7 @@ fn failed(error: StoreError) -> Refusal {
 }
 
 impl Session {
-    /// Writes pieces where the upload ends. Blocks. After an error it is no longer there.
+    /// Writes a piece where the upload ends. Blocks. After an error it is no longer there.
     fn write(&self, piece: &[u8]) -> Result<(), Refusal> {
         let mut upload = lock(&self.upload);
         let written = match upload.as_mut() {
@@ -93,7 +93,7 @@ impl Session {
             None => {
                 return Err(Refusal::new(
                     RefusalKind::BlobUploadUnknown,
-                    "the upload was given up meanwhile",
+                    "the upload was given up meanwhile: begin it anew with POST",
                 ));
             }
         };
