@@ -15,7 +15,7 @@ use wherry_proto::Digest;
 use crate::manifest::{MAX_BLOB, MAX_INDEX_ENTRIES, MAX_MANIFEST, media_type};
 use crate::origin::parse_challenge;
 use crate::server::{Change, Route, Span, parse_content_range, parse_range};
-use crate::{Host, Manifest, ManifestContent, Reference, Repository, Tag, TagOrDigest};
+use crate::{Aliases, Host, Manifest, ManifestContent, Reference, Repository, Tag, TagOrDigest};
 
 /// The longest that an error which tells of hostile text may be, in bytes.
 const MAX_ERROR: usize = 1024;
@@ -93,7 +93,7 @@ pub fn challenges(bytes: &[u8]) {
 pub fn targets(bytes: &[u8]) {
     let Ok(uri) = Uri::try_from(bytes) else { return };
     for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
-        match Route::parse(&method, &uri) {
+        match Route::parse(&method, &uri, &Aliases::default()) {
             Ok(
                 Route::Manifest(place, _)
                 | Route::Blob(place, _)

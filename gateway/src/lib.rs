@@ -14,4 +14,4 @@ pub mod origin;
 pub mod server;
 
 pub use manifest::{Descriptor, Manifest, ManifestContent, ManifestError, Platform, json_fault};
-pub use name::{Host, NameError, Reference, Repository, Tag, TagOrDigest};
+pub use name::{Aliases, Host, MAX_ALIASES, NameError, Names, Reference, Repository, Tag, TagOrDigest};

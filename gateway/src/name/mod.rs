@@ -4,10 +4,12 @@
 //! name that exists is safe to put into a path, a URL or a log line.
 
 mod host;
+mod names;
 mod reference;
 mod repository;
 
 pub use host::Host;
+pub use names::{Aliases, MAX_ALIASES, Names};
 pub use reference::{Reference, TagOrDigest};
 pub use repository::{Repository, Tag};
 
@@ -51,6 +53,16 @@ pub enum NameError {
     /// The text is no reference, although each part by itself might be one.
     #[error("'{text}' is not an image reference: {why}; expected [HOST/]REPOSITORY[:TAG|@DIGEST]")]
     Reference {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The text cannot stand for an origin.
+    #[error(
+        "'{text}' is not an alias of a registry: {why}; expected lowercase letters, digits, '.', '_' and '-', such as lab"
+    )]
+    Alias {
         /// What was given.
         text: String,
         /// What is wrong with it.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use wherry_proto::Digest;
 
-use super::{Host, NameError, Repository, Tag, excerpt};
+use super::{Host, NameError, Names, Repository, Tag, excerpt};
 
 /// Longer than any valid reference: 259 for the host, 255, 128 and 135 for the rest, and their separators.
 const MAX_REFERENCE: usize = 800;
@@ -82,11 +82,12 @@ impl Reference {
         Self { host, repository, target }
     }
 
-    /// Reads a reference as [`FromStr`] does, but one that names no host is at `default`.
+    /// Reads a reference as [`FromStr`] does, but one that names no host is at the default origin of `names`, and one whose
+    /// first part is an alias at what that stands for.
     ///
     /// # Errors
-    /// When the text is no reference; whether it is one does not depend on `default`.
-    pub fn parse_at(text: &str, default: &Host) -> Result<Self, NameError> {
+    /// When the text is no reference; whether it is one hardly depends on `names`.
+    pub fn parse_with(text: &str, names: &Names) -> Result<Self, NameError> {
         let wrong = |why| NameError::Reference { text: excerpt(text), why };
         if text.is_empty() {
             return Err(wrong("it is empty"));
@@ -102,8 +103,11 @@ impl Reference {
             None => (text, None),
         };
         let (host, rest) = match named.split_once('/') {
-            Some((first, rest)) if Host::looks_like_host(first) => (first.parse()?, rest),
-            _ => (default.clone(), named),
+            Some((first, rest)) => match names.aliases.host(first)? {
+                Some(host) => (host, rest),
+                None => (names.default_origin.clone(), named),
+            },
+            None => (names.default_origin.clone(), named),
         };
         let is_digest = |text: &str| text.starts_with("sha256:") || text.starts_with("sha512:");
         if digest.is_none() && is_digest(text) {
@@ -146,7 +150,7 @@ impl FromStr for Reference {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::parse_at(text, &Host::docker_io())
+        Self::parse_with(text, &Names::default())
     }
 }
 
@@ -198,14 +202,17 @@ mod tests {
 
     #[test]
     fn a_name_without_a_host_is_at_the_default_and_no_other_is() {
-        let default: Host = "registry.local:5000".parse().unwrap();
+        let mut names = Names { default_origin: "registry.local:5000".parse().unwrap(), ..Names::default() };
+        names.aliases.add("lab", "registry.lab:5000".parse().unwrap()).unwrap();
         for (short, full) in [
             ("alpine", "registry.local:5000/alpine:latest"),
             ("library/alpine:3", "registry.local:5000/library/alpine:3"),
             ("docker.io/alpine", "docker.io/library/alpine:latest"),
             ("localhost/x", "localhost/x:latest"),
+            ("lab/team/app:1", "registry.lab:5000/team/app:1"),
+            ("lab", "registry.local:5000/lab:latest"),
         ] {
-            assert_eq!(Reference::parse_at(short, &default).unwrap().to_string(), full, "{short}");
+            assert_eq!(Reference::parse_with(short, &names).unwrap().to_string(), full, "{short}");
         }
     }
 

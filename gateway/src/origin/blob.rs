@@ -1,6 +1,7 @@
 //! Blobs from origins.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -10,7 +11,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::Response;
 use wherry_proto::Digest;
 
-use super::http::{Target, causes};
+use super::http::{Http, Target, causes};
+use super::mirrors::Known;
+use super::pace::Pace;
 use super::retry::{Failure, Retry};
 use super::{OriginError, Origins};
 use crate::name::{Host, Repository};
@@ -65,25 +68,19 @@ impl Origins {
     ) -> Result<Option<u64>, OriginError> {
         let what = format!("blob {digest} of {repository}");
         let target = Target { host, repository, what: &what };
+        for (known, below) in self.http.mirrors_of(target) {
+            let asked = self.http.told_length(known.target(&below, &what), digest);
+            if let Some(Some(length)) = self.http.heard(&known, &what, asked).await {
+                return Ok(Some(length));
+            }
+        }
         let mut retry = Retry::new(&self.http.settings);
         loop {
-            let headed =
-                self.http.attempt(target, &Method::HEAD, &format!("blobs/{digest}"), &HeaderMap::new()).await;
-            let failure = match headed {
-                Ok(response) => {
-                    let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-                    match length.and_then(|length| length.parse().ok()) {
-                        Some(length) => return Ok(Some(length)),
-                        None => break,
-                    }
-                }
-                // Some know no HEAD here, or send it on to a server that was told of a GET.
-                Err(Failure::Final(OriginError::BadAnswer { .. } | OriginError::Unauthorized { .. })) => {
-                    break;
-                }
-                Err(failure) => failure,
-            };
-            retry.after(failure).await?;
+            match self.http.told_length(target, digest).await {
+                Ok(Some(length)) => return Ok(Some(length)),
+                Ok(None) => break,
+                Err(failure) => retry.after(failure).await?,
+            }
         }
         Ok(self.blob(host, repository, digest, 0).await?.total())
     }
@@ -106,19 +103,25 @@ impl Origins {
             let range = HeaderValue::from_str(&format!("bytes={from}-"));
             headers.insert(RANGE, range.map_err(|error| target.bad(error))?);
         }
-        let path = format!("blobs/{digest}");
+        let mut begun = None;
+        for (known, below) in self.http.mirrors_of(target) {
+            let asked = self.http.begin(known.target(&below, &what), digest, from, &headers);
+            if let Some((response, extent)) = self.http.heard(&known, &what, asked).await {
+                begun = Some((response, extent, Some(known)));
+                break;
+            }
+        }
         let mut retry = Retry::new(&self.http.settings);
-        let response = loop {
-            match self.http.attempt(target, &Method::GET, &path, &headers).await {
-                Ok(response) => break response,
+        let (response, extent, mirror) = loop {
+            if let Some(begun) = begun {
+                break begun;
+            }
+            match self.http.begin(target, digest, from, &headers).await {
+                Ok((response, extent)) => begun = Some((response, extent, None)),
                 Err(failure) => retry.after(failure).await?,
             }
         };
-        let coded = response.headers().get(CONTENT_ENCODING);
-        if coded.is_some_and(|coding| coding != "identity") {
-            return Err(target.bad("it is sent in an encoding that was not asked for"));
-        }
-        let Extent { skip, end, total } = Extent::of(&response, from).map_err(|why| target.bad(why))?;
+        let Extent { skip, end, total } = extent;
         if skip > 0 {
             tracing::warn!(%host, %digest, skip, "the origin ignores ranges: the start of the blob is fetched again");
         }
@@ -135,10 +138,44 @@ impl Origins {
             host: host.to_string(),
             what,
             ended: false,
+            pace: self.http.pace.of(host).filter(|_| mirror.is_none()),
+            mirror,
         };
         let pieces =
             stream::unfold(state, |mut state| async move { state.next().await.map(|item| (item, state)) });
         Ok(BlobStream { from, total, pieces: pieces.boxed() })
+    }
+}
+
+impl Http {
+    /// `None` if the registry does not tell by itself: some know no HEAD here, or send it on to a server that was told of a
+    /// GET.
+    async fn told_length(&self, target: Target<'_>, digest: &Digest) -> Result<Option<u64>, Failure> {
+        match self.attempt(target, &Method::HEAD, &format!("blobs/{digest}"), &HeaderMap::new()).await {
+            Ok(response) => {
+                let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+                Ok(length.and_then(|length| length.parse().ok()))
+            }
+            Err(Failure::Final(OriginError::BadAnswer { .. } | OriginError::Unauthorized { .. })) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// An answer that begins, and what it holds.
+    async fn begin(
+        &self,
+        target: Target<'_>,
+        digest: &Digest,
+        from: u64,
+        headers: &HeaderMap,
+    ) -> Result<(Response, Extent), Failure> {
+        let response = self.attempt(target, &Method::GET, &format!("blobs/{digest}"), headers).await?;
+        let coded = response.headers().get(CONTENT_ENCODING);
+        if coded.is_some_and(|coding| coding != "identity") {
+            return Err(target.bad("it is sent in an encoding that was not asked for").into());
+        }
+        let extent = Extent::of(&response, from).map_err(|why| target.bad(why))?;
+        Ok((response, extent))
     }
 }
 
@@ -223,6 +260,9 @@ struct Reading {
     host: String,
     what: String,
     ended: bool,
+    pace: Option<Arc<Pace>>,
+    /// From where it comes, if that is not the origin itself.
+    mirror: Option<Arc<Known>>,
 }
 
 impl Reading {
@@ -231,7 +271,12 @@ impl Reading {
             let why = match tokio::time::timeout(self.stall, self.response.chunk()).await {
                 Ok(Ok(Some(piece))) => match self.take(piece) {
                     Ok(piece) if piece.is_empty() => continue,
-                    Ok(piece) => return Some(Ok(piece)),
+                    Ok(piece) => {
+                        if let Some(pace) = &self.pace {
+                            pace.took(piece.len()).await;
+                        }
+                        return Some(Ok(piece));
+                    }
                     Err(error) => {
                         self.ended = true;
                         return Some(Err(error));
@@ -249,6 +294,9 @@ impl Reading {
                 Err(_) => format!("nothing came for {} s", self.stall.as_secs_f32()),
             };
             self.ended = true;
+            if let Some(mirror) = &self.mirror {
+                mirror.leave_alone(&why);
+            }
             return Some(Err(OriginError::Interrupted {
                 host: std::mem::take(&mut self.host),
                 what: std::mem::take(&mut self.what),

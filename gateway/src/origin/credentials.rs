@@ -49,6 +49,54 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// Where the secret of a login is, which is read each time that a registry asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Secret {
+    /// In a file, as its only line.
+    File(PathBuf),
+    /// In a variable of this process's environment.
+    Variable(String),
+}
+
+/// How this node logs in to one origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// With what a file has for it, as [`CredentialSources::files`] are.
+    Keys(PathBuf),
+    /// As a user with a password or access token.
+    User(String, Secret),
+}
+
+impl Login {
+    async fn find(&self, host: &Host, repository: &Repository) -> Result<Option<Credential>, String> {
+        let (username, secret) = match self {
+            Self::Keys(path) => {
+                let found = look_into(path, host, repository).await;
+                return match found.map_err(|problem| format!("{}: {problem}", path.display()))? {
+                    None => Err(format!("{} has nothing for {host}", path.display())),
+                    found => Ok(found),
+                };
+            }
+            Self::User(username, secret) => (username, secret),
+        };
+        let password = match secret {
+            Secret::Variable(name) => {
+                std::env::var(name).map_err(|error| format!("the variable {name}: {error}"))?
+            }
+            Secret::File(path) => {
+                let unreadable = |error| format!("{}: {error}", path.display());
+                let text = read_capped(path).await.map_err(unreadable)?;
+                let text = String::from_utf8(text).map_err(|_| unreadable("it is no text".to_owned()))?;
+                text.trim_end_matches(['\n', '\r']).to_owned()
+            }
+        };
+        if password.is_empty() {
+            return Err(format!("the password of {username} is empty"));
+        }
+        Ok(Some(Credential::Password { username: username.clone(), password }))
+    }
+}
+
 /// Where credentials are looked for, in this order. The files are read each time that a registry asks, and
 /// need not exist.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +104,8 @@ impl fmt::Debug for Credential {
 pub struct CredentialSources {
     /// Given outright.
     pub explicit: Vec<(Host, Credential)>,
+    /// Told for one origin each.
+    pub logins: Vec<(Host, Login)>,
     /// Files in the format of podman's `auth.json` or docker's `config.json`, helpers included.
     pub files: Vec<PathBuf>,
 }
@@ -77,7 +127,7 @@ impl CredentialSources {
         }
         let docker = path("DOCKER_CONFIG").or_else(|| home.map(|home| home.join(".docker")));
         files.extend(docker.map(|dir| dir.join("config.json")));
-        Self { explicit: Vec::new(), files }
+        Self { files, ..Self::default() }
     }
 
     /// What there is for a repository, and what went wrong on the way to it.
@@ -85,6 +135,16 @@ impl CredentialSources {
         let mut found = Found::default();
         if let Some((_, credential)) = self.explicit.iter().find(|(known, _)| known == host) {
             found.credential = Some(credential.clone());
+            return found;
+        }
+        if let Some((_, login)) = self.logins.iter().find(|(known, _)| known == host) {
+            match login.find(host, repository).await {
+                Ok(credential) => found.credential = credential,
+                Err(problem) => {
+                    tracing::warn!(%host, problem, "credentials cannot be read");
+                    found.problems.push(problem);
+                }
+            }
             return found;
         }
         for path in &self.files {
@@ -130,16 +190,10 @@ struct Entry {
 }
 
 async fn look_into(path: &Path, host: &Host, repository: &Repository) -> Result<Option<Credential>, String> {
-    let file = match tokio::fs::File::open(path).await {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let mut text = Vec::new();
-    let length = file.take(MAX_FILE + 1).read_to_end(&mut text).await.map_err(|error| error.to_string())?;
-    if length as u64 > MAX_FILE {
-        return Err(format!("it is longer than {MAX_FILE} bytes"));
+    if !tokio::fs::try_exists(path).await.unwrap_or(true) {
+        return Ok(None);
     }
+    let text = read_capped(path).await?;
     // The error of the JSON reader may quote the text, which holds secrets.
     let file: AuthFile = serde_json::from_slice(&text).map_err(|error| {
         format!("it is no credential file (line {}, column {})", error.line(), error.column())
@@ -159,6 +213,16 @@ async fn look_into(path: &Path, host: &Host, repository: &Repository) -> Result<
         Some(helper) if !helper.is_empty() => ask_helper(helper, server).await,
         _ => Ok(None),
     }
+}
+
+async fn read_capped(path: &Path) -> Result<Vec<u8>, String> {
+    let file = tokio::fs::File::open(path).await.map_err(|error| error.to_string())?;
+    let mut text = Vec::new();
+    let length = file.take(MAX_FILE + 1).read_to_end(&mut text).await.map_err(|error| error.to_string())?;
+    if length as u64 > MAX_FILE {
+        return Err(format!("it is longer than {MAX_FILE} bytes"));
+    }
+    Ok(text)
 }
 
 impl AuthFile {
@@ -274,7 +338,8 @@ mod tests {
     async fn find(file: &str, host: &str, repository: &str) -> Found {
         let mut temporary = tempfile::NamedTempFile::new().unwrap();
         temporary.write_all(file.as_bytes()).unwrap();
-        let sources = CredentialSources { explicit: Vec::new(), files: vec![temporary.path().to_owned()] };
+        let sources =
+            CredentialSources { files: vec![temporary.path().to_owned()], ..CredentialSources::default() };
         sources.find(&host.parse().unwrap(), &repository.parse().unwrap()).await
     }
 

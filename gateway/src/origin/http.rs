@@ -2,29 +2,25 @@
 
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use reqwest::{Client, Response, redirect};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{InvalidMessage, RootCertStore};
+use reqwest::Response;
+use rustls::InvalidMessage;
 use url::Url;
 
 use super::answered::Answered;
 use super::auth::{Sessions, current};
+use super::clients::Clients;
+use super::counted::Remaining;
+use super::mirrors::Mirrors;
+use super::pace::Paces;
 use super::realm::{is_insecure, is_private};
 use super::retry::{Failure, retry_after};
 use super::{MAX_ERROR_BODY, MAX_REDIRECTS, OriginError, OriginSettings, SettingsError};
 use crate::name::{Host, Repository};
-
-/// Idle connections that are kept to each host, and for how long. Registries close theirs after about a
-/// minute.
-const IDLE_CONNECTIONS: usize = 8;
-const IDLE_TIME: Duration = Duration::from_secs(45);
 
 /// How long a whole body may take that is read into memory: this long, and as long as the most bytes that it may
 /// have need at this pace, in bytes a second. A server that drips cannot keep anybody waiting beyond that.
@@ -34,20 +30,16 @@ const SLOWEST_PACE: usize = 8 << 10;
 /// How much of an origin's own words an error quotes, in characters.
 const QUOTED: usize = 300;
 
-/// The variables by which a machine says that the outside is behind a proxy.
-const PROXY_VARIABLES: [&str; 6] =
-    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-
 /// What all operations share.
 #[derive(Debug)]
 pub(super) struct Http {
     pub(super) settings: OriginSettings,
     pub(super) sessions: Sessions,
     pub(super) answered: Answered,
-    /// For this machine, and for everything if there is no proxy.
-    direct: Client,
-    /// For everything else if the environment names a proxy.
-    proxied: Option<Client>,
+    pub(super) mirrors: Mirrors,
+    pub(super) pace: Paces,
+    pub(super) remaining: Remaining,
+    clients: Clients,
 }
 
 /// One thing that is asked of one repository.
@@ -88,18 +80,11 @@ impl Http {
     pub(super) fn new(settings: OriginSettings) -> Result<Self, SettingsError> {
         // Whoever has installed a provider before has chosen it for the whole process.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let mut authorities = Vec::new();
-        for path in &settings.ca_files {
-            let bad =
-                |error: reqwest::Error| SettingsError::BadCa { path: path.clone(), why: causes(&error) };
-            for certificate in read_authorities(path)? {
-                authorities.push(reqwest::Certificate::from_der(&certificate).map_err(bad)?);
-            }
-        }
-        let behind_proxy = PROXY_VARIABLES.iter().any(|name| std::env::var_os(name).is_some());
         Ok(Self {
-            direct: client(&settings, &authorities, false)?,
-            proxied: behind_proxy.then(|| client(&settings, &authorities, true)).transpose()?,
+            clients: Clients::new(&settings)?,
+            mirrors: Mirrors::new(&settings),
+            pace: Paces::new(&settings),
+            remaining: Remaining::default(),
             settings,
             sessions: Sessions::default(),
             answered: Answered::default(),
@@ -234,12 +219,7 @@ impl Http {
         target: Target<'_>,
         request: reqwest::Request,
     ) -> Result<Response, Failure> {
-        let near = request.url().host().is_some_and(|host| match host {
-            url::Host::Domain(name) => name == "localhost",
-            url::Host::Ipv4(ip) => ip.is_loopback(),
-            url::Host::Ipv6(ip) => ip.is_loopback(),
-        });
-        let client = self.proxied.as_ref().filter(|_| !near).unwrap_or(&self.direct);
+        let client = self.clients.of(target.host, request.url());
         let limit = self.settings.header_timeout;
         let server = server_of(request.url());
         match tokio::time::timeout(limit, client.execute(request)).await {
@@ -342,56 +322,6 @@ pub(super) enum ReadError {
     /// It is longer than allowed: by what is announced or as far as it was read.
     TooLong(u64),
     Broken(String),
-}
-
-fn client(
-    settings: &OriginSettings,
-    authorities: &[reqwest::Certificate],
-    by_proxy: bool,
-) -> Result<Client, SettingsError> {
-    let builder = || {
-        let builder = Client::builder()
-            .user_agent(concat!("wherry/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .http1_only()
-            .connect_timeout(settings.connect_timeout)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .pool_idle_timeout(IDLE_TIME);
-        if by_proxy { builder } else { builder.no_proxy() }
-    };
-    // Without any certificate on the machine there is still plain HTTP, and whatever the CA files vouch for.
-    builder().tls_certs_merge(authorities.iter().cloned()).build().or_else(|error| {
-        tracing::warn!(
-            error = causes(&error),
-            "this system's certificate authorities cannot be used: only origins that the CA files vouch for can be \
-             reached over HTTPS; install ca-certificates to change that"
-        );
-        let client = builder().tls_certs_only(authorities.iter().cloned()).build();
-        client.map_err(|error| SettingsError::Client(causes(&error)))
-    })
-}
-
-/// Whether a file has certificates of authorities that can be trusted, and nothing else.
-///
-/// # Errors
-/// When it cannot be read, has none, or one of them is no authority's.
-pub fn check_authorities(path: &Path) -> Result<(), SettingsError> {
-    read_authorities(path).map(drop)
-}
-
-fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
-    let pem =
-        std::fs::read(path).map_err(|source| SettingsError::ReadCa { path: path.to_owned(), source })?;
-    let bad = |why: String| SettingsError::BadCa { path: path.to_owned(), why };
-    let mut found = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-        // Whether it can be trusted as an authority shows here, with its file's name, and not at the first connection.
-        RootCertStore::empty().add(certificate.clone()).map_err(|error| bad(causes(&error)))?;
-        found.push(certificate);
-    }
-    if found.is_empty() { Err(bad("it has none".to_owned())) } else { Ok(found) }
 }
 
 /// Whether two URLs are of the same scheme, host and port, so that what is meant for one may be sent to the

@@ -36,6 +36,12 @@ impl Origins {
     ) -> Result<Manifest, OriginError> {
         let what = describe(repository, reference);
         let target = Target { host, repository, what: &what };
+        for (known, below) in self.http.mirrors_of(target) {
+            let asked = self.http.manifest(known.target(&below, &what), reference);
+            if let Some(manifest) = self.http.heard(&known, &what, asked).await {
+                return Ok(manifest);
+            }
+        }
         let mut retry = Retry::new(&self.http.settings);
         loop {
             match self.http.manifest(target, reference).await {
@@ -56,18 +62,16 @@ impl Origins {
     ) -> Result<ManifestHead, OriginError> {
         let what = describe(repository, reference);
         let target = Target { host, repository, what: &what };
+        for (known, below) in self.http.mirrors_of(target) {
+            let asked = self.http.head_or_get(known.target(&below, &what), reference);
+            if let Some(head) = self.http.heard(&known, &what, asked).await {
+                return Ok(head);
+            }
+        }
         let mut retry = Retry::new(&self.http.settings);
         loop {
-            let outcome = match self.http.head(target, reference).await {
-                Ok(Some(head)) => return Ok(head),
-                Ok(None) => self.http.manifest(target, reference).await,
-                Err(failure) => Err(failure),
-            };
-            match outcome {
-                Ok(manifest) => {
-                    let (digest, size) = (*manifest.digest(), manifest.size());
-                    return Ok(ManifestHead { digest, size, media_type: manifest.media_type().to_owned() });
-                }
+            match self.http.head_or_get(target, reference).await {
+                Ok(head) => return Ok(head),
                 Err(failure) => retry.after(failure).await?,
             }
         }
@@ -95,12 +99,21 @@ impl Http {
         if response.status() != StatusCode::OK {
             return Err(target.bad(format_args!("its status is {}", response.status())).into());
         }
-        if let Some(left) =
-            response.headers().get("ratelimit-remaining").and_then(|value| value.to_str().ok())
-        {
-            tracing::debug!(host = %target.host, left, "the origin counts manifests");
-        }
+        self.remaining.note(target.host, response.headers());
         Ok(response)
+    }
+
+    async fn head_or_get(
+        &self,
+        target: Target<'_>,
+        reference: &TagOrDigest,
+    ) -> Result<ManifestHead, Failure> {
+        if let Some(head) = self.head(target, reference).await? {
+            return Ok(head);
+        }
+        let manifest = self.manifest(target, reference).await?;
+        let (digest, size) = (*manifest.digest(), manifest.size());
+        Ok(ManifestHead { digest, size, media_type: manifest.media_type().to_owned() })
     }
 
     async fn manifest(&self, target: Target<'_>, reference: &TagOrDigest) -> Result<Manifest, Failure> {

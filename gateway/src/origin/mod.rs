@@ -14,10 +14,14 @@ mod answered;
 mod auth;
 mod blob;
 mod challenge;
+mod clients;
+mod counted;
 mod credentials;
 mod error;
 mod http;
 mod manifest;
+mod mirrors;
+mod pace;
 mod realm;
 mod retry;
 mod settings;
@@ -25,11 +29,12 @@ mod token;
 
 pub use blob::BlobStream;
 pub use challenge::{Challenge, parse_challenge};
-pub use credentials::{Credential, CredentialSources};
+pub use clients::{ClientCertificate, check_authorities, check_client_certificate};
+pub use credentials::{Credential, CredentialSources, Login, Secret};
 pub use error::OriginError;
-pub use http::check_authorities;
 pub use manifest::{ManifestHead, describe};
-pub use settings::{OriginSettings, SettingsError};
+pub use mirrors::Mirror;
+pub use settings::{HostSettings, OriginSettings, SettingsError};
 
 use crate::name::{Host, Repository};
 
@@ -55,12 +60,14 @@ impl Origins {
         Ok(Self { http: std::sync::Arc::new(http::Http::new(settings)?) })
     }
 
-    /// Whether the settings name this host, be it for its credentials, its token server, or as one that speaks plain
-    /// HTTP.
+    /// Whether the settings name this host, be it for its credentials, its token server, as one that speaks plain
+    /// HTTP, or for anything else that is its own.
     pub fn is_configured(&self, host: &Host) -> bool {
         let settings = &self.http.settings;
         settings.insecure.contains(host)
             || settings.credentials.explicit.iter().any(|(known, _)| known == host)
+            || settings.credentials.logins.iter().any(|(known, _)| known == host)
+            || settings.hosts.iter().any(|(known, _)| known == host)
             || settings.trusted_realms.iter().any(|(registry, _)| registry == host)
     }
 
@@ -70,10 +77,25 @@ impl Origins {
         self.http.answered.of(host)
     }
 
-    /// Whether this node's own credentials would be used for a repository if its registry asked for some. Where a file
+    /// Whether this node's own credentials, or its certificate, would be used for a repository if its registry asked for some. Where a file
     /// or helper cannot be read now, it may hold some.
     pub async fn has_credentials(&self, host: &Host, repository: &Repository) -> bool {
-        let found = self.http.settings.credentials.find(host, repository).await;
+        let settings = &self.http.settings;
+        if settings.hosts.iter().any(|(known, its)| known == host && its.client.is_some()) {
+            return true;
+        }
+        let found = settings.credentials.find(host, repository).await;
         found.credential.is_some() || !found.problems.is_empty()
+    }
+
+    /// How many manifests each origin that counts them still gives, as it said last.
+    pub fn remaining(&self) -> Vec<(Host, u64)> {
+        self.http.remaining.all()
+    }
+
+    /// Something came of an origin that does not have its digest: its mirrors are left alone for a while, so that the
+    /// origin itself is asked next.
+    pub fn doubt(&self, host: &Host) {
+        self.http.mirrors.doubt(host);
     }
 }

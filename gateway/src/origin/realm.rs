@@ -118,7 +118,7 @@ pub(super) fn is_insecure(settings: &OriginSettings, url: &Url) -> bool {
 }
 
 /// Whether a URL is on a host, port included; a host without a port has the one of the URL's scheme.
-fn is_host(host: &Host, url: &Url) -> bool {
+pub(super) fn is_host(host: &Host, url: &Url) -> bool {
     let default = if url.scheme() == "http" { 80 } else { 443 };
     url.host_str().is_some_and(|name| name.eq_ignore_ascii_case(host.name()))
         && url.port_or_known_default() == Some(host.port().unwrap_or(default))

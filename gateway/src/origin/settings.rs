@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::CredentialSources;
+use super::{ClientCertificate, CredentialSources, Mirror};
 use crate::name::Host;
 
 /// How origins are reached. Every field has a default.
@@ -19,6 +19,8 @@ pub struct OriginSettings {
     /// Token servers that a registry may send this node's credentials to although they are neither on its own
     /// host nor in its domain: (registry, token server).
     pub trusted_realms: Vec<(Host, Host)>,
+    /// What is different for some origins. Of several entries for one the first counts, but for mirrors.
+    pub hosts: Vec<(Host, HostSettings)>,
     /// For making a connection. 10 s by default.
     pub connect_timeout: Duration,
     /// From sending a request to the headers of its answer. 30 s by default.
@@ -35,6 +37,21 @@ pub struct OriginSettings {
     pub max_retry: Duration,
 }
 
+/// What is different for one origin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostSettings {
+    /// Registries that are asked before the origin itself, in this order. What they give is checked as everything is; a tag
+    /// means what the first of them says that has it.
+    pub mirrors: Vec<Mirror>,
+    /// PEM files with certificates of authorities that are trusted for this origin, besides all others, and for whatever
+    /// it sends on to.
+    pub ca_files: Vec<PathBuf>,
+    /// What this node shows when the origin asks for a certificate. Nobody else is shown it.
+    pub client: Option<ClientCertificate>,
+    /// The most bytes of blobs a second that are read from it by this node. Mirrors have their own.
+    pub rate: Option<u64>,
+}
+
 impl Default for OriginSettings {
     fn default() -> Self {
         Self {
@@ -42,6 +59,7 @@ impl Default for OriginSettings {
             ca_files: Vec::new(),
             credentials: CredentialSources::default(),
             trusted_realms: Vec::new(),
+            hosts: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(30),
@@ -69,6 +87,24 @@ pub enum SettingsError {
     BadCa {
         /// The file.
         path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A file of a client's certificate cannot be read.
+    #[error("the file {path} of a client certificate cannot be read: {source}")]
+    ReadIdentity {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The files of a client's certificate are of no use.
+    #[error("the client certificate {certificate} with the key {key} cannot be used: {why}")]
+    BadIdentity {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// That of the key.
+        key: PathBuf,
         /// What is wrong.
         why: String,
     },

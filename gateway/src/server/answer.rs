@@ -25,12 +25,12 @@ use super::pagecache::PageCache;
 use super::range::{Span, parse_range};
 use super::route::{MAX_TAGS_PAGE, Page, Place, Route};
 use super::{Incoming, Push, Refusal, RefusalKind};
-use crate::name::TagOrDigest;
+use crate::name::{Aliases, TagOrDigest};
 
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-const SOURCE: HeaderName = HeaderName::from_static("wherry-source");
+pub(super) const SOURCE: HeaderName = HeaderName::from_static("wherry-source");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -47,6 +47,7 @@ pub(super) struct Gateway<C> {
     pub(super) content: Arc<C>,
     pub(super) cache: PageCache,
     pub(super) watcher: Option<Watcher>,
+    pub(super) aliases: Aliases,
     /// Taken by each manifest while it comes.
     pub(super) manifests: Semaphore,
 }
@@ -77,7 +78,7 @@ impl<C: Content + Push> Gateway<C> {
         let (parts, body) = request.into_parts();
         let want = if parts.method == http::Method::HEAD { Want::Head } else { Want::Get };
         let mut namespace = None;
-        let reply = match Route::parse(&parts.method, &parts.uri) {
+        let reply = match Route::parse(&parts.method, &parts.uri, &self.aliases) {
             Ok(route) => {
                 namespace = route.namespace();
                 let asked = Asked { client, want, headers: &parts.headers, path: parts.uri.path() };
@@ -98,7 +99,7 @@ impl<C: Content + Push> Gateway<C> {
         if let Some(namespace) = namespace {
             reply.headers.insert(NAMESPACE, namespace);
         }
-        exchange.answered(reply.status);
+        exchange.answered(reply.status, &reply.headers);
         let body = match want {
             Want::Head => Outgoing::empty(self.cache.clone(), exchange),
             Want::Get => Outgoing::new(reply.body, reply.len, self.cache.clone(), exchange),

@@ -20,6 +20,7 @@ use super::link::{Link, Overdue, Patience, Wire};
 use super::log::Watcher;
 use super::pagecache::PageCache;
 use super::{Content, Push};
+use crate::name::Aliases;
 
 /// How long to wait for a file descriptor to come free when there is none for the next connection.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
@@ -47,6 +48,8 @@ pub struct ServerOptions {
     pub drain_timeout: Duration,
     /// Who is told how each request ended; nobody by default.
     pub watcher: Option<Watcher>,
+    /// Short names of origins, which the first part of a path may be; none by default.
+    pub aliases: Aliases,
 }
 
 impl Default for ServerOptions {
@@ -59,6 +62,7 @@ impl Default for ServerOptions {
             max_head: 16 << 10,
             drain_timeout: Duration::from_secs(8),
             watcher: None,
+            aliases: Aliases::default(),
         }
     }
 }
@@ -84,6 +88,7 @@ pub async fn serve<C: Content + Push>(
         content,
         cache: PageCache::new(),
         watcher: options.watcher.clone(),
+        aliases: options.aliases.clone(),
         manifests: Semaphore::new(MANIFESTS_AT_ONCE),
     });
     let slots = Arc::new(Semaphore::new(options.max_connections.max(1)));

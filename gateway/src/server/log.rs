@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{Method, StatusCode, Uri};
+use http::header::AGE;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use tokio::time::Instant;
 
+use super::answer::SOURCE;
 use super::link::Wire;
 
 /// The most of a request's path and query that is logged, in bytes.
@@ -26,6 +28,9 @@ pub(super) struct Exchange {
     /// Why it did not.
     pub(super) why: Option<String>,
     watcher: Option<Watcher>,
+    /// Of a manifest, where it came from and how old the answer about its tag was, as the headers say it.
+    source: Option<HeaderValue>,
+    age: Option<HeaderValue>,
 }
 
 /// How a request ended.
@@ -66,11 +71,14 @@ impl Exchange {
             complete: false,
             why: None,
             watcher,
+            source: None,
+            age: None,
         }
     }
 
-    pub(super) fn answered(&mut self, status: StatusCode) {
+    pub(super) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = Some(status);
+        (self.source, self.age) = (headers.get(SOURCE).cloned(), headers.get(AGE).cloned());
     }
 
     pub(super) fn wire(&self) -> &Arc<Wire> {
@@ -88,16 +96,16 @@ impl Drop for Exchange {
         let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let status = self.status.map_or(0, |status| status.as_u16());
         let (client, method, bytes) = (self.client, &self.method, self.bytes);
-        match &self.why {
-            None if self.complete => {
-                tracing::info!(target: "wherry_gateway::access", %client, %method, path = target.as_str(), status, bytes, ms);
-            }
-            None => {
-                tracing::info!(target: "wherry_gateway::access", %client, %method, path = target.as_str(), status, bytes, ms, end = "the client left");
-            }
-            Some(why) => {
-                tracing::info!(target: "wherry_gateway::access", %client, %method, path = target.as_str(), status, bytes, ms, end = why.as_str());
-            }
-        }
+        let source = self.source.as_ref().and_then(|source| source.to_str().ok());
+        let age = self.age.as_ref().and_then(|age| age.to_str().ok());
+        let end = match &self.why {
+            None if self.complete => None,
+            None => Some("the client left"),
+            Some(why) => Some(why.as_str()),
+        };
+        tracing::info!(
+            target: "wherry_gateway::access",
+            %client, %method, path = target.as_str(), status, bytes, ms, source, age, end
+        );
     }
 }

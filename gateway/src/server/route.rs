@@ -5,7 +5,7 @@ use url::form_urlencoded;
 use wherry_proto::Algorithm;
 
 use super::{Refusal, RefusalKind};
-use crate::name::{Host, Repository, TagOrDigest};
+use crate::name::{Aliases, Host, Repository, TagOrDigest};
 
 /// The most tags in one page of a listing.
 pub(super) const MAX_TAGS_PAGE: usize = 1000;
@@ -90,7 +90,7 @@ enum Endpoint<'a> {
 }
 
 impl Route {
-    pub(crate) fn parse(method: &Method, uri: &Uri) -> Result<Self, Refusal> {
+    pub(crate) fn parse(method: &Method, uri: &Uri, aliases: &Aliases) -> Result<Self, Refusal> {
         let path = percent_decode(uri.path())
             .ok_or_else(|| Refusal::new(RefusalKind::NoEndpoint, "the path is not percent-encoded UTF-8"))?;
         let reading = method == Method::GET || method == Method::HEAD;
@@ -122,7 +122,7 @@ impl Route {
             _ => return Err(wrong_method(method)),
         };
         let query = Query::parse(uri.query().unwrap_or_default())?;
-        let place = Place::parse(name, query.namespace.clone())?;
+        let place = Place::parse(name, query.namespace.clone(), aliases)?;
         let change = match (endpoint, verb) {
             (Endpoint::Manifest(reference), Verb::Read) => {
                 return Ok(Self::Manifest(place, parse_target(reference)?));
@@ -135,7 +135,7 @@ impl Route {
             (Endpoint::Manifest(reference), Verb::Put) => Change::PutManifest(parse_new_target(reference)?),
             (Endpoint::Manifest(reference), Verb::Delete) => Change::DeleteManifest(parse_target(reference)?),
             (Endpoint::Blob(digest), Verb::Delete) => Change::DeleteBlob(parse_digest(digest)?),
-            (Endpoint::Uploads, Verb::Post) => Change::Begin(query.begin()?),
+            (Endpoint::Uploads, Verb::Post) => Change::Begin(query.begin(aliases)?),
             (Endpoint::Upload(id), verb) => {
                 let id = parse_upload(id)?;
                 match verb {
@@ -165,15 +165,16 @@ impl Route {
 }
 
 impl Place {
-    /// `ns` names the origin and leaves the path alone; without it a first part that looks like a host does.
-    fn parse(name: &[&str], namespace: Option<Host>) -> Result<Self, Refusal> {
+    /// `ns` names the origin and leaves the path alone; without it a first part does that is an alias or looks like a host.
+    fn parse(name: &[&str], namespace: Option<Host>, aliases: &Aliases) -> Result<Self, Refusal> {
         let invalid = |error: crate::NameError| Refusal::new(RefusalKind::NameInvalid, error.to_string());
         let by_namespace = namespace.is_some();
         let (origin, repository) = match (namespace, name) {
             (Some(host), name) => (Some(host), name),
-            (None, [first, rest @ ..]) if !rest.is_empty() && Host::looks_like_host(first) => {
-                (Some(first.parse().map_err(invalid)?), rest)
-            }
+            (None, [first, rest @ ..]) if !rest.is_empty() => match aliases.host(first).map_err(invalid)? {
+                Some(host) => (Some(host), rest),
+                None => (None, name),
+            },
             (None, name) => (None, name),
         };
         let mut repository: Repository = repository.join("/").parse().map_err(invalid)?;
@@ -194,14 +195,15 @@ impl Place {
                 | RefusalKind::Denied
                 | RefusalKind::Unauthorized,
             ) => "the name has no registry in it, so the node's default origin was asked: \
-                  'wherry up --default-origin HOST:PORT' sets which that is"
+                  'wherry up --default-origin HOST:PORT' sets which that is, and \
+                  'wherry up --origin \"HOST:PORT alias=NAME\"' lets it be named as NAME/…"
                 .to_owned(),
             (Some(host), RefusalKind::Unavailable)
                 if !self.by_namespace && host.port().is_none() && !host.is_docker_io() =>
             {
                 format!(
-                    "if that registry has a port, which no name can hold there, start the node with \
-                     'wherry up --default-origin {host}:PORT' and ask for {} alone",
+                    "if that registry has a port, which no name can hold there, give it an alias, as with \
+                     'wherry up --origin \"{host}:PORT alias=NAME\"', and ask for NAME/{}",
                     self.repository
                 )
             }
@@ -256,7 +258,7 @@ impl Query {
         Ok(out)
     }
 
-    fn begin(self) -> Result<Begin, Refusal> {
+    fn begin(self, aliases: &Aliases) -> Result<Begin, Refusal> {
         let namespace = self.namespace;
         let digest = self.digest.as_deref().map(parse_digest).transpose()?;
         let algorithm = match (self.algorithm.as_deref(), &digest) {
@@ -272,7 +274,7 @@ impl Query {
             // A name that cannot be one is as good as none: the blob is uploaded then.
             from: self.from.and_then(|from| {
                 let parts: Vec<&str> = from.split('/').collect();
-                Place::parse(&parts, namespace).ok()
+                Place::parse(&parts, namespace, aliases).ok()
             }),
             algorithm,
         })
@@ -361,7 +363,7 @@ mod tests {
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn get(uri: &str) -> Result<Route, Refusal> {
-        Route::parse(&Method::GET, &uri.parse().unwrap())
+        Route::parse(&Method::GET, &uri.parse().unwrap(), &Aliases::default())
     }
 
     fn origin_and_repository(uri: &str) -> (Option<String>, String, bool) {
@@ -403,10 +405,11 @@ mod tests {
             get(&format!("/v2/a/manifests/{encoded}")),
             Ok(Route::Manifest(_, TagOrDigest::Digest(_)))
         ));
-        let change = |method, uri: &str| match Route::parse(&method, &uri.parse().unwrap()) {
-            Ok(Route::Change(_, change)) => change,
-            other => panic!("{other:?}"),
-        };
+        let change =
+            |method, uri: &str| match Route::parse(&method, &uri.parse().unwrap(), &Aliases::default()) {
+                Ok(Route::Change(_, change)) => change,
+                other => panic!("{other:?}"),
+            };
         let digest: wherry_proto::Digest = DIGEST.parse().unwrap();
         let begin = Begin { digest: None, mount: Some(digest), from: None, algorithm: Algorithm::Sha256 };
         let mounting = format!("/v2/a/blobs/uploads/?mount={DIGEST}&from=Not+One");
@@ -454,7 +457,7 @@ mod tests {
             (Method::PATCH, "/v2/a/blobs/uploads/..", RefusalKind::BlobUploadUnknown),
             (Method::PATCH, "/v2/a/blobs/uploads/a%2fb", RefusalKind::NoEndpoint),
         ] {
-            let refusal = Route::parse(&method, &uri.parse().unwrap()).unwrap_err();
+            let refusal = Route::parse(&method, &uri.parse().unwrap(), &Aliases::default()).unwrap_err();
             assert_eq!(refusal.kind, kind, "{method} {uri}: {}", refusal.message);
         }
     }

@@ -5,6 +5,7 @@
 mod blobs;
 mod child;
 mod manifests;
+mod mirrors;
 mod redirects;
 mod registry;
 mod script;

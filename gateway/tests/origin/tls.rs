@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use wherry_gateway::origin::{CredentialSources, OriginError, OriginSettings, Origins, SettingsError};
+use wherry_gateway::origin::{
+    ClientCertificate, CredentialSources, OriginError, OriginSettings, Origins, SettingsError,
+};
 
 use crate::registry::{PASSWORD, Registry, USER, check_image, explicit, password};
 use crate::{repository, settings, tag};
@@ -19,11 +21,15 @@ impl Authority {
         let authority = Self { dir: tempfile::tempdir().unwrap() };
         let dir = authority.dir.path();
         std::fs::write(dir.join("san"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").unwrap();
+        // Of version 3, since no other is taken of a client.
+        std::fs::write(dir.join("ext"), "extendedKeyUsage=clientAuth\n").unwrap();
         for arguments in [
             "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test-authority -keyout ca.key -out ca.pem",
             "req -newkey rsa:2048 -nodes -subj /CN=test-server -keyout server.key -out server.csr",
             "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.pem",
             "x509 -in ca.pem -outform DER -out ca.der",
+            "req -newkey rsa:2048 -nodes -subj /CN=test-node -keyout client.key -out client.csr",
+            "x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out client.pem",
         ] {
             let mut openssl = Command::new("openssl");
             let openssl = openssl.args(arguments.split(' ')).current_dir(dir);
@@ -35,6 +41,20 @@ impl Authority {
             );
         }
         authority
+    }
+
+    /// What a node may show that the authority vouches for.
+    pub(crate) fn client(&self) -> ClientCertificate {
+        let at = |name| self.dir.path().join(name);
+        ClientCertificate { certificate: at("client.pem"), key: at("client.key") }
+    }
+
+    /// A registry that gives nothing to whom the authority does not vouch for.
+    pub(crate) fn registry_for_members(&self, name: &str) -> Registry {
+        let at = |name| self.dir.path().join(name).display().to_string();
+        let (certificate, key, ca) = (at("server.pem"), at("server.key"), at("ca.pem"));
+        let http = format!(", tls: {{certificate: {certificate}, key: {key}, clientcas: [{ca}]}}");
+        Registry::start(&http, name, |_| String::new())
     }
 
     pub(crate) fn certificate(&self) -> PathBuf {

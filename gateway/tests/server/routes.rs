@@ -248,7 +248,10 @@ async fn who_may_have_meant_a_registry_with_a_port_is_told_how_to_name_it() {
         "{unknown}"
     );
     let silent = ask_refused(RefusalKind::Unavailable, "/v2/localhost/team/app/manifests/v1").await;
-    assert!(silent.contains("--default-origin localhost:PORT' and ask for team/app alone"), "{silent}");
+    assert!(
+        silent.contains("--origin \"localhost:PORT alias=NAME\"', and ask for NAME/team/app"),
+        "{silent}"
+    );
     for (kind, target) in [
         (RefusalKind::Unavailable, "/v2/team/app/manifests/v1"),
         (RefusalKind::Unavailable, "/v2/team/app/manifests/v1?ns=localhost"),

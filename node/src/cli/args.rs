@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use wherry_gateway::{Host, NameError, Platform, Reference};
+use wherry_gateway::{NameError, Names, Platform, Reference};
 
 use super::environment::Environment;
 use super::failure::Failure;
@@ -532,7 +532,7 @@ fn reference(text: &str) -> Result<String, NameError> {
 
 /// A name as above, a digest, or the beginning of one: the image is here.
 fn image(text: &str) -> Result<String, NameError> {
-    Wanted::parse_at(text, &Host::docker_io()).map(|_| text.to_owned())
+    Wanted::parse_with(text, &Names::default()).map(|_| text.to_owned())
 }
 
 /// How long to wait, in whole seconds.

@@ -1,12 +1,14 @@
 //! `wherry inspect`.
 
+use std::time::Duration;
+
 use super::args::InspectArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{count, harmless, print, print_json};
-use crate::config::units::show_size;
+use crate::config::units::{show_age, show_size};
 use crate::control::api::InspectRequest;
-use crate::images::inspect::{ImageDetails, LayerState};
+use crate::images::inspect::{ImageDetails, LayerState, TagDetails};
 
 /// How much of an instruction is shown, in characters; `--json` has all of it.
 const MAX_SHOWN: usize = 200;
@@ -27,6 +29,9 @@ pub(super) fn page(image: &ImageDetails) -> String {
     };
     line("image", &image.reference);
     line("manifest", &format!("{} {}", image.digest, image.media_type));
+    if let Some(tag) = &image.tag {
+        line("tag", &tag_line(tag));
+    }
     line("config", &format!("{} {}", image.config.digest, image.config.media_type));
     line("platform", &image.platform);
     line("created", image.created.as_deref().unwrap_or_default());
@@ -95,6 +100,21 @@ pub(super) fn page(image: &ImageDetails) -> String {
         }
     }
     out
+}
+
+fn tag_line(tag: &TagDetails) -> String {
+    let said = match (tag.pushed, tag.age) {
+        (true, _) => format!("pushed to this site by {}", tag.by),
+        (false, Some(age)) => {
+            let age = show_age(Duration::from_secs(age));
+            format!("its registry said so {age} ago to {}, policy {}", tag.by, tag.policy)
+        }
+        (false, None) => format!("no registry has said so; policy {}", tag.policy),
+    };
+    match &tag.moved {
+        Some(digest) => format!("{said}; it means {digest} now"),
+        None => said,
+    }
 }
 
 fn shortened(instruction: &str) -> String {

@@ -204,6 +204,16 @@ pub(super) fn status_page(status: &NodeStatus, now: u64) -> String {
     if let Some(why) = &status.wan.why {
         line("limited", why.clone());
     }
+    for it in &status.remaining {
+        line(
+            "rate limit",
+            format!(
+                "{} gives {} more for now",
+                harmless(&it.origin),
+                count(usize::try_from(it.manifests).unwrap_or(usize::MAX), "manifest")
+            ),
+        );
+    }
     let errors = &status.errors;
     if errors.peer + errors.origin + errors.store + errors.client > 0 {
         line(

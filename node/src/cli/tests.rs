@@ -291,6 +291,7 @@ fn inspect_shows_layers_with_what_made_them_and_who_shares_them() {
         reference: "r.example/app:1".to_owned(),
         digest: digest(),
         media_type: "application/m".to_owned(),
+        tag: None,
         config: blob(b"c", "application/c"),
         platform: "linux/arm64/v8".to_owned(),
         created: None,

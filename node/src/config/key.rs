@@ -7,10 +7,12 @@ use std::time::Duration;
 use wherry_gateway::Host;
 use wherry_proto::{MAX_SITE_LEN, NodeId};
 
+use super::origins;
 use super::source::PREFIX;
 use super::units::{parse_duration, parse_size, show_duration, show_exact_size};
 use super::{Config, LogFormat};
 use crate::images::push::Clients;
+use crate::images::{MAX_RULES, TagRule};
 use crate::limits::{MAX_WINDOWS, Window, parse_rate, show_rate};
 
 /// The smallest disk budget: less holds no image at all.
@@ -23,7 +25,7 @@ const MIN_WAN_BUDGET: u64 = 1 << 20;
 const MAX_COPIES: usize = 64;
 
 /// The longest timeout or age that can be set.
-const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
+pub(super) const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
 
 /// One thing that can be set.
 pub struct Key {
@@ -58,6 +60,7 @@ pub(super) enum Shown {
     Text(String),
     Bool(bool),
     Many(Vec<String>),
+    Table(serde_json::Map<String, serde_json::Value>),
 }
 
 impl Key {
@@ -87,6 +90,7 @@ impl Key {
             Shown::Text(text) => Some(text.into()),
             Shown::Bool(value) => Some(value.into()),
             Shown::Many(values) => Some(values.into()),
+            Shown::Table(table) => Some(table.into()),
         }
     }
 }
@@ -176,7 +180,7 @@ const ORIGIN: &str =
     "a host or host:port without scheme or path, with a dot or a port, such as docker.io or registry:5000";
 
 /// Everything that can be set, in the order in which it is shown.
-pub static KEYS: [Key; 25] = [
+pub static KEYS: [Key; 27] = [
     key("data", "DIR", "the path of a folder", "Folder for blobs, index and identity", path!(data)),
     key("gateway", "ADDR", ADDRESS, "Where container runtimes reach the registry API", address!(gateway)),
     key("status", "ADDR", ADDRESS, "Where /healthz, /status and /metrics are served", address!(status)),
@@ -355,6 +359,22 @@ pub static KEYS: [Key; 25] = [
         "How long a tag is answered without asking its registry again",
         duration!(tag_ttl, 0),
     ),
+    list(key(
+        "tag_policy",
+        "[PATTERN=]POLICY",
+        "a policy (origin-first, site-first or frozen), or where it counts and a policy, such as \
+         docker.io/library/*=site-first or registry.example/team/app:v*=frozen",
+        "When a registry is asked what a tag means: first, only where the site does not know, or never again; the first \
+         that fits counts",
+        (
+            |config, values| {
+                let rules: Vec<TagRule> =
+                    values.iter().map(|value| value.trim().parse().ok()).collect::<Option<_>>()?;
+                (rules.len() <= MAX_RULES).then(|| config.tag_policy = rules)
+            },
+            |config| Shown::Many(config.tag_policy.iter().map(ToString::to_string).collect()),
+        ),
+    )),
     key(
         "origin_connect_timeout",
         "TIME",
@@ -409,6 +429,26 @@ pub static KEYS: [Key; 25] = [
             },
         ),
     ),
+    // Last, since what follows a table in a file belongs to it.
+    list(key(
+        "origin",
+        "HOST SETTING=VALUE…",
+        "a registry and what is set for it, such as 'registry.lab:5000 alias=lab insecure=true' or \
+         'docker.io mirror=mirror.example tag_ttl=5m'; in the file a table [origin.\"HOST\"]",
+        "What is set for one registry: alias, mirror, insecure, ca, certificate, certificate_key, credentials, user, \
+         password_file, password_variable, rate, tag_ttl",
+        (
+            |config, values| {
+                for value in values {
+                    for said in origins::read(value)? {
+                        said.apply(config).ok()?;
+                    }
+                }
+                Some(())
+            },
+            |config| Shown::Table(origins::show(&config.origins)),
+        ),
+    )),
 ];
 
 fn one(values: &[String]) -> Option<&str> {

@@ -8,21 +8,27 @@
 //! what `wherry config` prints.
 
 mod key;
+mod origins;
 mod resolve;
 mod source;
 #[cfg(test)]
 mod tests;
 pub mod units;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use wherry_gateway::Host;
+
+use crate::images::TagRule;
 use crate::images::push::PushSettings;
 use crate::limits::LimitSettings;
 
 pub(crate) use key::is_multiaddr;
 pub use key::{Flag, KEYS, Key};
+pub use origins::OriginConfig;
 pub use resolve::{
     ConfigError, Expected, Loaded, Problem, control_sockets, data_folder, load, unknown_variables,
 };
@@ -49,6 +55,10 @@ pub struct Config {
     pub default_origin: String,
     /// Origins, as `host` or `host:port`, that are asked over plain HTTP.
     pub insecure: Vec<String>,
+    /// What is set for single origins.
+    pub origins: BTreeMap<Host, OriginConfig>,
+    /// When origins are asked what tags mean: the first rule that fits counts.
+    pub tag_policy: Vec<TagRule>,
     /// Who may change something through the gateway.
     pub push: PushSettings,
     /// How many nodes of the site are to have each image that is pushed.
@@ -99,6 +109,8 @@ impl Config {
             site: "default".to_owned(),
             default_origin: "docker.io".to_owned(),
             insecure: Vec::new(),
+            origins: BTreeMap::new(),
+            tag_policy: Vec::new(),
             push: PushSettings::default(),
             copies: 2,
             ca: Vec::new(),

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use wherry_gateway::origin::{SettingsError, check_authorities};
+use wherry_gateway::origin::{ClientCertificate, SettingsError, check_authorities, check_client_certificate};
 
-use super::Config;
 use super::key::{KEYS, Key};
+use super::origins::{self, Wrong};
 use super::source::{Entry, PREFIX, Said, Source, Sources, Surroundings, is_unknown, spellings, takes_value};
+use super::{Config, OriginConfig};
 
 /// How much of a bad value is repeated in a message, in characters.
 const MAX_QUOTED: usize = 80;
@@ -95,6 +96,13 @@ impl Loaded {
         for key in &KEYS {
             out += &format!("\n# {}.\n", key.about);
             match key.value(&self.config) {
+                Some(serde_json::Value::Object(tables)) if !tables.is_empty() => {
+                    out += &format!("# Set by {}.\n", self.source(key.name));
+                    tables.iter().for_each(|(name, table)| out += &toml_table(key.name, name, table));
+                }
+                Some(serde_json::Value::Object(_)) => {
+                    out += &format!("# {} is not set; it would be {}\n", key.name, key.expected);
+                }
                 Some(value) => {
                     out += &format!("{} = {}  # {}\n", key.name, toml_literal(&value), self.source(key.name));
                 }
@@ -112,6 +120,12 @@ impl Loaded {
         };
         KEYS.iter().map(|key| (key.name.to_owned(), entry(key))).collect::<serde_json::Map<_, _>>().into()
     }
+}
+
+fn toml_table(key: &str, name: &str, table: &serde_json::Value) -> String {
+    let lines = table.as_object().into_iter().flatten();
+    let lines = lines.map(|(setting, value)| format!("{setting} = {}\n", toml_literal(value)));
+    format!("[{key}.{}]\n{}", toml_literal(&name.into()), lines.collect::<String>())
 }
 
 /// A JSON string, boolean or array of strings is written in the same way in TOML, but for the escapes.
@@ -145,15 +159,18 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         match apply(key, &entry.said, &mut config) {
             Ok(()) => {
                 if key.name == "ca" {
-                    problems.extend(unusable_authorities(&config, &entry.source));
+                    problems.extend(unusable_authorities("ca", &config.ca, &entry.source));
+                }
+                if let Said::Origin(said) = &entry.said {
+                    problems.extend(unusable_files(said, &config, &entry.source));
                 }
                 set.insert(key.name, entry.source);
             }
-            Err(found) => problems.push(Problem {
+            Err((found, expected)) => problems.push(Problem {
                 key: key.name.to_owned(),
                 source: entry.source,
                 found,
-                expected: Expected::Value(expected(key)),
+                expected: Expected::Value(expected),
             }),
         }
     }
@@ -171,6 +188,12 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     if follows(set.get("control"), set.get("data")) {
         config.control = socket_in(&config.data, &sources.surroundings);
         set.remove("control");
+    }
+    problems.extend(unusable_certificates(&config, set.get("origin")));
+    for (found, expected) in origins::contradictions(&config.origins) {
+        let source = set.get("origin").cloned().unwrap_or(Source::Default);
+        let expected = Expected::Value(expected);
+        problems.push(Problem { key: "origin".to_owned(), source, found, expected });
     }
     clashes(&config, &set, &mut problems);
     if problems.is_empty() { Ok(Loaded { config, sources: set }) } else { Err(ConfigError { problems }) }
@@ -274,13 +297,15 @@ fn socket_in(data: &Path, surroundings: &Surroundings) -> PathBuf {
     }
 }
 
-fn apply(key: &Key, said: &Said, config: &mut Config) -> Result<(), String> {
+fn apply(key: &Key, said: &Said, config: &mut Config) -> Result<(), Wrong> {
+    let wrong = |found: String| (found, expected(key));
     let values = match said {
         Said::Values(values) => values,
         Said::Array(values) if key.many => values,
-        Said::Array(_) => return Err("an array".to_owned()),
-        Said::Never(what) => return Err((*what).to_owned()),
-        Said::Broken(message) => return Err(message.clone()),
+        Said::Array(_) => return Err(wrong("an array".to_owned())),
+        Said::Origin(said) => return said.apply(config),
+        Said::Never(what) => return Err(wrong((*what).to_owned())),
+        Said::Broken(message) => return Err(wrong(message.clone())),
     };
     if (key.set)(config, values).is_some() {
         return Ok(());
@@ -294,10 +319,10 @@ fn apply(key: &Key, said: &Said, config: &mut Config) -> Result<(), String> {
         }
         false => values.iter().map(|value| quoted(value)).collect(),
     };
-    Err(bad.join(", "))
+    Err(wrong(bad.join(", ")))
 }
 
-fn unusable_authorities(config: &Config, source: &Source) -> Vec<Problem> {
+fn unusable_authorities(key: &str, paths: &[PathBuf], source: &Source) -> Vec<Problem> {
     let problem = |path: &PathBuf| {
         let why = match check_authorities(path).err()? {
             SettingsError::ReadCa { source, .. } => format!("which cannot be read: {source}"),
@@ -305,13 +330,38 @@ fn unusable_authorities(config: &Config, source: &Source) -> Vec<Problem> {
             error => error.to_string(),
         };
         Some(Problem {
-            key: "ca".to_owned(),
+            key: key.to_owned(),
             source: source.clone(),
             found: format!("{}, {why}", quoted(&path.display().to_string())),
             expected: Expected::Value("a file with the certificates of authorities, as PEM".to_owned()),
         })
     };
-    config.ca.iter().filter_map(problem).collect()
+    paths.iter().filter_map(problem).collect()
+}
+
+/// What is wrong with the files that were just named for an origin.
+fn unusable_files(said: &origins::Said, config: &Config, source: &Source) -> Vec<Problem> {
+    let host = said.host.parse().ok();
+    let Some(origin) = host.as_ref().and_then(|host| config.origins.get(host)) else { return Vec::new() };
+    match said.setting.as_str() {
+        "ca" => unusable_authorities("origin", &origin.ca, source),
+        _ => Vec::new(),
+    }
+}
+
+/// What is wrong with the certificates that are shown to origins, once all is known of each.
+fn unusable_certificates(config: &Config, source: Option<&Source>) -> Vec<Problem> {
+    let shown = config.origins.values().filter_map(OriginConfig::client_certificate);
+    let problem = |client: ClientCertificate| {
+        let error = check_client_certificate(&client).err()?;
+        Some(Problem {
+            key: "origin".to_owned(),
+            source: source.cloned().unwrap_or(Source::Default),
+            found: error.to_string(),
+            expected: Expected::Value("files with a certificate and its private key, as PEM".to_owned()),
+        })
+    };
+    shown.filter_map(problem).collect()
 }
 
 fn quoted(value: &str) -> String {

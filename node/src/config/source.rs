@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
 
 use super::key::{Flag, KEYS, Key};
+use super::origins;
 
 /// The file that is read when none is named, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/wherry/wherry.toml";
@@ -93,6 +94,8 @@ pub(super) enum Said {
     Values(Vec<String>),
     /// Several values, in a source that can hold them only for a key that takes several.
     Array(Vec<String>),
+    /// One setting of one origin.
+    Origin(origins::Said),
     /// A value that no key has, such as a table.
     Never(&'static str),
     /// A passage of the file that is not TOML.
@@ -120,15 +123,33 @@ impl Sources {
                     .collect(),
                 false => vec![value.clone()],
             };
-            let (key, source) = (key.name.to_owned(), Source::Variable(name.clone()));
-            entries.push(Entry { key, source, said: Said::Values(values) });
+            push(&mut entries, key.name, &Source::Variable(name.clone()), Said::Values(values));
         }
         for (name, values) in &self.flags {
             let flag = Key::find(name).map_or_else(|| (*name).to_owned(), Key::long);
             let source = Source::Flag(format!("--{flag}"));
-            entries.push(Entry { key: (*name).to_owned(), source, said: Said::Values(values.clone()) });
+            push(&mut entries, name, &source, Said::Values(values.clone()));
         }
         entries
+    }
+}
+
+/// The key under which origins have tables of their own.
+const ORIGIN: &str = "origin";
+
+/// Adds what a source says of a key; of origins each setting by itself, as far as it can be read.
+fn push(entries: &mut Vec<Entry>, key: &str, source: &Source, said: Said) {
+    let mut add = |said| entries.push(Entry { key: key.to_owned(), source: source.clone(), said });
+    match said {
+        Said::Values(texts) | Said::Array(texts) if key == ORIGIN => {
+            for text in texts {
+                match origins::read(&text) {
+                    Some(all) => all.into_iter().for_each(|said| add(Said::Origin(said))),
+                    None => add(Said::Values(vec![text])),
+                }
+            }
+        }
+        said => add(said),
     }
 }
 
@@ -173,6 +194,10 @@ impl ConfigFile {
         found.sort_by_key(|(key, _)| key.span().start);
         for (key, value) in found {
             let source = Source::File { path: self.path.clone(), line: self.line(key.span().start) };
+            if let (ORIGIN, DeValue::Table(hosts)) = (key.get_ref().as_ref(), value.get_ref()) {
+                self.origins(hosts, entries);
+                continue;
+            }
             let said = match value.get_ref() {
                 DeValue::Array(items) => {
                     let texts: Option<Vec<_>> = items.iter().map(|item| scalar(item.get_ref())).collect();
@@ -181,7 +206,38 @@ impl ConfigFile {
                 DeValue::Table(_) => Said::Never("a table"),
                 value => scalar(value).map_or(Said::Never("a value"), |text| Said::Values(vec![text])),
             };
-            entries.push(Entry { key: key.get_ref().to_string(), source, said });
+            push(entries, key.get_ref(), &source, said);
+        }
+    }
+
+    /// The tables of origins, in the order of the file.
+    fn origins(&self, hosts: &DeTable<'_>, entries: &mut Vec<Entry>) {
+        let mut found = Vec::new();
+        for (host, settings) in hosts.iter() {
+            let DeValue::Table(settings) = settings.get_ref() else {
+                found.push((host.span().start, Said::Never("no table of a registry")));
+                continue;
+            };
+            for (setting, value) in settings.iter() {
+                let values = match value.get_ref() {
+                    DeValue::Array(items) => items.iter().map(|item| scalar(item.get_ref())).collect(),
+                    value => scalar(value).map(|text| vec![text]),
+                };
+                let said = match values {
+                    Some(values) => Said::Origin(origins::Said {
+                        host: host.get_ref().to_string(),
+                        setting: setting.get_ref().to_string(),
+                        values,
+                    }),
+                    None => Said::Never("a table in that of a registry"),
+                };
+                found.push((setting.span().start, said));
+            }
+        }
+        found.sort_by_key(|(start, _)| *start);
+        for (start, said) in found {
+            let source = Source::File { path: self.path.clone(), line: self.line(start) };
+            entries.push(Entry { key: ORIGIN.to_owned(), source, said });
         }
     }
 

@@ -314,3 +314,48 @@ fn limits_are_read_from_every_source_and_nonsense_in_them_is_refused_all_of_it_a
         assert!(found.starts_with(start), "{found}");
     }
 }
+
+#[test]
+fn origins_are_set_in_tables_variables_and_flags_setting_by_setting() {
+    let file = "[origin.\"docker.io\"]\nmirror = [\"a.example\", \"b.example/hub\"]\ntag_ttl = \"5m\"\n\
+                [origin.\"registry.lab:5000\"]\nalias = \"lab\"\ninsecure = true\n";
+    let flags: [(&'static str, &[&str]); 1] =
+        [("origin", &["docker.io mirror=c.example", "quay.io rate=4Mbit/s"])];
+    let variables = [("WHERRY_ORIGIN", "docker.io tag-ttl=10m, docker.io user=ada password_variable=X")];
+    let loaded = good(&sources(file, &variables, &flags));
+    let origins = &loaded.config.origins;
+    let hub = &origins[&"docker.io".parse().unwrap()];
+    assert_eq!(hub.mirrors.iter().map(ToString::to_string).collect::<Vec<_>>(), ["c.example"]);
+    assert_eq!(hub.tag_ttl, Some(Duration::from_secs(600)));
+    assert_eq!(hub.user.as_deref(), Some("ada"));
+    let lab = &origins[&"registry.lab:5000".parse().unwrap()];
+    assert_eq!((lab.aliases.as_slice(), lab.insecure), (&["lab".to_owned()][..], true));
+    assert_eq!(origins[&"quay.io".parse().unwrap()].rate, Some(500_000));
+    let printed = loaded.to_toml();
+    assert_eq!(good(&sources(&printed, &[], &[])).config.origins, *origins, "{printed}");
+    assert_eq!(loaded.to_json()["origin"]["value"]["docker.io"]["tag_ttl"], "10m");
+}
+
+#[test]
+fn nonsense_about_origins_is_reported_setting_by_setting_and_where_it_stands() {
+    let file = "[origin.\"docker.io\"]\ntag_ttl = 5\nmirrors = [\"a.example\"]\n[origin.registry]\ninsecure = true\n";
+    let flags: [(&'static str, &[&str]); 1] = [(
+        "origin",
+        &["quay.io", "a.io alias=A", "b.io alias=x", "c.io alias=x", "d.io user=ada", "e.io ca=/none"],
+    )];
+    let found = problems(&sources(file, &[], &flags));
+    let expected = [
+        "wherry.toml:2: origin is docker.io tag_ttl \"5\"; expected a time with its unit",
+        "wherry.toml:3: origin is docker.io \"mirrors\", which is no setting; expected one of alias, mirror",
+        "wherry.toml:5: origin is \"registry\", which is no registry; expected a host",
+        "--origin is \"quay.io\"; expected each to be a registry and what is set for it",
+        "--origin is a.io alias \"A\"; expected lowercase letters",
+        "--origin is \"/none\", which cannot be read",
+        "--origin is \"x\", an alias of b.io and of c.io; expected",
+        "--origin is a login to d.io that is not whole; expected a user together with",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, start) in found.iter().zip(expected) {
+        assert!(found.starts_with(start), "{found}");
+    }
+}

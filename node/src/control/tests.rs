@@ -70,6 +70,7 @@ impl Report for Harbour {
             damaged: Vec::new(),
             transfers: Vec::new(),
             wan: WanStatus::default(),
+            remaining: Vec::new(),
             traffic: crate::status::Traffic::default(),
             errors: crate::status::ErrorCounts::default(),
         }

@@ -15,6 +15,11 @@ use crate::config::units::show_age;
 /// are to cost that once; and once it is back nobody is to be answered from memory for much longer.
 const DOWN_FOR: Duration = Duration::from_secs(5);
 
+/// How long an origin is left alone that was asked too often and does not say for how long, and at most: Docker Hub counts
+/// over six hours, and gives single manifests meanwhile.
+const LIMITED_FOR: Duration = Duration::from_secs(60);
+const LIMITED_AT_MOST: Duration = Duration::from_secs(900);
+
 /// How many origins are remembered as out of reach.
 const MAX_DOWN: usize = 256;
 
@@ -25,6 +30,10 @@ struct Failed {
     time: u64,
     what: String,
     why: String,
+    // For how long it is left alone.
+    wait: Duration,
+    // It answers, but gives no manifests for now.
+    is_limit: bool,
 }
 
 impl Failed {
@@ -45,10 +54,15 @@ impl Down {
 }
 
 impl Images {
-    /// Why an origin is not asked for this now: a moment ago it could not be reached, and it has answered nobody since.
+    /// Why an origin is not asked for this now: a moment ago it could not be reached, and it has answered nobody since; or it
+    /// was asked too often.
     pub(super) fn is_down(&self, host: &Host, what: String) -> Option<OriginError> {
         let (down, now) = (self.0.down.lock(), (self.0.parts.clock)());
-        let failed = down.get(host).filter(|failed| failed.age(now) < DOWN_FOR)?;
+        let failed = down.get(host).filter(|failed| failed.age(now) < failed.wait)?;
+        if failed.is_limit {
+            let retry_after = Some(failed.wait.saturating_sub(failed.age(now)));
+            return Some(OriginError::RateLimited { host: host.to_string(), what, retry_after });
+        }
         if self.0.parts.origins.answered(host).is_some_and(|answered| answered > failed.when) {
             return None;
         }
@@ -61,13 +75,20 @@ impl Images {
         Some(OriginError::Unreachable { host: host.to_string(), what, why })
     }
 
-    /// Remembers that an origin could not be reached, if that is what the error says.
+    /// Remembers that an origin could not be reached or wants to be left alone, if that is what the error says.
     pub(super) fn note_down(&self, host: &Host, error: &OriginError) {
-        let OriginError::Unreachable { what, why, .. } = error else { return };
+        let (what, why, wait, is_limit) = match error {
+            OriginError::Unreachable { what, why, .. } => (what, why.clone(), DOWN_FOR, false),
+            OriginError::RateLimited { what, retry_after, .. } => {
+                let wait = retry_after.unwrap_or(LIMITED_FOR).clamp(DOWN_FOR, LIMITED_AT_MOST);
+                (what, String::new(), wait, true)
+            }
+            _ => return,
+        };
         let (mut down, time) = (self.0.down.lock(), (self.0.parts.clock)());
-        down.retain(|_, failed| failed.age(time) < DOWN_FOR);
+        down.retain(|_, failed| failed.age(time) < failed.wait);
         if down.len() < MAX_DOWN || down.contains_key(host) {
-            let failed = Failed { when: Instant::now(), time, what: what.clone(), why: why.clone() };
+            let failed = Failed { when: Instant::now(), time, what: what.clone(), why, wait, is_limit };
             down.insert(host.clone(), failed);
         }
     }

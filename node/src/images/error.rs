@@ -54,6 +54,16 @@ pub enum ImageError {
         /// What it means.
         digest: Digest,
     },
+    /// A tag is to mean something else, and its policy says never.
+    #[error(
+        "{what} is frozen and means {digest}: give what is new another tag, remove the tag first, or change tag_policy"
+    )]
+    Frozen {
+        /// The tag.
+        what: String,
+        /// What it means.
+        digest: Digest,
+    },
     /// What the store holds under this digest is no manifest.
     #[error("{digest} is not a manifest: {source}")]
     NotAManifest {
@@ -155,6 +165,7 @@ impl ImageError {
             | Self::TooManyParts { .. } => Refusal::new(unknown, message),
             Self::Lost { .. } => Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER),
             Self::LargerThanBudget { .. } => Refusal::new(RefusalKind::NoSpace, message),
+            Self::Frozen { .. } => Refusal::new(RefusalKind::Denied, message),
             Self::Store(error) if error.is_no_space() => Refusal::new(RefusalKind::NoSpace, message),
             Self::Store(_) | Self::Unreadable { .. } | Self::NotKept(_) => {
                 Refusal::new(RefusalKind::Internal, message)

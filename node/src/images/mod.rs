@@ -1,13 +1,14 @@
 //! A reference becomes a manifest, a manifest becomes blobs; tags, repositories, and what belongs to which.
 //!
-//! A digest is answered from wherever it is, a tag by the policy `origin-first`: the origin is asked at most once
-//! per `tag_ttl` and site, and the newest answer that the site knows serves while the origin is out of reach.
+//! A digest is answered from wherever it is, a tag by its [policy](TagPolicy): by `origin-first` the origin is asked at most
+//! once per `tag_ttl` and site, and the newest answer that the site knows serves while the origin is out of reach.
 
 mod away;
 mod caught_up;
 mod content;
 mod down;
 mod error;
+mod frozen;
 pub mod inspect;
 mod length;
 mod list;
@@ -15,12 +16,14 @@ mod moved;
 mod names;
 mod others;
 mod platform;
+mod policy;
 mod pull;
 pub mod push;
 mod records;
 mod referrers;
 mod site;
 mod tags;
+mod times;
 mod untagged;
 
 use std::collections::{BTreeSet, HashMap};
@@ -37,12 +40,14 @@ use tracing::debug;
 use wherry_gateway::manifest::{MAX_MANIFEST, ManifestError, media_type};
 use wherry_gateway::origin::Origins;
 use wherry_gateway::server::Source;
-use wherry_gateway::{Descriptor, Host, Manifest, ManifestContent, Reference, Repository, TagOrDigest};
+use wherry_gateway::{
+    Descriptor, Host, Manifest, ManifestContent, Names, Reference, Repository, TagOrDigest,
+};
 use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
 
 use crate::flights::Flights;
 use crate::seldom::Seldom;
-use crate::status::Metrics;
+use crate::status::{Metrics, Remaining};
 use crate::store::{Store, StoredBlob};
 use crate::swarm::Clock;
 use crate::transfer::{Fetched, Peers, Route, TransferError, Transfers};
@@ -55,6 +60,7 @@ pub use list::{COUNT_FOR, KnownImage, LocalImage};
 pub use moved::Moved;
 pub use names::{ImageName, LEAST_DIGITS, Wanted};
 pub use platform::{choose, parse_platform, this_platform};
+pub use policy::{MAX_RULES, TagPolicy, TagRule, TagRules};
 pub use pull::{How, PARALLEL, PullEvents, Pulled, STUCK};
 pub use records::{Grant, KeptImage, MAX_BEFORE, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
@@ -111,10 +117,10 @@ pub struct ImagesParts {
     pub key: SecretKey,
     /// What admits this node to the network for which it signs; a node that is alone has one of its own.
     pub certificate: Certificate,
-    /// The origin of requests that name none.
-    pub default_origin: Host,
-    /// For how long an origin's answer about a tag counts for the site.
-    pub tag_ttl: Duration,
+    /// What names are short for.
+    pub names: Names,
+    /// When an origin is asked what a tag means.
+    pub tags: TagRules,
     /// The time in seconds since the Unix epoch.
     pub clock: Clock,
     /// Is told of every blob that a client of the gateway has read whole from the store.
@@ -170,6 +176,12 @@ pub enum Unasked {
     /// The site asked it a short time ago.
     #[error("the registry was not asked again so soon")]
     Lately,
+    /// The site's own word counts, since the image was pushed to it.
+    #[error("it was pushed to this site, and no registry is asked about it until the tag is removed")]
+    Pushed,
+    /// The site's answer is to serve as long as it has one.
+    #[error("no registry is asked while the site knows it, by the tag policy {0}")]
+    Policy(TagPolicy),
     /// It gives no answer.
     #[error("the registry does not say: {0}")]
     Silent(String),
@@ -211,7 +223,18 @@ impl Images {
 
     /// The origin of requests that name none.
     pub fn default_origin(&self) -> &Host {
-        &self.0.parts.default_origin
+        &self.0.parts.names.default_origin
+    }
+
+    /// What names are short for.
+    pub fn names(&self) -> &Names {
+        &self.0.parts.names
+    }
+
+    /// How many manifests each registry that counts them still gives.
+    pub fn remaining(&self) -> Vec<Remaining> {
+        let all = self.0.parts.origins.remaining().into_iter();
+        all.map(|(host, manifests)| Remaining { origin: host.to_string(), manifests }).collect()
     }
 
     /// The manifest that a reference names, from wherever it can be had.

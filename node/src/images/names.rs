@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use wherry_gateway::{Host, NameError, Reference};
+use wherry_gateway::{NameError, Names, Reference};
 use wherry_proto::Digest;
 
 /// How many hex digits of a digest are enough to mean an image, if no other one begins with them.
@@ -59,16 +59,16 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    /// Reads what people write; a name without a registry is one at `default`.
+    /// Reads what people write, by what `names` are short for.
     ///
     /// # Errors
-    /// When it is neither a name nor a digest nor the beginning of one; whether it is does not depend on `default`.
-    pub fn parse_at(text: &str, default: &Host) -> Result<Self, NameError> {
+    /// When it is neither a name nor a digest nor the beginning of one; whether it is hardly depends on `names`.
+    pub fn parse_with(text: &str, names: &Names) -> Result<Self, NameError> {
         if text.starts_with(NONE) {
             return text.parse().map(Self::Named);
         }
         let Some((algorithm, hex)) = text.split_once(':').filter(|(name, _)| is_algorithm(name)) else {
-            return match Reference::parse_at(text, default) {
+            return match Reference::parse_with(text, names) {
                 Ok(reference) if is_beginning(text, "sha512") => Ok(Self::Either(reference, text.to_owned())),
                 Ok(reference) => Ok(Self::Named(reference.into())),
                 Err(_) if is_beginning(text, "sha512") => Ok(Self::Digest(text.to_owned())),
@@ -106,7 +106,7 @@ mod tests {
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn wanted(text: &str) -> Result<Wanted, NameError> {
-        Wanted::parse_at(text, &Host::docker_io())
+        Wanted::parse_with(text, &Names::default())
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a tag means, by the policy `origin-first`.
+//! What a tag means, by its policy.
 
 use std::time::Duration;
 
@@ -8,25 +8,11 @@ use tracing::{info, warn};
 use wherry_gateway::origin::{OriginError, describe};
 use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, TagOrDigest};
-use wherry_proto::{NodeId, TagMeaning, TagRecord, TagWord};
+use wherry_proto::{Digest, NodeId, TagMeaning, TagRecord, TagWord};
 
-use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, Unasked, blocking};
+use super::inspect::TagDetails;
+use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, TagPolicy, Unasked, blocking};
 use crate::config::units::show_age;
-
-/// How far ahead of this node's clock a time may lie at which an origin confirmed a tag, in seconds. One beyond this comes
-/// from a wrong clock and says nothing of the answer's age, which then is unknown, as if it had not been confirmed.
-const CLOCK_SKEW: u64 = 30;
-
-/// How far ahead of this node's clock a record's sequence may lie, in seconds. Honest sequences are at most a few
-/// above the time at which they were signed, so one beyond this comes from a wrong clock or from a member that wants
-/// its word to win for ever.
-///
-/// Such a record is neither kept nor passed on, never counts as confirmed, and the origin is asked before it. It is
-/// the last resort all the same: it may be this node's clock that is wrong, as after a start without a battery, when
-/// every record of the site lies ahead, and the site's newest answer must still be had without its origin. A
-/// member that lies wins nothing by it that it could not have within the bound, and nothing that lasts: whoever
-/// resolves next signs a number that is higher than all that were kept.
-const MAX_AHEAD: u64 = 24 * 60 * 60;
 
 /// How long all that is done about a tag may take when the site knows an answer that can serve instead: clients give up
 /// after 10 s.
@@ -137,7 +123,9 @@ impl Images {
     pub(super) async fn tag_anew(&self, reference: &Reference) -> Result<Resolved, ImageError> {
         // Somebody may have pushed it to another node.
         let known = self.ask_site(reference).await?.known;
-        if known.as_ref().is_some_and(|entry| entry.record.word == TagWord::Pushed) {
+        let stays =
+            |entry: &TagEntry| entry.record.word == TagWord::Pushed || self.is_frozen(reference, entry);
+        if known.as_ref().is_some_and(stays) {
             return self.manifest_by_tag(reference, false).await;
         }
         let patience = if known.is_some() { PATIENCE_WITH_ANSWER } else { PATIENCE };
@@ -170,6 +158,9 @@ impl Images {
             return Ok(resolved);
         }
         heard.unless_lost(reference)?;
+        if let Some(entry) = heard.meaning().filter(|entry| self.is_frozen(reference, entry)) {
+            return self.frozen(reference, entry, for_all).await;
+        }
         let mut patience = PATIENCE_WITH_ANSWER;
         // While the origin counts as out of reach here, the one before in rank was of no use a moment ago.
         let in_vain = heard.has_answer() && self.is_down(reference.host(), String::new()).is_some();
@@ -182,6 +173,9 @@ impl Images {
                     return Ok(resolved.just_asked());
                 }
                 heard.unless_lost(reference)?;
+                if let Some(entry) = heard.meaning().filter(|entry| self.is_frozen(reference, entry)) {
+                    return self.frozen(reference, entry, for_all).await;
+                }
             }
         }
         let patience = match heard.has_answer() {
@@ -235,6 +229,22 @@ impl Images {
         Ok(Heard { known, source: Source::Store, ahead: None })
     }
 
+    /// What this node knows of a tag, to be shown beside the image with this digest. Reads the disk.
+    pub fn tag_details(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Option<TagDetails>, ImageError> {
+        let Some(entry) = self.0.records.tag(reference)? else { return Ok(None) };
+        Ok(Some(TagDetails {
+            policy: self.0.parts.tags.policy(reference),
+            pushed: entry.record.word == TagWord::Pushed,
+            by: entry.record.signer(),
+            age: self.age(entry.confirmed).map(|age| age.as_secs()),
+            moved: Some(entry.record.digest).filter(|now| now != digest),
+        }))
+    }
+
     /// What is known of a tag once the site has been asked about it.
     pub(super) async fn ask_site(&self, reference: &Reference) -> Result<Heard, ImageError> {
         let mut heard = self.remembered(reference)?;
@@ -252,6 +262,9 @@ impl Images {
         heard: &mut Heard,
     ) -> Result<(), ImageError> {
         let newer = heard.known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
+        if heard.known.as_ref().is_some_and(|known| self.thaws(reference, known, &record)) {
+            return Ok(());
+        }
         if newer && self.is_ahead(&record) {
             if heard.ahead.as_ref().is_none_or(|other| record.supersedes(other)) {
                 heard.ahead = Some(record);
@@ -260,7 +273,7 @@ impl Images {
         }
         let confirmed = self.credible(record.time);
         let same = heard.known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
-        if newer || (same && self.is_fresh(confirmed)) {
+        if newer || (same && self.is_fresh(reference, confirmed)) {
             let entry = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
             let (images, reference) = (self.clone(), reference.clone());
             heard.known = blocking(move || images.change_tag(&reference, |_| Some(entry.clone()))).await?;
@@ -277,17 +290,16 @@ impl Images {
         heard: &Heard,
         until: Instant,
     ) -> Result<Option<Resolved>, ImageError> {
-        match heard.meaning() {
-            Some(entry) if entry.record.word == TagWord::Pushed || self.is_fresh(entry.confirmed) => {
-                let given = timeout_at(until, self.known_manifest(reference, entry, heard.source)).await;
-                given.unwrap_or(Ok(None))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn is_ahead(&self, record: &TagRecord) -> bool {
-        record.sequence > (self.0.parts.clock)().saturating_add(MAX_AHEAD)
+        let Some(entry) = heard.meaning() else { return Ok(None) };
+        let policy = self.0.parts.tags.policy(reference);
+        let unasked = match entry.record.word {
+            TagWord::Pushed => Unasked::Pushed,
+            _ if policy != TagPolicy::OriginFirst => Unasked::Policy(policy),
+            _ if self.is_fresh(reference, entry.confirmed) => Unasked::Lately,
+            _ => return Ok(None),
+        };
+        let given = timeout_at(until, self.known_manifest(reference, entry, heard.source)).await;
+        Ok(given.unwrap_or(Ok(None))?.map(|resolved| Resolved { unasked: Some(unasked), ..resolved }))
     }
 
     /// The origin cannot say what the tag means now: the newest answer that the site knows.
@@ -443,6 +455,9 @@ impl Images {
                 before = known.filter(|it| it.counts()).map(|it| (it.record.digest, it.record.word));
                 let newer = known.filter(|known| known.counts()).filter(|known| {
                     let is_another = known.record.digest != *manifest.digest();
+                    if is_another && images.is_frozen(&reference, known) {
+                        return true;
+                    }
                     // What an origin has under the name of what was pushed is something else, whenever it was asked.
                     asking.as_ref().is_some_and(|asking| {
                         known.record.word == TagWord::Pushed || (is_another && asking.is_before(known))
@@ -493,6 +508,9 @@ impl Images {
         };
         let known = self.0.records.tag_or_removed(&reference)?;
         let Some(known) = known.filter(|known| record.supersedes(&known.record)) else { return Ok(true) };
+        if self.thaws(&reference, &known, record) {
+            return Ok(false);
+        }
         let entry =
             TagEntry { record: record.clone(), confirmed: self.credible(record.time), since: clock() };
         // It may have been forgotten meanwhile.
@@ -589,25 +607,5 @@ impl Images {
         let TagRecord { reference, digest, media_type, size, sequence, time, word, .. } = record;
         let meaning = TagMeaning { reference, digest, media_type, size, sequence, time, word };
         TagRecord::sign(key, certificate, meaning)
-    }
-
-    fn is_fresh(&self, confirmed: u64) -> bool {
-        self.age(confirmed).is_some_and(|age| age < self.0.parts.tag_ttl)
-    }
-
-    /// How long ago an origin confirmed what it confirmed then; `None` if none did, or not at that time.
-    fn age(&self, confirmed: u64) -> Option<Duration> {
-        let age = (self.0.parts.clock)().saturating_sub(confirmed);
-        (self.credible(confirmed) > 0).then(|| Duration::from_secs(age))
-    }
-
-    /// When an origin confirmed something, as far as that can be; else 0, as if none had.
-    fn credible(&self, confirmed: u64) -> u64 {
-        if confirmed <= self.latest() { confirmed } else { 0 }
-    }
-
-    /// After this time nothing can have been confirmed, in seconds since the Unix epoch.
-    fn latest(&self) -> u64 {
-        (self.0.parts.clock)().saturating_add(CLOCK_SKEW)
     }
 }

@@ -66,6 +66,7 @@ impl Report for Node {
             transfers: self.transfer_status(transfers).await,
             damaged: self.damage_status().await,
             wan: self.limits.status(),
+            remaining: self.images.remaining(),
             traffic: self.metrics.traffic(),
             errors: self.metrics.errors(),
         }
@@ -476,6 +477,9 @@ impl Node {
                 // Imported images stay: nothing could bring them back once they were evicted. Before it has the name, so
                 // that whoever removes the image by it also removes the pins.
                 let turn = self.pins.turn().await;
+                if let ImageName::Reference(reference) = &name {
+                    self.images.may_mean(reference, &image.digest).await.map_err(image_error)?;
+                }
                 turn.pin_blobs(&name, &image.digest, image.blobs.clone()).await?;
                 let reference = match &name {
                     ImageName::Reference(reference) => {

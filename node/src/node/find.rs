@@ -44,7 +44,7 @@ fn only(found: Vec<KnownImage>, beginning: &str) -> Result<Vec<KnownImage>, ApiE
 impl Node {
     /// A name without a registry means the default origin, as it does at the gateway, so that one name means one image.
     pub(super) fn parse(&self, reference: &str) -> Result<Reference, ApiError> {
-        Reference::parse_at(reference, self.images.default_origin()).map_err(|error| no_name(&error))
+        Reference::parse_with(reference, self.images.names()).map_err(|error| no_name(&error))
     }
 
     /// A name that can be given to an image.
@@ -60,7 +60,7 @@ impl Node {
     /// The same where a digest alone will do, if the image is here: what can be both is a name if that is known here, else
     /// a digest if one here begins so.
     pub(super) async fn wanted(&self, text: &str) -> Result<Wanted, ApiError> {
-        let wanted = Wanted::parse_at(text, self.images.default_origin()).map_err(|error| no_name(&error))?;
+        let wanted = Wanted::parse_with(text, self.images.names()).map_err(|error| no_name(&error))?;
         let Wanted::Either(name, digits) = wanted else { return Ok(wanted) };
         let is_known = self.pulls.has(&name)
             || self.images.records().tag(&name).map_err(|error| image_error(error.into()))?.is_some();

@@ -57,15 +57,20 @@ impl Node {
             ));
             return Err(self.with_moved(&local.name, error).await);
         };
-        let (store, transfers) = (self.store.clone(), self.transfers.clone());
+        let (store, transfers, images) = (self.store.clone(), self.transfers.clone(), self.images.clone());
+        let name = local.name.clone();
         let describe = move || {
             let config = blob.read(MAX_CONFIG).map_err(|error| {
                 let message = format!("the configuration of {reference} cannot be read: {error}");
                 ApiError::new(ErrorCode::Internal, message)
             })?;
             let here = |layer: &Descriptor| here(&store, &transfers, layer);
-            inspect::inspect(&reference, &local.image, &config, &others, here)
-                .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))
+            let mut details = inspect::inspect(&reference, &local.image, &config, &others, here)
+                .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))?;
+            if let ImageName::Reference(name) = &name {
+                details.tag = images.tag_details(name, local.top.digest()).map_err(image_error)?;
+            }
+            Ok(details)
         };
         tokio::task::spawn_blocking(describe).await.map_err(stopping)?
     }

@@ -31,16 +31,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
-use wherry_gateway::Host;
-use wherry_gateway::origin::{CredentialSources, OriginSettings, Origins, SettingsError};
+use wherry_gateway::origin::{CredentialSources, HostSettings, OriginSettings, Origins, SettingsError};
 use wherry_gateway::server::{Answered, Drained, ServerOptions, Watcher, serve};
+use wherry_gateway::{Aliases, Host, NameError, Names};
 use wherry_proto::{Certificate, SecretKey};
 
 use crate::config::Config;
 use crate::config::units::show_date;
 use crate::control::{self, BindError, Socket};
 use crate::identity::{self, IdentityError, Membership};
-use crate::images::{ImageError, Images, ImagesParts};
+use crate::images::{ImageError, Images, ImagesParts, TagRules};
 use crate::limits::{self, LimitError, LimitParts, Limits, Talk};
 use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
@@ -156,10 +156,7 @@ pub fn now() -> u64 {
 }
 
 fn host(text: &str) -> Result<Host, NodeError> {
-    text.parse().map_err(|error: wherry_gateway::NameError| NodeError::Host {
-        text: text.to_owned(),
-        why: error.to_string(),
-    })
+    text.parse().map_err(|error: NameError| NodeError::Host { text: text.to_owned(), why: error.to_string() })
 }
 
 fn origins(config: &Config) -> Result<Origins, NodeError> {
@@ -169,7 +166,34 @@ fn origins(config: &Config) -> Result<Origins, NodeError> {
     settings.credentials = CredentialSources::from_environment(|name| std::env::var_os(name));
     settings.connect_timeout = config.origin_connect_timeout;
     settings.stall_timeout = config.origin_stall_timeout;
+    for (host, its) in &config.origins {
+        if its.insecure {
+            settings.insecure.push(host.clone());
+        }
+        settings.credentials.logins.extend(its.login().map(|login| (host.clone(), login)));
+        let mirrors = its.mirrors.clone();
+        let client = its.client_certificate();
+        let own = HostSettings { mirrors, ca_files: its.ca.clone(), client, rate: its.rate };
+        settings.hosts.push((host.clone(), own));
+    }
     Ok(Origins::new(settings)?)
+}
+
+/// What names are short for.
+fn names(config: &Config) -> Result<Names, NodeError> {
+    let mut aliases = Aliases::default();
+    for (host, its) in &config.origins {
+        for alias in &its.aliases {
+            let wrong = |error: NameError| NodeError::Host { text: alias.clone(), why: error.to_string() };
+            aliases.add(alias, host.clone()).map_err(wrong)?;
+        }
+    }
+    Ok(Names { default_origin: host(&config.default_origin)?, aliases })
+}
+
+fn tag_rules(config: &Config) -> TagRules {
+    let ttls = config.origins.iter().filter_map(|(host, its)| Some((host.clone(), its.tag_ttl?)));
+    TagRules { rules: config.tag_policy.clone(), ttl: config.tag_ttl, ttl_of: ttls.collect() }
 }
 
 /// Starts a node: returns once every service is bound and answers.
@@ -180,7 +204,8 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let membership = join_network(&mut config)?;
     let is_new_network = membership.is_new_network;
     let origins = origins(&config)?;
-    let default_origin = host(&config.default_origin)?;
+    let names = names(&config)?;
+    let aliases = names.aliases.clone();
     let store = open_store(&config).await?;
     let metrics = Metrics::default();
     let limits = open_limits(&config, &membership, &store, &metrics).await?;
@@ -225,8 +250,8 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         metrics: metrics.clone(),
         key: key.clone(),
         certificate: certificate.clone(),
-        default_origin,
-        tag_ttl: config.tag_ttl,
+        names,
+        tags: tag_rules(&config),
         clock: Arc::new(now),
         served: Arc::new(move |blob, client| care.served(blob, client)),
         push: config.push,
@@ -284,6 +309,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     });
     let mut options = ServerOptions::default();
     options.watcher = Some(count_answers(metrics.clone()));
+    options.aliases = aliases;
     let serving = Serving {
         gateway: tokio::spawn(serve(listeners.gateway, Arc::new(images), options, stops.serving.clone())),
         control: tokio::spawn(control::serve(listeners.control, node.clone(), stops.serving.clone())),

@@ -71,6 +71,11 @@ struct Failed {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    origin: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct By {
     by: String,
 }
@@ -176,6 +181,12 @@ impl Metrics {
         let rejected = self.rejected_chunks.clone();
         registry.register("rejected_chunks", "Chunks thrown away because they did not link", rejected);
         registry.register("errors", "Failures by what failed", self.errors.clone());
+        let remaining = Family::<Of, Gauge>::default();
+        for it in &status.remaining {
+            let left = i64::try_from(it.manifests).unwrap_or(i64::MAX);
+            remaining.get_or_create_owned(&Of { origin: it.origin.clone() }).set(left);
+        }
+        registry.register("ratelimit_remaining", "Manifests that the origin still gives", remaining);
         let identity = vec![
             ("version", status.version.clone()),
             ("peer_id", status.peer_id.to_string()),

@@ -12,6 +12,6 @@ mod tests;
 pub use metrics::{ErrorKind, Metrics};
 pub use report::{
     Addresses, Damage, DamagedStatus, ErrorCounts, Joined, MAX_TRANSFERS, NodeStatus, Recovery, RefusedNode,
-    Report, State, StoreStatus, Traffic, TransferStatus, UnreachedAddress,
+    Remaining, Report, State, StoreStatus, Traffic, TransferStatus, UnreachedAddress,
 };
 pub use server::serve;

@@ -60,10 +60,22 @@ pub struct NodeStatus {
     /// The links that lead out of the site.
     #[serde(default)]
     pub wan: WanStatus,
+    /// How many manifests each registry that counts them still gives, as it said last.
+    #[serde(default)]
+    pub remaining: Vec<Remaining>,
     /// Bytes of blobs and manifests since the start.
     pub traffic: Traffic,
     /// What failed since the start, by kind.
     pub errors: ErrorCounts,
+}
+
+/// What a registry that limits pulls still gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remaining {
+    /// The registry.
+    pub origin: String,
+    /// How many manifests.
+    pub manifests: u64,
 }
 
 /// A node that this one does not talk to.

@@ -45,6 +45,7 @@ impl Report for Harbour {
                 spent: 101,
                 ..WanStatus::default()
             },
+            remaining: vec![Remaining { origin: "docker.io".to_owned(), manifests: 76 }],
             traffic: self.0.traffic(),
             errors: self.0.errors(),
         }

@@ -28,6 +28,10 @@ impl Origins for wherry_gateway::origin::Origins {
             Ok(OriginBlob { total, bytes: bytes.boxed() })
         })
     }
+
+    fn doubt(&self, route: &Route) {
+        Self::doubt(self, &route.host);
+    }
 }
 
 fn failure(error: &OriginError) -> OriginFailure {

@@ -66,6 +66,11 @@ impl Routes {
         failed.filter(|(_, failure)| failure.away).map(|(route, why)| (route, why.message.as_str())).next()
     }
 
+    /// Where was read in this attempt.
+    pub(super) fn read(&self) -> impl Iterator<Item = &Route> {
+        self.known.iter().filter(|known| known.was_read).map(|known| &known.route)
+    }
+
     /// What was read in this attempt has not the digest: names those who sent it.
     pub(super) fn sent_wrong_bytes(&mut self) -> String {
         let senders = self.known.iter().filter(|known| known.was_read);

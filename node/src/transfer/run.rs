@@ -438,6 +438,7 @@ impl Driver {
             }
             Effect::OriginWrong(found) => {
                 self.parts.metrics.failed(ErrorKind::Origin);
+                self.routes.read().for_each(|route| self.parts.origins.doubt(route));
                 let origin = self.routes.sent_wrong_bytes();
                 warn!(blob = %digest, %origin, %found, "origin sent other bytes than the digest's");
                 self.view.voided();

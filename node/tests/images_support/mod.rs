@@ -20,9 +20,9 @@ use wherry_gateway::origin::{Credential, OriginSettings, Origins};
 use wherry_gateway::server::{
     Ask, BlobReader, Body, Content, ManifestAnswer, Push, Refusal, RefusalKind, ServerOptions, Want, serve,
 };
-use wherry_gateway::{Descriptor, Host, Manifest, Reference, Repository, TagOrDigest};
+use wherry_gateway::{Descriptor, Host, Manifest, Names, Reference, Repository, TagOrDigest};
 use wherry_node::images::push::{Keeper, PushSettings};
-use wherry_node::images::{ImageError, Images, ImagesParts, PullEvents, Site};
+use wherry_node::images::{ImageError, Images, ImagesParts, PullEvents, Site, TagRule, TagRules};
 use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
@@ -423,6 +423,7 @@ pub struct Lab {
     pub origin: Arc<Registry>,
     pub host: Host,
     clock: Arc<AtomicU64>,
+    rules: Mutex<Vec<TagRule>>,
     // Has the origin's port, so that nobody else gets it while the origin is stopped.
     port: Mutex<Option<TcpSocket>>,
 }
@@ -462,7 +463,13 @@ impl Lab {
 
     /// The same with another origin.
     pub fn at(host: Host) -> Self {
-        Self { origin: Arc::default(), host, clock: Arc::new(AtomicU64::new(NOW)), port: Mutex::default() }
+        let clock = Arc::new(AtomicU64::new(NOW));
+        Self { origin: Arc::default(), host, clock, rules: Mutex::default(), port: Mutex::default() }
+    }
+
+    /// Nodes that are made from now on have these rules for tags.
+    pub fn rules(&self, rules: &[&str]) {
+        *self.rules.lock().unwrap() = rules.iter().map(|rule| rule.parse().unwrap()).collect();
     }
 
     /// Lets time pass for every node.
@@ -561,8 +568,8 @@ impl Lab {
             metrics,
             certificate: certificate(key.node()),
             key,
-            default_origin: self.host.clone(),
-            tag_ttl: TAG_TTL,
+            names: Names { default_origin: self.host.clone(), ..Names::default() },
+            tags: TagRules { rules: self.rules.lock().unwrap().clone(), ttl: TAG_TTL, ..TagRules::default() },
             clock: Arc::new({
                 let clock = self.clock.clone();
                 move || clock.load(Ordering::Relaxed)

@@ -109,6 +109,7 @@ impl Images {
         manifest: &Manifest,
     ) -> Result<Put, ImageError> {
         let digest = *manifest.digest();
+        self.may_mean(&reference, &digest).await?;
         let _claim = {
             let (store, raw) = (self.0.parts.store.clone(), manifest.raw().clone());
             blocking(move || {

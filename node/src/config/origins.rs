@@ -1,0 +1,315 @@
+//! What can be set for one origin.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use wherry_gateway::origin::{ClientCertificate, Login, Mirror, Secret};
+use wherry_gateway::{Aliases, Host};
+
+use super::Config;
+use super::key::MAX_DURATION;
+use super::units::{parse_duration, show_duration};
+use crate::limits::{parse_rate, show_rate};
+
+/// The most origins of which something can be set.
+const MAX_ORIGINS: usize = 256;
+
+/// The most mirrors of one origin: each that is out of reach may cost seconds.
+const MAX_MIRRORS: usize = 8;
+
+/// The longest name of a variable or user, in characters.
+const MAX_NAME: usize = 256;
+
+/// What is set for one origin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OriginConfig {
+    /// Short names for it.
+    pub aliases: Vec<String>,
+    /// Registries that are asked before it, in this order.
+    pub mirrors: Vec<Mirror>,
+    /// Whether it is asked over plain HTTP.
+    pub insecure: bool,
+    /// Files with certification authorities for it, in PEM.
+    pub ca: Vec<PathBuf>,
+    /// The file with the certificate that this node shows to it, in PEM.
+    pub certificate: Option<PathBuf>,
+    /// The file with the key of that; that of the certificate itself if it is not set.
+    pub certificate_key: Option<PathBuf>,
+    /// A file with credentials, in the format of docker's `config.json`.
+    pub credentials: Option<PathBuf>,
+    /// The user as whom this node logs in.
+    pub user: Option<String>,
+    /// The file with that user's password or access token.
+    pub password_file: Option<PathBuf>,
+    /// The variable that has it.
+    pub password_variable: Option<String>,
+    /// The most bytes a second that this node reads from it.
+    pub rate: Option<u64>,
+    /// For how long its answer about a tag is used without asking again.
+    pub tag_ttl: Option<Duration>,
+}
+
+impl OriginConfig {
+    /// What this node shows to the origin.
+    pub fn client_certificate(&self) -> Option<ClientCertificate> {
+        let certificate = self.certificate.clone()?;
+        let key = self.certificate_key.clone().unwrap_or_else(|| certificate.clone());
+        Some(ClientCertificate { certificate, key })
+    }
+
+    /// How this node logs in to the origin, if that is set.
+    pub fn login(&self) -> Option<Login> {
+        if let Some(path) = &self.credentials {
+            return Some(Login::Keys(path.clone()));
+        }
+        let secret = match (&self.password_file, &self.password_variable) {
+            (Some(path), _) => Secret::File(path.clone()),
+            (None, variable) => Secret::Variable(variable.clone()?),
+        };
+        Some(Login::User(self.user.clone()?, secret))
+    }
+}
+
+/// One thing that can be set for an origin.
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    many: bool,
+    expected: &'static str,
+    set: fn(&mut OriginConfig, &[String]) -> Option<()>,
+    show: fn(&OriginConfig) -> serde_json::Value,
+}
+
+macro_rules! path {
+    ($name:literal, $field:ident, $expected:literal) => {
+        Setting {
+            name: $name,
+            many: false,
+            expected: $expected,
+            set: |origin, values| {
+                origin.$field = Some(one(values)?.into());
+                Some(())
+            },
+            show: |origin| origin.$field.as_ref().map(|path| path.display().to_string()).into(),
+        }
+    };
+}
+
+macro_rules! word {
+    ($name:literal, $field:ident, $expected:literal) => {
+        Setting {
+            name: $name,
+            many: false,
+            expected: $expected,
+            set: |origin, values| {
+                let value = one(values)?;
+                let fits = value.chars().count() <= MAX_NAME && !value.chars().any(char::is_control);
+                fits.then(|| origin.$field = Some(value.to_owned()))
+            },
+            show: |origin| origin.$field.clone().into(),
+        }
+    };
+}
+
+/// All of them, in the order in which they are shown.
+pub(super) static SETTINGS: [Setting; 12] = [
+    Setting {
+        name: "alias",
+        many: true,
+        expected: "lowercase letters, digits, '.', '_' and '-', such as lab",
+        set: |origin, values| {
+            let mut aliases = Aliases::default();
+            let fits = values.iter().all(|alias| aliases.add(alias, Host::docker_io()).is_ok());
+            fits.then(|| origin.aliases = values.to_vec())
+        },
+        show: |origin| origin.aliases.clone().into(),
+    },
+    Setting {
+        name: "mirror",
+        many: true,
+        expected: "a registry such as mirror.example, or harbor.example/hub where its repositories are below another; \
+                   8 at most",
+        set: |origin, values| {
+            let mirrors: Vec<Mirror> = values.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
+            (mirrors.len() <= MAX_MIRRORS).then(|| origin.mirrors = mirrors)
+        },
+        show: |origin| origin.mirrors.iter().map(ToString::to_string).collect::<Vec<_>>().into(),
+    },
+    Setting {
+        name: "insecure",
+        many: false,
+        expected: "true or false",
+        set: |origin, values| {
+            origin.insecure = one(values)?.parse().ok()?;
+            Some(())
+        },
+        show: |origin| origin.insecure.then_some(true).into(),
+    },
+    Setting {
+        name: "ca",
+        many: true,
+        expected: "the path of a PEM file",
+        set: |origin, values| {
+            origin.ca = values.iter().map(PathBuf::from).collect();
+            Some(())
+        },
+        show: |origin| origin.ca.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().into(),
+    },
+    path!("certificate", certificate, "the path of a PEM file with the certificate that this node shows"),
+    path!("certificate_key", certificate_key, "the path of a PEM file with the key of the certificate"),
+    path!("credentials", credentials, "the path of a file in the format of docker's config.json"),
+    word!("user", user, "the name of a user"),
+    path!("password_file", password_file, "the path of a file with the user's password"),
+    word!("password_variable", password_variable, "the name of a variable with the user's password"),
+    Setting {
+        name: "rate",
+        many: false,
+        expected: "a rate of at least 64kbit/s, such as 4Mbit/s or 500kB/s",
+        set: |origin, values| {
+            origin.rate = Some(parse_rate(one(values)?)?);
+            Some(())
+        },
+        show: |origin| origin.rate.map(show_rate).into(),
+    },
+    Setting {
+        name: "tag_ttl",
+        many: false,
+        expected: "a time with its unit, such as 30s, 5m or 1h",
+        set: |origin, values| {
+            let ttl = parse_duration(one(values)?)?;
+            (ttl <= MAX_DURATION).then(|| origin.tag_ttl = Some(ttl))
+        },
+        show: |origin| origin.tag_ttl.map(show_duration).into(),
+    },
+];
+
+fn one(values: &[String]) -> Option<&str> {
+    match values {
+        [value] => Some(value.trim()).filter(|value| !value.is_empty()),
+        _ => None,
+    }
+}
+
+/// What a source says of one setting of one origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) host: String,
+    pub(super) setting: String,
+    pub(super) values: Vec<String>,
+}
+
+/// What a text says, as in `docker.io mirror=a.example mirror=b.example tag_ttl=5m`; `None` if it is not written like this.
+pub(super) fn read(text: &str) -> Option<Vec<Said>> {
+    let mut words = text.split_whitespace();
+    let host = words.next()?;
+    let mut all: Vec<Said> = Vec::new();
+    for word in words {
+        let (setting, value) = word.split_once('=')?;
+        match all.iter_mut().find(|said| said.setting == setting) {
+            Some(said) => said.values.push(value.to_owned()),
+            None => all.push(Said {
+                host: host.to_owned(),
+                setting: setting.to_owned(),
+                values: vec![value.to_owned()],
+            }),
+        }
+    }
+    (!all.is_empty()).then_some(all)
+}
+
+/// Why something is of no use: what was found, and what is expected instead.
+pub(super) type Wrong = (String, String);
+
+impl Said {
+    /// Puts it into the configuration, in place of what a weaker source has said of the same.
+    pub(super) fn apply(&self, config: &mut Config) -> Result<(), Wrong> {
+        let Self { host, setting, values } = self;
+        let Ok(host) = host.parse::<Host>() else {
+            let expected =
+                "a host or host:port without scheme or path, with a dot or a port, such as docker.io";
+            return Err((format!("{host:?}, which is no registry"), expected.to_owned()));
+        };
+        let name = setting.replace('-', "_");
+        let Some(found) = SETTINGS.iter().find(|known| known.name == name) else {
+            let names: Vec<_> = SETTINGS.iter().map(|known| known.name).collect();
+            return Err((
+                format!("{host} {setting:?}, which is no setting"),
+                format!("one of {}", names.join(", ")),
+            ));
+        };
+        if config.origins.len() >= MAX_ORIGINS && !config.origins.contains_key(&host) {
+            return Err((format!("{host}, one too many"), format!("{MAX_ORIGINS} registries at most")));
+        }
+        let mut changed = config.origins.get(&host).cloned().unwrap_or_default();
+        let fits = (found.many || values.len() == 1) && (found.set)(&mut changed, values).is_some();
+        if !fits {
+            let values: String = values.join(", ").chars().take(80).collect();
+            return Err((format!("{host} {name} {values:?}"), found.expected.to_owned()));
+        }
+        config.origins.insert(host, changed);
+        Ok(())
+    }
+}
+
+/// What is set for all origins, as the configuration file would have it.
+pub(super) fn show(origins: &BTreeMap<Host, OriginConfig>) -> serde_json::Map<String, serde_json::Value> {
+    let settings = |origin: &OriginConfig| {
+        let all = SETTINGS.iter().map(|setting| (setting.name.to_owned(), (setting.show)(origin)));
+        let is_set = |value: &serde_json::Value| {
+            !value.is_null() && value.as_array().is_none_or(|all| !all.is_empty())
+        };
+        all.filter(|(_, value)| is_set(value)).collect::<serde_json::Map<_, _>>()
+    };
+    origins.iter().map(|(host, origin)| (host.to_string(), settings(origin).into())).collect()
+}
+
+/// What does not go together, each as what was found and what is expected.
+pub(super) fn contradictions(origins: &BTreeMap<Host, OriginConfig>) -> Vec<Wrong> {
+    let mut wrong = Vec::new();
+    let mut aliases: BTreeMap<&str, &Host> = BTreeMap::new();
+    for (host, origin) in origins {
+        let mut say = |found: String, expected: &str| wrong.push((found, expected.to_owned()));
+        for alias in &origin.aliases {
+            if let Some(other) = aliases.insert(alias, host)
+                && other != host
+            {
+                say(
+                    format!("{alias:?}, an alias of {other} and of {host}"),
+                    "an alias for one registry alone",
+                );
+            }
+        }
+        let passwords =
+            usize::from(origin.password_file.is_some()) + usize::from(origin.password_variable.is_some());
+        if passwords != usize::from(origin.user.is_some()) {
+            let expected = "a user together with either password_file or password_variable";
+            say(format!("a login to {host} that is not whole"), expected);
+        }
+        if origin.user.is_some() && origin.credentials.is_some() {
+            say(format!("both credentials and user for {host}"), "one of the two");
+        }
+        if origin.certificate_key.is_some() && origin.certificate.is_none() {
+            say(format!("a certificate_key for {host} without its certificate"), "both");
+        }
+        if origin.insecure && (origin.certificate.is_some() || !origin.ca.is_empty()) {
+            let expected = "either insecure or certificates";
+            say(format!("certificates for {host}, which is asked over plain HTTP"), expected);
+        }
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_a_host_and_its_settings() {
+        let said = read("docker.io mirror=a.example tag_ttl=5m mirror=b.example").unwrap();
+        assert_eq!(said.len(), 2);
+        assert_eq!((said[0].setting.as_str(), said[0].values.len()), ("mirror", 2));
+        for bad in ["", "docker.io", "docker.io mirror", "mirror=a"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}
