@@ -456,6 +456,7 @@ async fn the_tags_of_a_repository_are_those_of_the_whole_site() {
     let node = lab.node();
     let ask = || Ask {
         client: "127.0.0.1:1".parse().unwrap(),
+        credential: None,
         origin: Some(lab.host.clone()),
         repository: "app".parse().unwrap(),
         is_mirror: false,

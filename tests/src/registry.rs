@@ -30,7 +30,7 @@ pub const USER: &str = "skipper";
 pub const PASSWORD: &str = "thin-link";
 
 /// A line of an htpasswd file for the two above; docker-registry takes bcrypt alone.
-const HTPASSWD: &str = "skipper:$2b$05$Rg0H0y34h/2Ke72q.JR8fO5ZAQcWVTMFMNBmv052PFur/ITtVawQW\n";
+pub const HTPASSWD: &str = "skipper:$2b$05$Rg0H0y34h/2Ke72q.JR8fO5ZAQcWVTMFMNBmv052PFur/ITtVawQW\n";
 
 /// How an origin is set up.
 #[derive(Clone, Debug, Default)]

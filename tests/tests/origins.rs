@@ -3,8 +3,8 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use wherry_tests::blobs::push_image;
 use wherry_proto::Digest;
+use wherry_tests::blobs::push_image;
 use wherry_tests::clients::Skopeo;
 use wherry_tests::http::get;
 use wherry_tests::lab::Lab;

@@ -127,7 +127,7 @@ impl Http {
     }
 
     /// Sends a request and follows its redirects.
-    async fn follow(
+    pub(super) async fn follow(
         &self,
         target: Target<'_>,
         method: &Method,

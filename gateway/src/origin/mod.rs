@@ -10,6 +10,7 @@
 //! before an answer and within one, and the attempts. HTTP/1.1 only: blobs that are fetched side by side have
 //! connections of their own, so that one lost packet holds up one of them.
 
+mod admits;
 mod answered;
 mod auth;
 mod blob;

@@ -44,12 +44,7 @@ impl Http {
         used: Option<&HeaderValue>,
         refused: Response,
     ) -> Result<HeaderValue, Failure> {
-        let headers = refused.headers().get_all(WWW_AUTHENTICATE).iter();
-        let challenges: Vec<Challenge> = headers
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(parse_challenge)
-            .take(MAX_CHALLENGES)
-            .collect();
+        let challenges = challenges(&refused);
         drop(refused);
         let mut slot = session.lock().await;
         if let Some(grant) = &*slot
@@ -59,24 +54,34 @@ impl Http {
         }
         *slot = None;
         let found = self.settings.credentials.find(target.host, target.repository).await;
-        let of_scheme = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
-        let grant = if let Some(challenge) = of_scheme("bearer") {
-            self.token(target, challenge, &found).await?
-        } else if of_scheme("basic").is_some() {
-            let Some(credential @ Credential::Password { .. }) = &found.credential else {
-                return Err(target.unauthorized(no_credentials(target, &found)).into());
-            };
-            Grant::new(&basic(credential), None)
-                .ok_or_else(|| target.unauthorized("the user name cannot be sent in a header"))?
-        } else {
-            return Err(target.unauthorized("it offers neither Bearer nor Basic authentication").into());
-        };
+        let grant = self.grant(target, &challenges, &found).await?;
         if used == Some(&grant.header) {
             return Err(target.unauthorized(refused_credentials(target, &found)).into());
         }
         let header = grant.header.clone();
         *slot = Some(grant);
         Ok(header)
+    }
+
+    /// What a registry takes for these credentials.
+    pub(super) async fn grant(
+        &self,
+        target: Target<'_>,
+        challenges: &[Challenge],
+        found: &Found,
+    ) -> Result<Grant, Failure> {
+        let of_scheme = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
+        if let Some(challenge) = of_scheme("bearer") {
+            self.token(target, challenge, found).await
+        } else if of_scheme("basic").is_some() {
+            let Some(credential @ Credential::Password { .. }) = &found.credential else {
+                return Err(target.unauthorized(no_credentials(target, found)).into());
+            };
+            let grant = Grant::new(&basic(credential), None);
+            Ok(grant.ok_or_else(|| target.unauthorized("the user name cannot be sent in a header"))?)
+        } else {
+            Err(target.unauthorized("it offers neither Bearer nor Basic authentication").into())
+        }
     }
 
     /// Gets a token from the server that a challenge names.
@@ -169,6 +174,13 @@ impl Http {
         })?;
         grant_from(&body).ok_or_else(|| target.bad("its token server gave no token that can be used").into())
     }
+}
+
+/// How a registry that refused wants to be asked.
+pub(super) fn challenges(refused: &Response) -> Vec<Challenge> {
+    let headers = refused.headers().get_all(WWW_AUTHENTICATE).iter();
+    let all = headers.filter_map(|value| value.to_str().ok()).flat_map(parse_challenge);
+    all.take(MAX_CHALLENGES).collect()
 }
 
 fn grant_from(body: &[u8]) -> Option<Grant> {

@@ -17,6 +17,7 @@ use url::form_urlencoded;
 use wherry_proto::Digest;
 
 use super::body::Outgoing;
+use super::caller::credential;
 use super::content::{Ask, BlobReader, Body, Content, StoredFile, Want};
 use super::incoming::incoming;
 use super::link::Wire;
@@ -26,6 +27,7 @@ use super::range::{Span, parse_range};
 use super::route::{MAX_TAGS_PAGE, Page, Place, Route};
 use super::{Incoming, Push, Refusal, RefusalKind};
 use crate::name::{Aliases, TagOrDigest};
+use crate::origin::Credential;
 
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -81,9 +83,15 @@ impl<C: Content + Push> Gateway<C> {
         let reply = match Route::parse(&parts.method, &parts.uri, &self.aliases) {
             Ok(route) => {
                 namespace = route.namespace();
-                let asked = Asked { client, want, headers: &parts.headers, path: parts.uri.path() };
                 // What is not taken of the body hyper discards, or it closes the connection if that is long.
-                self.route(route, &asked, incoming(body)).await
+                match credential(&parts.headers) {
+                    Ok(credential) => {
+                        let (headers, path) = (&parts.headers, parts.uri.path());
+                        let asked = Asked { client, credential, want, headers, path };
+                        self.route(route, &asked, incoming(body)).await
+                    }
+                    Err(refusal) => Err(refusal),
+                }
             }
             Err(refusal) => Err(refusal),
         };
@@ -116,7 +124,10 @@ impl<C: Content + Push> Gateway<C> {
     async fn route(&self, route: Route, asked: &Asked<'_>, body: Incoming) -> Result<Reply, Refusal> {
         let place = route.place().cloned();
         let reply = match route {
-            Route::Base => Ok(Reply::json(StatusCode::OK, Bytes::from_static(b"{}"))),
+            Route::Base => {
+                let admitted = self.content.greets(asked.client, asked.credential.clone()).await;
+                admitted.map(|()| Reply::json(StatusCode::OK, Bytes::from_static(b"{}")))
+            }
             Route::Manifest(place, reference) => self.manifest(place, reference, asked).await,
             Route::Blob(place, digest) => self.blob(place, digest, asked).await,
             Route::Tags(place, page) => self.tags(place, page, asked).await,
@@ -232,6 +243,7 @@ fn tag_key(tag: &str) -> (String, &str) {
 /// What of a request the answer depends on.
 pub(super) struct Asked<'a> {
     client: SocketAddr,
+    credential: Option<Credential>,
     want: Want,
     pub(super) headers: &'a HeaderMap,
     pub(super) path: &'a str,
@@ -248,6 +260,7 @@ impl Asked<'_> {
     pub(super) fn ask(&self, place: Place) -> Ask {
         Ask {
             client: self.client,
+            credential: self.credential.clone(),
             origin: place.origin,
             repository: place.repository,
             is_mirror: place.by_namespace,

@@ -131,7 +131,7 @@ impl<C: Content + Push> Gateway<C> {
         asked: &Asked<'_>,
         body: Incoming,
     ) -> Result<Reply, Refusal> {
-        self.content.admits(&asked.ask(place.clone()))?;
+        self.content.admits(&asked.ask(place.clone())).await?;
         // So that what all of them together take is bounded.
         let _turn = self.manifests.acquire().await;
         let announced = asked.length();

@@ -14,12 +14,15 @@ use wherry_proto::Digest;
 use super::{Refusal, RefusalKind};
 use crate::Descriptor;
 use crate::name::{Host, Repository, TagOrDigest};
+use crate::origin::Credential;
 
 /// Who asks, and for which repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
     /// The client's address.
     pub client: SocketAddr,
+    /// What it shows of itself.
+    pub credential: Option<Credential>,
     /// The origin that the client named, by `?ns=` or as the first part of the path; `None` means the default
     /// origin.
     pub origin: Option<Host>,
@@ -178,6 +181,16 @@ pub trait BlobReader: Send + Sync + 'static {
 pub trait Content: Send + Sync + 'static {
     /// How this content reads blobs.
     type Blob: BlobReader;
+
+    /// Whether a client may ask for anything at all, which clients ask first: one that is told to log in does so from then on.
+    fn greets(
+        &self,
+        client: SocketAddr,
+        credential: Option<Credential>,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send {
+        let _ = (client, credential);
+        std::future::ready(Ok(()))
+    }
 
     /// The manifest that a tag or digest names.
     fn manifest(

@@ -16,6 +16,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 
 use super::mapping::{Mapping, Shared};
 
@@ -70,7 +71,7 @@ struct State {
     blocked: Option<Instant>,
     flush: Flush,
     reset: bool,
-    /// The file system or socket has turned out not to support it.
+    /// The file system or socket has turned out not to support it, or the bytes are encrypted on their way.
     no_sendfile: bool,
 }
 
@@ -102,14 +103,15 @@ enum Flush {
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream) -> Arc<Self> {
+    /// `encrypts`: what is written here is not what hyper writes.
+    pub(super) fn new(stream: TcpStream, encrypts: bool) -> Arc<Self> {
         let state = State {
             mappings: VecDeque::new(),
             phase: Phase::Idle(Instant::now()),
             blocked: None,
             flush: Flush::Unasked,
             reset: false,
-            no_sendfile: false,
+            no_sendfile: encrypts,
         };
         Arc::new(Self { stream, state: Mutex::new(state) })
     }
@@ -273,6 +275,59 @@ impl Wire {
 const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
 const ENOSYS: i32 = rustix::io::Errno::NOSYS.raw_os_error();
 
+/// What hyper reads and writes.
+pub(super) enum Io {
+    Plain(Link),
+    Tls(Box<TlsStream<Link>>),
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(link) => Pin::new(link).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(link) => Pin::new(link).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(link) => Pin::new(link).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(link) => Pin::new(link).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(link) => Pin::new(link).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
 /// hyper's side of a connection.
 pub(super) struct Link {
     wire: Arc<Wire>,
@@ -366,7 +421,7 @@ mod tests {
     async fn pair() -> (Arc<Wire>, Link, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let wire = Wire::new(listener.accept().await.unwrap().0);
+        let wire = Wire::new(listener.accept().await.unwrap().0, false);
         (Arc::clone(&wire), Link::new(wire), client)
     }
 

@@ -16,10 +16,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Gateway;
-use super::link::{Link, Overdue, Patience, Wire};
+use super::link::{Io, Link, Overdue, Patience, Wire};
 use super::log::Watcher;
 use super::pagecache::PageCache;
-use super::{Content, Push};
+use super::{Content, Push, ServerTls};
 use crate::name::Aliases;
 
 /// How long to wait for a file descriptor to come free when there is none for the next connection.
@@ -48,6 +48,8 @@ pub struct ServerOptions {
     pub drain_timeout: Duration,
     /// Who is told how each request ended; nobody by default.
     pub watcher: Option<Watcher>,
+    /// What clients are shown; without it they are spoken to in the clear, as by default.
+    pub tls: Option<ServerTls>,
     /// Short names of origins, which the first part of a path may be; none by default.
     pub aliases: Aliases,
 }
@@ -62,6 +64,7 @@ impl Default for ServerOptions {
             max_head: 16 << 10,
             drain_timeout: Duration::from_secs(8),
             watcher: None,
+            tls: None,
             aliases: Aliases::default(),
         }
     }
@@ -160,7 +163,30 @@ async fn connection<C: Content + Push>(
     }
     let patience =
         Patience { idle: options.idle_timeout, header: options.header_timeout, write: options.write_timeout };
-    let wire = Wire::new(stream);
+    let wire = Wire::new(stream, options.tls.is_some());
+    let link = Link::new(Arc::clone(&wire));
+    let io = match &options.tls {
+        None => Io::Plain(link),
+        Some(tls) => {
+            let overdue = wire.overdue(patience);
+            let greeted = tokio::select! {
+                greeted = tls.acceptor().accept(link) => greeted,
+                _ = overdue => return,
+                () = shutdown.cancelled() => return,
+            };
+            match greeted {
+                Ok(stream) => {
+                    // From now on the client is waited for as any other.
+                    wire.request_ends();
+                    Io::Tls(Box::new(stream))
+                }
+                Err(error) => {
+                    tracing::debug!(%client, %error, "a client did not get through the handshake");
+                    return;
+                }
+            }
+        }
+    };
     let service = service_fn(|request| {
         let (gateway, wire) = (Arc::clone(&gateway), Arc::clone(&wire));
         wire.request_begins();
@@ -170,7 +196,7 @@ async fn connection<C: Content + Push>(
         // hyper's own timeout does not tell an idle connection from a slow head.
         .header_read_timeout(None)
         .max_buf_size(options.max_head.max(8 << 10))
-        .serve_connection(TokioIo::new(Link::new(Arc::clone(&wire))), service);
+        .serve_connection(TokioIo::new(io), service);
     let mut connection = Box::pin(connection);
     let mut overdue = std::pin::pin!(wire.overdue(patience));
     let mut draining = false;

@@ -6,6 +6,7 @@
 
 mod answer;
 mod body;
+mod caller;
 mod change;
 mod content;
 mod incoming;
@@ -18,6 +19,7 @@ mod push;
 mod range;
 mod refusal;
 mod route;
+mod tls;
 
 pub(crate) use change::parse_content_range;
 pub use content::{
@@ -30,3 +32,4 @@ pub use push::{Push, Put, Removal, Sent};
 pub use range::{Span, parse_range};
 pub use refusal::{Refusal, RefusalKind};
 pub(crate) use route::{Change, Route};
+pub use tls::{ServerTls, TlsError};

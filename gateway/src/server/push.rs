@@ -41,10 +41,10 @@ pub struct Sent {
 /// Each call belongs to one request and is dropped if the client leaves; what came of an upload until then stays, and goes on
 /// from there. All of it is refused unless it is provided for.
 pub trait Push: Send + Sync + 'static {
-    /// Whether a client may push to a repository at all: asked before what it sends is read. Must not block.
-    fn admits(&self, ask: &Ask) -> Result<(), Refusal> {
+    /// Whether a client may push to a repository at all: asked before what it sends is read.
+    fn admits(&self, ask: &Ask) -> impl Future<Output = Result<(), Refusal>> + Send {
         let _ = ask;
-        Err(unsupported())
+        std::future::ready(Err(unsupported()))
     }
 
     /// Begins an upload, of which the digest will be by this hash: its id, of at most 64 letters and digits.

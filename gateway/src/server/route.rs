@@ -188,16 +188,12 @@ impl Place {
     /// they can name it neither in the path nor without a host.
     pub(super) fn advise(&self, refusal: Refusal) -> Refusal {
         let advice = match (&self.origin, refusal.kind) {
-            (
-                None,
-                RefusalKind::ManifestUnknown
-                | RefusalKind::NameUnknown
-                | RefusalKind::Denied
-                | RefusalKind::Unauthorized,
-            ) => "the name has no registry in it, so the node's default origin was asked: \
+            (None, RefusalKind::ManifestUnknown | RefusalKind::NameUnknown | RefusalKind::Denied) => {
+                "the name has no registry in it, so the node's default origin was asked: \
                   'wherry up --default-origin HOST:PORT' sets which that is, and \
                   'wherry up --origin \"HOST:PORT alias=NAME\"' lets it be named as NAME/…"
-                .to_owned(),
+                    .to_owned()
+            }
             (Some(host), RefusalKind::Unavailable)
                 if !self.by_namespace && host.port().is_none() && !host.is_docker_io() =>
             {

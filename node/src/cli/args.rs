@@ -246,11 +246,11 @@ impl clap::Args for Settings {
                     .value_name(placeholder)
                     .allow_hyphen_values(false)
                     .action(if key.many { ArgAction::Append } else { ArgAction::Set }),
-                Flag::No => arg.action(ArgAction::SetTrue),
+                Flag::No | Flag::Yes => arg.action(ArgAction::SetTrue),
             };
             let repeat = if key.many { " (may be repeated)" } else { "" };
             let about = match key.flag {
-                Flag::Value(_) => format!("{}{repeat}{default}", key.about),
+                Flag::Value(_) | Flag::Yes => format!("{}{repeat}{default}", key.about),
                 Flag::No => format!("Do not {}{}", key.about[..1].to_lowercase(), &key.about[1..]),
             };
             command = command.arg(arg.help(about));
@@ -273,10 +273,10 @@ impl FromArgMatches for Settings {
                         settings.flags.push((key.name, values.cloned().collect()));
                     }
                 }
-                Flag::No if matches.get_flag(key.name) => {
-                    settings.flags.push((key.name, vec!["false".to_owned()]));
+                Flag::Yes | Flag::No if matches.get_flag(key.name) => {
+                    settings.flags.push((key.name, vec![(key.flag == Flag::Yes).to_string()]));
                 }
-                Flag::No => {}
+                Flag::Yes | Flag::No => {}
             }
         }
         Ok(settings)

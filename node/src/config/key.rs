@@ -50,6 +50,8 @@ pub struct Key {
 pub enum Flag {
     /// `--name VALUE`, with this placeholder for the value.
     Value(&'static str),
+    /// `--name`, which sets it to true.
+    Yes,
     /// `--no-name`, which sets it to false.
     No,
 }
@@ -73,7 +75,7 @@ impl Key {
     pub fn long(&self) -> String {
         let name = self.name.replace('_', "-");
         match self.flag {
-            Flag::Value(_) => name,
+            Flag::Value(_) | Flag::Yes => name,
             Flag::No => format!("no-{name}"),
         }
     }
@@ -131,6 +133,21 @@ macro_rules! path {
     };
 }
 
+macro_rules! optional_path {
+    ($($field:ident).+) => {
+        (
+            |config, values| {
+                config.$($field).+ = Some(PathBuf::from(filled(one(values)?)?));
+                Some(())
+            },
+            |config| match &config.$($field).+ {
+                Some(path) => Shown::Text(path.display().to_string()),
+                None => Shown::Unset,
+            },
+        )
+    };
+}
+
 macro_rules! duration {
     ($field:ident, $least:expr) => {
         (
@@ -180,7 +197,7 @@ const ORIGIN: &str =
     "a host or host:port without scheme or path, with a dot or a port, such as docker.io or registry:5000";
 
 /// Everything that can be set, in the order in which it is shown.
-pub static KEYS: [Key; 27] = [
+pub static KEYS: [Key; 33] = [
     key("data", "DIR", "the path of a folder", "Folder for blobs, index and identity", path!(data)),
     key("gateway", "ADDR", ADDRESS, "Where container runtimes reach the registry API", address!(gateway)),
     key("status", "ADDR", ADDRESS, "Where /healthz, /status and /metrics are served", address!(status)),
@@ -229,6 +246,61 @@ pub static KEYS: [Key; 27] = [
         "Who may remove tags, manifests and blobs at the gateway",
         clients!(delete),
     ),
+    key(
+        "users",
+        "FILE",
+        "the path of a file of lines NAME:BCRYPT, as 'htpasswd -B' writes it",
+        "File with the users of the gateway; without it all that reach the gateway may pull",
+        optional_path!(callers.users),
+    ),
+    key(
+        "tokens",
+        "FILE",
+        "the path of a file of lines NAME:SHA256, with the SHA-256 of a token in hexadecimal",
+        "File with the bearer tokens of the gateway",
+        optional_path!(callers.tokens),
+    ),
+    list(key(
+        "rights",
+        "NAME=RIGHTS",
+        "a name of a user or token, or * for all others, and none or some of pull, push and delete joined by +, such as \
+         anna=pull+push",
+        "What a user or token may do; pull, unless set",
+        (
+            |config, values| {
+                config.callers.rights =
+                    values.iter().map(|value| value.trim().parse().ok()).collect::<Option<_>>()?;
+                (config.callers.rights.len() <= MAX_RULES).then_some(())
+            },
+            |config| Shown::Many(config.callers.rights.iter().map(ToString::to_string).collect()),
+        ),
+    )),
+    key(
+        "gateway_certificate",
+        "FILE",
+        "the path of a PEM file",
+        "File with the certificate that the gateway shows to its clients; without it they are spoken to in plain HTTP",
+        optional_path!(gateway_certificate),
+    ),
+    key(
+        "gateway_key",
+        "FILE",
+        "the path of a PEM file",
+        "File with the key of that certificate; the same file unless set",
+        optional_path!(gateway_key),
+    ),
+    Key {
+        name: "gateway_plain",
+        flag: Flag::Yes,
+        many: false,
+        expected: "true or false",
+        about: "Speak plain HTTP to other machines too, where the gateway is not on loopback",
+        set: |config, values| {
+            config.gateway_plain = truth(values)?;
+            Some(())
+        },
+        show: |config| Shown::Bool(config.gateway_plain),
+    },
     key(
         "copies",
         "N",
@@ -289,11 +361,7 @@ pub static KEYS: [Key; 27] = [
         expected: "true or false",
         about: "Look for nodes on the local network by mDNS",
         set: |config, values| {
-            config.mdns = match one(values)?.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" | "1" => true,
-                "false" | "no" | "off" | "0" => false,
-                _ => return None,
-            };
+            config.mdns = truth(values)?;
             Some(())
         },
         show: |config| Shown::Bool(config.mdns),
@@ -436,7 +504,7 @@ pub static KEYS: [Key; 27] = [
         "a registry and what is set for it, such as 'registry.lab:5000 alias=lab insecure=true' or \
          'docker.io mirror=mirror.example tag_ttl=5m'; in the file a table [origin.\"HOST\"]",
         "What is set for one registry: alias, mirror, insecure, ca, certificate, certificate_key, credentials, user, \
-         password_file, password_variable, rate, tag_ttl",
+         password_file, password_variable, rate, tag_ttl, access, verify_ttl, grace",
         (
             |config, values| {
                 for value in values {
@@ -454,6 +522,14 @@ pub static KEYS: [Key; 27] = [
 fn one(values: &[String]) -> Option<&str> {
     match values {
         [value] => Some(value.trim()),
+        _ => None,
+    }
+}
+
+fn truth(values: &[String]) -> Option<bool> {
+    match one(values)?.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
         _ => None,
     }
 }

@@ -22,13 +22,13 @@ use std::time::Duration;
 
 use wherry_gateway::Host;
 
-use crate::images::TagRule;
 use crate::images::push::PushSettings;
+use crate::images::{CallerSettings, TagRule};
 use crate::limits::LimitSettings;
 
 pub(crate) use key::is_multiaddr;
 pub use key::{Flag, KEYS, Key};
-pub use origins::OriginConfig;
+pub use origins::{AccessWord, OriginConfig};
 pub use resolve::{
     ConfigError, Expected, Loaded, Problem, control_sockets, data_folder, load, unknown_variables,
 };
@@ -61,6 +61,14 @@ pub struct Config {
     pub tag_policy: Vec<TagRule>,
     /// Who may change something through the gateway.
     pub push: PushSettings,
+    /// Users and tokens of the gateway, and what they may do.
+    pub callers: CallerSettings,
+    /// The certificate that the gateway shows to its clients, and its key, in PEM; without them it speaks plain HTTP.
+    pub gateway_certificate: Option<PathBuf>,
+    /// The key of the certificate; in the file of that if it is not set.
+    pub gateway_key: Option<PathBuf>,
+    /// Whether the gateway may speak plain HTTP to other machines.
+    pub gateway_plain: bool,
     /// How many nodes of the site are to have each image that is pushed.
     pub copies: usize,
     /// Files with further certification authorities for origins, in PEM.
@@ -112,6 +120,10 @@ impl Config {
             origins: BTreeMap::new(),
             tag_policy: Vec::new(),
             push: PushSettings::default(),
+            callers: CallerSettings::default(),
+            gateway_certificate: None,
+            gateway_key: None,
+            gateway_plain: false,
             copies: 2,
             ca: Vec::new(),
             bootstrap: Vec::new(),

@@ -10,6 +10,7 @@ use wherry_gateway::{Aliases, Host};
 use super::Config;
 use super::key::MAX_DURATION;
 use super::units::{parse_duration, show_duration};
+use crate::images::Access;
 use crate::limits::{parse_rate, show_rate};
 
 /// The most origins of which something can be set.
@@ -17,6 +18,9 @@ const MAX_ORIGINS: usize = 256;
 
 /// The most mirrors of one origin: each that is out of reach may cost seconds.
 const MAX_MIRRORS: usize = 8;
+
+/// For how long it counts, unless set, that an origin let somebody read.
+const VERIFY_TTL: Duration = Duration::from_secs(60);
 
 /// The longest name of a variable or user, in characters.
 const MAX_NAME: usize = 256;
@@ -48,6 +52,21 @@ pub struct OriginConfig {
     pub rate: Option<u64>,
     /// For how long its answer about a tag is used without asking again.
     pub tag_ttl: Option<Duration>,
+    /// Who may read what is not for everybody there.
+    pub access: Option<AccessWord>,
+    /// For how long it counts that it let somebody read.
+    pub verify_ttl: Option<Duration>,
+    /// For how much longer while it is out of reach.
+    pub grace: Option<Duration>,
+}
+
+/// How [`Access`] is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessWord {
+    /// [`Access::Members`]
+    Members,
+    /// [`Access::Verify`]
+    Verify,
 }
 
 impl OriginConfig {
@@ -56,6 +75,17 @@ impl OriginConfig {
         let certificate = self.certificate.clone()?;
         let key = self.certificate_key.clone().unwrap_or_else(|| certificate.clone());
         Some(ClientCertificate { certificate, key })
+    }
+
+    /// Who may read what is not for everybody, if that is set.
+    pub fn access(&self) -> Option<Access> {
+        Some(match self.access? {
+            AccessWord::Members => Access::Members,
+            AccessWord::Verify => Access::Verify {
+                ttl: self.verify_ttl.unwrap_or(VERIFY_TTL),
+                grace: self.grace.unwrap_or_default(),
+            },
+        })
     }
 
     /// How this node logs in to the origin, if that is set.
@@ -111,8 +141,23 @@ macro_rules! word {
     };
 }
 
+macro_rules! time {
+    ($name:literal, $field:ident) => {
+        Setting {
+            name: $name,
+            many: false,
+            expected: "a time with its unit, such as 30s, 5m or 1h",
+            set: |origin, values| {
+                let time = parse_duration(one(values)?)?;
+                (time <= MAX_DURATION).then(|| origin.$field = Some(time))
+            },
+            show: |origin| origin.$field.map(show_duration).into(),
+        }
+    };
+}
+
 /// All of them, in the order in which they are shown.
-pub(super) static SETTINGS: [Setting; 12] = [
+pub(super) static SETTINGS: [Setting; 15] = [
     Setting {
         name: "alias",
         many: true,
@@ -171,16 +216,30 @@ pub(super) static SETTINGS: [Setting; 12] = [
         },
         show: |origin| origin.rate.map(show_rate).into(),
     },
+    time!("tag_ttl", tag_ttl),
     Setting {
-        name: "tag_ttl",
+        name: "access",
         many: false,
-        expected: "a time with its unit, such as 30s, 5m or 1h",
+        expected: "members (this node's own credentials are for all members of the network) or verify (the registry is \
+                   asked with the client's)",
         set: |origin, values| {
-            let ttl = parse_duration(one(values)?)?;
-            (ttl <= MAX_DURATION).then(|| origin.tag_ttl = Some(ttl))
+            origin.access = Some(match one(values)? {
+                "members" => AccessWord::Members,
+                "verify" => AccessWord::Verify,
+                _ => return None,
+            });
+            Some(())
         },
-        show: |origin| origin.tag_ttl.map(show_duration).into(),
+        show: |origin| {
+            let word = origin.access.map(|access| match access {
+                AccessWord::Members => "members",
+                AccessWord::Verify => "verify",
+            });
+            word.into()
+        },
     },
+    time!("verify_ttl", verify_ttl),
+    time!("grace", grace),
 ];
 
 fn one(values: &[String]) -> Option<&str> {
@@ -290,6 +349,14 @@ pub(super) fn contradictions(origins: &BTreeMap<Host, OriginConfig>) -> Vec<Wron
         }
         if origin.certificate_key.is_some() && origin.certificate.is_none() {
             say(format!("a certificate_key for {host} without its certificate"), "both");
+        }
+        if origin.access != Some(AccessWord::Verify)
+            && (origin.verify_ttl.is_some() || origin.grace.is_some())
+        {
+            say(format!("verify_ttl or grace for {host}"), "these together with access = verify");
+        }
+        if origin.access == Some(AccessWord::Verify) && host.is_site() {
+            say(format!("access = verify for {host}"), "a registry that can be asked");
         }
         if origin.insecure && (origin.certificate.is_some() || !origin.ca.is_empty()) {
             let expected = "either insecure or certificates";

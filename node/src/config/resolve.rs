@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use wherry_gateway::origin::{ClientCertificate, SettingsError, check_authorities, check_client_certificate};
 
+use wherry_gateway::server::ServerTls;
+
 use super::key::{KEYS, Key};
 use super::origins::{self, Wrong};
 use super::source::{Entry, PREFIX, Said, Source, Sources, Surroundings, is_unknown, spellings, takes_value};
@@ -196,6 +198,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         problems.push(Problem { key: "origin".to_owned(), source, found, expected });
     }
     clashes(&config, &set, &mut problems);
+    problems.extend(unusable_gateway(&config, &set));
     if problems.is_empty() { Ok(Loaded { config, sources: set }) } else { Err(ConfigError { problems }) }
 }
 
@@ -362,6 +365,50 @@ fn unusable_certificates(config: &Config, source: Option<&Source>) -> Vec<Proble
         })
     };
     shown.filter_map(problem).collect()
+}
+
+/// What is wrong with how the gateway would be reached.
+fn unusable_gateway(config: &Config, set: &BTreeMap<&'static str, Source>) -> Vec<Problem> {
+    let problem = |key: &str, found: String, expected: &str| Problem {
+        key: key.to_owned(),
+        source: set.get(key).cloned().unwrap_or(Source::Default),
+        found,
+        expected: Expected::Value(expected.to_owned()),
+    };
+    let mut problems = Vec::new();
+    match (&config.gateway_certificate, &config.gateway_key) {
+        (Some(certificate), key) => {
+            if let Err(error) = ServerTls::new(certificate, key.as_ref().unwrap_or(certificate)) {
+                let expected = "files with a certificate and its private key, as PEM";
+                problems.push(problem("gateway_certificate", error.to_string(), expected));
+            }
+        }
+        (None, Some(key)) => {
+            let found = format!("{}, without gateway_certificate", key.display());
+            problems.push(problem("gateway_key", found, "both"));
+        }
+        (None, None) if !config.gateway.ip().to_canonical().is_loopback() && !config.gateway_plain => {
+            let found = format!(
+                "{}, where other machines can reach it, and it would speak plain HTTP",
+                config.gateway
+            );
+            let expected = "gateway_certificate beside it, or gateway_plain = true (--gateway-plain) where that is meant";
+            problems.push(problem("gateway", found, expected));
+        }
+        _ => {}
+    }
+    let files = [("users", &config.callers.users), ("tokens", &config.callers.tokens)];
+    for (key, path) in files.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
+        if let Err(error) = std::fs::File::open(path) {
+            let found = format!("{}, which cannot be read: {error}", path.display());
+            problems.push(problem(key, found, "a file that this node can read"));
+        }
+    }
+    if !config.callers.rights.is_empty() && config.callers.users.is_none() && config.callers.tokens.is_none()
+    {
+        problems.push(problem("rights", "set for nobody".to_owned(), "users or tokens beside it"));
+    }
+    problems
 }
 
 fn quoted(value: &str) -> String {

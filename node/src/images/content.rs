@@ -1,7 +1,7 @@
 //! What the gateway's server asks for.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tracing::warn;
-use wherry_gateway::origin::{OriginError, Origins};
+use wherry_gateway::origin::{Credential, OriginError, Origins};
 use wherry_gateway::server::{
     Ask, BlobReader, Body, Break, Content, ManifestAnswer, Referrer, Refusal, RefusalKind, StoredFile, Want,
 };
@@ -251,8 +251,8 @@ fn absent(absent: RefusalKind, refusal: Refusal) -> Refusal {
 
 impl Images {
     /// Whether a client may be about to push what it asks about.
-    fn is_pusher(&self, ask: &Ask, want: Want) -> bool {
-        want == Want::Head && !ask.is_mirror && self.may_push(ask.client)
+    async fn is_pusher(&self, ask: &Ask, want: Want) -> bool {
+        want == Want::Head && !ask.is_mirror && self.may_push(ask).await
     }
 
     /// The same as [`Images::blob`] for whoever is about to push it. That a manifest has named it is not enough, for the client
@@ -288,13 +288,18 @@ impl Images {
 impl Content for Images {
     type Blob = BlobHandle;
 
+    async fn greets(&self, client: SocketAddr, credential: Option<Credential>) -> Result<(), Refusal> {
+        self.greet(credential.as_ref(), client).await
+    }
+
     async fn manifest(
         &self,
         ask: Ask,
         reference: TagOrDigest,
         want: Want,
     ) -> Result<ManifestAnswer, Refusal> {
-        let is_pusher = self.is_pusher(&ask, want);
+        self.may_read(&ask).await?;
+        let is_pusher = self.is_pusher(&ask, want).await;
         let reference = Reference::new(self.origin_of(&ask), ask.repository, reference);
         let resolved = Self::manifest(self, &reference).await.map_err(|error| {
             let refusal = error.into_refusal(false);
@@ -310,8 +315,9 @@ impl Content for Images {
     }
 
     async fn blob(&self, ask: Ask, digest: Digest, want: Want) -> Result<BlobHandle, Refusal> {
+        self.may_read(&ask).await?;
         let route = self.route(&ask);
-        if self.is_pusher(&ask, want) {
+        if self.is_pusher(&ask, want).await {
             let found = self.blob_for_pusher(&route, digest).await;
             return found.map_err(|error| absent(RefusalKind::BlobUnknown, error.into_refusal(true)));
         }
@@ -322,6 +328,7 @@ impl Content for Images {
     }
 
     async fn tags(&self, ask: Ask) -> Result<Vec<String>, Refusal> {
+        self.may_read(&ask).await?;
         let target = TagOrDigest::Tag(wherry_gateway::Tag::latest());
         let reference = Reference::new(self.origin_of(&ask), ask.repository, target);
         let (host, repository) = (reference.host().clone(), reference.repository().clone());
@@ -345,6 +352,7 @@ impl Content for Images {
     }
 
     async fn referrers(&self, ask: Ask, subject: Digest) -> Result<Vec<Referrer>, Refusal> {
+        self.may_read(&ask).await?;
         let Route { host, repository } = self.route(&ask);
         let records = self.records().clone();
         let found = blocking(move || Ok(records.referrers().of(&host, &repository, &subject)?)).await;

@@ -3,7 +3,9 @@
 //! A digest is answered from wherever it is, a tag by its [policy](TagPolicy): by `origin-first` the origin is asked at most
 //! once per `tag_ttl` and site, and the newest answer that the site knows serves while the origin is out of reach.
 
+mod access;
 mod away;
+mod callers;
 mod caught_up;
 mod content;
 mod down;
@@ -52,7 +54,9 @@ use crate::store::{Store, StoredBlob};
 use crate::swarm::Clock;
 use crate::transfer::{Fetched, Peers, Route, TransferError, Transfers};
 
+pub use access::{Access, AccessRules};
 pub use away::{Away, MAX_WAIT, WAIT};
+pub use callers::{CallerSettings, Right, Rights};
 pub use content::BlobHandle;
 use content::Unproven;
 pub use error::ImageError;
@@ -125,6 +129,8 @@ pub struct ImagesParts {
     pub clock: Clock,
     /// Is told of every blob that a client of the gateway has read whole from the store.
     pub served: Served,
+    /// Who may read what, and who callers are.
+    pub access: AccessRules,
     /// What clients may change.
     pub push: push::PushSettings,
     /// Sees to it that what they push stays.
@@ -145,6 +151,8 @@ struct Inner {
     uploads: push::Uploads,
     down: down::Down,
     away: away::Waiting,
+    callers: callers::Callers,
+    verdicts: access::Verdicts,
     caught_up: caught_up::CaughtUp,
     // Those who ask for the same name at once share one answer, be it a failure.
     resolving: Flights<(String, bool), Result<Resolved, ImageError>>,
@@ -192,6 +200,8 @@ impl Images {
     pub fn new(parts: ImagesParts) -> Result<Self, ImageError> {
         let records = Records::open(&parts.store)?;
         Ok(Self(Arc::new(Inner {
+            callers: callers::Callers::new(parts.access.callers.clone()),
+            verdicts: access::Verdicts::default(),
             parts,
             unproven: Arc::new(Unproven::new(records.clone())),
             records,

@@ -1,8 +1,7 @@
 //! What this node asks an origin on behalf of other nodes, and which origins it asks nothing for them.
 //!
-//! An origin for which this node has credentials is not asked for others at all: what it gives to this node is not
-//! everybody's. To let members have it all the same is a matter of the access policy that is still to come, and there will
-//! be no setting for it before.
+//! An origin for which this node has credentials is not asked for others at all, unless its access is
+//! [`Members`](super::Access::Members): what it gives to this node is not everybody's.
 
 use tracing::debug;
 use wherry_gateway::Reference;
@@ -14,9 +13,12 @@ use crate::transfer::Route;
 
 impl Images {
     /// What a node of the site is told that asked this one to ask the origin. `None` as well for an origin for which this
-    /// node has credentials.
+    /// node has credentials that are not for all members.
     pub async fn resolve_for(&self, reference: &Reference) -> Option<TagRecord> {
-        if self.0.parts.origins.has_credentials(reference.host(), reference.repository()).await {
+        let is_for_members = self.is_for_members(reference.host());
+        if !is_for_members
+            && self.0.parts.origins.has_credentials(reference.host(), reference.repository()).await
+        {
             debug!(%reference, "is not resolved for another node: this one has credentials for the origin");
             return None;
         }
@@ -34,7 +36,7 @@ impl Images {
     ///
     /// - The origin is the default one, is configured, or has a repository of this name that this node knows already: a
     ///   member must not send this node anywhere else.
-    /// - This node has no credentials for it.
+    /// - This node has no credentials for it, or they are for all members.
     /// - It has the blob, of the very length that was asked for: whoever names a false one would have the store make room
     ///   for bytes that do not exist.
     pub async fn may_read_for_others(
@@ -56,7 +58,7 @@ impl Images {
         if !is_known {
             return Err(LeadRefusal::NoRoute);
         }
-        if origins.has_credentials(host, repository).await {
+        if !self.is_for_members(host) && origins.has_credentials(host, repository).await {
             return Err(LeadRefusal::NotForYou);
         }
         match self.origins_length(route, digest).await {

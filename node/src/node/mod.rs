@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use wherry_gateway::origin::{CredentialSources, HostSettings, OriginSettings, Origins, SettingsError};
-use wherry_gateway::server::{Answered, Drained, ServerOptions, Watcher, serve};
+use wherry_gateway::server::{Answered, Drained, ServerOptions, ServerTls, TlsError, Watcher, serve};
 use wherry_gateway::{Aliases, Host, NameError, Names};
 use wherry_proto::{Certificate, SecretKey};
 
@@ -40,7 +40,7 @@ use crate::config::Config;
 use crate::config::units::show_date;
 use crate::control::{self, BindError, Socket};
 use crate::identity::{self, IdentityError, Membership};
-use crate::images::{ImageError, Images, ImagesParts, TagRules};
+use crate::images::{AccessRules, ImageError, Images, ImagesParts, TagRules};
 use crate::limits::{self, LimitError, LimitParts, Limits, Talk};
 use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
@@ -95,6 +95,9 @@ pub enum NodeError {
     /// Origins cannot be reached as configured.
     #[error(transparent)]
     Origins(#[from] SettingsError),
+    /// What the gateway's clients would be shown is of no use.
+    #[error("the gateway's certificate: {0}")]
+    Tls(#[from] TlsError),
     /// The swarm cannot be started.
     #[error(transparent)]
     Swarm(#[from] SwarmError),
@@ -191,6 +194,11 @@ fn names(config: &Config) -> Result<Names, NodeError> {
     Ok(Names { default_origin: host(&config.default_origin)?, aliases })
 }
 
+fn access_rules(config: &Config) -> AccessRules {
+    let of = config.origins.iter().filter_map(|(host, its)| Some((host.clone(), its.access()?)));
+    AccessRules { of: of.collect(), callers: config.callers.clone() }
+}
+
 fn tag_rules(config: &Config) -> TagRules {
     let ttls = config.origins.iter().filter_map(|(host, its)| Some((host.clone(), its.tag_ttl?)));
     TagRules { rules: config.tag_policy.clone(), ttl: config.tag_ttl, ttl_of: ttls.collect() }
@@ -253,6 +261,7 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
         names,
         tags: tag_rules(&config),
         clock: Arc::new(now),
+        access: access_rules(&config),
         served: Arc::new(move |blob, client| care.served(blob, client)),
         push: config.push,
         keeper: Arc::new(pushed.clone()),
@@ -310,6 +319,10 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let mut options = ServerOptions::default();
     options.watcher = Some(count_answers(metrics.clone()));
     options.aliases = aliases;
+    if let Some(certificate) = &config.gateway_certificate {
+        let key = config.gateway_key.as_ref().unwrap_or(certificate);
+        options.tls = Some(ServerTls::new(certificate, key)?);
+    }
     let serving = Serving {
         gateway: tokio::spawn(serve(listeners.gateway, Arc::new(images), options, stops.serving.clone())),
         control: tokio::spawn(control::serve(listeners.control, node.clone(), stops.serving.clone())),

@@ -22,7 +22,9 @@ use wherry_gateway::server::{
 };
 use wherry_gateway::{Descriptor, Host, Manifest, Names, Reference, Repository, TagOrDigest};
 use wherry_node::images::push::{Keeper, PushSettings};
-use wherry_node::images::{ImageError, Images, ImagesParts, PullEvents, Site, TagRule, TagRules};
+use wherry_node::images::{
+    Access, AccessRules, ImageError, Images, ImagesParts, PullEvents, Site, TagRule, TagRules,
+};
 use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
@@ -424,6 +426,7 @@ pub struct Lab {
     pub host: Host,
     clock: Arc<AtomicU64>,
     rules: Mutex<Vec<TagRule>>,
+    access: Mutex<Option<Access>>,
     // Has the origin's port, so that nobody else gets it while the origin is stopped.
     port: Mutex<Option<TcpSocket>>,
 }
@@ -464,12 +467,18 @@ impl Lab {
     /// The same with another origin.
     pub fn at(host: Host) -> Self {
         let clock = Arc::new(AtomicU64::new(NOW));
-        Self { origin: Arc::default(), host, clock, rules: Mutex::default(), port: Mutex::default() }
+        let (rules, access) = (Mutex::default(), Mutex::default());
+        Self { origin: Arc::default(), host, clock, rules, access, port: Mutex::default() }
     }
 
     /// Nodes that are made from now on have these rules for tags.
     pub fn rules(&self, rules: &[&str]) {
         *self.rules.lock().unwrap() = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+    }
+
+    /// Nodes that are made from now on let those read the origin's private repositories.
+    pub fn access(&self, access: Access) {
+        *self.access.lock().unwrap() = Some(access);
     }
 
     /// Lets time pass for every node.
@@ -574,6 +583,10 @@ impl Lab {
                 let clock = self.clock.clone();
                 move || clock.load(Ordering::Relaxed)
             }),
+            access: AccessRules {
+                of: self.access.lock().unwrap().iter().map(|access| (self.host.clone(), *access)).collect(),
+                ..AccessRules::default()
+            },
             served: Arc::new(|_, _| {}),
             push: PushSettings::default(),
             keeper: Arc::new(KeepsNothing),

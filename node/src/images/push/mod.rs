@@ -17,7 +17,7 @@ use wherry_proto::{Algorithm, Digest, Roles};
 
 pub(super) use uploads::Uploads;
 
-use super::{ImageError, Images};
+use super::{ImageError, Images, Right};
 use crate::transfer::Route;
 
 /// Which clients of the gateway are meant.
@@ -56,7 +56,7 @@ impl Clients {
     }
 
     /// Refuses a client that is not meant; `key` is what decides it, and `what` what it wants.
-    fn check(self, client: SocketAddr, key: &str, what: &str) -> Result<(), Refusal> {
+    pub(super) fn check(self, client: SocketAddr, key: &str, what: &str) -> Result<(), Refusal> {
         if self.has(client) {
             return Ok(());
         }
@@ -106,8 +106,8 @@ pub trait Keeper: Send + Sync + 'static {
 
 impl Images {
     /// Whether a client may push here.
-    pub(super) fn may_push(&self, client: SocketAddr) -> bool {
-        self.0.parts.push.push.has(client)
+    pub(super) async fn may_push(&self, ask: &Ask) -> bool {
+        self.pusher(ask).await.is_ok()
     }
 
     /// The repository of a request, as all rooms write it.
@@ -117,35 +117,35 @@ impl Images {
         Route { host: reference.host().clone(), repository: reference.repository().clone() }
     }
 
-    fn pusher(&self, ask: &Ask) -> Result<Route, Refusal> {
-        self.0.parts.push.push.check(ask.client, "push", "push")?;
+    async fn pusher(&self, ask: &Ask) -> Result<Route, Refusal> {
+        self.may_change(ask, Right::Push, self.0.parts.push.push).await?;
         Ok(self.route(ask))
     }
 }
 
 impl Push for Images {
-    fn admits(&self, ask: &Ask) -> Result<(), Refusal> {
-        self.pusher(ask).map(drop)
+    async fn admits(&self, ask: &Ask) -> Result<(), Refusal> {
+        self.pusher(ask).await.map(drop)
     }
 
     async fn begin(&self, ask: Ask, algorithm: Algorithm) -> Result<String, Refusal> {
-        let route = self.pusher(&ask)?;
+        let route = self.pusher(&ask).await?;
         self.0.uploads.begin(&self.0.parts.store, route, algorithm).await
     }
 
     async fn mount(&self, ask: Ask, blob: Digest, from: Option<Ask>) -> Result<bool, Refusal> {
-        let route = self.pusher(&ask)?;
+        let route = self.pusher(&ask).await?;
         let from = from.map(|from| self.route(&from));
         self.mount_blob(&route, blob, from.as_ref()).await
     }
 
     async fn append(&self, ask: Ask, sent: Sent) -> Result<u64, Refusal> {
-        let route = self.pusher(&ask)?;
+        let route = self.pusher(&ask).await?;
         self.0.uploads.append(&route, sent).await
     }
 
     async fn finish(&self, ask: Ask, sent: Sent, digest: Digest) -> Result<(), Refusal> {
-        let route = self.pusher(&ask)?;
+        let route = self.pusher(&ask).await?;
         let id = sent.id.clone();
         self.0.uploads.append(&route, sent).await?;
         let blob = self.0.uploads.finish(&route, &id, digest).await?;
@@ -153,12 +153,12 @@ impl Push for Images {
     }
 
     async fn status(&self, ask: Ask, id: String) -> Result<u64, Refusal> {
-        let route = self.pusher(&ask)?;
+        let route = self.pusher(&ask).await?;
         self.0.uploads.status(&route, &id)
     }
 
     async fn cancel(&self, ask: Ask, id: String) -> Result<(), Refusal> {
-        let route = self.pusher(&ask)?;
+        let route = self.pusher(&ask).await?;
         self.0.uploads.cancel(&route, &id)
     }
 
@@ -169,7 +169,7 @@ impl Push for Images {
         media_type: Option<String>,
         bytes: Bytes,
     ) -> Result<Put, Refusal> {
-        let route = self.pusher(&ask)?;
+        let route = self.pusher(&ask).await?;
         if target.tag().is_some() && !self.0.parts.certificate.roles.contains(Roles::RESOLVER) {
             let message = "this node may not say what tags mean, so that no other node would believe it: push to one that \
                            the operator has admitted as a resolver, or push by digest";
@@ -180,7 +180,7 @@ impl Push for Images {
     }
 
     async fn remove(&self, ask: Ask, what: Removal) -> Result<(), Refusal> {
-        self.0.parts.push.delete.check(ask.client, "delete", "remove anything")?;
+        self.may_change(&ask, Right::Delete, self.0.parts.push.delete).await?;
         let route = self.route(&ask);
         match what {
             Removal::Manifest(target) => {

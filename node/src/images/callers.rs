@@ -1,0 +1,294 @@
+//! Who clients of the gateway are, by users and tokens of this node's own, and what they may do.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tracing::warn;
+use wherry_gateway::origin::Credential;
+use wherry_gateway::server::{Refusal, RefusalKind};
+use wherry_proto::Digest;
+
+/// The longest file of users or tokens that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// How long it is remembered who somebody is: a changed file counts after this.
+const KNOWN_FOR: Duration = Duration::from_secs(30);
+
+/// How many callers are remembered.
+const MAX_KNOWN: usize = 1024;
+
+/// How many passwords are checked at a time, each of which takes a core for about 50 ms; further callers wait.
+const CHECKS_AT_ONCE: usize = 2;
+
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// Read.
+    Pull,
+    /// Add images.
+    Push,
+    /// Remove tags, manifests and blobs.
+    Delete,
+}
+
+impl Right {
+    const ALL: [Self; 3] = [Self::Pull, Self::Push, Self::Delete];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// What one user, or with `*` every other one, may do: `anna=pull+push`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rights {
+    name: String,
+    rights: BTreeSet<Right>,
+}
+
+impl FromStr for Rights {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (name, rights) = text.split_once('=').ok_or(())?;
+        if name.is_empty() || name.len() > 256 || name.contains(char::is_whitespace) {
+            return Err(());
+        }
+        let right = |word: &str| Right::ALL.into_iter().find(|right| right.as_str() == word.trim());
+        let rights: Option<BTreeSet<Right>> = match rights.trim() {
+            "none" => Some(BTreeSet::new()),
+            rights => rights.split('+').map(right).collect(),
+        };
+        Ok(Self { name: name.to_owned(), rights: rights.ok_or(())? })
+    }
+}
+
+impl std::fmt::Display for Rights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rights: Vec<_> = self.rights.iter().map(|right| right.as_str()).collect();
+        let rights = if rights.is_empty() { "none".to_owned() } else { rights.join("+") };
+        write!(f, "{}={rights}", self.name)
+    }
+}
+
+/// Where users and tokens are, and what they may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallerSettings {
+    /// A file of lines `NAME:BCRYPT`, as `htpasswd -B` writes it.
+    pub users: Option<PathBuf>,
+    /// A file of lines `NAME:SHA256`, with the SHA-256 of a bearer token in hexadecimal.
+    pub tokens: Option<PathBuf>,
+    /// What each may do. Who is in none of them may pull.
+    pub rights: Vec<Rights>,
+}
+
+impl CallerSettings {
+    fn is_set(&self) -> bool {
+        self.users.is_some() || self.tokens.is_some()
+    }
+
+    fn has(&self, name: &str, right: Right) -> bool {
+        let of = |name: &str| self.rights.iter().find(|rights| rights.name == name);
+        of(name).or_else(|| of("*")).map_or(right == Right::Pull, |rights| rights.rights.contains(&right))
+    }
+}
+
+/// Those who were known a moment ago, by the hash of what they have shown; `None` who was not.
+type Known = HashMap<Digest, (Option<Arc<str>>, Instant)>;
+
+/// Knows callers.
+pub(super) struct Callers {
+    settings: CallerSettings,
+    known: Mutex<Known>,
+    checks: Semaphore,
+}
+
+impl Callers {
+    pub(super) fn new(settings: CallerSettings) -> Self {
+        Self { settings, known: Mutex::default(), checks: Semaphore::new(CHECKS_AT_ONCE) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a client may do something: without users and tokens whoever is `open`, and then besides these who shows that it
+    /// is one that may.
+    pub(super) async fn check(
+        &self,
+        client: SocketAddr,
+        credential: Option<&Credential>,
+        right: Right,
+        open: Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let is_here = client.ip().to_canonical().is_loopback();
+        if !self.settings.is_set() || (is_here && open.is_ok()) {
+            return open;
+        }
+        let Some(credential) = credential else {
+            let message =
+                "this gateway knows its users: log in to it, as with 'docker login' or 'podman login'";
+            return Err(Refusal::new(RefusalKind::Unauthorized, message));
+        };
+        let Some(name) = self.name(credential).await? else {
+            let message = "this gateway does not know this user, password or token: log in again";
+            return Err(Refusal::new(RefusalKind::Unauthorized, message));
+        };
+        if self.settings.has(&name, right) {
+            return Ok(());
+        }
+        let message = format!(
+            "{name} may not {} at this gateway: --rights {name}=pull+{} at its node changes that",
+            right.as_str(),
+            right.as_str()
+        );
+        Err(Refusal::new(RefusalKind::Denied, message))
+    }
+
+    /// Who this is, if anybody that is known.
+    async fn name(&self, credential: &Credential) -> Result<Option<Arc<str>>, Refusal> {
+        let shown = match credential {
+            Credential::Password { username, password } => format!("{username}:{password}"),
+            Credential::IdentityToken(token) => token.clone(),
+        };
+        let kind = matches!(credential, Credential::Password { .. });
+        let key = Digest::sha256(format!("{kind} {shown}").as_bytes());
+        let fresh = |found: &(Option<Arc<str>>, Instant)| found.1.elapsed() < KNOWN_FOR;
+        let known = || self.known().get(&key).filter(|found| fresh(found)).map(|found| found.0.clone());
+        if let Some(name) = known() {
+            return Ok(name);
+        }
+        let stopped = |_| Refusal::new(RefusalKind::Internal, "the node is shutting down");
+        let _turn = self.checks.acquire().await.map_err(stopped)?;
+        // Whoever had the turn before may have asked the same.
+        if let Some(name) = known() {
+            return Ok(name);
+        }
+        let (settings, credential) = (self.settings.clone(), credential.clone());
+        let checked = tokio::task::spawn_blocking(move || look_up(&settings, &credential));
+        let name: Option<Arc<str>> = checked
+            .await
+            .map_err(|_| Refusal::new(RefusalKind::Internal, "the node is shutting down"))?
+            .map_err(|why| {
+                warn!(why, "the gateway cannot tell who asks");
+                Refusal::new(RefusalKind::Internal, format!("the gateway cannot tell who asks: {why}"))
+            })?
+            .map(Arc::from);
+        let mut all = self.known();
+        all.retain(|_, found| fresh(found));
+        if all.len() < MAX_KNOWN {
+            all.insert(key, (name.clone(), Instant::now()));
+        }
+        Ok(name)
+    }
+}
+
+/// Who shows this, by the files. Reads the disk, and computes for a while.
+fn look_up(settings: &CallerSettings, credential: &Credential) -> Result<Option<String>, String> {
+    let (path, wanted) = match credential {
+        Credential::Password { username, .. } => (&settings.users, Some(username)),
+        Credential::IdentityToken(_) => (&settings.tokens, None),
+    };
+    let Some(path) = path else { return Ok(None) };
+    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let length = std::fs::metadata(path).map_err(|error| failed(&error))?.len();
+    if length > MAX_FILE {
+        return Err(failed(&format!("it is longer than {MAX_FILE} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    for (name, secret) in lines.filter_map(|line| line.split_once(':')) {
+        let fits = match credential {
+            Credential::Password { password, .. } => {
+                wanted.is_some_and(|wanted| wanted == name)
+                    && bcrypt::verify(password, secret).map_err(|error| {
+                        failed(&format!(
+                            "the password of {name} is not written as 'htpasswd -B' does it: {error}"
+                        ))
+                    })?
+            }
+            // Hashes are compared, so that the time that this takes tells nothing of a token.
+            Credential::IdentityToken(token) => {
+                Digest::sha256(token.as_bytes()).hex() == secret.to_ascii_lowercase()
+            }
+        };
+        if fits {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use super::*;
+
+    fn password(username: &str, password: &str) -> Credential {
+        Credential::Password { username: username.to_owned(), password: password.to_owned() }
+    }
+
+    fn callers(dir: &std::path::Path) -> Callers {
+        let (users, tokens) = (dir.join("users"), dir.join("tokens"));
+        let hashed = bcrypt::hash("s3cret", 4).unwrap();
+        std::fs::write(&users, format!("# people\nanna:{hashed}\nbert:{hashed}\nold:{{SHA}}xyz\n")).unwrap();
+        std::fs::write(&tokens, format!("ci:{}\n", Digest::sha256(b"t0ken").hex())).unwrap();
+        let rights = ["anna=pull+push", "ci=pull+push+delete", "*=none"];
+        Callers::new(CallerSettings {
+            users: Some(users),
+            tokens: Some(tokens),
+            rights: rights.iter().map(|text| text.parse().unwrap()).collect(),
+        })
+    }
+
+    #[tokio::test]
+    async fn users_and_tokens_have_the_rights_that_they_are_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let callers = callers(dir.path());
+        let client: SocketAddr = "192.0.2.1:9".parse().unwrap();
+        let anna = password("anna", "s3cret");
+        let bert = password("bert", "s3cret");
+        let token = Credential::IdentityToken("t0ken".to_owned());
+        for (credential, right, kind) in [
+            (Some(&anna), Right::Push, None),
+            (Some(&anna), Right::Delete, Some(RefusalKind::Denied)),
+            (Some(&bert), Right::Pull, Some(RefusalKind::Denied)),
+            (Some(&token), Right::Delete, None),
+            (Some(&password("anna", "wrong")), Right::Pull, Some(RefusalKind::Unauthorized)),
+            (Some(&password("carl", "s3cret")), Right::Pull, Some(RefusalKind::Unauthorized)),
+            (
+                Some(&Credential::IdentityToken("s3cret".to_owned())),
+                Right::Pull,
+                Some(RefusalKind::Unauthorized),
+            ),
+            (None, Right::Pull, Some(RefusalKind::Unauthorized)),
+        ] {
+            let checked = callers.check(client, credential, right, Ok(())).await;
+            assert_eq!(checked.err().map(|refusal| refusal.kind), kind, "{credential:?} {right:?}");
+        }
+        // Whoever is on the machine itself may do what is open to all there.
+        callers.check("127.0.0.1:9".parse().unwrap(), None, Right::Pull, Ok(())).await.unwrap();
+        let old = callers.check(client, Some(&password("old", "x")), Right::Pull, Ok(())).await.unwrap_err();
+        assert!(old.message.contains("htpasswd -B"), "{old}");
+    }
+
+    #[test]
+    fn rights_read_back_as_they_are_written() {
+        for text in ["anna=pull+push", "*=none", "ci=delete"] {
+            assert_eq!(text.parse::<Rights>().unwrap().to_string(), text);
+        }
+        for bad in ["", "anna", "=pull", "anna=", "anna=pull,push", "a b=pull", "anna=all"] {
+            assert!(bad.parse::<Rights>().is_err(), "{bad}");
+        }
+    }
+}
