@@ -69,6 +69,7 @@ async fn a_pull_of_a_tag_that_has_moved_to_what_cannot_be_had_names_what_it_mean
         origin: Some(lab.host.clone()),
         repository: "app".parse().unwrap(),
         client: "127.0.0.1:1".parse().unwrap(),
+        credential: None,
         is_mirror: false,
     };
     let refusal = match Content::blob(&node.images, ask, new.layer(), Want::Get).await {

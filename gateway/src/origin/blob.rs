@@ -69,14 +69,14 @@ impl Origins {
         let what = format!("blob {digest} of {repository}");
         let target = Target { host, repository, what: &what };
         for (known, below) in self.http.mirrors_of(target) {
-            let asked = self.http.told_length(known.target(&below, &what), digest);
+            let asked = Box::pin(self.http.told_length(known.target(&below, &what), digest));
             if let Some(Some(length)) = self.http.heard(&known, &what, asked).await {
                 return Ok(Some(length));
             }
         }
         let mut retry = Retry::new(&self.http.settings);
         loop {
-            match self.http.told_length(target, digest).await {
+            match Box::pin(self.http.told_length(target, digest)).await {
                 Ok(Some(length)) => return Ok(Some(length)),
                 Ok(None) => break,
                 Err(failure) => retry.after(failure).await?,
@@ -105,7 +105,7 @@ impl Origins {
         }
         let mut begun = None;
         for (known, below) in self.http.mirrors_of(target) {
-            let asked = self.http.begin(known.target(&below, &what), digest, from, &headers);
+            let asked = Box::pin(self.http.begin(known.target(&below, &what), digest, from, &headers));
             if let Some((response, extent)) = self.http.heard(&known, &what, asked).await {
                 begun = Some((response, extent, Some(known)));
                 break;
@@ -116,7 +116,7 @@ impl Origins {
             if let Some(begun) = begun {
                 break begun;
             }
-            match self.http.begin(target, digest, from, &headers).await {
+            match Box::pin(self.http.begin(target, digest, from, &headers)).await {
                 Ok((response, extent)) => begun = Some((response, extent, None)),
                 Err(failure) => retry.after(failure).await?,
             }

@@ -37,14 +37,14 @@ impl Origins {
         let what = describe(repository, reference);
         let target = Target { host, repository, what: &what };
         for (known, below) in self.http.mirrors_of(target) {
-            let asked = self.http.manifest(known.target(&below, &what), reference);
+            let asked = Box::pin(self.http.manifest(known.target(&below, &what), reference));
             if let Some(manifest) = self.http.heard(&known, &what, asked).await {
                 return Ok(manifest);
             }
         }
         let mut retry = Retry::new(&self.http.settings);
         loop {
-            match self.http.manifest(target, reference).await {
+            match Box::pin(self.http.manifest(target, reference)).await {
                 Ok(manifest) => return Ok(manifest),
                 Err(failure) => retry.after(failure).await?,
             }
@@ -63,14 +63,14 @@ impl Origins {
         let what = describe(repository, reference);
         let target = Target { host, repository, what: &what };
         for (known, below) in self.http.mirrors_of(target) {
-            let asked = self.http.head_or_get(known.target(&below, &what), reference);
+            let asked = Box::pin(self.http.head_or_get(known.target(&below, &what), reference));
             if let Some(head) = self.http.heard(&known, &what, asked).await {
                 return Ok(head);
             }
         }
         let mut retry = Retry::new(&self.http.settings);
         loop {
-            match self.http.head_or_get(target, reference).await {
+            match Box::pin(self.http.head_or_get(target, reference)).await {
                 Ok(head) => return Ok(head),
                 Err(failure) => retry.after(failure).await?,
             }
