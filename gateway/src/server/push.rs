@@ -47,6 +47,12 @@ pub trait Push: Send + Sync + 'static {
         Err(unsupported())
     }
 
+    /// Whether a client may remove anything from a repository. Must not block.
+    fn admits_removal(&self, ask: &Ask) -> Result<(), Refusal> {
+        let _ = ask;
+        Err(unsupported())
+    }
+
     /// Begins an upload, of which the digest will be by this hash: its id, of at most 64 letters and digits.
     fn begin(&self, ask: Ask, algorithm: Algorithm) -> impl Future<Output = Result<String, Refusal>> + Send {
         refused(ask, algorithm)
