@@ -295,7 +295,7 @@ fn names_are_the_same_however_they_are_written_and_what_is_no_name_is_refused() 
     it.fetched()?;
     let (manifest, host) = (it.image.manifest.to_string(), it.relay.host());
     let (encoded, encoded_host) = (manifest.replace(':', "%3A"), host.replace(':', "%3a"));
-    let long = |length: usize| vec!["a".repeat(100), "b".repeat(100), "c".repeat(length - 202)].join("/");
+    let long = |length: usize| ["a".repeat(100), "b".repeat(100), "c".repeat(length - 202)].join("/");
     for (path, status, code) in [
         (format!("/v2/lab/odd/manifests/{encoded}"), 200, None),
         (format!("/v2/l%61b/%6fdd/manifests/{manifest}"), 200, None),

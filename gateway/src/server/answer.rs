@@ -355,11 +355,8 @@ impl Reply {
         if let Some(wait) = wait {
             reply.headers.insert(RETRY_AFTER, wait.as_secs().max(1).into());
         }
-        match refusal.kind {
-            RefusalKind::Unauthorized => {
-                reply.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"wherry\""));
-            }
-            _ => {}
+        if refusal.kind == RefusalKind::Unauthorized {
+            reply.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"wherry\""));
         }
         reply
     }

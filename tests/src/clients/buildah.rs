@@ -27,8 +27,7 @@ impl Buildah {
         Ok(Self { root })
     }
 
-    /// A buildah command without arguments, for what the methods below do not offer. Those that do something take
-    /// [`Buildah::policy`] and the registries' configuration after their name.
+    /// A buildah command without arguments, for what the methods below do not offer.
     pub fn command(&self) -> Command {
         let mut command = tool("buildah", LIMIT);
         command.arg("--root").arg(self.root.join("root")).arg("--runroot").arg(self.root.join("run"));
@@ -37,6 +36,23 @@ impl Buildah {
         command.env("HOME", &self.root).env("TMPDIR", &self.root).env("BUILDAH_ISOLATION", "chroot");
         command.env_remove("REGISTRY_AUTH_FILE");
         command
+    }
+
+    /// Has it know these registries and their mirrors, and no others.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn registries(&self, configuration: &str) -> Result<()> {
+        Ok(fs::write(self.root.join("registries.conf"), configuration)?)
+    }
+
+    /// The digest of the manifest of the image that a working container was made of.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub fn digest_of_base(&self, container: &str) -> Result<String> {
+        let said = run(self.command().args(["inspect", "--format", "{{.FromImageDigest}}", container]))?;
+        Ok(said.trim().to_owned())
     }
 
     fn policy(&self) -> PathBuf {
