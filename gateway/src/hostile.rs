@@ -14,7 +14,7 @@ use wherry_proto::Digest;
 
 use crate::manifest::{MAX_BLOB, MAX_INDEX_ENTRIES, MAX_MANIFEST, media_type};
 use crate::origin::parse_challenge;
-use crate::server::{Change, Route, Span, parse_content_range, parse_range};
+use crate::server::{Change, MAX_RANGES, Route, Span, parse_content_range, parse_range};
 use crate::{Aliases, Host, Manifest, ManifestContent, Reference, Repository, Tag, TagOrDigest};
 
 /// The longest that an error which tells of hostile text may be, in bytes.
@@ -62,16 +62,25 @@ pub fn references(bytes: &[u8]) {
     }
 }
 
-/// Text as a `Range` header, behind the content's length: a part is never empty and always inside.
+/// Text as a `Range` header, behind the content's length: a part is never empty and always inside, and several are not more than
+/// all.
 pub fn ranges(bytes: &[u8]) {
     let Some((size, header)) = bytes.split_first_chunk::<8>() else { return };
     let (size, Ok(header)) = (u64::from_le_bytes(*size), std::str::from_utf8(header)) else { return };
-    if let Span::Part(part) = parse_range(header, size) {
+    let parts = match parse_range(header, size) {
+        Span::Part(part) => vec![part],
+        Span::Parts(parts) => parts,
+        Span::Whole | Span::Unsatisfiable | Span::TooMany => return,
+    };
+    assert!(parts.len() <= MAX_RANGES, "{header:?} of {size}");
+    for part in &parts {
         assert!(part.start < part.end && part.end <= size, "{header:?} of {size}: {part:?}");
         // What is asked for by its borders alone is what is given.
         let again = parse_range(&format!("bytes={}-{}", part.start, part.end - 1), size);
-        assert_eq!(again, Span::Part(part), "{header:?} of {size}");
+        assert_eq!(again, Span::Part(part.clone()), "{header:?} of {size}");
     }
+    let all = parts.iter().map(|part| u128::from(part.end - part.start)).sum::<u128>();
+    assert!(all <= u128::from(size), "{header:?} of {size}");
 }
 
 /// Text as a `WWW-Authenticate` header: few challenges, whose schemes can be compared.

@@ -1,6 +1,6 @@
 //! Blobs and images of any size, made of reproducible noise and pushed to a registry over its own protocol.
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
@@ -220,6 +220,30 @@ pub fn push_image(
     let mut layers = Vec::new();
     for (i, &size) in layer_sizes.iter().enumerate() {
         layers.push(push_noise(registry, repository, (seed << 20) + i as u64, size)?);
+    }
+    push_image_of(registry, repository, tag, &layers)
+}
+
+/// Pushes an image that runtimes can unpack: each layer is an archive with one file of that many bytes of noise.
+///
+/// # Errors
+/// When the registry does not take it.
+pub fn push_archives(
+    registry: SocketAddr,
+    repository: &str,
+    tag: &str,
+    seed: u64,
+    file_sizes: &[u64],
+) -> Result<Image> {
+    let mut layers = Vec::new();
+    for (i, &size) in file_sizes.iter().enumerate() {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(size);
+        header.set_mode(0o644);
+        let noise = Noise::new((seed << 20) + i as u64, size);
+        archive.append_data(&mut header, format!("noise-{i}"), BufReader::new(noise))?;
+        layers.push(push_bytes(registry, repository, &archive.into_inner()?)?);
     }
     push_image_of(registry, repository, tag, &layers)
 }

@@ -1,11 +1,15 @@
 //! The container clients that the field uses, each with state of its own so that none sees the machine's.
 
+mod buildah;
 mod containerd;
+mod cri;
 mod docker;
 mod podman;
 mod skopeo;
 
+pub use buildah::Buildah;
 pub use containerd::Containerd;
+pub use cri::CriImage;
 pub use docker::Docker;
 pub use podman::Podman;
 pub use skopeo::Skopeo;

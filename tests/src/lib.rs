@@ -1,7 +1,7 @@
 //! wherry from outside: what the end-to-end tests and benchmarks stand on.
 //!
-//! Nothing here is a mock. Origins are Debian's docker-registry, clients are docker, containerd, podman and skopeo, nodes are
-//! `wherry` processes, images hold a real Debian. Everything listens on loopback with ports that the kernel chose, lives
+//! Nothing here is a mock. Origins are Debian's docker-registry, clients are docker, containerd, podman, buildah and skopeo,
+//! nodes are `wherry` processes, images hold a real Debian. Everything listens on loopback with ports that the kernel chose, lives
 //! in a [`lab::Lab`] and goes with it.
 
 pub mod access;

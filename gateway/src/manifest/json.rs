@@ -71,11 +71,26 @@ pub(super) fn read(raw: &[u8]) -> Result<Document, ManifestError> {
         return Err(ManifestError::AmbiguousKey(key));
     }
     checked.and_then(|()| reader.end()).map_err(unreadable)?;
+    if let Some(what) = not_an_object(raw) {
+        return Err(ManifestError::NotAnObject(what));
+    }
     let shape: Shape = serde_json::from_slice(raw).map_err(unreadable)?;
     if shape.manifests.is_some() && (shape.layers.is_some() || shape.config.is_some()) {
         return Err(ManifestError::Ambiguous);
     }
     serde_json::from_slice(raw).map_err(unreadable)
+}
+
+/// What a JSON document is, in a word, if it is no object.
+fn not_an_object(raw: &[u8]) -> Option<&'static str> {
+    match raw.trim_ascii_start().first() {
+        Some(b'{') => None,
+        Some(b'[') => Some("a list"),
+        Some(b'"') => Some("a string"),
+        Some(b'n') => Some("null"),
+        Some(b't' | b'f') => Some("true or false"),
+        _ => Some("a number"),
+    }
 }
 
 /// Which of the keys that exclude each other are there, even as `null`.

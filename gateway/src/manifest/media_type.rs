@@ -38,6 +38,11 @@ pub fn is_image(media_type: &str) -> bool {
     media_type == OCI_MANIFEST || media_type == DOCKER_MANIFEST
 }
 
+/// Whether this is a manifest of either kind.
+pub fn is_manifest(media_type: &str) -> bool {
+    is_index(media_type) || is_image(media_type)
+}
+
 /// Whether a layer of this type lies elsewhere, so that no registry need have it.
 pub fn is_foreign(media_type: &str) -> bool {
     FOREIGN.contains(&media_type)

@@ -96,6 +96,12 @@ pub enum ManifestError {
     /// It is not JSON, or a field that counts has the wrong type, or a key stands there twice.
     #[error("the manifest cannot be read: {0}")]
     Json(String),
+    /// It is JSON, but a list, a string or the like.
+    #[error(
+        "the manifest is {0}, and a JSON object is expected: one with 'config' and 'layers' for an image, with 'manifests' for \
+         an index"
+    )]
+    NotAnObject(&'static str),
     /// A key differs from one that counts only in its capitals, so that some programs would read it.
     #[error("the manifest has the key '{0}', which some programs read as '{expected}'", expected = .0.to_lowercase())]
     AmbiguousKey(String),

@@ -157,6 +157,11 @@ fn what_is_no_manifest_says_what_it_lacks() {
     for garbage in ["", "{", "[]", "null", "{}x", "{\"config\":3}", "\u{feff}{}"] {
         assert!(Manifest::parse(Bytes::from(garbage), None).is_err(), "{garbage}");
     }
+    for (other, is) in [("[]", "a list"), (" null", "null"), ("7", "a number"), ("\"x\"", "a string")] {
+        let error = Manifest::parse(Bytes::from(other), None).unwrap_err();
+        assert_eq!(error, ManifestError::NotAnObject(is));
+        assert!(error.to_string().contains(&format!("is {is}, and a JSON object is expected")), "{error}");
+    }
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(Manifest::parse(Bytes::from(deep), None).is_err());
 }
@@ -197,6 +202,6 @@ fn however_long_what_is_wrong_the_error_is_a_line() {
         let error = Manifest::parse(bytes(&wrong), content_type).unwrap_err().to_string();
         assert!(error.len() < 1024, "{} bytes: {error:.400}", error.len());
     }
-    let error = parse(&json!(long)).unwrap_err().to_string();
+    let error = parse(&with(image(), "layers", json!(long))).unwrap_err().to_string();
     assert!(error.contains("… at line 1 column "), "{error}");
 }

@@ -1,5 +1,6 @@
 //! Blobs from origins.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,7 +19,7 @@ use super::retry::{Failure, Retry};
 use super::{OriginError, Origins};
 use crate::name::{Host, Repository};
 
-/// The bytes of a blob, from where they were asked for to the end. They are not verified.
+/// The bytes of a blob, from where they were asked for to the end, or to that of the part. They are not verified.
 ///
 /// A stream of pieces of a size that the network decides, which ends after the last byte, or with one
 /// [`OriginError`] and then ends. [`OriginError::Interrupted`] says where to go on.
@@ -96,11 +97,35 @@ impl Origins {
         digest: &Digest,
         from: u64,
     ) -> Result<BlobStream, OriginError> {
+        self.open(host, repository, digest, from, None).await
+    }
+
+    /// The same for a part of it, which is not empty: no byte behind its end is asked for, so that none crosses the link in
+    /// vain.
+    pub async fn blob_part(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        digest: &Digest,
+        part: Range<u64>,
+    ) -> Result<BlobStream, OriginError> {
+        self.open(host, repository, digest, part.start, Some(part.end)).await
+    }
+
+    async fn open(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        digest: &Digest,
+        from: u64,
+        until: Option<u64>,
+    ) -> Result<BlobStream, OriginError> {
         let what = format!("blob {digest} of {repository}");
         let target = Target { host, repository, what: &what };
         let mut headers = HeaderMap::new();
-        if from > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={from}-"));
+        if from > 0 || until.is_some() {
+            let last = until.map_or_else(String::new, |until| until.saturating_sub(1).to_string());
+            let range = HeaderValue::from_str(&format!("bytes={from}-{last}"));
             headers.insert(RANGE, range.map_err(|error| target.bad(error))?);
         }
         let mut begun = None;
@@ -132,6 +157,7 @@ impl Origins {
             response,
             skip,
             at: from,
+            until,
             end,
             total,
             stall: self.http.settings.stall_timeout,
@@ -254,6 +280,8 @@ struct Reading {
     skip: u64,
     /// Where in the blob the next byte that is passed on belongs.
     at: u64,
+    /// Where what was asked for ends, if not with the blob.
+    until: Option<u64>,
     end: Option<u64>,
     total: Option<u64>,
     stall: std::time::Duration,
@@ -268,6 +296,9 @@ struct Reading {
 impl Reading {
     async fn next(&mut self) -> Option<Result<Bytes, OriginError>> {
         while !self.ended {
+            if self.until.is_some_and(|until| self.at >= until) {
+                return None;
+            }
             let why = match tokio::time::timeout(self.stall, self.response.chunk()).await {
                 Ok(Ok(Some(piece))) => match self.take(piece) {
                     Ok(piece) if piece.is_empty() => continue,
@@ -284,7 +315,7 @@ impl Reading {
                 },
                 Ok(Ok(None)) => {
                     self.ended = true;
-                    let expected = self.total.or(self.end);
+                    let expected = self.until.or(self.total).or(self.end);
                     if self.skip == 0 && expected.is_none_or(|expected| self.at == expected) {
                         return None;
                     }
@@ -312,6 +343,10 @@ impl Reading {
         let skipped = self.skip.min(piece.len() as u64);
         self.skip -= skipped;
         piece.advance(skipped as usize);
+        if let Some(until) = self.until {
+            // An origin that ignores ranges, or their ends, goes on.
+            piece.truncate(usize::try_from(until - self.at).unwrap_or(usize::MAX));
+        }
         let at = self.at + piece.len() as u64;
         if self.end.is_some_and(|end| at > end) {
             let (host, what) = (std::mem::take(&mut self.host), std::mem::take(&mut self.what));

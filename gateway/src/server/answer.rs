@@ -10,21 +10,22 @@ use http::header::{
     ACCEPT_RANGES, AGE, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE,
     LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use url::form_urlencoded;
 use wherry_proto::Digest;
 
-use super::body::Outgoing;
+use super::body::{Outgoing, Payload};
 use super::caller::credential;
-use super::content::{Ask, BlobReader, Body, Content, StoredFile, Want};
+use super::content::{Ask, BlobReader, Body, Content, Want};
 use super::incoming::incoming;
 use super::link::Wire;
 use super::log::{Exchange, Watcher};
 use super::pagecache::PageCache;
-use super::range::{Span, parse_range};
-use super::route::{MAX_TAGS_PAGE, Page, Place, Route};
+use super::parts::Parts;
+use super::range::{MAX_RANGES, Span, parse_range};
+use super::route::{Change, MAX_TAGS_PAGE, Page, Place, Route};
 use super::{Incoming, Push, Refusal, RefusalKind};
 use crate::name::{Aliases, TagOrDigest};
 use crate::origin::Credential;
@@ -36,10 +37,6 @@ pub(super) const SOURCE: HeaderName = HeaderName::from_static("wherry-source");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
-
-/// Parts of files up to this length are read and sent with their headers in one write; for longer ones it is
-/// cheaper not to touch them. In bytes.
-const SMALL: u64 = 16 << 10;
 
 /// What is sent as `Retry-After` with 503 if the content names no time.
 const RETRY: Duration = Duration::from_secs(5);
@@ -60,7 +57,7 @@ pub(super) struct Reply {
     pub(super) headers: HeaderMap,
     /// What the Content-Length says; a HEAD is answered with it and no body.
     len: u64,
-    body: Body,
+    body: Payload,
 }
 
 impl<C: Content + Push> Gateway<C> {
@@ -78,7 +75,7 @@ impl<C: Content + Push> Gateway<C> {
         let mut exchange =
             Exchange::begin(wire, client, request.method(), request.uri(), self.watcher.clone());
         let (parts, body) = request.into_parts();
-        let want = if parts.method == http::Method::HEAD { Want::Head } else { Want::Get };
+        let want = if parts.method == Method::HEAD { Want::Head } else { Want::Get };
         let mut namespace = None;
         let reply = match Route::parse(&parts.method, &parts.uri, &self.aliases) {
             Ok(route) => {
@@ -95,14 +92,25 @@ impl<C: Content + Push> Gateway<C> {
             }
             Err(refusal) => Err(refusal),
         };
-        let mut reply = reply.unwrap_or_else(|refusal| {
-            // The access log has the status alone, and clients show their users no more of a server's error.
-            match refusal.kind.status().is_server_error() {
-                true => tracing::info!(kind = ?refusal.kind, message = refusal.message, "refused"),
-                false => tracing::debug!(kind = ?refusal.kind, message = refusal.message, "refused"),
+        let mut reply = match reply {
+            Ok(reply) => reply,
+            Err(refusal) => {
+                // The access log has the status alone, and clients show their users no more of a server's error.
+                match refusal.kind.status().is_server_error() {
+                    true => tracing::info!(kind = ?refusal.kind, message = refusal.message, "refused"),
+                    false => tracing::debug!(kind = ?refusal.kind, message = refusal.message, "refused"),
+                }
+                let mut reply = Reply::refused(&refusal);
+                if refusal.kind == RefusalKind::Unsupported {
+                    insert_text(
+                        &mut reply.headers,
+                        ALLOW,
+                        &self.allowed(client, &parts.headers, &parts.uri).await,
+                    );
+                }
+                reply
             }
-            Reply::refused(&refusal)
-        });
+        };
         reply.headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         if let Some(namespace) = namespace {
             reply.headers.insert(NAMESPACE, namespace);
@@ -119,6 +127,25 @@ impl<C: Content + Push> Gateway<C> {
             response.headers_mut().insert(CONTENT_LENGTH, reply.len.into());
         }
         response
+    }
+
+    /// The methods that this client may use on a target, as the Allow header lists them.
+    async fn allowed(&self, client: SocketAddr, headers: &HeaderMap, uri: &Uri) -> String {
+        let methods: Vec<_> = Route::methods(uri, &self.aliases).collect();
+        let place = methods.iter().find_map(|(_, route)| route.as_ref()?.place());
+        let shown = credential(headers).unwrap_or_default();
+        let Some(ask) = place.map(|place| ask(client, shown, place.clone())) else {
+            return list(methods.iter().map(|(method, _)| method));
+        };
+        let (pushes, removes) =
+            (self.content.admits(&ask).await.is_ok(), self.content.admits_removal(&ask).await.is_ok());
+        let admitted = methods.iter().filter(|(method, route)| match route {
+            Some(Route::Change(_, Change::DeleteManifest(_) | Change::DeleteBlob(_))) => removes,
+            Some(Route::Change(..)) => pushes,
+            None if !matches!(*method, Method::GET | Method::HEAD) => pushes,
+            _ => true,
+        });
+        list(admitted.map(|(method, _)| method))
     }
 
     async fn route(&self, route: Route, asked: &Asked<'_>, body: Incoming) -> Result<Reply, Refusal> {
@@ -157,50 +184,46 @@ impl<C: Content + Push> Gateway<C> {
             headers.insert(SOURCE, HeaderValue::from_static(source.as_str()));
         }
         let bytes = answer.bytes;
-        let (mut reply, range) = match asked.select(headers, &answer.digest, answer.size) {
-            Selected::Done(reply) => return Ok(reply),
-            Selected::Range(reply, range) => (reply, range),
-        };
-        if asked.want == Want::Get {
-            if bytes.len() as u64 != answer.size {
-                return Err(internal("the manifest's bytes are not as many as its size says"));
-            }
-            reply.body = Body::Bytes(bytes.slice(range.start as usize..range.end as usize));
+        let selected = asked.select(headers, &answer.digest, answer.size)?;
+        if asked.want == Want::Get && bytes.len() as u64 != answer.size {
+            return Err(internal("the manifest's bytes are not as many as its size says"));
         }
-        Ok(reply)
+        Ok(match selected {
+            Selected::Done(reply) => reply,
+            Selected::Range(reply, _) if asked.want == Want::Head => reply,
+            Selected::Range(reply, range) => {
+                let part = bytes.slice(range.start as usize..range.end as usize);
+                Reply { body: Payload::One(Body::Bytes(part)), ..reply }
+            }
+            Selected::Parts(reply, parts) => {
+                Reply { body: Payload::One(Body::Bytes(parts.of(&bytes))), ..reply }
+            }
+        })
     }
 
     async fn blob(&self, place: Place, digest: Digest, asked: &Asked<'_>) -> Result<Reply, Refusal> {
         let reader = self.content.blob(asked.ask(place), digest, asked.want).await?;
         let size = reader.size();
-        let (mut reply, range) = match asked.select(content_headers(&digest, OCTETS), &digest, size) {
+        let (reply, range, parts) = match asked.select(content_headers(&digest, OCTETS), &digest, size)? {
             Selected::Done(reply) => return Ok(reply),
-            Selected::Range(reply, range) => (reply, range),
+            Selected::Range(reply, range) => (reply, range, None),
+            Selected::Parts(reply, parts) => (reply, parts.first().unwrap_or_default(), Some(parts)),
         };
         if asked.want == Want::Head || range.is_empty() {
             return Ok(reply);
         }
-        reply.body = match reader.read(range).await? {
-            Body::File(stored) if stored.len == reply.len && stored.len <= SMALL => {
-                let StoredFile { file, offset, len, .. } = &stored;
-                let read = self.cache.read(Arc::clone(file), *offset, *len as usize).await;
-                let bytes = read.map_err(|error| {
-                    internal(&format!("the stored blob {digest:?} cannot be read: {error}"))
-                })?;
-                stored.is_sent();
-                Body::Bytes(bytes)
-            }
-            body => body,
-        };
-        let promised = match &reply.body {
-            Body::Bytes(bytes) => bytes.len() as u64,
-            Body::File(stored) => stored.len,
-            Body::Stream(_) | Body::Files(_) => reply.len,
-        };
-        if promised != reply.len {
+        let len = range.end - range.start;
+        let body = self.cache.at_hand(reader.read(range).await?).await;
+        let body =
+            body.map_err(|error| internal(&format!("the stored blob {digest:?} cannot be read: {error}")))?;
+        if body.len().is_some_and(|given| given != len) {
             return Err(internal("the content gave another length than it was asked for"));
         }
-        Ok(reply)
+        let body = match parts {
+            None => Payload::One(body),
+            Some(parts) => Payload::Many(parts.read(reader, body, self.cache.clone())),
+        };
+        Ok(Reply { body, ..reply })
     }
 
     async fn tags(&self, place: Place, page: Page, asked: &Asked<'_>) -> Result<Reply, Refusal> {
@@ -235,6 +258,10 @@ impl<C: Content + Push> Gateway<C> {
     }
 }
 
+fn list<'a>(methods: impl Iterator<Item = &'a Method>) -> String {
+    methods.map(Method::as_str).collect::<Vec<_>>().join(", ")
+}
+
 /// The order of tags.
 fn tag_key(tag: &str) -> (String, &str) {
     (tag.to_ascii_lowercase(), tag)
@@ -249,30 +276,31 @@ pub(super) struct Asked<'a> {
     pub(super) path: &'a str,
 }
 
+fn ask(client: SocketAddr, credential: Option<Credential>, place: Place) -> Ask {
+    let Place { origin, repository, by_namespace } = place;
+    Ask { client, credential, origin, repository, is_mirror: by_namespace }
+}
+
 enum Selected {
     /// The answer needs no content.
     Done(Reply),
     /// The answer is this with these bytes of the content as its body.
     Range(Reply, Range<u64>),
+    /// The answer is this with several parts of the content as its body.
+    Parts(Reply, Parts),
 }
 
 impl Asked<'_> {
     pub(super) fn ask(&self, place: Place) -> Ask {
-        Ask {
-            client: self.client,
-            credential: self.credential.clone(),
-            origin: place.origin,
-            repository: place.repository,
-            is_mirror: place.by_namespace,
-        }
+        ask(self.client, self.credential.clone(), place)
     }
 
     /// Settles what part of a content of `size` bytes is asked for.
-    fn select(&self, mut headers: HeaderMap, digest: &Digest, size: u64) -> Selected {
+    fn select(&self, mut headers: HeaderMap, digest: &Digest, size: u64) -> Result<Selected, Refusal> {
         let etag = format!("\"{digest}\"");
         if self.matches(IF_NONE_MATCH, &etag) {
             headers.remove(CONTENT_TYPE);
-            return Selected::Done(Reply::new(StatusCode::NOT_MODIFIED, headers, 0));
+            return Ok(Selected::Done(Reply::new(StatusCode::NOT_MODIFIED, headers, 0)));
         }
         let span = match self.headers.get(RANGE).and_then(|value| value.to_str().ok()) {
             // Ranges are defined for GET alone.
@@ -282,7 +310,7 @@ impl Asked<'_> {
             }
             _ => Span::Whole,
         };
-        match span {
+        Ok(match span {
             Span::Whole => Selected::Range(Reply::new(StatusCode::OK, headers, size), 0..size),
             Span::Part(part) => {
                 let value = format!("bytes {}-{}/{size}", part.start, part.end - 1);
@@ -290,13 +318,25 @@ impl Asked<'_> {
                 let reply = Reply::new(StatusCode::PARTIAL_CONTENT, headers, part.end - part.start);
                 Selected::Range(reply, part)
             }
+            Span::Parts(ranges) => {
+                let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+                let parts = Parts::new(ranges, media_type.unwrap_or_default(), size)?;
+                insert_text(&mut headers, CONTENT_TYPE, &parts.content_type());
+                let reply = Reply::new(StatusCode::PARTIAL_CONTENT, headers, parts.len());
+                Selected::Parts(reply, parts)
+            }
             Span::Unsatisfiable => {
                 let message = format!("the range begins behind the end: there are {size} bytes");
                 let mut reply = Reply::refused(&Refusal::new(RefusalKind::RangeInvalid, message));
                 insert_text(&mut reply.headers, CONTENT_RANGE, &format!("bytes */{size}"));
                 Selected::Done(reply)
             }
-        }
+            Span::TooMany => {
+                // Clients that ask for so many ask for fewer at a time when they hear 400, and give up when they hear 416.
+                let message = format!("at most {MAX_RANGES} ranges are taken in one request: ask in several");
+                return Err(Refusal::new(RefusalKind::SizeInvalid, message));
+            }
+        })
     }
 
     fn matches(&self, header: HeaderName, etag: &str) -> bool {
@@ -322,13 +362,13 @@ impl Route {
 
 impl Reply {
     pub(super) fn new(status: StatusCode, headers: HeaderMap, len: u64) -> Self {
-        Self { status, headers, len, body: Body::Bytes(Bytes::new()) }
+        Self { status, headers, len, body: Payload::One(Body::Bytes(Bytes::new())) }
     }
 
     pub(super) fn json(status: StatusCode, body: Bytes) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, JSON);
-        Self { status, headers, len: body.len() as u64, body: Body::Bytes(body) }
+        Self { status, headers, len: body.len() as u64, body: Payload::One(Body::Bytes(body)) }
     }
 
     pub(super) fn refused(refusal: &Refusal) -> Self {
@@ -337,14 +377,8 @@ impl Reply {
         if let Some(wait) = wait {
             reply.headers.insert(RETRY_AFTER, wait.as_secs().max(1).into());
         }
-        match refusal.kind {
-            RefusalKind::Unsupported => {
-                reply.headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            }
-            RefusalKind::Unauthorized => {
-                reply.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"wherry\""));
-            }
-            _ => {}
+        if refusal.kind == RefusalKind::Unauthorized {
+            reply.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"wherry\""));
         }
         reply
     }

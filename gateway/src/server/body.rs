@@ -20,11 +20,30 @@ use super::{Body, Break, StoredFile};
 /// between costs nothing, short enough that a disk is not asked for much that a leaving client never takes.
 const WINDOW: u64 = 1 << 20;
 
+/// What an answer is made of.
+pub(super) enum Payload {
+    /// One body.
+    One(Body),
+    /// Several, one after the other; each is asked for when those before it are on their way.
+    Many(BoxStream<'static, Result<Section, Break>>),
+}
+
+/// One of several bodies.
+pub(super) struct Section {
+    pub(super) body: Body,
+    /// How many bytes it has.
+    pub(super) len: u64,
+}
+
 /// The body of one answer.
 pub(super) struct Outgoing {
     /// A part of a file that is being sent; what `source` has comes after it.
     file: Option<FileBody>,
     source: Source,
+    /// Bytes of this section that are not yet given to hyper.
+    section: u64,
+    /// The sections that follow.
+    further: Option<BoxStream<'static, Result<Section, Break>>>,
     /// Bytes that are not yet given to hyper.
     remaining: u64,
     cache: PageCache,
@@ -64,22 +83,49 @@ pub(super) enum BodyError {
 impl Outgoing {
     /// An answer of headers alone.
     pub(super) fn empty(cache: PageCache, exchange: Exchange) -> Self {
-        Self { file: None, source: Source::Empty, remaining: 0, cache, exchange }
+        Self { file: None, source: Source::Empty, section: 0, further: None, remaining: 0, cache, exchange }
     }
 
     /// An answer whose body has `len` bytes, unless a stream breaks.
-    pub(super) fn new(body: Body, len: u64, cache: PageCache, exchange: Exchange) -> Self {
-        let mut file = None;
-        let source = match body {
+    pub(super) fn new(payload: Payload, len: u64, cache: PageCache, exchange: Exchange) -> Self {
+        let mut answer = Self::empty(cache, exchange);
+        answer.remaining = len;
+        match payload {
+            Payload::One(body) => answer.begin(Section { body, len }),
+            Payload::Many(sections) => answer.further = Some(sections),
+        }
+        answer
+    }
+
+    fn begin(&mut self, Section { body, len }: Section) {
+        self.section = len;
+        self.source = match body {
             Body::Bytes(bytes) => Source::Bytes(bytes),
             Body::File(stored) => {
-                file = Some(FileBody { stored, bringing: None });
+                self.file = Some(FileBody { stored, bringing: None });
                 Source::Empty
             }
             Body::Stream(stream) => Source::Pieces(stream.map_ok(Piece::Bytes).boxed()),
             Body::Files(stream) => Source::Pieces(stream.map_ok(Piece::File).boxed()),
         };
-        Self { file, source, remaining: len, cache, exchange }
+    }
+
+    /// The next section, once all of the last one is given to hyper; how the answer ends if there is none.
+    fn poll_section(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Break>> {
+        // What the last one was read from is needed no more.
+        self.source = Source::Empty;
+        let Some(further) = &mut self.further else { return Poll::Ready(Err(Break::Stalled)) };
+        let section = ready!(further.poll_next_unpin(cx)).unwrap_or(Err(Break::Stalled));
+        Poll::Ready(section.and_then(|section| {
+            match section.body.len() {
+                Some(len) if len != section.len => {
+                    tracing::error!("a content gave another length than it was asked for");
+                    return Err(Break::Poisoned);
+                }
+                _ => self.begin(section),
+            }
+            Ok(())
+        }))
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
@@ -97,6 +143,14 @@ impl Outgoing {
                     Err(error) => Err(self.broken(error.into())),
                 }));
             }
+            if self.section == 0 && !matches!(self.source, Source::Parting) {
+                if let Err(outcome) = ready!(self.poll_section(cx))
+                    && let Some(error) = self.end(outcome)
+                {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                continue;
+            }
             let outcome = match &mut self.source {
                 Source::Empty => return Poll::Ready(None),
                 Source::Bytes(bytes) => {
@@ -105,7 +159,7 @@ impl Outgoing {
                     return Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)));
                 }
                 Source::Pieces(stream) => match ready!(stream.poll_next_unpin(cx)) {
-                    Some(Ok(piece)) if piece.len() > self.remaining => {
+                    Some(Ok(piece)) if piece.len() > self.section => {
                         tracing::error!("a content yielded more than the length that it had announced");
                         Break::Poisoned
                     }
@@ -123,12 +177,20 @@ impl Outgoing {
                     return Poll::Ready(Some(Err(self.broken(Break::Stalled.into()))));
                 }
             };
-            if outcome == Break::Poisoned {
-                self.exchange.wire().poison();
-                return Poll::Ready(Some(Err(self.broken(outcome.into()))));
+            if let Some(error) = self.end(outcome) {
+                return Poll::Ready(Some(Err(error)));
             }
-            self.source = Source::Parting;
         }
+    }
+
+    /// Ends the answer early: at once with an error, or with `None` once hyper has let out what it still holds.
+    fn end(&mut self, outcome: Break) -> Option<BodyError> {
+        if outcome == Break::Poisoned {
+            self.exchange.wire().poison();
+            return Some(self.broken(outcome.into()));
+        }
+        self.source = Source::Parting;
+        None
     }
 
     fn broken(&mut self, error: BodyError) -> BodyError {
@@ -183,6 +245,7 @@ impl http_body::Body for Outgoing {
         let frame = ready!(this.poll_next(cx));
         if let Some(Ok(bytes)) = &frame {
             this.remaining -= bytes.len() as u64;
+            this.section -= bytes.len() as u64;
             this.exchange.bytes += bytes.len() as u64;
         }
         Poll::Ready(frame.map(|frame| frame.map(Frame::data)))

@@ -132,6 +132,19 @@ impl<C: Content + Push> Gateway<C> {
         body: Incoming,
     ) -> Result<Reply, Refusal> {
         self.content.admits(&asked.ask(place.clone())).await?;
+        let content_type =
+            asked.headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        if let Some(sent) = content_type.as_deref().map(media_type::essence)
+            && !sent.is_empty()
+            && !media_type::is_manifest(&sent)
+        {
+            let sent: String = sent.chars().take(100).collect();
+            let message = format!(
+                "the manifest was sent with the Content-Type '{sent}', and it has to be one of {}",
+                media_type::ACCEPT
+            );
+            return Err(Refusal::new(RefusalKind::ManifestRefused, message));
+        }
         // So that what all of them together take is bounded.
         let _turn = self.manifests.acquire().await;
         let announced = asked.length();
@@ -143,11 +156,8 @@ impl<C: Content + Push> Gateway<C> {
             RefusalKind::TooLong => too_long(None),
             _ => refusal,
         })?;
-        let content_type = asked.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let put = self
-            .content
-            .put_manifest(asked.ask(place.clone()), target, content_type.map(str::to_owned), bytes)
-            .await?;
+        let content_type = content_type.map(|sent| sent.into_owned());
+        let put = self.content.put_manifest(asked.ask(place.clone()), target, content_type, bytes).await?;
         let mut reply = asked.stored(place, "manifests", &put.digest);
         if let Some(subject) = put.subject {
             insert_text(&mut reply.headers, SUBJECT, &subject.to_string());

@@ -152,6 +152,17 @@ pub enum Body {
     Files(BoxStream<'static, Result<StoredFile, Break>>),
 }
 
+impl Body {
+    /// How many bytes it has, where that is known before it ends.
+    pub(super) fn len(&self) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes.len() as u64),
+            Self::File(stored) => Some(stored.len),
+            Self::Stream(_) | Self::Files(_) => None,
+        }
+    }
+}
+
 /// A manifest that is about another.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -27,7 +27,7 @@ pub enum Interrupted {
 }
 
 /// What a client sends. Nothing is read from the connection before it is polled, and each piece is what the connection gave
-/// at once: some 16 KiB at most. Dropped early, the rest is not read.
+/// at once: some 32 KiB at most. Dropped early, the rest is not read.
 pub type Incoming = BoxStream<'static, Result<Bytes, Interrupted>>;
 
 /// The pieces of a request's body.

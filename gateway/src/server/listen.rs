@@ -42,7 +42,8 @@ pub struct ServerOptions {
     /// How long a client may take nothing of its answer before it is disconnected. 120 s by default: clients
     /// that unpack as they read do pause.
     pub write_timeout: Duration,
-    /// The longest request head in bytes; a longer one is answered 431. 16 KiB by default, at least 8 KiB.
+    /// The longest request head in bytes; one that is longer than what is read at once beyond that, and twice as long at most, is
+    /// answered 431. 32 KiB by default, which as many ranges as are taken in one request fit into; at least 8 KiB.
     pub max_head: usize,
     /// How long answers may still take to finish once the server was told to shut down. 8 s by default.
     pub drain_timeout: Duration,
@@ -61,7 +62,7 @@ impl Default for ServerOptions {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(90),
             write_timeout: Duration::from_secs(120),
-            max_head: 16 << 10,
+            max_head: 32 << 10,
             drain_timeout: Duration::from_secs(8),
             watcher: None,
             tls: None,

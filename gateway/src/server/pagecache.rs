@@ -13,6 +13,8 @@ use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::Semaphore;
 
+use super::{Body, StoredFile};
+
 /// How many threads bring in parts of files at the same time, over all connections of a server. More would
 /// only make a disk seek more.
 const DISK_READERS: usize = 8;
@@ -20,6 +22,10 @@ const DISK_READERS: usize = 8;
 /// The kernel reads ahead in pieces of about this length, so if the ends of such a piece are cached, the
 /// piece most likely is.
 const PROBE_STEP: u64 = 128 << 10;
+
+/// Parts of files up to this length are read and sent with their headers in one write; for longer ones it is
+/// cheaper not to touch them. In bytes.
+const SMALL: u64 = 16 << 10;
 
 /// Brings parts of files into the page cache.
 #[derive(Clone, Debug)]
@@ -38,8 +44,22 @@ impl PageCache {
         self.on_a_thread(move || touch(&file, offset, len)).await
     }
 
+    /// The same body, read into memory where it is a short part of a file: that goes out with what is sent around it in one
+    /// write.
+    pub(super) async fn at_hand(&self, body: Body) -> io::Result<Body> {
+        match body {
+            Body::File(stored) if stored.len <= SMALL => {
+                let StoredFile { file, offset, len, .. } = &stored;
+                let bytes = self.read(Arc::clone(file), *offset, *len as usize).await?;
+                stored.is_sent();
+                Ok(Body::Bytes(bytes))
+            }
+            body => Ok(body),
+        }
+    }
+
     /// A small part of a file.
-    pub(super) async fn read(&self, file: Arc<File>, offset: u64, len: usize) -> io::Result<Bytes> {
+    async fn read(&self, file: Arc<File>, offset: u64, len: usize) -> io::Result<Bytes> {
         let mut buffer = vec![0; len];
         match read_cached(&file, &mut buffer, offset) {
             Ok(n) if n == len => return Ok(buffer.into()),

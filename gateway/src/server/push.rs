@@ -47,6 +47,12 @@ pub trait Push: Send + Sync + 'static {
         std::future::ready(Err(unsupported()))
     }
 
+    /// Whether a client may remove anything from a repository.
+    fn admits_removal(&self, ask: &Ask) -> impl Future<Output = Result<(), Refusal>> + Send {
+        let _ = ask;
+        std::future::ready(Err(unsupported()))
+    }
+
     /// Begins an upload, of which the digest will be by this hash: its id, of at most 64 letters and digits.
     fn begin(&self, ask: Ask, algorithm: Algorithm) -> impl Future<Output = Result<String, Refusal>> + Send {
         refused(ask, algorithm)

@@ -2,25 +2,61 @@
 
 use std::ops::Range;
 
+/// The most ranges in one request. Clients that fetch the parts of a layer that they lack ask for as many at once, and for half
+/// as many where these are refused.
+pub const MAX_RANGES: usize = 1024;
+
 /// What a `Range` header asks of a content of known length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Span {
     /// Everything: there is no range, or one that the server may ignore because it is malformed, has another
-    /// unit, or asks for several parts.
+    /// unit, or asks for more bytes in several parts than there are in all.
     Whole,
     /// These bytes, which exist; never empty.
     Part(Range<u64>),
+    /// Several such parts, in the order in which they were asked for, which clients count on.
+    Parts(Vec<Range<u64>>),
     /// Well-formed, but outside the content, or it ends before it begins.
     Unsatisfiable,
+    /// More than [`MAX_RANGES`].
+    TooMany,
 }
 
 /// Reads a `Range` header for a content of `size` bytes.
 pub fn parse_range(header: &str, size: u64) -> Span {
-    let Some((unit, spec)) = header.split_once('=') else { return Span::Whole };
+    let Some((unit, specs)) = header.split_once('=') else { return Span::Whole };
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return Span::Whole;
     }
-    let Some((first, last)) = spec.trim().split_once('-') else { return Span::Whole };
+    let (mut parts, mut count, mut asked) = (Vec::new(), 0_usize, 0_u64);
+    // An element of a list may be empty, and then is none.
+    for spec in specs.split(',').map(str::trim).filter(|spec| !spec.is_empty()) {
+        count += 1;
+        if count > MAX_RANGES {
+            return Span::TooMany;
+        }
+        match parse_one(spec, size) {
+            Span::Part(part) => {
+                asked = asked.saturating_add(part.end - part.start);
+                parts.push(part);
+            }
+            Span::Unsatisfiable => {}
+            malformed => return malformed,
+        }
+    }
+    match parts.as_slice() {
+        [] if count == 0 => Span::Whole,
+        [] => Span::Unsatisfiable,
+        // What of several parts is outside the content is left out.
+        [part] => Span::Part(part.clone()),
+        // The same bytes again and again would have the server send many times what it has.
+        _ if asked > size => Span::Whole,
+        _ => Span::Parts(parts),
+    }
+}
+
+fn parse_one(spec: &str, size: u64) -> Span {
+    let Some((first, last)) = spec.split_once('-') else { return Span::Whole };
     if first.is_empty() {
         return match number(last) {
             None => Span::Whole,
@@ -84,14 +120,41 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_or_multiple_is_ignored() {
+    fn several_ranges_come_in_the_order_in_which_they_were_asked_for() {
+        for (header, expected) in [
+            ("bytes=1-2,4-5", Span::Parts(vec![1..3, 4..6])),
+            ("bytes=7-8, 0-1 ,-1", Span::Parts(vec![7..9, 0..2, 9..10])),
+            ("bytes=,1-2,,4-", Span::Parts(vec![1..3, 4..10])),
+            // They may touch and overlap, as long as they are not more than there is.
+            ("bytes=0-4,5-9", Span::Parts(vec![0..5, 5..10])),
+            ("bytes=0-3,2-6", Span::Parts(vec![0..4, 2..7])),
+            ("bytes=0-8,2-6", Span::Whole),
+            ("bytes=0-,0-,0-", Span::Whole),
+            // Those that are outside are left out.
+            ("bytes=1-2,10-,5-3", Span::Part(1..3)),
+            ("bytes=10-,12-13", Span::Unsatisfiable),
+            ("bytes=1-2,x", Span::Whole),
+        ] {
+            assert_eq!(parse_range(header, 10), expected, "{header}");
+        }
+        let many = |count: u64| {
+            let ranges: Vec<String> = (0..count).map(|i| format!("{}-{}", 2 * i, 2 * i)).collect();
+            parse_range(&format!("bytes={}", ranges.join(",")), 1 << 20)
+        };
+        let Span::Parts(parts) = many(MAX_RANGES as u64) else { panic!() };
+        assert_eq!(parts.len(), MAX_RANGES);
+        assert_eq!(many(MAX_RANGES as u64 + 1), Span::TooMany);
+    }
+
+    #[test]
+    fn what_is_malformed_is_ignored() {
         for header in [
             "",
             "bytes",
             "bytes=",
             "bytes=-",
             "bytes=a-b",
-            "bytes=1-2,4-5",
+            "bytes=,",
             "items=0-1",
             "bytes=+1-2",
             "bytes=1 - 2",

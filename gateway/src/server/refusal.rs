@@ -46,7 +46,7 @@ pub enum RefusalKind {
     BlobUploadUnknown,
     /// The upload cannot go on like this: 400.
     BlobUploadInvalid,
-    /// There are not as many bytes as were announced: 400.
+    /// There are not as many bytes as were announced, or more ranges are asked for than are given at once: 400.
     SizeInvalid,
     /// Credentials are needed: 401.
     Unauthorized,

@@ -151,6 +151,18 @@ impl Route {
         Ok(Self::Change(place, change))
     }
 
+    /// The methods that a target knows, and what each asks for, where that can be said without what is missing in this
+    /// request.
+    pub(super) fn methods(uri: &Uri, aliases: &Aliases) -> impl Iterator<Item = (Method, Option<Self>)> {
+        let all =
+            [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE].into_iter();
+        all.filter_map(|method| match Self::parse(&method, uri, aliases) {
+            Ok(route) => Some((method, Some(route))),
+            Err(refusal) if refusal.kind == RefusalKind::Unsupported => None,
+            Err(_) => Some((method, None)),
+        })
+    }
+
     /// The repository that is meant, if one is.
     pub(super) fn place(&self) -> Option<&Place> {
         match self {

@@ -72,6 +72,28 @@ async fn a_part_that_ends_before_the_blob_is_an_interruption() {
 }
 
 #[tokio::test]
+async fn of_a_part_no_byte_behind_its_end_is_asked_for_nor_taken() {
+    let range = |end: usize| format!("bytes 10-{}/{SIZE}", end - 1);
+    let origin = Script::start(move |number, _| match number {
+        0 => Reply::new(206, &[("Content-Range", &range(200_000))], &bytes()[10..200_000]),
+        // One that ignores where it ends, one that ignores ranges, and one that sends too little.
+        1 => Reply::new(206, &[("Content-Range", &range(SIZE))], &bytes()[10..]),
+        2 => Reply::new(200, &[], bytes()),
+        _ => Reply::new(206, &[("Content-Range", &range(100))], &bytes()[10..100]),
+    })
+    .await;
+    let origins = Origins::new(settings(&[&origin.host])).unwrap();
+    for number in 0..4 {
+        let part = origins.blob_part(&origin.host, &repository(), &digest(), 10..200_000).await.unwrap();
+        let (got, end) = drain(part).await;
+        let until = if number < 3 { 200_000 } else { 100 };
+        assert!(got == bytes()[10..until], "{number}: {} bytes", got.len());
+        assert_eq!(end.is_ok(), number < 3, "{number}: {end:?}");
+    }
+    assert!(origin.seen().iter().all(|request| request.header("range") == Some("bytes=10-199999")));
+}
+
+#[tokio::test]
 async fn an_origin_that_falls_silent_is_given_up() {
     let origin = Script::start(|_, _| {
         let length = SIZE.to_string();

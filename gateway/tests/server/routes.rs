@@ -191,7 +191,9 @@ async fn what_is_not_there_or_not_well_formed_has_its_status_and_code() {
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{method} {target}");
         assert_eq!(answer.header("content-type"), Some("application/json"));
         if status == 405 {
-            assert_eq!(answer.header("allow"), Some("GET, HEAD"));
+            // Nothing can be pushed here, and so nothing can be done where uploads are.
+            let allowed = if target.contains("uploads") { "" } else { "GET, HEAD" };
+            assert_eq!(answer.header("allow"), Some(allowed), "{method} {target}");
         }
     }
     let head = client.ask("HEAD", "/v2/test/manifests/v2", &[]).await;

@@ -170,12 +170,10 @@ impl BlobHandle {
             return Err(self.failed(TransferError::limited(&limits, limited)).into_refusal(true));
         }
         let Route { host, repository } = &self.route;
-        let blob =
-            self.origins.blob(host, repository, &self.digest, range.start).await.map_err(|origin| {
-                let what = format!("blob {} of {}", self.digest, self.route);
-                ImageError::Unknown { what, origin: Box::new(origin) }.into_refusal(true)
-            })?;
-        let mut left = range.end - range.start;
+        let blob = self.origins.blob_part(host, repository, &self.digest, range).await.map_err(|origin| {
+            let what = format!("blob {} of {}", self.digest, self.route);
+            ImageError::Unknown { what, origin: Box::new(origin) }.into_refusal(true)
+        })?;
         let blob = blob.then(move |piece| {
             let limits = limits.clone();
             async move {
@@ -187,19 +185,7 @@ impl BlobHandle {
                 open.map(|()| piece).map_err(|_| Break::Stalled)
             }
         });
-        let bytes = blob.map(move |piece| match piece {
-            Ok(mut piece) => {
-                piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-                left -= piece.len() as u64;
-                Ok(piece)
-            }
-            Err(why) => Err(why),
-        });
-        let until_done = bytes.take_while(|piece| {
-            let more = piece.as_ref().map_or(true, |piece| !piece.is_empty());
-            futures::future::ready(more)
-        });
-        Ok(Body::Stream(until_done.boxed()))
+        Ok(Body::Stream(blob.boxed()))
     }
 }
 

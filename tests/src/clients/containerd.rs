@@ -1,6 +1,7 @@
-//! containerd with a daemon of its own, steered by its `ctr`.
+//! containerd with a daemon of its own, steered by its `ctr` or as a kubelet does.
 //!
-//! The daemon runs beside any other: its own root, state and socket, and no plugin but what pulls, pushes and unpacks.
+//! The daemon runs beside any other: its own root, state and socket, and no plugin but what pulls, pushes and unpacks, and the
+//! one that serves kubelets if a test wants it.
 //! Layers are unpacked by the native snapshotter, which copies them and needs no overlay.
 
 use std::fs;
@@ -36,16 +37,39 @@ impl Containerd {
     /// # Errors
     /// When it does not come up.
     pub fn start(lab: &Lab, name: &str) -> Result<Self> {
+        let config = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+        Self::start_with(lab, name, config)
+    }
+
+    /// Starts a daemon that serves kubelets too, and has them get images as this configuration says: that of an administrator,
+    /// of version 2.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_for_kubelets(lab: &Lab, name: &str, config: &str) -> Result<Self> {
+        // As few of the machine's means as images can do with: no overlay, no cgroups, no profiles.
+        let cri = "[plugins.\"io.containerd.grpc.v1.cri\"]\ndisable_cgroup = true\ndisable_apparmor = true\n\
+                   [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n";
+        let containerd = Self::start_with(lab, name, &format!("{config}\n{cri}"))?;
+        wait_until("containerd's CRI plugin is loaded", START, || {
+            let said = run(containerd.ctr().args(["plugins", "list", "id==cri"]))?;
+            Ok(said.lines().any(|line| line.trim_end().ends_with("ok")))
+        })?;
+        Ok(containerd)
+    }
+
+    fn start_with(lab: &Lab, name: &str, more: &str) -> Result<Self> {
         let root = lab.folder(name)?;
-        let config = root.join("config.toml");
+        let (config, base) = (root.join("config.toml"), root.join("base.toml"));
+        fs::write(&base, more)?;
         let at = |part: &str| root.join(part).display().to_string();
         let text = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n\
-             [grpc]\naddress = {:?}\n",
+            "version = 2\nimports = [{base:?}]\nroot = {:?}\nstate = {:?}\n[grpc]\naddress = {:?}\n\
+             [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n",
             at("root"),
             at("state"),
             at("socket"),
+            at("opt"),
         );
         fs::write(&config, text)?;
         let daemon = Process::start(name, &lab.logs(), Signal::TERM, "containerd", |command| {
@@ -65,6 +89,25 @@ impl Containerd {
         command.arg("--address").arg(self.root.join("socket"));
         command.env_remove("CONTAINERD_ADDRESS").env_remove("CONTAINERD_NAMESPACE");
         command
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("socket")
+    }
+
+    /// Has a registry's images come from these mirrors, in order, and from nowhere else.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn mirrors(&self, registry: &str, mirrors: &[SocketAddr]) -> Result<()> {
+        let folder = self.root.join("hosts").join(registry);
+        fs::create_dir_all(&folder)?;
+        let mut hosts = "server = \"http://127.0.0.1:1\"\n".to_owned();
+        for mirror in mirrors {
+            hosts += &format!("[host.\"http://{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
+        }
+        fs::write(folder.join("hosts.toml"), hosts).context("hosts.toml")
     }
 
     /// Has a registry's images come from a mirror first, and what the mirror does not give from `upstream`, if there is

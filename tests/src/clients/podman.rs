@@ -5,6 +5,7 @@
 //! systemd to ask), explicit process and file limits (its defaults are above what a sandbox lets even root set), no
 //! network (its bridge needs CNI plugins), and no event log (there is no journal).
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -17,6 +18,8 @@ use crate::process::{run, tool};
 /// podman without the machine's images, containers and registries.
 pub struct Podman {
     root: PathBuf,
+    /// The configuration of its store, if not what the options say.
+    storage: Option<PathBuf>,
 }
 
 impl Podman {
@@ -25,17 +28,41 @@ impl Podman {
     /// # Errors
     /// When its folder cannot be made.
     pub fn new(lab: &Lab, name: &str) -> Result<Self> {
-        Ok(Self { root: lab.folder(name)? })
+        Ok(Self { root: lab.folder(name)?, storage: None })
+    }
+
+    /// One that pulls of a layer only the parts that it lacks, where the layer is made for that.
+    ///
+    /// # Errors
+    /// As [`Podman::new`].
+    pub fn by_parts(lab: &Lab, name: &str) -> Result<Self> {
+        let mut podman = Self::new(lab, name)?;
+        let text = format!(
+            "[storage]\ndriver = \"overlay\"\ngraphroot = {:?}\nrunroot = {:?}\n[storage.options]\n\
+             pull_options = {{ enable_partial_images = \"true\", use_hard_links = \"false\", ostree_repos = \"\" }}\n",
+            podman.root.join("root"),
+            podman.root.join("run"),
+        );
+        let storage = podman.root.join("storage.conf");
+        fs::write(&storage, text)?;
+        podman.storage = Some(storage);
+        Ok(podman)
     }
 
     /// A podman command without arguments, for what the methods below do not offer.
     pub fn command(&self) -> Command {
         let mut command = tool("podman", LIMIT);
-        for (option, folder) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(option).arg(self.root.join(folder));
-        }
+        command.arg("--tmpdir").arg(self.root.join("tmp"));
         command.args(["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
-        command.args(["--storage-driver", "overlay", "--log-level", "error"]);
+        command.args(["--log-level", "error"]);
+        match &self.storage {
+            // Its options about the store would have it ignore the file.
+            Some(storage) => _ = command.env("CONTAINERS_STORAGE_CONF", storage),
+            None => {
+                command.arg("--root").arg(self.root.join("root")).arg("--runroot").arg(self.root.join("run"));
+                command.args(["--storage-driver", "overlay"]);
+            }
+        }
         command.env("HOME", &self.root).env("TMPDIR", &self.root).env_remove("REGISTRY_AUTH_FILE");
         command
     }

@@ -53,8 +53,17 @@ impl Skopeo {
     /// # Errors
     /// With all that skopeo said.
     pub fn pull(&self, reference: &str, name: &str) -> Result<Pulled> {
+        self.pull_by(self.command(), reference, name)
+    }
+
+    /// The same by a [`command`](Self::command) to which something was added, such as registries of the test's own.
+    ///
+    /// # Errors
+    /// With all that skopeo said.
+    pub fn pull_by(&self, mut command: Command, reference: &str, name: &str) -> Result<Pulled> {
         let folder = self.home.join(name);
-        self.copy(&format!("docker://{reference}"), &format!("dir:{}", folder.display()))?;
+        command.args(["copy", "--quiet", "--src-tls-verify=false", &format!("docker://{reference}")]);
+        run(command.arg(format!("dir:{}", folder.display())))?;
         Ok(Pulled { folder })
     }
 }

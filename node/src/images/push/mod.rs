@@ -128,6 +128,10 @@ impl Push for Images {
         self.pusher(ask).await.map(drop)
     }
 
+    async fn admits_removal(&self, ask: &Ask) -> Result<(), Refusal> {
+        self.may_change(ask, Right::Delete, self.0.parts.push.delete).await
+    }
+
     async fn begin(&self, ask: Ask, algorithm: Algorithm) -> Result<String, Refusal> {
         let route = self.pusher(&ask).await?;
         self.0.uploads.begin(&self.0.parts.store, route, algorithm).await
@@ -180,7 +184,7 @@ impl Push for Images {
     }
 
     async fn remove(&self, ask: Ask, what: Removal) -> Result<(), Refusal> {
-        self.may_change(&ask, Right::Delete, self.0.parts.push.delete).await?;
+        self.admits_removal(&ask).await?;
         let route = self.route(&ask);
         match what {
             Removal::Manifest(target) => {

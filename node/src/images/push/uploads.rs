@@ -49,12 +49,20 @@ struct Inner {
 /// One upload.
 struct Session {
     route: Route,
-    // What the last request has begun to write, which goes on where that broke off.
-    turn: tokio::sync::Mutex<Option<JoinHandle<Result<(), Refusal>>>>,
+    // What the requests have brought and is not written yet: it stays where one of them breaks off.
+    turn: tokio::sync::Mutex<Unwritten>,
     // None once it has come to its end, or an error has left it in a state that nobody knows.
     upload: Mutex<Option<Upload>>,
-    taken: AtomicU64,
+    // How many bytes have come, written or not.
+    came: AtomicU64,
     touched: Mutex<Instant>,
+}
+
+/// Bytes of an upload on their way to the disk, all of which count as come: if they cannot be written the upload is over.
+#[derive(Default)]
+struct Unwritten {
+    gathered: Vec<u8>,
+    writing: Option<JoinHandle<Result<(), Refusal>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,7 +97,7 @@ impl Session {
     fn write(&self, piece: &[u8]) -> Result<(), Refusal> {
         let mut upload = lock(&self.upload);
         let written = match upload.as_mut() {
-            Some(open) => open.write(piece).map(|()| open.len()),
+            Some(open) => open.write(piece),
             None => {
                 return Err(Refusal::new(
                     RefusalKind::BlobUploadUnknown,
@@ -98,8 +106,7 @@ impl Session {
             }
         };
         match written {
-            Ok(len) => {
-                self.taken.store(len, Ordering::Release);
+            Ok(()) => {
                 *lock(&self.touched) = Instant::now();
                 Ok(())
             }
@@ -151,7 +158,7 @@ impl Uploads {
             route,
             turn: tokio::sync::Mutex::default(),
             upload: Mutex::new(Some(upload)),
-            taken: AtomicU64::new(0),
+            came: AtomicU64::new(0),
             touched: Mutex::new(Instant::now()),
         };
         {
@@ -170,43 +177,39 @@ impl Uploads {
         let Sent { id, range, mut body } = sent;
         let session = self.find(route, &id)?;
         let turn = timeout(TURN, session.turn.lock()).await;
-        let mut writing = turn.map_err(|_| {
+        let mut unwritten = turn.map_err(|_| {
             let message = "another request adds to this upload: let it end first";
             Refusal::new(RefusalKind::BlobUploadInvalid, message)
         })?;
-        self.written(&id, &mut writing).await?;
-        let at = session.taken.load(Ordering::Acquire);
+        self.flush(&id, &session, &mut unwritten).await?;
+        let at = session.came.load(Ordering::Acquire);
         if let Some((first, _)) = range
             && first != at
         {
             let message = format!("the upload has {at} bytes, and these are to be put at {first}");
             return Err(Refusal::new(RefusalKind::RangeInvalid, message));
         }
-        let (mut gathered, mut came) = (Vec::new(), 0_u64);
+        let mut came = 0_u64;
         loop {
-            let piece = body.next().await;
-            if let Some(Ok(piece)) = &piece {
-                came += piece.len() as u64;
-                // Copied, since a short piece may keep a long buffer of its connection.
-                gathered.extend_from_slice(piece);
-            }
-            let is_end = !matches!(piece, Some(Ok(_)));
-            if gathered.len() >= PIECE || (is_end && !gathered.is_empty()) {
-                self.written(&id, &mut writing).await?;
-                let (session, piece) = (session.clone(), std::mem::take(&mut gathered));
-                *writing = Some(tokio::task::spawn_blocking(move || session.write(&piece)));
-            }
-            match piece {
-                Some(Ok(_)) => {}
+            match body.next().await {
+                Some(Ok(piece)) => {
+                    came += piece.len() as u64;
+                    // Copied, since a short piece may keep a long buffer of its connection.
+                    unwritten.gathered.extend_from_slice(&piece);
+                    session.came.store(at + came, Ordering::Release);
+                    if unwritten.gathered.len() >= PIECE {
+                        self.write(&id, &session, &mut unwritten).await?;
+                    }
+                }
                 None => break,
                 Some(Err(why)) => {
-                    self.written(&id, &mut writing).await?;
+                    self.flush(&id, &session, &mut unwritten).await?;
                     debug!(upload = id, %why, "an upload broke off; it can be gone on with");
                     return Err(Refusal::new(RefusalKind::SizeInvalid, why.to_string()));
                 }
             }
         }
-        self.written(&id, &mut writing).await?;
+        self.flush(&id, &session, &mut unwritten).await?;
         match range {
             Some((_, announced)) if announced != came => {
                 let message = format!("{announced} bytes were announced, and {came} came");
@@ -214,6 +217,32 @@ impl Uploads {
             }
             _ => Ok(at + came),
         }
+    }
+
+    /// Begins to write what was gathered, once the piece before it is written.
+    async fn write(
+        &self,
+        id: &str,
+        session: &Arc<Session>,
+        unwritten: &mut Unwritten,
+    ) -> Result<(), Refusal> {
+        self.written(id, &mut unwritten.writing).await?;
+        let (session, piece) = (session.clone(), std::mem::take(&mut unwritten.gathered));
+        unwritten.writing = Some(tokio::task::spawn_blocking(move || session.write(&piece)));
+        Ok(())
+    }
+
+    /// Waits until all that has come is written.
+    async fn flush(
+        &self,
+        id: &str,
+        session: &Arc<Session>,
+        unwritten: &mut Unwritten,
+    ) -> Result<(), Refusal> {
+        if !unwritten.gathered.is_empty() {
+            self.write(id, session, unwritten).await?;
+        }
+        self.written(id, &mut unwritten.writing).await
     }
 
     /// Waits until a piece is written; if it could not be, the upload is over.
@@ -240,7 +269,7 @@ impl Uploads {
     }
 
     pub(super) fn status(&self, route: &Route, id: &str) -> Result<u64, Refusal> {
-        Ok(self.find(route, id)?.taken.load(Ordering::Acquire))
+        Ok(self.find(route, id)?.came.load(Ordering::Acquire))
     }
 
     pub(super) fn cancel(&self, route: &Route, id: &str) -> Result<(), Refusal> {
