@@ -6,7 +6,7 @@ use url::Url;
 use super::credentials::Found;
 use super::http::Target;
 use super::retry::Failure;
-use super::token::challenges;
+use super::token::{PULL, challenges};
 use super::{Credential, OriginError, Origins};
 use crate::name::{Host, Repository};
 
@@ -42,7 +42,7 @@ impl Origins {
         let mut response = self.http.follow(target, &Method::GET, &url, &headers, None).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let found = Found { credential: credential.cloned(), problems: Vec::new() };
-            let grant = self.http.grant(target, &challenges(&response), &found).await?;
+            let grant = self.http.grant(target, &challenges(&response), &found, PULL).await?;
             response = self.http.follow(target, &Method::GET, &url, &headers, Some(&grant.header)).await?;
         }
         self.http.judge(target, response, credential.is_some()).await?;

@@ -161,7 +161,7 @@ impl Http {
         Err(target.bad(format_args!("it redirects more than {MAX_REDIRECTS} times")).into())
     }
 
-    async fn check_redirect(
+    pub(super) async fn check_redirect(
         &self,
         target: Target<'_>,
         start: &Url,
@@ -219,8 +219,17 @@ impl Http {
         target: Target<'_>,
         request: reqwest::Request,
     ) -> Result<Response, Failure> {
+        self.send_within(target, request, self.settings.header_timeout).await
+    }
+
+    /// The same with another patience.
+    pub(super) async fn send_within(
+        &self,
+        target: Target<'_>,
+        request: reqwest::Request,
+        limit: Duration,
+    ) -> Result<Response, Failure> {
         let client = self.clients.of(target.host, request.url());
-        let limit = self.settings.header_timeout;
         let server = server_of(request.url());
         match tokio::time::timeout(limit, client.execute(request)).await {
             Ok(Ok(response)) => Ok(response),
@@ -326,7 +335,7 @@ pub(super) enum ReadError {
 
 /// Whether two URLs are of the same scheme, host and port, so that what is meant for one may be sent to the
 /// other.
-fn is_same_server(a: &Url, b: &Url) -> bool {
+pub(super) fn is_same_server(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme()
         && a.host_str() == b.host_str()
         && a.port_or_known_default() == b.port_or_known_default()

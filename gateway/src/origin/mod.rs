@@ -23,6 +23,7 @@ mod http;
 mod manifest;
 mod mirrors;
 mod pace;
+mod publish;
 mod realm;
 mod retry;
 mod settings;
@@ -35,6 +36,7 @@ pub use credentials::{Credential, CredentialSources, Login, Secret};
 pub use error::OriginError;
 pub use manifest::{ManifestHead, describe};
 pub use mirrors::Mirror;
+pub use publish::{Publisher, Publishing};
 pub use settings::{HostSettings, OriginSettings, SettingsError};
 
 use crate::name::{Host, Repository};

@@ -27,6 +27,10 @@ const MAX_LIFE: Duration = Duration::from_secs(3600);
 /// The most challenges of one answer that are looked at.
 const MAX_CHALLENGES: usize = 16;
 
+/// What a token is to be good for.
+pub(super) const PULL: &str = "pull";
+pub(super) const PUSH: &str = "pull,push";
+
 #[derive(Deserialize)]
 struct TokenAnswer {
     token: Option<String>,
@@ -54,7 +58,7 @@ impl Http {
         }
         *slot = None;
         let found = self.settings.credentials.find(target.host, target.repository).await;
-        let grant = self.grant(target, &challenges, &found).await?;
+        let grant = self.grant(target, &challenges, &found, PULL).await?;
         if used == Some(&grant.header) {
             return Err(target.unauthorized(refused_credentials(target, &found)).into());
         }
@@ -63,16 +67,17 @@ impl Http {
         Ok(header)
     }
 
-    /// What a registry takes for these credentials.
+    /// What a registry takes for these credentials and actions.
     pub(super) async fn grant(
         &self,
         target: Target<'_>,
         challenges: &[Challenge],
         found: &Found,
+        actions: &str,
     ) -> Result<Grant, Failure> {
         let of_scheme = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
         if let Some(challenge) = of_scheme("bearer") {
-            self.token(target, challenge, found).await
+            self.token(target, challenge, found, actions).await
         } else if of_scheme("basic").is_some() {
             let Some(credential @ Credential::Password { .. }) = &found.credential else {
                 return Err(target.unauthorized(no_credentials(target, found)).into());
@@ -90,6 +95,7 @@ impl Http {
         target: Target<'_>,
         challenge: &Challenge,
         found: &Found,
+        actions: &str,
     ) -> Result<Grant, Failure> {
         let registry = self.scheme(target.host);
         let realm = challenge.param("realm").ok_or_else(|| target.bad("it names no token server"))?;
@@ -101,7 +107,7 @@ impl Http {
                 .bad("its token server is inside this network, although it is not itself")
                 .into());
         }
-        let scope = format!("repository:{}:pull", target.repository);
+        let scope = format!("repository:{}:{actions}", target.repository);
         let service = challenge.param("service").unwrap_or_default();
         if let Some(Credential::IdentityToken(token)) = &found.credential {
             let form = form_urlencoded::Serializer::new(String::new())
