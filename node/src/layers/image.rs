@@ -128,7 +128,7 @@ impl Image {
                 .map_err(|source| LayerError::Read { layer: Box::new(layer.digest), source })?;
             let mut read = Layer::open(layer, input, &mut self.budget)?;
             self.tree.begin_layer();
-            while let Some((number, entry)) = read.next()? {
+            while let Some((number, entry)) = read.next_entry()? {
                 let applied =
                     self.tree.apply(&entry, number).map_err(|source| refused(layer, &entry, source))?;
                 each(&mut self.tree, &mut read, &applied, &entry)?;
@@ -150,7 +150,7 @@ impl Image {
         // It has been counted before.
         let mut budget = Budget { ratio: self.budget.ratio, grace: self.budget.grace, ..Budget::default() };
         let mut read = Layer::open(layer, input, &mut budget)?;
-        while let Some((number, _)) = read.next()? {
+        while let Some((number, _)) = read.next_entry()? {
             if number == place.entry {
                 each_piece(&mut read, |piece| out.write_all(piece).map_err(CopyError::Write))?;
                 out.flush().map_err(CopyError::Write)?;

@@ -76,7 +76,7 @@ impl<'a, R: Read> Layer<'a, R> {
     ///
     /// # Errors
     /// When the layer cannot be read, is damaged, or has what no layer may have.
-    pub fn next(&mut self) -> Result<Option<(u64, Entry)>, LayerError> {
+    pub fn next_entry(&mut self) -> Result<Option<(u64, Entry)>, LayerError> {
         let read = match self.tarball.next() {
             Ok(Some(read)) => read,
             Ok(None) => return Ok(None),
@@ -99,7 +99,7 @@ impl<'a, R: Read> Layer<'a, R> {
     /// Reads bytes of the current entry; 0 at its end.
     ///
     /// # Errors
-    /// As [`Layer::next`].
+    /// As [`Layer::next_entry`].
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, LayerError> {
         self.tarball.read(buffer).map_err(|error| self.failed(error))
     }

@@ -277,7 +277,8 @@ impl Tree {
             _ => None,
         };
         self.count(entry)?;
-        let (folder, folder_path, implied) = self.make_folders(folders, entry.attributes.mtime)?;
+        let (Found { inode: folder, path: folder_path }, implied) =
+            self.make_folders(folders, entry.attributes.mtime)?;
         let path = joined(&folder_path, name);
         let existing = self.inodes[folder.0].children.get(*name).copied();
         let mut removed = Vec::new();
@@ -397,11 +398,7 @@ impl Tree {
     }
 
     /// The folder of an entry, with those that are missing made, and marked as having something of this layer in it.
-    fn make_folders(
-        &mut self,
-        folders: &[&[u8]],
-        mtime: Time,
-    ) -> Result<(InodeId, Vec<u8>, Vec<Vec<u8>>), TreeError> {
+    fn make_folders(&mut self, folders: &[&[u8]], mtime: Time) -> Result<(Found, Vec<Vec<u8>>), TreeError> {
         let walked = self.walk(folders, true)?;
         let mut folder = Self::ROOT;
         // Whatever has a name may be in it.
@@ -424,13 +421,14 @@ impl Tree {
             implied.push(path.clone());
             folder = inode;
         }
-        Ok((folder, path, implied))
+        Ok((Found { inode: folder, path }, implied))
     }
 
     /// Follows a path from the root, and links on it. Nothing leads above the root.
     fn walk<'a>(&'a self, parts: &[&'a [u8]], follow_last: bool) -> Result<Walked, TreeError> {
         let mut pending: Vec<&'a [u8]> = parts.iter().rev().copied().collect();
-        let (mut there, mut missing): (Vec<(&'a [u8], InodeId)>, Vec<&'a [u8]>) = (Vec::new(), Vec::new());
+        let mut there: Vec<(&'a [u8], InodeId)> = Vec::new();
+        let mut missing: Vec<&'a [u8]> = Vec::new();
         let mut links = 0;
         while let Some(name) = pending.pop() {
             if name == b".." {
