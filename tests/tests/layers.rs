@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use wherry_proto::Digest;
-use wherry_tests::blobs::{Image, push_image};
+use wherry_tests::blobs::{Image, OCI_MANIFEST, push_image};
 use wherry_tests::clients::Podman;
 use wherry_tests::images::Images;
 use wherry_tests::lab::{Lab, unmount_below};
@@ -117,7 +117,7 @@ fn an_unpacked_image_has_the_files_that_podman_has_of_it_and_runc_runs_it() -> R
         let theirs = mounted(&podman, &reference)?;
         same(&ours, &listed(&theirs)?)?;
         assert_eq!(told["files"], ours.len(), "{told}");
-        assert_eq!(told["left_out"], serde_json::json!({ "owners": 0, "devices": 0, "attributes": 0 }));
+        assert_eq!(told["left_out"], json!({ "owners": 0, "devices": 0, "attributes": 0 }));
         assert_eq!(fs::metadata(&bundle)?.permissions().mode() & 0o7777, 0o700);
         assert_eq!(runc(&lab, &bundle, &format!("wherry-{name}-{}", std::process::id()))?.trim(), says);
     }
@@ -203,10 +203,7 @@ fn images_that_differ_in_one_file_are_told_apart_by_that_file_alone() -> Result<
     assert_eq!((&told["added"], &told["removed"]), (&Value::Array(vec![]), &Value::Array(vec![])), "{told}");
     assert_eq!(told["changed"].as_array().map(Vec::len), Some(1), "{told}");
     let change = &told["changed"][0];
-    assert_eq!(
-        (&change["path"], &change["changed"]),
-        (&"/etc/second".into(), &serde_json::json!(["content"]))
-    );
+    assert_eq!((&change["path"], &change["changed"]), (&"/etc/second".into(), &json!(["content"])));
     assert_eq!((&change["before"]["size"], &change["after"]["size"]), (&16.into(), &12.into()));
     let shared = told["layers"]["shared"].as_array().context("no layers")?;
     assert_eq!(shared.len(), images.second.layers.len(), "{told}");
@@ -386,5 +383,118 @@ fn who_is_not_root_gets_a_bundle_and_is_told_what_was_left_out() -> Result<()> {
     let config: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
     assert_eq!(config["linux"]["uidMappings"][0]["hostID"], 65_534);
     unmount_below(lab.path());
+    Ok(())
+}
+
+/// An OCI layout in the making.
+#[derive(Default)]
+struct Layout(BTreeMap<String, Vec<u8>>);
+
+impl Layout {
+    /// Adds a blob: its descriptor.
+    fn add(&mut self, media_type: &str, bytes: &[u8]) -> Value {
+        let digest = Digest::sha256(bytes);
+        self.0.insert(format!("blobs/sha256/{}", digest.hex()), bytes.to_vec());
+        json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
+    }
+
+    /// Adds an image of one file, `which`: its descriptor.
+    fn image(&mut self, architecture: &str, more: Option<Value>) -> Result<Value> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(architecture.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, "which", architecture.as_bytes())?;
+        let layer = tar.into_inner()?;
+        let mut ids = vec![Digest::sha256(&layer).to_string()];
+        let mut layers = vec![self.add("application/vnd.oci.image.layer.v1.tar", &layer)];
+        if let Some(more) = more {
+            ids.push(more["digest"].as_str().context("no digest")?.to_owned());
+            layers.push(more);
+        }
+        let config = json!({ "architecture": architecture, "os": "linux", "rootfs": { "type": "layers", "diff_ids": ids } });
+        let config = self.add("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+        let manifest =
+            json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers });
+        let mut descriptor = self.add(OCI_MANIFEST, manifest.to_string().as_bytes());
+        descriptor["platform"] = json!({ "architecture": architecture, "os": "linux" });
+        Ok(descriptor)
+    }
+
+    /// Writes it as an archive of one image.
+    fn write(mut self, path: &Path, name: &str, mut top: Value) -> Result<()> {
+        top["annotations"] = json!({ "io.containerd.image.name": name });
+        let index = json!({ "schemaVersion": 2, "manifests": [top] });
+        self.0.insert("index.json".to_owned(), index.to_string().into_bytes());
+        self.0.insert("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec());
+        let mut tar = tar::Builder::new(fs::File::create(path)?);
+        for (name, bytes) in self.0 {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, bytes.as_slice())?;
+        }
+        tar.finish()?;
+        Ok(())
+    }
+}
+
+#[test]
+fn of_an_image_for_several_platforms_the_one_that_is_named_is_looked_into() -> Result<()> {
+    let lab = Lab::new()?;
+    let node = Wherry::start(&lab, "node", Options::default())?;
+    let mut layout = Layout::default();
+    let manifests =
+        [layout.image("amd64", None)?, layout.image("arm64", None)?, layout.image("riscv64", None)?];
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let index = json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": manifests });
+    let index = layout.add(media_type, index.to_string().as_bytes());
+    let archive = lab.path().join("two.tar");
+    layout.write(&archive, "site.example/lab/many:1", index)?;
+    node.run(&["import", &archive.display().to_string()])?;
+    for architecture in ["arm64", "riscv64", "amd64"] {
+        let platform = format!("linux/{architecture}");
+        let file = "site.example/lab/many:1:/which";
+        assert_eq!(node.run(&["cat", "--platform", &platform, file])?, architecture);
+        let place = lab.path().join(architecture).display().to_string();
+        node.run(&["unpack", "--platform", &platform, "site.example/lab/many:1", &place])?;
+        assert_eq!(fs::read_to_string(lab.path().join(architecture).join("rootfs/which"))?, architecture);
+        let digest = manifests.iter().find(|it| it["platform"]["architecture"] == architecture);
+        let digest = digest.and_then(|it| it["digest"].as_str()).context("no digest")?;
+        assert_eq!(node.run(&["cat", &format!("{digest}:/which")])?, architecture);
+        let told =
+            node.json(&["inspect", "--layer", "1", "--platform", &platform, "site.example/lab/many:1"])?;
+        assert_eq!((&told["manifest"], &told["added"][0]["path"]), (&digest.into(), &"/which".into()));
+    }
+    let [amd64, arm64, _] = manifests.map(|it| it["digest"].as_str().unwrap_or_default().to_owned());
+    let told = node.json(&["diff", &amd64, &arm64])?;
+    assert_eq!(told["changed"][0]["path"], "/which", "{told}");
+    let said = node.fails(&["cat", "--platform", "linux/s390x", "site.example/lab/many:1:/which"])?;
+    assert!(said.contains("linux/s390x"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_layer_that_registries_do_not_pass_on_is_named_where_it_is_missing() -> Result<()> {
+    let lab = Lab::new()?;
+    let node = Wherry::start(&lab, "node", Options::default())?;
+    let mut layout = Layout::default();
+    let foreign = json!({
+        "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "digest": Digest::sha256(b"far away"),
+        "size": 8,
+    });
+    let image = layout.image("amd64", Some(foreign.clone()))?;
+    let archive = lab.path().join("foreign.tar");
+    layout.write(&archive, "site.example/lab/foreign:1", image)?;
+    node.run(&["import", &archive.display().to_string()])?;
+    let said = node.fails(&["cat", "site.example/lab/foreign:1:/which"])?;
+    let digest = foreign["digest"].as_str().context("no digest")?;
+    for part in [digest, "registries do not pass on"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // The layers below it are here.
+    let told = node.json(&["inspect", "--layer", "1", "site.example/lab/foreign:1"])?;
+    assert_eq!(told["added"][0]["path"], "/which");
     Ok(())
 }

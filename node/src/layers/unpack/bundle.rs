@@ -96,7 +96,7 @@ fn document(image: &ImageConfig, user: &users::User, caller: Caller) -> Value {
     if !env.iter().any(|variable| variable.starts_with("PATH=")) {
         env.insert(0, PATH.to_owned());
     }
-    // Another user than root is not given what root may do, but what a set-user-id program may.
+    // Another user than root is given nothing of what root may do.
     let held: &[&str] = if user.uid == 0 { &CAPABILITIES } else { &[] };
     let capabilities = json!({ "bounding": CAPABILITIES, "effective": held, "permitted": held });
     let cwd = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
