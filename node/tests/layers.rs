@@ -71,6 +71,30 @@ fn a_bundle_has_the_files_of_all_layers_with_modes_times_links_and_attributes() 
     }
     assert!(rootfs.join("long/".repeat(40)).is_dir());
     assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o7777, 0o700);
+    // Or it could not be removed by whom it is closed to.
+    fs::set_permissions(rootfs.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn what_a_program_may_do_outlives_its_owner_and_what_layers_must_not_say_is_left_out() {
+    // CAP_NET_RAW, in the second version of its layout. A change of the owner would take it away.
+    let held = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let layer = Tar::new()
+        .pax(&[("uid", b"33"), ("SCHILY.xattr.security.capability", &held)])
+        .file("ping", 0o4755, b"x")
+        .pax(&[("SCHILY.xattr.trusted.overlay.opaque", b"y")])
+        .folder("d", 0o755);
+    let (_home, place, told) = unpacked(&[layer.end()]);
+    let mut value = [0; 64];
+    match rustix::fs::getxattr(place.join("rootfs/ping"), "security.capability", &mut value) {
+        Ok(length) => assert_eq!((&value[..length], told.left_out.attributes), (&held[..], 1)),
+        // Whoever runs the tests may not set it, or their temporary folder cannot have it.
+        Err(_) => assert_eq!(told.left_out.attributes, 2),
+    }
+    rustix::fs::getxattr(place.join("rootfs/d"), "trusted.overlay.opaque", &mut value).unwrap_err();
+    let ping = fs::metadata(place.join("rootfs/ping")).unwrap();
+    assert_eq!(ping.mode() & 0o7777, 0o4755);
+    assert_eq!(ping.uid() == 33, told.left_out.owners == 0);
 }
 
 #[test]

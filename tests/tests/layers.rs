@@ -348,7 +348,18 @@ fn a_layer_that_the_disk_has_damaged_is_not_unpacked() -> Result<()> {
     assert!(said.contains("damaged") || said.contains("have the digest"), "{said}");
     assert!(said.contains("hint"), "{said}");
     assert!(!place.exists());
-    nothing_unfinished(&lab)
+    nothing_unfinished(&lab)?;
+    // It is set aside now, and the image is not whole until it is pulled again.
+    for command in [&["cat", &format!("{reference}:/etc/second")][..], &["diff", &reference, &reference]] {
+        let said = node.fails(command)?;
+        for part in ["not all of", "1 layer is missing", &format!("{reference}' brings it")] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+    node.run(&["pull", &reference])?;
+    node.run(&["unpack", &reference, &place.display().to_string()])?;
+    assert_eq!(fs::read_to_string(place.join("rootfs/etc/second"))?, "built by podman\n");
+    Ok(())
 }
 
 #[test]
@@ -382,6 +393,13 @@ fn who_is_not_root_gets_a_bundle_and_is_told_what_was_left_out() -> Result<()> {
     assert_eq!(fs::metadata(bundle.join("rootfs/etc/shadow"))?.permissions().mode() & 0o7777, 0o640);
     let config: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
     assert_eq!(config["linux"]["uidMappings"][0]["hostID"], 65_534);
+    let mut command = tool("setpriv", LIMIT);
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "runc", "--root"])
+        .arg(home.join("runc"));
+    command.args(["run", "--bundle"]).arg(&bundle).arg(format!("wherry-rootless-{}", std::process::id()));
+    command.env("HOME", &home).env("XDG_RUNTIME_DIR", &home);
+    assert_eq!(run(&mut command)?.trim(), "built by podman");
     unmount_below(lab.path());
     Ok(())
 }
