@@ -202,10 +202,8 @@ impl Backend for Harbour {
     }
 
     async fn blob(&self, request: BlobRequest, out: DuplexStream) -> Result<(), ApiError> {
-        match request.digest == digest() {
-            true => self.export(&request.reference, out).await,
-            false => Err(ApiError::new(ErrorCode::NotFound, "no such part")),
-        }
+        let known = (request.digest == digest()).then_some(request.reference.as_str());
+        self.export(known.unwrap_or("missing"), out).await
     }
 
     async fn export(&self, reference: &str, mut out: DuplexStream) -> Result<(), ApiError> {
@@ -411,9 +409,9 @@ async fn an_export_arrives_whole_or_with_the_reason_why_not() {
 #[tokio::test]
 async fn a_part_of_an_image_arrives_whole_or_with_the_reason_why_not() {
     let running = start();
-    let request = |reference: &str, digest| BlobRequest {
-        reference: reference.to_owned(),
-        platform: Some("linux/arm64".to_owned()),
+    let request = |name: &str, digest| BlobRequest {
+        reference: name.to_owned(),
+        platform: Some("a/b".to_owned()),
         digest,
     };
     let mut carried = running.client.blob(&request("fine", digest())).await.unwrap();
