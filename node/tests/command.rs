@@ -185,7 +185,18 @@ fn a_node_goes_on_when_nobody_reads_what_it_says() {
 #[test]
 fn without_a_node_a_command_says_how_to_start_one() {
     let home = tempdir().unwrap();
-    for line in ["pull alpine", "images", "inspect alpine", "export alpine -o x.tar", "peers", "status"] {
+    for line in [
+        "pull alpine",
+        "images",
+        "inspect alpine",
+        "inspect --layer 1 alpine",
+        "diff alpine debian",
+        "cat alpine:/etc/passwd",
+        "unpack alpine x",
+        "export alpine -o x.tar",
+        "peers",
+        "status",
+    ] {
         let (code, out, err) = run(&home, line);
         assert_eq!((code, out.as_str()), (Some(1), ""), "{line}");
         assert!(err.contains("start one with 'wherry up'"), "{line}: {err}");
@@ -195,7 +206,17 @@ fn without_a_node_a_command_says_how_to_start_one() {
 #[test]
 fn wrong_usage_and_wrong_configuration_end_with_2_and_name_everything() {
     let home = tempdir().unwrap();
-    for line in ["", "pull", "pull --platform arm alpine", "sail", "up --nonsense", "network admit nobody"] {
+    for line in [
+        "",
+        "pull",
+        "pull --platform arm alpine",
+        "sail",
+        "cat alpine",
+        "diff alpine",
+        "inspect --layer 0 a",
+        "up --nonsense",
+        "network admit nobody",
+    ] {
         assert_eq!(run(&home, line).0, Some(2), "{line}");
     }
     for line in ["pull https://a.example/b", "inspect A", "export a:b:c -o x.tar"] {

@@ -8,7 +8,7 @@ use wherry_proto::{Algorithm, Digest};
 
 use super::document::{DockerImage, LayoutFile, MAX_DOCKER_MANIFEST_LEN, MAX_MANIFEST_LEN};
 use super::name::{self, Name};
-use super::tarball::{Entry, Input, Kind, Tarball};
+use super::tarball::{Entry, Kind, Tarball, input};
 use super::{ImportError, docker, resolve};
 use crate::store::{Claim, Store, StoreError, StoredBlob};
 
@@ -155,7 +155,7 @@ impl<'a> Intake<'a> {
     }
 
     fn read(&mut self, reader: impl Read, progress: &mut dyn Progress) -> Result<(), ImportError> {
-        let mut tarball = Tarball::new(Input::new(reader)?);
+        let mut tarball = Tarball::new(input(reader)?);
         let mut first = true;
         loop {
             let entry = match tarball.next() {

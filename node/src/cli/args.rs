@@ -11,6 +11,7 @@ use wherry_gateway::{NameError, Names, Platform, Reference};
 
 use super::environment::Environment;
 use super::failure::Failure;
+use super::layers::args::{CatArgs, DiffArgs, LookArgs, UnpackArgs};
 use super::setup::SetupArgs;
 use crate::config::units::{parse_duration, show_duration};
 use crate::config::{Flag, KEYS, Key, Sources, control_sockets};
@@ -96,8 +97,13 @@ pub(super) enum Command {
     )]
     Images(NodeArgs),
     /// Show what an image is made of: layers, what made each, and which other images here share them
-    #[command(after_help = "Example:\n  wherry inspect docker.io/library/debian:13")]
-    Inspect(InspectArgs),
+    Inspect(LookArgs),
+    /// Say how two images differ: by layer, in their configuration, and file by file
+    Diff(DiffArgs),
+    /// Print a file of an image
+    Cat(CatArgs),
+    /// Unpack an image into a bundle that runc, crun and other OCI runtimes run
+    Unpack(UnpackArgs),
     /// Say why an image is not here yet: who fetches it, what it waits for, and when it will be here
     #[command(after_help = "Example:\n  wherry why docker.io/library/debian:13\n\n\
         Peers are named by the end of their peer ids, which finds them in the log and in 'wherry peers'. Of an image that \
@@ -188,7 +194,11 @@ impl Command {
             Self::Up(_) | Self::Completions { .. } => false,
             Self::Config(args) => args.json,
             Self::Pull(args) => args.node.json,
-            Self::Inspect(args) | Self::Why(args) => args.node.json,
+            Self::Inspect(args) => args.image.node.json,
+            Self::Why(args) => args.node.json,
+            Self::Diff(args) => args.node.json,
+            Self::Cat(args) => args.node.json,
+            Self::Unpack(args) => args.node.json,
             Self::Rm(args) => args.node.json,
             Self::Pin(args) | Self::Unpin(args) => args.node.json,
             Self::Check(args) => args.node.json,
@@ -531,7 +541,7 @@ fn reference(text: &str) -> Result<String, NameError> {
 }
 
 /// A name as above, a digest, or the beginning of one: the image is here.
-fn image(text: &str) -> Result<String, NameError> {
+pub(super) fn image(text: &str) -> Result<String, NameError> {
     Wanted::parse_with(text, &Names::default()).map(|_| text.to_owned())
 }
 

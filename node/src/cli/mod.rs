@@ -16,6 +16,7 @@ mod failure;
 mod follow;
 mod inspect;
 mod keep;
+mod layers;
 mod list;
 mod network;
 mod output;
@@ -88,7 +89,10 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Check(args) => talk(check::run(&args, environment)),
         Command::Import(args) => talk(archive::import(&args, environment)),
         Command::Export(args) => talk(archive::export(&args, environment)),
-        Command::Inspect(args) => talk(inspect::run(&args, environment)),
+        Command::Inspect(args) => talk(layers::inspect(&args, environment)),
+        Command::Diff(args) => talk(layers::diff(&args, environment)),
+        Command::Cat(args) => talk(layers::cat(&args, environment)),
+        Command::Unpack(args) => talk(layers::unpack(&args, environment)),
         Command::Why(args) => talk(why::run(&args, environment)),
         Command::Images(args) => talk(list::images(&args, environment)),
         Command::Peers(args) => talk(list::peers(&args, environment)),

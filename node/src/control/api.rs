@@ -10,6 +10,7 @@
 //! | `POST /v1/pin` with a [`PinRequest`] | [`PinSummary`] |
 //! | `POST /v1/import[?name=R]` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
 //! | `GET /v1/export?reference=R` | an archive, with its name in [`EXPORTED`], then the trailer [`OUTCOME`] |
+//! | `GET /v1/blob?reference=R[&platform=P]&digest=D` | the blob's bytes, then the trailer [`OUTCOME`] |
 //! | `GET /v1/images` | a list of [`ImageSummary`] |
 //! | `GET /v1/inspect?reference=R[&platform=P]` | [`ImageDetails`] |
 //! | `GET /v1/why?reference=R[&platform=P]` | [`WhyImage`] |
@@ -43,7 +44,7 @@ pub const MAX_ANSWER: usize = 64 << 20;
 /// How many events may wait for a client that reads slowly.
 pub const EVENT_QUEUE: usize = 256;
 
-/// The trailer that ends an archive: `complete`, or an [`ApiError`] as JSON. Without it the archive is cut off.
+/// The trailer that ends an archive or a blob: `complete`, or an [`ApiError`] as JSON. Without it they are cut off.
 pub const OUTCOME: &str = "wherry-outcome";
 
 /// The header of an archive that bears the image's whole name.
@@ -307,6 +308,18 @@ pub struct InspectRequest {
     /// else the first that is here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+}
+
+/// Asks for a part of an image that is here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRequest {
+    /// The image, as people write it.
+    pub reference: String,
+    /// As in [`InspectRequest::platform`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Its configuration, or one of its layers.
+    pub digest: Digest,
 }
 
 /// What happens while an image is pulled.

@@ -6,10 +6,10 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::api::{
-    ApiError, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, ImageDetails,
-    ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PinRequest, PinSummary, PreloadEvent,
-    PreloadRequest, PreloadSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary,
-    WanRequest, WanStatus, WanSummary, WhyImage,
+    ApiError, BlobRequest, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary,
+    ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PinRequest, PinSummary,
+    PreloadEvent, PreloadRequest, PreloadSummary, PullEvent, PullRequest, PullSummary, RemoveRequest,
+    RemoveSummary, WanRequest, WanStatus, WanSummary, WhyImage,
 };
 use super::archive::Archive;
 use crate::status::Report;
@@ -74,6 +74,13 @@ pub trait Backend: Report {
     /// proper status; so check everything first.
     fn export(&self, reference: &str, out: DuplexStream)
     -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Writes the configuration or a layer of an image that is here. Errors are answered as in [`Backend::export`].
+    fn blob(
+        &self,
+        request: BlobRequest,
+        out: DuplexStream,
+    ) -> impl Future<Output = Result<(), ApiError>> + Send;
 
     /// Why an image is not here yet, and when it will be.
     fn why(&self, request: InspectRequest) -> impl Future<Output = Result<WhyImage, ApiError>> + Send;

@@ -19,11 +19,11 @@ use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{
-    ApiError, COMPLETE, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary, EXPORTED,
-    ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line, MAX_ANSWER, MAX_LINE,
-    NodeStatus, OUTCOME, PeerInfo, PinRequest, PinSummary, PreloadEvent, PreloadRequest, PreloadSummary,
-    PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary,
-    WhyImage,
+    ApiError, BlobRequest, COMPLETE, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary,
+    EXPORTED, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line, MAX_ANSWER,
+    MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PinRequest, PinSummary, PreloadEvent, PreloadRequest,
+    PreloadSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus,
+    WanSummary, WhyImage,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.
@@ -113,6 +113,35 @@ pub struct Progress<E, D> {
     read: Vec<u8>,
     _connection: AbortOnDropHandle<()>,
     says: PhantomData<fn() -> (E, D)>,
+}
+
+/// Bytes that come from the node. Dropping it goes away from them.
+pub struct Carried {
+    body: Incoming,
+    ended: bool,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Carried {
+    /// The next piece; `None` after the last one, if the node says that this was all. Only then what came is worth
+    /// anything.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        while !self.ended {
+            let frame = self.body.frame().await.ok_or(ClientError::Lost)?;
+            let frame = match frame.map_err(|error| lost(&error))?.into_data() {
+                Ok(data) => return Ok(Some(data)),
+                Err(frame) => frame,
+            };
+            let Ok(trailers) = frame.into_trailers() else { continue };
+            let outcome = trailers.get(OUTCOME).ok_or(ClientError::Lost)?;
+            if outcome != COMPLETE {
+                return Err(serde_json::from_slice(outcome.as_bytes())
+                    .map_or_else(|error| ClientError::Nonsense(error.to_string()), ClientError::Refused));
+            }
+            self.ended = true;
+        }
+        Ok(None)
+    }
 }
 
 impl Client {
@@ -219,27 +248,25 @@ impl Client {
         let (answer, _connection) = self.get(&format!("/v1/export?{}", query(reference))).await?;
         let name = answer.headers().get(EXPORTED).and_then(|name| name.to_str().ok());
         let name = name.unwrap_or(reference).to_owned();
-        let mut body = answer.into_body();
+        let mut carried = Carried { body: answer.into_body(), ended: false, _connection };
         let mut written = 0;
-        let mut outcome = None;
-        while let Some(frame) = body.frame().await {
-            match frame.map_err(|error| lost(&error))?.into_data() {
-                Ok(data) => {
-                    out.write_all(&data).await.map_err(ClientError::Local)?;
-                    written += data.len() as u64;
-                }
-                Err(frame) => {
-                    outcome = frame.into_trailers().ok().and_then(|trailers| trailers.get(OUTCOME).cloned());
-                }
-            }
-        }
-        let outcome = outcome.ok_or(ClientError::Lost)?;
-        if outcome != COMPLETE {
-            return Err(serde_json::from_slice(outcome.as_bytes())
-                .map_or_else(|error| ClientError::Nonsense(error.to_string()), ClientError::Refused));
+        while let Some(piece) = carried.next().await? {
+            out.write_all(&piece).await.map_err(ClientError::Local)?;
+            written += piece.len() as u64;
         }
         out.flush().await.map_err(ClientError::Local)?;
         Ok((name, written))
+    }
+
+    /// Takes the configuration or a layer of an image from the node.
+    pub async fn blob(&self, request: &BlobRequest) -> Result<Carried, ClientError> {
+        let mut pairs = url::form_urlencoded::Serializer::new(String::new());
+        pairs.append_pair("reference", &request.reference).append_pair("digest", &request.digest.to_string());
+        if let Some(platform) = &request.platform {
+            pairs.append_pair("platform", platform);
+        }
+        let (answer, _connection) = self.get(&format!("/v1/blob?{}", pairs.finish())).await?;
+        Ok(Carried { body: answer.into_body(), ended: false, _connection })
     }
 
     /// The node's images.

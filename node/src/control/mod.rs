@@ -16,6 +16,6 @@ mod tests;
 
 pub use archive::Archive;
 pub use backend::{Backend, Events};
-pub use client::{Client, ClientError, Progress, Step};
+pub use client::{Carried, Client, ClientError, Progress, Step};
 pub use server::serve;
 pub use socket::{BindError, Socket, bind};

@@ -1,5 +1,6 @@
 //! The node's half.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +17,14 @@ use futures::{StreamExt as _, stream};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
+use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{
-    ApiError, COMPLETE, CancelRequest, CheckRequest, EVENT_QUEUE, EXPORTED, ErrorCode, InspectRequest,
-    MAX_REQUEST, OUTCOME, PinRequest, PreloadRequest, PullRequest, RemoveRequest, WanRequest,
+    ApiError, BlobRequest, COMPLETE, CancelRequest, CheckRequest, EVENT_QUEUE, EXPORTED, ErrorCode,
+    InspectRequest, MAX_REQUEST, OUTCOME, PinRequest, PreloadRequest, PullRequest, RemoveRequest, WanRequest,
 };
 use super::archive::Archive;
 use super::backend::{Backend, Events};
@@ -30,10 +32,10 @@ use super::lines;
 use super::socket::Socket;
 use crate::http;
 
-/// Bytes of an archive that wait between the one who writes it and the client.
+/// Bytes of an archive or a blob that wait between the one who writes it and the client.
 const PIPE: usize = 256 << 10;
 
-/// The longest piece of an archive that is sent at once, in bytes.
+/// The longest piece of it that is sent at once, in bytes.
 const PIECE: usize = 64 << 10;
 
 /// How long archives that are being sent may take to finish once the node is to end.
@@ -64,6 +66,7 @@ pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: Cancel
         .route("/v1/preload", post(preload::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/import", post(import::<B>))
         .route("/v1/export", get(export::<B>))
+        .route("/v1/blob", get(blob::<B>))
         .route("/v1/images", get(images::<B>))
         .route("/v1/inspect", get(inspect::<B>))
         .route("/v1/why", get(why::<B>))
@@ -230,10 +233,43 @@ async fn export<B: Backend>(
     query: Result<Query<Named>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let reference = name(query)?;
-    let (reader, writer) = tokio::io::duplex(PIPE);
     let backend = control.backend;
     let name = HeaderValue::try_from(backend.exported(&reference).await?).map_err(bad)?;
-    let mut work = Box::pin(async move { backend.export(&reference, writer).await });
+    let (reader, writer) = tokio::io::duplex(PIPE);
+    let work = async move { backend.export(&reference, writer).await };
+    let body = carried(reader, work, &headers).await?;
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/x-tar")),
+        (TRAILER, HeaderValue::from_static(OUTCOME)),
+        (HeaderName::from_static(EXPORTED), name),
+    ];
+    Ok((headers, body).into_response())
+}
+
+async fn blob<B: Backend>(
+    State(control): State<Control<B>>,
+    headers: HeaderMap,
+    query: Result<Query<BlobRequest>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(request) = query.map_err(bad)?;
+    let backend = control.backend;
+    let (reader, writer) = tokio::io::duplex(PIPE);
+    let work = async move { backend.blob(request, writer).await };
+    let body = carried(reader, work, &headers).await?;
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (TRAILER, HeaderValue::from_static(OUTCOME)),
+    ];
+    Ok((headers, body).into_response())
+}
+
+/// What `work` writes, as the body of an answer that ends with how the work ended.
+async fn carried(
+    reader: DuplexStream,
+    work: impl Future<Output = Result<(), ApiError>> + Send + 'static,
+    headers: &HeaderMap,
+) -> Result<Body, ApiError> {
+    let mut work = Box::pin(work);
     let mut pieces = ReaderStream::with_capacity(reader, PIECE);
     let mut outcome = None;
     // The status can tell of a failure only as long as nothing has been sent.
@@ -266,13 +302,7 @@ async fn export<B: Backend>(
         };
         Some((end(outcome, trailers), None))
     });
-    let body = Body::new(StreamBody::new(first.chain(rest)));
-    let headers = [
-        (CONTENT_TYPE, HeaderValue::from_static("application/x-tar")),
-        (TRAILER, HeaderValue::from_static(OUTCOME)),
-        (HeaderName::from_static(EXPORTED), name),
-    ];
-    Ok((headers, body).into_response())
+    Ok(Body::new(StreamBody::new(first.chain(rest))))
 }
 
 fn end(outcome: Result<(), ApiError>, trailers: bool) -> io::Result<Frame<hyper::body::Bytes>> {

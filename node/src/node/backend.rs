@@ -16,10 +16,11 @@ use super::pulls::Job;
 use super::{Node, now};
 use crate::bundle::{self, ExportError, ExportImage};
 use crate::control::api::{
-    ApiError, CancelRequest, CancelState, CancelSummary, CancelledBlob, CheckEvent, CheckRequest,
-    CheckSummary, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary, ImportedImage,
-    InspectRequest, PeerInfo, PinRequest, PinSummary, PreloadEvent, PreloadRequest, PreloadSummary,
-    PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanSummary, WhyImage,
+    ApiError, BlobRequest, CancelRequest, CancelState, CancelSummary, CancelledBlob, CheckEvent,
+    CheckRequest, CheckSummary, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
+    ImportedImage, InspectRequest, PeerInfo, PinRequest, PinSummary, PreloadEvent, PreloadRequest,
+    PreloadSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest,
+    WanSummary, WhyImage,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::images::{
@@ -378,6 +379,10 @@ impl Backend for Node {
                 _ => told,
             }
         })
+    }
+
+    async fn blob(&self, request: BlobRequest, out: DuplexStream) -> Result<(), ApiError> {
+        self.give_blob(request, out).await
     }
 
     async fn peers(&self) -> Result<Vec<PeerInfo>, ApiError> {

@@ -1,6 +1,7 @@
 //! A whole node: the parts wired, started in order and ended in order.
 
 mod backend;
+mod blob;
 mod bring;
 mod care;
 mod checking;
