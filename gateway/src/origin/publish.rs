@@ -159,9 +159,9 @@ impl Publisher {
     ///
     /// # Errors
     /// When the origin does not take it.
-    pub async fn finish(&self, publishing: Publishing, digest: &Digest) -> Result<(), OriginError> {
+    pub async fn finish(&self, publishing: &Publishing, digest: &Digest) -> Result<(), OriginError> {
         let what = format!("blob {digest}");
-        let mut url = publishing.url;
+        let mut url = publishing.url.clone();
         url.query_pairs_mut().append_pair("digest", &digest.to_string());
         self.asked(&Method::PUT, &url, &HeaderMap::new(), Bytes::new(), &what).await.map(drop)
     }

@@ -12,6 +12,7 @@ use wherry_gateway::{NameError, Names, Platform, Reference};
 use super::environment::Environment;
 use super::failure::Failure;
 use super::layers::args::{CatArgs, DiffArgs, LookArgs, UnpackArgs};
+use super::publish::PublishArgs;
 use super::setup::SetupArgs;
 use crate::config::units::{parse_duration, show_duration};
 use crate::config::{Flag, KEYS, Key, Sources, control_sockets};
@@ -84,6 +85,13 @@ pub(super) enum Command {
         that to the nodes, which go on. Exit status 1 means that some node has not got everything; the others have. With \
         --json each line is an object. Every member of the network may ask.")]
     Preload(PreloadArgs),
+    /// Send an image of the site on to a registry, layer by layer that is not there yet
+    #[command(after_help = "Examples:\n  \
+        wherry publish site.wherry/team/app:1 registry.example/team/app:1\n  \
+        wherry publish registry.example/team/app:1   what was pushed here under that name\n\n\
+        It is sent for all its platforms, with this node's credentials for that registry, within the site's limits. Where the \
+        link fails it goes on with what has arrived.")]
+    Publish(PublishArgs),
     /// Stop fetching an image; what has arrived of it is kept for the next pull
     #[command(after_help = "Example:\n  wherry cancel docker.io/library/debian:13\n\n\
         Blobs that a client of the gateway reads at this moment, or that another image which is being pulled has too, \
@@ -203,6 +211,7 @@ impl Command {
             Self::Pin(args) | Self::Unpin(args) => args.node.json,
             Self::Check(args) => args.node.json,
             Self::Preload(args) => args.node.json,
+            Self::Publish(args) => args.node.json,
             Self::Cancel(args) => args.node.json,
             Self::Wan(args) => args.node.json,
             Self::Images(node) | Self::Peers(node) | Self::Status(node) => node.json,
@@ -536,7 +545,7 @@ pub(super) enum NetworkCommand {
 }
 
 /// A text that can be a reference, as it was given: which registry is meant without one, only the node knows.
-fn reference(text: &str) -> Result<String, NameError> {
+pub(super) fn reference(text: &str) -> Result<String, NameError> {
     text.parse::<Reference>().map(|_| text.to_owned())
 }
 
@@ -546,7 +555,7 @@ pub(super) fn image(text: &str) -> Result<String, NameError> {
 }
 
 /// How long to wait, in whole seconds.
-fn wait(text: &str) -> Result<Duration, String> {
+pub(super) fn wait(text: &str) -> Result<Duration, String> {
     let is_meant = |time: &Duration| time.subsec_nanos() == 0 && *time <= MAX_WAIT;
     parse_duration(text).filter(is_meant).ok_or_else(|| {
         format!(

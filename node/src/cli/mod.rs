@@ -22,6 +22,7 @@ mod network;
 mod output;
 mod preload;
 mod progress;
+mod publish;
 mod pull;
 mod screen;
 mod setup;
@@ -82,6 +83,7 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Setup(args) => setup::run(&args, environment),
         Command::Pull(args) => talk(pull::run(&args, environment)),
         Command::Preload(args) => talk(preload::run(&args, environment)),
+        Command::Publish(args) => talk(publish::run(&args, environment)),
         Command::Cancel(args) => talk(cancel::run(&args, environment)),
         Command::Rm(args) => talk(keep::remove(&args, environment)),
         Command::Pin(args) => talk(keep::pin(&args, true, environment)),

@@ -6,6 +6,7 @@
 //! | `POST /v1/cancel` with a [`CancelRequest`] | [`CancelSummary`] |
 //! | `POST /v1/check` with a [`CheckRequest`] | lines: [`CheckEvent`]s, then `done` with a [`CheckSummary`] or `failed` |
 //! | `POST /v1/preload` with a [`PreloadRequest`] | lines: [`PreloadEvent`]s, then `done` with a [`PreloadSummary`] or `failed` |
+//! | `POST /v1/publish` with a [`PublishRequest`] | lines: [`PublishEvent`]s, then `done` with a [`PublishSummary`] or `failed` |
 //! | `POST /v1/remove` with a [`RemoveRequest`] | [`RemoveSummary`] |
 //! | `POST /v1/pin` with a [`PinRequest`] | [`PinSummary`] |
 //! | `POST /v1/import[?name=R]` with an archive | lines: [`ImportEvent`]s, then `done` with an [`ImportSummary`] or `failed` |
@@ -25,6 +26,7 @@
 use serde::{Deserialize, Serialize};
 use wherry_proto::{Digest, NodeId};
 
+pub use super::published::{PublishEvent, PublishRequest, PublishSummary};
 pub use super::refused::{ApiError, ErrorCode};
 pub use crate::images::Away;
 pub use crate::images::inspect::ImageDetails;

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use super::api::{
     ApiError, BlobRequest, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary,
     ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, PeerInfo, PinRequest, PinSummary,
-    PreloadEvent, PreloadRequest, PreloadSummary, PullEvent, PullRequest, PullSummary, RemoveRequest,
-    RemoveSummary, WanRequest, WanStatus, WanSummary, WhyImage,
+    PreloadEvent, PreloadRequest, PreloadSummary, PublishEvent, PublishRequest, PublishSummary, PullEvent,
+    PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary, WhyImage,
 };
 use super::archive::Archive;
 use crate::status::Report;
@@ -66,6 +66,13 @@ pub trait Backend: Report {
         request: PreloadRequest,
         events: Events<PreloadEvent>,
     ) -> impl Future<Output = Result<PreloadSummary, ApiError>> + Send;
+
+    /// Sends an image to a registry; ends when the client leaves.
+    fn publish(
+        &self,
+        request: PublishRequest,
+        events: Events<PublishEvent>,
+    ) -> impl Future<Output = Result<PublishSummary, ApiError>> + Send;
 
     /// The whole name of an image that is to be exported.
     fn exported(&self, reference: &str) -> impl Future<Output = Result<String, ApiError>> + Send;

@@ -22,8 +22,8 @@ use super::api::{
     ApiError, BlobRequest, COMPLETE, CancelRequest, CancelSummary, CheckEvent, CheckRequest, CheckSummary,
     EXPORTED, ImageDetails, ImageSummary, ImportEvent, ImportSummary, InspectRequest, Line, MAX_ANSWER,
     MAX_LINE, NodeStatus, OUTCOME, PeerInfo, PinRequest, PinSummary, PreloadEvent, PreloadRequest,
-    PreloadSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest, WanStatus,
-    WanSummary, WhyImage,
+    PreloadSummary, PublishEvent, PublishRequest, PublishSummary, PullEvent, PullRequest, PullSummary,
+    RemoveRequest, RemoveSummary, WanRequest, WanStatus, WanSummary, WhyImage,
 };
 
 /// Talks to the node behind a control socket, with a connection for each request.
@@ -210,6 +210,15 @@ impl Client {
     ) -> Result<Progress<PreloadEvent, PreloadSummary>, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Nonsense(error.to_string()))?;
         self.lines("/v1/preload", "application/json", body.into()).await
+    }
+
+    /// Has the node send an image to a registry.
+    pub async fn publish(
+        &self,
+        request: &PublishRequest,
+    ) -> Result<Progress<PublishEvent, PublishSummary>, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::Nonsense(error.to_string()))?;
+        self.lines("/v1/publish", "application/json", body.into()).await
     }
 
     /// Has the node check what it has stored.

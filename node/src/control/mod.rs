@@ -8,6 +8,7 @@ mod archive;
 mod backend;
 mod client;
 mod lines;
+mod published;
 mod refused;
 mod server;
 mod socket;

@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{
     ApiError, BlobRequest, COMPLETE, CancelRequest, CheckRequest, EVENT_QUEUE, EXPORTED, ErrorCode,
-    InspectRequest, MAX_REQUEST, OUTCOME, PinRequest, PreloadRequest, PullRequest, RemoveRequest, WanRequest,
+    InspectRequest, MAX_REQUEST, OUTCOME, PinRequest, PreloadRequest, PublishRequest, PullRequest,
+    RemoveRequest, WanRequest,
 };
 use super::archive::Archive;
 use super::backend::{Backend, Events};
@@ -64,6 +65,7 @@ pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: Cancel
         .route("/v1/pin", post(pin::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/check", post(check::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/preload", post(preload::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
+        .route("/v1/publish", post(publish::<B>).layer(DefaultBodyLimit::max(MAX_REQUEST)))
         .route("/v1/import", post(import::<B>))
         .route("/v1/export", get(export::<B>))
         .route("/v1/blob", get(blob::<B>))
@@ -161,6 +163,17 @@ async fn preload<B: Backend>(
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
     let backend = control.backend;
     let work = async move { backend.preload(request, Events::new(sender)).await };
+    Ok(ndjson(lines::body(work, events, None, control.shutdown)))
+}
+
+async fn publish<B: Backend>(
+    State(control): State<Control<B>>,
+    request: Result<Json<PublishRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(request) = request.map_err(bad)?;
+    let (sender, events) = mpsc::channel(EVENT_QUEUE);
+    let backend = control.backend;
+    let work = async move { backend.publish(request, Events::new(sender)).await };
     Ok(ndjson(lines::body(work, events, None, control.shutdown)))
 }
 

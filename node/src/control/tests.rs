@@ -114,6 +114,22 @@ impl Backend for Harbour {
         }
     }
 
+    async fn publish(
+        &self,
+        request: PublishRequest,
+        _events: Events<PublishEvent>,
+    ) -> Result<PublishSummary, ApiError> {
+        let to = request.to.unwrap_or_default();
+        Ok(PublishSummary {
+            reference: request.reference,
+            to,
+            digest: digest(),
+            sent: 1,
+            present: 2,
+            seconds: 0.5,
+        })
+    }
+
     async fn check(
         &self,
         request: CheckRequest,

@@ -54,6 +54,16 @@ pub enum ImageError {
         /// What it means.
         digest: Digest,
     },
+    /// An origin does not take what is to be published.
+    #[error("{what} cannot be published to {to}: {origin}")]
+    NotPublished {
+        /// A part of the image.
+        what: String,
+        /// The name that it is to have there.
+        to: String,
+        /// What the origin said.
+        origin: Box<OriginError>,
+    },
     /// A tag is to mean something else, and its policy says never.
     #[error(
         "{what} is frozen and means {digest}: give what is new another tag, remove the tag first, or change tag_policy"
@@ -166,6 +176,7 @@ impl ImageError {
             Self::Lost { .. } => Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER),
             Self::LargerThanBudget { .. } => Refusal::new(RefusalKind::NoSpace, message),
             Self::Frozen { .. } => Refusal::new(RefusalKind::Denied, message),
+            Self::NotPublished { origin, .. } => Refusal { message, ..Refusal::from(*origin) },
             Self::Store(error) if error.is_no_space() => Refusal::new(RefusalKind::NoSpace, message),
             Self::Store(_) | Self::Unreadable { .. } | Self::NotKept(_) => {
                 Refusal::new(RefusalKind::Internal, message)

@@ -19,6 +19,7 @@ mod names;
 mod others;
 mod platform;
 mod policy;
+pub mod publish;
 mod pull;
 pub mod push;
 mod records;

@@ -101,7 +101,7 @@ pub struct Pulled {
 }
 
 /// How many manifests of one image are brought at most.
-const MAX_WHOLE: usize = 1024;
+pub(super) const MAX_WHOLE: usize = 1024;
 
 impl Images {
     /// Brings all blobs of an image into the store. While the origin is out of reach it tries again and again; that bytes

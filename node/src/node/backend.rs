@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
 use tracing::info;
+use wherry_gateway::origin::OriginError;
 use wherry_gateway::server::RefusalKind;
 use wherry_gateway::{Descriptor, Manifest, Platform, Reference};
 use wherry_proto::{Digest, TagRecord};
@@ -19,8 +20,8 @@ use crate::control::api::{
     ApiError, BlobRequest, CancelRequest, CancelState, CancelSummary, CancelledBlob, CheckEvent,
     CheckRequest, CheckSummary, ErrorCode, ImageDetails, ImageSummary, ImportEvent, ImportSummary,
     ImportedImage, InspectRequest, PeerInfo, PinRequest, PinSummary, PreloadEvent, PreloadRequest,
-    PreloadSummary, PullEvent, PullRequest, PullSummary, RemoveRequest, RemoveSummary, WanRequest,
-    WanSummary, WhyImage,
+    PreloadSummary, PublishEvent, PublishRequest, PublishSummary, PullEvent, PullRequest, PullSummary,
+    RemoveRequest, RemoveSummary, WanRequest, WanSummary, WhyImage,
 };
 use crate::control::{Archive, Backend, Events};
 use crate::images::{
@@ -89,6 +90,12 @@ pub(super) fn image_error(error: ImageError) -> ApiError {
             Some("check the name, and 'wherry peers' and the network if the registry should be in reach")
         }
         ImageError::Transfer { .. } => Some("what has arrived is kept: pull again to go on"),
+        ImageError::NotPublished { origin, .. } => match &**origin {
+            OriginError::Unauthorized { .. } => Some(
+                "this node needs credentials there that may push: 'podman login', or user and password_file of the origin",
+            ),
+            _ => Some("what the registry has of it stays there: publish again to send the rest"),
+        },
         _ => None,
     };
     let refusal = error.into_refusal(false);
@@ -299,6 +306,14 @@ impl Backend for Node {
 
     async fn images(&self) -> Result<Vec<ImageSummary>, ApiError> {
         self.list_images().await
+    }
+
+    async fn publish(
+        &self,
+        request: PublishRequest,
+        events: Events<PublishEvent>,
+    ) -> Result<PublishSummary, ApiError> {
+        self.publish_image(request, events).await
     }
 
     async fn inspect(&self, request: InspectRequest) -> Result<ImageDetails, ApiError> {

@@ -13,6 +13,7 @@ mod listing;
 mod losses;
 mod pins;
 mod preload;
+mod publish;
 mod pulls;
 mod pushed;
 mod recent;
