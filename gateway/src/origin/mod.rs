@@ -25,6 +25,7 @@ mod mirrors;
 mod pace;
 mod publish;
 mod realm;
+mod referrers;
 mod retry;
 mod settings;
 mod token;

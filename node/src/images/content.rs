@@ -339,9 +339,7 @@ impl Content for Images {
 
     async fn referrers(&self, ask: Ask, subject: Digest) -> Result<Vec<Referrer>, Refusal> {
         self.may_read(&ask).await?;
-        let Route { host, repository } = self.route(&ask);
-        let records = self.records().clone();
-        let found = blocking(move || Ok(records.referrers().of(&host, &repository, &subject)?)).await;
+        let found = self.attached(&self.route(&ask), subject).await;
         let found = found.map_err(|error| error.into_refusal(false))?.into_iter();
         Ok(found
             .map(|(digest, attachment)| Referrer {

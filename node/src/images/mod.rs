@@ -153,6 +153,7 @@ struct Inner {
     down: down::Down,
     away: away::Waiting,
     callers: callers::Callers,
+    asked: referrers::Asked,
     verdicts: access::Verdicts,
     caught_up: caught_up::CaughtUp,
     // Those who ask for the same name at once share one answer, be it a failure.
@@ -202,6 +203,7 @@ impl Images {
         let records = Records::open(&parts.store)?;
         Ok(Self(Arc::new(Inner {
             callers: callers::Callers::new(parts.access.callers.clone()),
+            asked: referrers::Asked::default(),
             verdicts: access::Verdicts::default(),
             parts,
             unproven: Arc::new(Unproven::new(records.clone())),
@@ -383,7 +385,14 @@ impl Images {
     async fn learn(&self, reference: &Reference, manifest: &Manifest) -> Result<(), ImageError> {
         self.tell_store(manifest);
         let (records, reference, manifest) = (self.0.records.clone(), reference.clone(), manifest.clone());
-        blocking(move || Ok(records.learn(reference.host(), reference.repository(), &manifest)?)).await
+        let learning = move || {
+            let (host, repository) = (reference.host(), reference.repository());
+            if let Some(subject) = manifest.subject() {
+                records.referrers().add(host, repository, &subject.digest, &manifest)?;
+            }
+            Ok(records.learn(host, repository, &manifest)?)
+        };
+        blocking(learning).await
     }
 
     /// Has the store know what a manifest names that it holds.

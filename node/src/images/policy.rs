@@ -170,7 +170,11 @@ impl TagRules {
     }
 
     pub(super) fn ttl(&self, reference: &Reference) -> Duration {
-        self.ttl_of.get(reference.host()).copied().unwrap_or(self.ttl)
+        self.ttl_at(reference.host())
+    }
+
+    pub(super) fn ttl_at(&self, host: &Host) -> Duration {
+        self.ttl_of.get(host).copied().unwrap_or(self.ttl)
     }
 }
 

@@ -1,11 +1,19 @@
 //! Manifests that are about others, such as signatures: what the gateway lists of them.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use bincode::{Decode, Encode};
-use wherry_gateway::{Host, Manifest, Repository};
+use tracing::debug;
+use wherry_gateway::server::Referrer;
+use wherry_gateway::{Descriptor, Host, Manifest, Repository};
 use wherry_proto::Digest;
 
 use super::records::read;
+use super::{ImageError, Images, blocking};
 use crate::store::{Store, StoreError, Table};
+use crate::transfer::Route;
 
 /// How many manifests that are about another are listed.
 const MAX_REFERRERS: usize = 512;
@@ -32,7 +40,7 @@ pub struct Attachment {
     pub annotations: Vec<(String, String)>,
 }
 
-/// Which manifests of a repository are about which, as far as they were pushed to this node.
+/// Which manifests of a repository are about which, as far as they have come to this node or its origin has said so.
 #[derive(Clone)]
 pub struct Referrers(Table<Attachment>);
 
@@ -41,9 +49,93 @@ fn key_of(host: &Host, repository: &Repository, subject: &Digest) -> String {
     format!("{host}/{repository}@{subject}<")
 }
 
+/// Annotations, if they are few enough to be remembered.
+fn bounded<'a>(notes: impl Iterator<Item = (&'a String, &'a String)> + Clone) -> Vec<(String, String)> {
+    let length: usize = notes.clone().map(|(key, value)| key.len() + value.len() + LENGTHS).sum();
+    match length <= MAX_ANNOTATIONS {
+        true => notes.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        false => Vec::new(),
+    }
+}
+
+/// How many subjects are remembered of which an origin was asked lately; further ones are asked about each time.
+const MAX_ASKED: usize = 1024;
+
+/// How long an origin is waited for: what is known already serves.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// When origins were last asked what is about a manifest.
+#[derive(Default)]
+pub(super) struct Asked(Mutex<HashMap<(Route, Digest), Instant>>);
+
+impl Images {
+    /// What is about a manifest, as far as this node knows, and as its origin says: that is asked at most once per `tag_ttl`,
+    /// and what it said is remembered.
+    pub(super) async fn attached(
+        &self,
+        route: &Route,
+        subject: Digest,
+    ) -> Result<Vec<(Digest, Attachment)>, ImageError> {
+        let Route { host, repository } = route.clone();
+        let ttl = self.0.parts.tags.ttl_at(&host);
+        let key = (route.clone(), subject);
+        let is_due = {
+            let mut asked = self.0.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.retain(|_, when| when.elapsed() < ttl);
+            !asked.contains_key(&key)
+        };
+        let mut heard = Vec::new();
+        if is_due && !host.is_site() && self.is_down(&host, String::new()).is_none() {
+            let asking = self.0.parts.origins.referrers(&host, &repository, &subject);
+            match tokio::time::timeout(PATIENCE, asking).await {
+                Ok(Ok(all)) => {
+                    heard = all;
+                    let mut asked = self.0.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    if asked.len() < MAX_ASKED {
+                        asked.insert(key, Instant::now());
+                    }
+                }
+                Ok(Err(error)) => {
+                    self.note_down(&host, &error);
+                    debug!(%route, %subject, %error, "the origin does not say what is about a manifest");
+                }
+                Err(_) => debug!(%route, %subject, "the origin is slow to say what is about a manifest"),
+            }
+        }
+        let records = self.records().clone();
+        blocking(move || {
+            let referrers = records.referrers();
+            for referrer in &heard {
+                referrers.heard(&host, &repository, &subject, referrer)?;
+            }
+            Ok(referrers.of(&host, &repository, &subject)?)
+        })
+        .await
+    }
+}
+
 impl Referrers {
     pub(super) fn open(store: &Store) -> Result<Self, StoreError> {
         Ok(Self(store.table("referrers", REFERRER_VERSION)?))
+    }
+
+    /// Remembers what another registry says is about a manifest.
+    pub(super) fn heard(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        subject: &Digest,
+        referrer: &Referrer,
+    ) -> Result<(), StoreError> {
+        let Descriptor { media_type, digest, size, annotations, .. } = &referrer.descriptor;
+        let attachment = Attachment {
+            size: *size,
+            media_type: media_type.clone(),
+            artifact_type: referrer.artifact_type.clone(),
+            annotations: bounded(annotations.iter().flatten()),
+        };
+        let key = format!("{}{digest}", key_of(host, repository, subject));
+        self.0.put(key.as_bytes(), &attachment)
     }
 
     /// Remembers that a manifest is about another.
@@ -54,18 +146,17 @@ impl Referrers {
         subject: &Digest,
         manifest: &Manifest,
     ) -> Result<(), StoreError> {
-        let notes = manifest.annotations();
-        let length: usize = notes.iter().map(|(key, value)| key.len() + value.len() + LENGTHS).sum();
         let attachment = Attachment {
             size: manifest.size(),
             media_type: manifest.media_type().to_owned(),
             artifact_type: manifest.artifact_type().map(str::to_owned),
-            annotations: match length <= MAX_ANNOTATIONS {
-                true => notes.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-                false => Vec::new(),
-            },
+            annotations: bounded(manifest.annotations().iter()),
         };
         let key = format!("{}{}", key_of(host, repository, subject), manifest.digest());
+        // Whoever asks for a signature time and again writes nothing.
+        if self.0.get(key.as_bytes())?.as_ref() == Some(&attachment) {
+            return Ok(());
+        }
         self.0.put(key.as_bytes(), &attachment)
     }
 

@@ -120,13 +120,6 @@ impl Images {
         };
         self.learn(&reference, manifest).await?;
         let subject = manifest.subject().map(|subject| subject.digest);
-        if let Some(subject) = subject {
-            let (records, route, manifest) = (self.records().clone(), route.clone(), manifest.clone());
-            blocking(move || {
-                Ok(records.referrers().add(&route.host, &route.repository, &subject, &manifest)?)
-            })
-            .await?;
-        }
         self.0.parts.keeper.keep(reference.clone(), digest).await?;
         if let ManifestContent::Index(index) = manifest.content() {
             // They came first, and by their digests; from now on they are kept as parts of this.
