@@ -7,14 +7,15 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use bytes::Bytes;
-use http::{Method, Uri};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wherry_proto::Digest;
 
 use crate::manifest::{MAX_BLOB, MAX_INDEX_ENTRIES, MAX_MANIFEST, media_type};
-use crate::origin::parse_challenge;
-use crate::server::{Change, MAX_RANGES, Route, Span, parse_content_range, parse_range};
+use crate::origin::{Credential, parse_challenge};
+use crate::server::{Change, MAX_RANGES, Route, Span, credential, parse_content_range, parse_range};
 use crate::{Aliases, Host, Manifest, ManifestContent, Reference, Repository, Tag, TagOrDigest};
 
 /// The longest that an error which tells of hostile text may be, in bytes.
@@ -134,6 +135,18 @@ pub fn targets(bytes: &[u8]) {
             Ok(Route::Base) => assert!(uri.path().starts_with("/v2"), "{uri}"),
             Err(refusal) => assert!(refusal.message.len() <= MAX_ERROR, "{uri}"),
         }
+    }
+}
+
+/// Bytes as the `Authorization` header of a client of the gateway: a user has no ':' in its name, and an error says little.
+pub fn credentials(bytes: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+    let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+    match credential(&headers) {
+        Ok(Some(Credential::Password { username, .. })) => assert!(!username.contains(':'), "{username:?}"),
+        Ok(Some(Credential::IdentityToken(token))) => assert!(!token.is_empty()),
+        Ok(None) => {}
+        Err(refusal) => assert!(refusal.message.len() <= MAX_ERROR),
     }
 }
 

@@ -22,6 +22,7 @@ mod refusal;
 mod route;
 mod tls;
 
+pub(crate) use caller::credential;
 pub(crate) use change::parse_content_range;
 pub use content::{
     Ask, BlobReader, Body, Break, Content, ManifestAnswer, Referrer, Source, StoredFile, Want,
