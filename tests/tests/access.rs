@@ -83,6 +83,11 @@ fn a_private_repository_is_for_those_whom_its_registry_lets_read_whichever_clien
         get(node.gateway()?, &format!("/v2/{}/manifests/{}", "teaching", images.teaching.manifest))?;
     let blob = get(node.gateway()?, &format!("/v2/{}/blobs/{layer}", "teaching"))?;
     assert_eq!((by_digest.status, blob.status), (401, 401), "{} {}", by_digest.text(), blob.text());
+    // Nor by way of a repository that everybody may push to.
+    let from = format!("{}/teaching", origin.host()).replace(':', "%3A");
+    let mount = format!("/v2/site.wherry/mine/blobs/uploads/?mount={layer}&from={from}");
+    let mounted = Request::new(node.gateway()?, "POST", &mount).send_and_read()?;
+    assert_eq!(mounted.status, 202, "{}", mounted.text());
     Ok(())
 }
 

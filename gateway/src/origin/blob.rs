@@ -13,7 +13,7 @@ use reqwest::Response;
 use wherry_proto::Digest;
 
 use super::http::{Http, Target, causes};
-use super::mirrors::Known;
+use super::mirrors::{BLOB_PATIENCE, Known};
 use super::pace::Pace;
 use super::retry::{Failure, Retry};
 use super::{OriginError, Origins};
@@ -69,9 +69,9 @@ impl Origins {
     ) -> Result<Option<u64>, OriginError> {
         let what = format!("blob {digest} of {repository}");
         let target = Target { host, repository, what: &what };
-        for (known, below) in self.http.mirrors_of(target) {
+        for (known, below) in self.http.mirrors_of(target, Some(digest)) {
             let asked = Box::pin(self.http.told_length(known.target(&below, &what), digest));
-            if let Some(Some(length)) = self.http.heard(&known, &what, asked).await {
+            if let Some(Some(length)) = self.http.heard(&known, &what, BLOB_PATIENCE, asked).await {
                 return Ok(Some(length));
             }
         }
@@ -129,9 +129,9 @@ impl Origins {
             headers.insert(RANGE, range.map_err(|error| target.bad(error))?);
         }
         let mut begun = None;
-        for (known, below) in self.http.mirrors_of(target) {
+        for (known, below) in self.http.mirrors_of(target, Some(digest)) {
             let asked = Box::pin(self.http.begin(known.target(&below, &what), digest, from, &headers));
-            if let Some((response, extent)) = self.http.heard(&known, &what, asked).await {
+            if let Some((response, extent)) = self.http.heard(&known, &what, BLOB_PATIENCE, asked).await {
                 begun = Some((response, extent, Some(known)));
                 break;
             }
@@ -310,6 +310,9 @@ impl Reading {
                     }
                     Err(error) => {
                         self.ended = true;
+                        if let Some(mirror) = &self.mirror {
+                            mirror.leave_alone(&error);
+                        }
                         return Some(Err(error));
                     }
                 },

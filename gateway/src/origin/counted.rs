@@ -10,7 +10,7 @@ use crate::name::Host;
 /// How many manifests a registry still gives within its own time, as Docker Hub says it: `76;w=21600`.
 const REMAINING: &str = "ratelimit-remaining";
 
-/// Of how many origins it is remembered; what further ones say is not.
+/// Of how many origins it is remembered that are neither configured nor Docker Hub; what further ones say is not.
 const MAX_ORIGINS: usize = 64;
 
 /// The last word of each origin that counts.
@@ -22,12 +22,12 @@ impl Remaining {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn note(&self, host: &Host, headers: &HeaderMap) {
+    pub(super) fn note(&self, host: &Host, is_configured: bool, headers: &HeaderMap) {
         let Some(left) = headers.get(REMAINING).and_then(|value| value.to_str().ok()).and_then(read) else {
             return;
         };
         let mut known = self.lock();
-        if known.len() < MAX_ORIGINS || known.contains_key(host) {
+        if is_configured || host.is_docker_io() || known.len() < MAX_ORIGINS || known.contains_key(host) {
             known.insert(host.clone(), left);
         }
     }

@@ -6,6 +6,7 @@ use reqwest::Response;
 use wherry_proto::Digest;
 
 use super::http::{Http, ReadError, Target};
+use super::mirrors::MANIFEST_PATIENCE;
 use super::retry::{Failure, Retry};
 use super::{OriginError, Origins};
 use crate::manifest::{MAX_MANIFEST, Manifest, ManifestError, media_type};
@@ -23,6 +24,8 @@ pub struct ManifestHead {
     pub size: u64,
     /// What it is.
     pub media_type: String,
+    /// A mirror says so, which may be behind the origin.
+    pub mirrored: bool,
 }
 
 impl Origins {
@@ -36,9 +39,9 @@ impl Origins {
     ) -> Result<Manifest, OriginError> {
         let what = describe(repository, reference);
         let target = Target { host, repository, what: &what };
-        for (known, below) in self.http.mirrors_of(target) {
+        for (known, below) in self.http.mirrors_of(target, None) {
             let asked = Box::pin(self.http.manifest(known.target(&below, &what), reference));
-            if let Some(manifest) = self.http.heard(&known, &what, asked).await {
+            if let Some(manifest) = self.http.heard(&known, &what, MANIFEST_PATIENCE, asked).await {
                 return Ok(manifest);
             }
         }
@@ -62,12 +65,24 @@ impl Origins {
     ) -> Result<ManifestHead, OriginError> {
         let what = describe(repository, reference);
         let target = Target { host, repository, what: &what };
-        for (known, below) in self.http.mirrors_of(target) {
+        for (known, below) in self.http.mirrors_of(target, None) {
             let asked = Box::pin(self.http.head_or_get(known.target(&below, &what), reference));
-            if let Some(head) = self.http.heard(&known, &what, asked).await {
-                return Ok(head);
+            if let Some(head) = self.http.heard(&known, &what, MANIFEST_PATIENCE, asked).await {
+                return Ok(ManifestHead { mirrored: true, ..head });
             }
         }
+        self.head_of_origin(host, repository, reference).await
+    }
+
+    /// The same of the origin itself, whatever mirrors it has.
+    pub async fn head_of_origin(
+        &self,
+        host: &Host,
+        repository: &Repository,
+        reference: &TagOrDigest,
+    ) -> Result<ManifestHead, OriginError> {
+        let what = describe(repository, reference);
+        let target = Target { host, repository, what: &what };
         let mut retry = Retry::new(&self.http.settings);
         loop {
             match Box::pin(self.http.head_or_get(target, reference)).await {
@@ -99,7 +114,8 @@ impl Http {
         if response.status() != StatusCode::OK {
             return Err(target.bad(format_args!("its status is {}", response.status())).into());
         }
-        self.remaining.note(target.host, response.headers());
+        let is_configured = self.settings.hosts.iter().any(|(host, _)| host == target.host);
+        self.remaining.note(target.host, is_configured, response.headers());
         Ok(response)
     }
 
@@ -113,7 +129,7 @@ impl Http {
         }
         let manifest = self.manifest(target, reference).await?;
         let (digest, size) = (*manifest.digest(), manifest.size());
-        Ok(ManifestHead { digest, size, media_type: manifest.media_type().to_owned() })
+        Ok(ManifestHead { digest, size, media_type: manifest.media_type().to_owned(), mirrored: false })
     }
 
     async fn manifest(&self, target: Target<'_>, reference: &TagOrDigest) -> Result<Manifest, Failure> {
@@ -163,7 +179,7 @@ impl Http {
             return Err(OriginError::Manifest { host, what, source }.into());
         }
         let carried = media_type::is_index(&media_type) || media_type::is_image(&media_type);
-        Ok(carried.then_some(ManifestHead { digest, size, media_type }))
+        Ok(carried.then_some(ManifestHead { digest, size, media_type, mirrored: false }))
     }
 }
 

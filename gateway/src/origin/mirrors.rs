@@ -7,15 +7,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use wherry_proto::Digest;
 
 use super::http::{Http, Target};
 use super::retry::Failure;
 use super::{OriginError, OriginSettings};
 use crate::name::{Host, NameError, Repository};
 
-/// How long a mirror may take until it begins to answer. Clients are to be refused, or given something, within
-/// 10 s, and the origin is still to be asked.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a mirror may take until it begins to answer about a manifest. Whoever asks what a tag means waits for little
+/// more than a second where an older answer is at hand, and the origin is still to be asked.
+pub(super) const MANIFEST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same for blobs. Clients are to be refused, or given something, within 10 s.
+pub(super) const BLOB_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Whoever gives up on a mirror after so long has waited in vain.
+const IN_VAIN: Duration = Duration::from_millis(750);
+
+/// How long the mirrors of an origin are not asked for a blob of which something wrong came, and of how many blobs it is
+/// remembered; of further ones, those that were found out first are forgotten.
+const DOUBTED_FOR: Duration = Duration::from_secs(60 * 60);
+const MAX_DOUBTED: usize = 1024;
 
 /// How long a mirror is left alone that could not be reached, or gave something wrong.
 const LEFT_ALONE: Duration = Duration::from_secs(30);
@@ -92,7 +104,11 @@ impl Known {
 
 /// The mirrors of all origins, in the order in which they are asked.
 #[derive(Debug)]
-pub(super) struct Mirrors(HashMap<Host, Vec<Arc<Known>>>);
+pub(super) struct Mirrors {
+    known: HashMap<Host, Vec<Arc<Known>>>,
+    /// Blobs of which something wrong came, and when.
+    doubted: Mutex<HashMap<(Host, Digest), Instant>>,
+}
 
 impl Mirrors {
     pub(super) fn new(settings: &OriginSettings) -> Self {
@@ -103,21 +119,59 @@ impl Mirrors {
             });
             all.entry(host.clone()).or_default().extend(known);
         }
-        Self(all)
+        Self { known: all, doubted: Mutex::default() }
     }
 
-    /// Leaves those of an origin alone of which something wrong has come.
-    pub(super) fn doubt(&self, host: &Host) {
-        for known in self.0.get(host).into_iter().flatten() {
-            known.leave_alone(&"what came did not have its digest");
+    /// Something wrong has come of a blob: the mirrors of its origin are not asked for it again for an hour.
+    pub(super) fn doubt(&self, host: &Host, digest: &Digest) {
+        if !self.known.contains_key(host) {
+            return;
+        }
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        doubted.retain(|_, since| now.duration_since(*since) < DOUBTED_FOR);
+        if doubted.len() >= MAX_DOUBTED
+            && let Some(oldest) = doubted.iter().min_by_key(|(_, since)| **since).map(|(key, _)| key.clone())
+        {
+            doubted.remove(&oldest);
+        }
+        doubted.insert((host.clone(), *digest), now);
+        tracing::warn!(%host, blob = %digest, "something wrong came of a blob: its origin itself is asked for it next");
+    }
+
+    fn is_doubted(&self, host: &Host, digest: &Digest) -> bool {
+        let doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        doubted.get(&(host.clone(), *digest)).is_some_and(|since| since.elapsed() < DOUBTED_FOR)
+    }
+}
+
+/// Leaves a mirror alone if nobody waits for its answer any more before it has come.
+struct InVain<'a> {
+    known: &'a Known,
+    since: Instant,
+    heard: bool,
+}
+
+impl Drop for InVain<'_> {
+    fn drop(&mut self) {
+        if !self.heard && self.since.elapsed() >= IN_VAIN {
+            self.known.leave_alone(&"it was waited for in vain");
         }
     }
 }
 
 impl Http {
-    /// The mirrors of an origin that are of use now, each with what a repository is called there.
-    pub(super) fn mirrors_of(&self, target: Target<'_>) -> Vec<(Arc<Known>, Repository)> {
-        let all = self.mirrors.0.get(target.host).into_iter().flatten();
+    /// The mirrors of an origin that are of use now, for this blob if one is meant, each with what a repository is called
+    /// there.
+    pub(super) fn mirrors_of(
+        &self,
+        target: Target<'_>,
+        blob: Option<&Digest>,
+    ) -> Vec<(Arc<Known>, Repository)> {
+        if blob.is_some_and(|blob| self.mirrors.is_doubted(target.host, blob)) {
+            return Vec::new();
+        }
+        let all = self.mirrors.known.get(target.host).into_iter().flatten();
         let usable = all.filter(|known| !known.is_left_alone());
         // A name may become too long.
         usable.filter_map(|known| Some((known.clone(), known.repository(target.repository).ok()?))).collect()
@@ -128,9 +182,13 @@ impl Http {
         &self,
         known: &Known,
         what: &str,
+        patience: Duration,
         asked: impl Future<Output = Result<T, Failure>>,
     ) -> Option<T> {
-        let error = match tokio::time::timeout(PATIENCE, asked).await {
+        let mut in_vain = InVain { known, since: Instant::now(), heard: false };
+        let outcome = tokio::time::timeout(patience, asked).await;
+        in_vain.heard = true;
+        let error = match outcome {
             Ok(Ok(given)) => {
                 self.answered.note(&known.of);
                 return Some(given);
@@ -138,7 +196,7 @@ impl Http {
             Ok(Err(Failure::Final(error) | Failure::Passing(error, _))) => error,
             Err(_) => {
                 let (host, what) = (known.mirror.host.to_string(), what.to_owned());
-                let why = format!("it gave no answer within {} s", PATIENCE.as_secs());
+                let why = format!("it gave no answer within {} s", patience.as_secs());
                 OriginError::Unreachable { host, what, why }
             }
         };

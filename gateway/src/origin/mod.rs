@@ -92,14 +92,19 @@ impl Origins {
         found.credential.is_some() || !found.problems.is_empty()
     }
 
+    /// How fast this node reads blobs from an origin, in bytes a second, if that is set.
+    pub fn rate(&self, host: &Host) -> Option<u64> {
+        let own = self.http.settings.hosts.iter().find(|(known, _)| known == host);
+        own.and_then(|(_, its)| its.rate)
+    }
+
     /// How many manifests each origin that counts them still gives, as it said last.
     pub fn remaining(&self) -> Vec<(Host, u64)> {
         self.http.remaining.all()
     }
 
-    /// Something came of an origin that does not have its digest: its mirrors are left alone for a while, so that the
-    /// origin itself is asked next.
-    pub fn doubt(&self, host: &Host) {
-        self.http.mirrors.doubt(host);
+    /// Something came of a blob that is not what its digest or length says: mirrors are not asked for it next.
+    pub fn doubt(&self, host: &Host, digest: &wherry_proto::Digest) {
+        self.http.mirrors.doubt(host, digest);
     }
 }

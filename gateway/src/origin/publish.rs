@@ -21,7 +21,7 @@ use crate::name::{Host, Repository, TagOrDigest};
 const SLOWEST: u64 = 4 << 10;
 
 /// The most that a registry may want in each piece, in bytes: it is held in memory.
-const MAX_PIECE: u64 = 64 << 20;
+const MAX_PIECE: u64 = 16 << 20;
 
 /// How far a registry sends on at most within one request.
 const MAX_HOPS: usize = 3;

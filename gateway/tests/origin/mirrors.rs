@@ -68,15 +68,32 @@ async fn what_no_mirror_has_comes_from_the_origin_and_what_nobody_has_is_its_err
 }
 
 #[tokio::test]
-async fn a_mirror_of_which_wrong_bytes_came_is_not_asked_next() {
+async fn a_mirror_of_which_wrong_bytes_of_a_blob_came_is_not_asked_for_it_again() {
     let (origin, mirror) = (Registry::plain(), Registry::plain());
     let settings = mirrored(&[&origin.host, &mirror.host], &origin.host, &[mirror.host.as_str()]);
-    let (origins, host) = (Origins::new(settings).unwrap(), origin.host.clone());
+    let (origins, host, digest) =
+        (Origins::new(settings).unwrap(), origin.host.clone(), origin.layer_digest());
     drop(origin);
-    origins.manifest(&host, &repository(), &tag("v1")).await.unwrap();
-    origins.doubt(&host);
-    let error = origins.manifest(&host, &repository(), &tag("v1")).await.unwrap_err();
+    origins.blob(&host, &repository(), &digest, 0).await.unwrap();
+    origins.doubt(&host, &digest);
+    let error = origins.blob(&host, &repository(), &digest, 0).await.unwrap_err();
     assert!(matches!(error, OriginError::Unreachable { .. }), "{error}");
+    origins.manifest(&host, &repository(), &tag("v1")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mirror_that_never_answers_is_waited_for_once_also_by_whoever_gives_up_before_it_would() {
+    let registry = Registry::plain();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mirror: Host = silent.local_addr().unwrap().to_string().parse().unwrap();
+    let settings = mirrored(&[&registry.host, &mirror], &registry.host, &[mirror.as_str()]);
+    let origins = Origins::new(settings).unwrap();
+    let (reference, repository) = (tag("v1"), repository());
+    let asking = origins.head(&registry.host, &repository, &reference);
+    tokio::time::timeout(Duration::from_millis(900), asking).await.unwrap_err();
+    let began = Instant::now();
+    let head = origins.head(&registry.host, &repository, &reference).await.unwrap();
+    assert!(!head.mirrored && began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use super::failure::Failure;
 use super::output::{count, harmless, print, print_json};
 use crate::config::units::{show_age, show_size};
 use crate::control::api::InspectRequest;
-use crate::images::inspect::{ImageDetails, LayerState, TagDetails};
+use crate::images::TagDetails;
+use crate::images::inspect::{ImageDetails, LayerState};
 
 /// How much of an instruction is shown, in characters; `--json` has all of it.
 const MAX_SHOWN: usize = 200;

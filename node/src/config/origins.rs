@@ -326,6 +326,16 @@ pub(super) fn show(origins: &BTreeMap<Host, OriginConfig>) -> serde_json::Map<St
 pub(super) fn contradictions(origins: &BTreeMap<Host, OriginConfig>) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     let mut aliases: BTreeMap<&str, &Host> = BTreeMap::new();
+    let verified: Vec<_> = origins
+        .iter()
+        .filter(|(_, its)| its.access == Some(AccessWord::Verify))
+        .map(|(host, _)| host)
+        .collect();
+    if let [one, other, ..] = verified.as_slice() {
+        // Clients keep one login for a gateway, and would show one registry what is meant for another.
+        let found = format!("access = verify for {one} and for {other}");
+        wrong.push((found, "that for one registry alone: clients have one login for a gateway".to_owned()));
+    }
     for (host, origin) in origins {
         let mut say = |found: String, expected: &str| wrong.push((found, expected.to_owned()));
         for alias in &origin.aliases {

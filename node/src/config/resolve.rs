@@ -11,7 +11,8 @@ use wherry_gateway::server::ServerTls;
 use super::key::{KEYS, Key};
 use super::origins::{self, Wrong};
 use super::source::{Entry, PREFIX, Said, Source, Sources, Surroundings, is_unknown, spellings, takes_value};
-use super::{Config, OriginConfig};
+use super::{AccessWord, Config, OriginConfig};
+use crate::images::Rights;
 
 /// How much of a bad value is repeated in a message, in characters.
 const MAX_QUOTED: usize = 80;
@@ -403,6 +404,24 @@ fn unusable_gateway(config: &Config, set: &BTreeMap<&'static str, Source>) -> Ve
             let found = format!("{}, which cannot be read: {error}", path.display());
             problems.push(problem(key, found, "a file that this node can read"));
         }
+    }
+    let verified = config.origins.iter().find(|(_, its)| its.access == Some(AccessWord::Verify));
+    for (key, path) in [("users", &config.callers.users), ("tokens", &config.callers.tokens)] {
+        if let (Some((host, _)), true) = (verified, path.is_some()) {
+            let found = format!(
+                "set beside access = verify for {host}, which would be shown what is this gateway's own"
+            );
+            problems.push(problem(key, found, "one of the two"));
+        }
+    }
+    let mut names: Vec<_> = config.callers.rights.iter().map(Rights::name).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        problems.push(problem(
+            "rights",
+            format!("set twice for {}", twice[0]),
+            "all rights of a name in one place",
+        ));
     }
     if !config.callers.rights.is_empty() && config.callers.users.is_none() && config.callers.tokens.is_none()
     {

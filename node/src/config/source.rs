@@ -142,12 +142,21 @@ fn push(entries: &mut Vec<Entry>, key: &str, source: &Source, said: Said) {
     let mut add = |said| entries.push(Entry { key: key.to_owned(), source: source.clone(), said });
     match said {
         Said::Values(texts) | Said::Array(texts) if key == ORIGIN => {
+            let mut all: Vec<origins::Said> = Vec::new();
             for text in texts {
-                match origins::read(&text) {
-                    Some(all) => all.into_iter().for_each(|said| add(Said::Origin(said))),
-                    None => add(Said::Values(vec![text])),
+                let Some(more) = origins::read(&text) else {
+                    add(Said::Values(vec![text]));
+                    continue;
+                };
+                // What one source says of the same in several places it says together.
+                for said in more {
+                    match all.iter_mut().find(|it| it.host == said.host && it.setting == said.setting) {
+                        Some(it) => it.values.extend(said.values),
+                        None => all.push(said),
+                    }
                 }
             }
+            all.into_iter().for_each(|said| add(Said::Origin(said)));
         }
         said => add(said),
     }

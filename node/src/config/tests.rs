@@ -34,11 +34,11 @@ fn nothing_needs_to_be_set() {
 
 #[test]
 fn flags_win_over_variables_and_these_over_the_file_key_by_key() {
-    let file = "gateway = \"1.1.1.1:1\"\nstatus = \"1.1.1.1:2\"\npeers = \"1.1.1.1:3\"\nsite = \"file\"\n";
+    let file = "gateway = \"127.0.0.5:1\"\nstatus = \"1.1.1.1:2\"\npeers = \"1.1.1.1:3\"\nsite = \"file\"\n";
     let variables = [("WHERRY_STATUS", "2.2.2.2:2"), ("WHERRY_PEERS", "2.2.2.2:3"), ("PATH", "/bin")];
     let loaded = good(&sources(file, &variables, &[("peers", &["3.3.3.3:3"])]));
     let config = &loaded.config;
-    assert_eq!(config.gateway.to_string(), "1.1.1.1:1");
+    assert_eq!(config.gateway.to_string(), "127.0.0.5:1");
     assert_eq!(config.status.to_string(), "2.2.2.2:2");
     assert_eq!(config.peers.to_string(), "3.3.3.3:3");
     assert_eq!(loaded.source("gateway").to_string(), "wherry.toml:1");
@@ -320,12 +320,12 @@ fn origins_are_set_in_tables_variables_and_flags_setting_by_setting() {
     let file = "[origin.\"docker.io\"]\nmirror = [\"a.example\", \"b.example/hub\"]\ntag_ttl = \"5m\"\n\
                 [origin.\"registry.lab:5000\"]\nalias = \"lab\"\ninsecure = true\n";
     let flags: [(&'static str, &[&str]); 1] =
-        [("origin", &["docker.io mirror=c.example", "quay.io rate=4Mbit/s"])];
+        [("origin", &["docker.io mirror=c.example", "quay.io rate=4Mbit/s", "docker.io mirror=d.example"])];
     let variables = [("WHERRY_ORIGIN", "docker.io tag-ttl=10m, docker.io user=ada password_variable=X")];
     let loaded = good(&sources(file, &variables, &flags));
     let origins = &loaded.config.origins;
     let hub = &origins[&"docker.io".parse().unwrap()];
-    assert_eq!(hub.mirrors.iter().map(ToString::to_string).collect::<Vec<_>>(), ["c.example"]);
+    assert_eq!(hub.mirrors.iter().map(ToString::to_string).collect::<Vec<_>>(), ["c.example", "d.example"]);
     assert_eq!(hub.tag_ttl, Some(Duration::from_secs(600)));
     assert_eq!(hub.user.as_deref(), Some("ada"));
     let lab = &origins[&"registry.lab:5000".parse().unwrap()];
@@ -357,5 +357,16 @@ fn nonsense_about_origins_is_reported_setting_by_setting_and_where_it_stands() {
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     for (found, start) in found.iter().zip(expected) {
         assert!(found.starts_with(start), "{found}");
+    }
+}
+
+#[test]
+fn what_would_show_one_registry_what_is_meant_for_another_is_refused() {
+    let file = "[origin.\"a.example\"]\naccess = \"verify\"\n[origin.\"b.example\"]\naccess = \"verify\"\n";
+    let found =
+        problems(&sources(file, &[], &[("users", &["/dev/null"]), ("rights", &["anna=pull", "anna=push"])]));
+    assert_eq!(found.len(), 3, "{found:#?}");
+    for part in ["one registry alone", "what is this gateway's own", "set twice for anna"] {
+        assert!(found.iter().any(|problem| problem.contains(part)), "{part}: {found:#?}");
     }
 }

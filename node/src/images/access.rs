@@ -2,10 +2,11 @@
 //! credentials are for all members of the network.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
+use tokio::sync::Semaphore;
 use tracing::{debug, info};
 use wherry_gateway::Host;
 use wherry_gateway::origin::{Credential, OriginError};
@@ -25,6 +26,13 @@ const REFUSED_FOR: Duration = Duration::from_secs(10);
 /// Of how many callers and repositories it is remembered what the origin says; those that were asked about the longest time
 /// ago are forgotten.
 const MAX_VERDICTS: usize = 4096;
+
+/// How many questions origins are asked at a time; further clients wait.
+const QUESTIONS: usize = 8;
+
+/// How long an origin is waited for: clients give up after 10 s. Where an older word counts, less.
+const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE_IN_GRACE: Duration = Duration::from_secs(2);
 
 /// Who may read what is not for everybody at an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,32 +61,45 @@ pub struct AccessRules {
 /// Who wants to read, and what: the hash of what a caller has shown, if anything.
 type Reader = (Route, Option<Digest>);
 
-/// What origins have said of readers, and when.
-#[derive(Default)]
+/// Those of whom an origin has said the same, and when.
+type Told = HashMap<Reader, Instant>;
+
+/// What origins have said of readers. Those who may not, who can be anybody, push out none of those who may.
 pub(super) struct Verdicts {
-    known: Mutex<HashMap<Reader, (bool, Instant)>>,
+    may: Mutex<Told>,
+    may_not: Mutex<Told>,
     asking: Flights<Reader, Result<bool, OriginError>>,
+    questions: Arc<Semaphore>,
+}
+
+impl Default for Verdicts {
+    fn default() -> Self {
+        let questions = Arc::new(Semaphore::new(QUESTIONS));
+        Self { may: Mutex::default(), may_not: Mutex::default(), asking: Flights::default(), questions }
+    }
 }
 
 impl Verdicts {
-    fn known(&self) -> MutexGuard<'_, HashMap<Reader, (bool, Instant)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self, may: bool) -> MutexGuard<'_, Told> {
+        let told = if may { &self.may } else { &self.may_not };
+        told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn of(&self, reader: &Reader) -> Option<(bool, Duration)> {
-        self.known().get(reader).map(|(may, when)| (*may, when.elapsed()))
+    fn age(&self, reader: &Reader, may: bool) -> Option<Duration> {
+        self.told(may).get(reader).map(Instant::elapsed)
     }
 
     fn note(&self, reader: Reader, may: bool) {
-        let mut known = self.known();
+        self.told(!may).remove(&reader);
+        let mut known = self.told(may);
         if known.len() >= MAX_VERDICTS
             && !known.contains_key(&reader)
             && let Some(oldest) =
-                known.iter().min_by_key(|(_, (_, when))| *when).map(|(reader, _)| reader.clone())
+                known.iter().min_by_key(|(_, when)| **when).map(|(reader, _)| reader.clone())
         {
             known.remove(&oldest);
         }
-        known.insert(reader, (may, Instant::now()));
+        known.insert(reader, Instant::now());
     }
 }
 
@@ -86,6 +107,11 @@ impl Images {
     /// Whether this node may read with its own credentials for other members.
     pub(super) fn is_for_members(&self, host: &Host) -> bool {
         self.0.parts.access.of.get(host) == Some(&Access::Members)
+    }
+
+    /// Whether an origin is asked whom it lets read.
+    pub(super) fn is_verified(&self, host: &Host) -> bool {
+        matches!(self.0.parts.access.of.get(host), Some(Access::Verify { .. }))
     }
 
     /// Whether any client has to say who it is, now or for some repositories.
@@ -144,28 +170,30 @@ impl Images {
             Credential::IdentityToken(token) => Digest::sha256(format!(":{token}").as_bytes()),
         });
         let reader = (route, shown);
-        let before = self.0.verdicts.of(&reader);
-        let asked = match before {
-            Some((true, age)) if age < ttl => Ok(true),
-            Some((false, age)) if age < REFUSED_FOR.min(ttl) => Ok(false),
-            _ => {
-                let asking = self.0.verdicts.asking.join(reader.clone(), || {
-                    let (images, reader, credential) = (self.clone(), reader.clone(), credential.cloned());
-                    async move {
-                        let (Route { host, repository }, _) = &reader;
-                        let may =
-                            images.0.parts.origins.admits(host, repository, credential.as_ref()).await?;
-                        debug!(repository = %reader.0, may, "the origin says whether somebody may read");
-                        images.0.verdicts.note(reader, may);
-                        Ok(may)
-                    }
-                    .boxed()
-                });
-                asking.await
-            }
+        let verdicts = &self.0.verdicts;
+        let before = verdicts.age(&reader, true);
+        let in_grace = before.filter(|age| *age < ttl.saturating_add(grace));
+        let asked = if before.is_some_and(|age| age < ttl) {
+            Ok(true)
+        } else if verdicts.age(&reader, false).is_some_and(|age| age < REFUSED_FOR.min(ttl)) {
+            Ok(false)
+        } else if let Some(error) = self.is_down(&reader.0.host, format!("whether {} may be read", reader.0))
+        {
+            Err(error)
+        } else {
+            let patience = if in_grace.is_some() { PATIENCE_IN_GRACE } else { PATIENCE };
+            let asking = tokio::time::timeout(patience, self.ask(reader.clone(), credential));
+            asking.await.unwrap_or_else(|_| {
+                let why = format!("it gave no answer within {} s", patience.as_secs());
+                let (host, what) = (reader.0.host.to_string(), format!("whether {} may be read", reader.0));
+                Err(OriginError::Unreachable { host, what, why })
+            })
         };
+        if let Err(error) = &asked {
+            self.note_down(&reader.0.host, error);
+        }
         let route = &reader.0;
-        match (asked, before) {
+        match (asked, in_grace) {
             (Ok(true), _) => Ok(()),
             (Ok(false), _) if credential.is_none() => {
                 let message = format!(
@@ -182,7 +210,7 @@ impl Images {
                 );
                 Err(Refusal::new(RefusalKind::Denied, message))
             }
-            (Err(error), Some((true, age))) if age < ttl.saturating_add(grace) => {
+            (Err(error), Some(_)) => {
                 info!(repository = %route, %error, "whether somebody may read cannot be checked: the last word counts");
                 Ok(())
             }
@@ -197,5 +225,24 @@ impl Images {
                 Err(Refusal::new(RefusalKind::Unavailable, message))
             }
         }
+    }
+
+    /// What the origin says of a reader now. Those who ask the same at once share one question.
+    async fn ask(&self, reader: Reader, credential: Option<&Credential>) -> Result<bool, OriginError> {
+        let asking = self.0.verdicts.asking.join(reader.clone(), || {
+            let (images, credential) = (self.clone(), credential.cloned());
+            async move {
+                let verdicts = &images.0.verdicts;
+                // Never closed.
+                let _turn = verdicts.questions.acquire().await;
+                let (Route { host, repository }, _) = &reader;
+                let may = images.0.parts.origins.admits(host, repository, credential.as_ref()).await?;
+                debug!(repository = %reader.0, may, "the origin says whether somebody may read");
+                verdicts.note(reader, may);
+                Ok(may)
+            }
+            .boxed()
+        });
+        asking.await
     }
 }

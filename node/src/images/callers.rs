@@ -25,6 +25,13 @@ const MAX_KNOWN: usize = 1024;
 /// How many passwords are checked at a time, each of which takes a core for about 50 ms; further callers wait.
 const CHECKS_AT_ONCE: usize = 2;
 
+/// How many wait for their turn to be checked; further ones are refused, and may come back after this.
+const MAX_WAITING: usize = 64;
+const BUSY: Duration = Duration::from_secs(2);
+
+/// A password's hash that nobody has, at the cost that `htpasswd -B` takes: whoever is no user is found out as late as who is.
+const NOBODY: &str = "$2y$05$......................0Ri7Wc2JtYqY3dQxnQkqvGdy1dpyuLm";
+
 /// What a client may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Right {
@@ -53,6 +60,13 @@ impl Right {
 pub struct Rights {
     name: String,
     rights: BTreeSet<Right>,
+}
+
+impl Rights {
+    /// Whose they are.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl FromStr for Rights {
@@ -102,23 +116,28 @@ impl CallerSettings {
     }
 }
 
-/// Those who were known a moment ago, by the hash of what they have shown; `None` who was not.
-type Known = HashMap<Digest, (Option<Arc<str>>, Instant)>;
+/// Those who showed who they are a moment ago, by the hash of what they have shown.
+type Known = HashMap<Digest, (Arc<str>, Instant)>;
 
 /// Knows callers.
 pub(super) struct Callers {
     settings: CallerSettings,
     known: Mutex<Known>,
-    checks: Semaphore,
+    // Whoever guesses wrong is remembered apart, and pushes out none of those who are known.
+    unknown: Mutex<HashMap<Digest, Instant>>,
+    checks: Arc<Semaphore>,
+    waiting: Semaphore,
 }
 
 impl Callers {
     pub(super) fn new(settings: CallerSettings) -> Self {
-        Self { settings, known: Mutex::default(), checks: Semaphore::new(CHECKS_AT_ONCE) }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        Self {
+            settings,
+            known: Mutex::default(),
+            unknown: Mutex::default(),
+            checks: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
+            waiting: Semaphore::new(MAX_WAITING),
+        }
     }
 
     /// Whether a client may do something: without users and tokens whoever is `open`, and then besides these who shows that it
@@ -162,34 +181,64 @@ impl Callers {
         };
         let kind = matches!(credential, Credential::Password { .. });
         let key = Digest::sha256(format!("{kind} {shown}").as_bytes());
-        let fresh = |found: &(Option<Arc<str>>, Instant)| found.1.elapsed() < KNOWN_FOR;
-        let known = || self.known().get(&key).filter(|found| fresh(found)).map(|found| found.0.clone());
-        if let Some(name) = known() {
+        if let Some(name) = self.remembered(&key) {
             return Ok(name);
         }
-        let stopped = |_| Refusal::new(RefusalKind::Internal, "the node is shutting down");
-        let _turn = self.checks.acquire().await.map_err(stopped)?;
+        let stopped = || Refusal::new(RefusalKind::Internal, "the node is shutting down");
+        let Ok(_place) = self.waiting.try_acquire() else {
+            let message = "too many log in to this gateway at once: try again";
+            return Err(Refusal::new(RefusalKind::TooManyRequests, message).retry_after(BUSY));
+        };
+        let turn = self.checks.clone().acquire_owned().await.map_err(|_| stopped())?;
         // Whoever had the turn before may have asked the same.
-        if let Some(name) = known() {
+        if let Some(name) = self.remembered(&key) {
             return Ok(name);
         }
         let (settings, credential) = (self.settings.clone(), credential.clone());
-        let checked = tokio::task::spawn_blocking(move || look_up(&settings, &credential));
-        let name: Option<Arc<str>> = checked
-            .await
-            .map_err(|_| Refusal::new(RefusalKind::Internal, "the node is shutting down"))?
-            .map_err(|why| {
-                warn!(why, "the gateway cannot tell who asks");
-                Refusal::new(RefusalKind::Internal, format!("the gateway cannot tell who asks: {why}"))
-            })?
-            .map(Arc::from);
-        let mut all = self.known();
-        all.retain(|_, found| fresh(found));
-        if all.len() < MAX_KNOWN {
-            all.insert(key, (name.clone(), Instant::now()));
+        let checked = tokio::task::spawn_blocking(move || {
+            // The turn lasts as long as this does, whether the client waits or not.
+            let _turn = turn;
+            look_up(&settings, &credential)
+        });
+        let name = checked.await.map_err(|_| stopped())?.map_err(|why| {
+            warn!(why, "the gateway cannot tell who asks");
+            Refusal::new(RefusalKind::Internal, "the gateway cannot tell who asks: its log says why")
+        })?;
+        let name: Option<Arc<str>> = name.map(Arc::from);
+        let now = Instant::now();
+        match &name {
+            Some(name) => {
+                let mut known = lock(&self.known);
+                known.retain(|_, (_, when)| when.elapsed() < KNOWN_FOR);
+                if known.len() < MAX_KNOWN {
+                    known.insert(key, (name.clone(), now));
+                }
+            }
+            None => {
+                let mut unknown = lock(&self.unknown);
+                unknown.retain(|_, when| when.elapsed() < KNOWN_FOR);
+                if unknown.len() < MAX_KNOWN {
+                    unknown.insert(key, now);
+                }
+            }
         }
         Ok(name)
     }
+
+    /// Who showed this a moment ago, `None` within if nobody that is known did.
+    fn remembered(&self, key: &Digest) -> Option<Option<Arc<str>>> {
+        let is_fresh = |when: &Instant| when.elapsed() < KNOWN_FOR;
+        if let Some((name, when)) = lock(&self.known).get(key)
+            && is_fresh(when)
+        {
+            return Some(Some(name.clone()));
+        }
+        lock(&self.unknown).get(key).is_some_and(is_fresh).then_some(None)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Who shows this, by the files. Reads the disk, and computes for a while.
@@ -206,6 +255,7 @@ fn look_up(settings: &CallerSettings, credential: &Credential) -> Result<Option<
     }
     let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut is_user = false;
     for (name, secret) in lines.filter_map(|line| line.split_once(':')) {
         let fits = match credential {
             Credential::Password { password, .. } => {
@@ -224,6 +274,10 @@ fn look_up(settings: &CallerSettings, credential: &Credential) -> Result<Option<
         if fits {
             return Ok(Some(name.to_owned()));
         }
+        is_user |= wanted.is_some_and(|wanted| wanted == name);
+    }
+    if let (Credential::Password { password, .. }, false) = (credential, is_user) {
+        let _ = bcrypt::verify(password, NOBODY);
     }
     Ok(None)
 }
@@ -278,8 +332,14 @@ mod tests {
         }
         // Whoever is on the machine itself may do what is open to all there.
         callers.check("127.0.0.1:9".parse().unwrap(), None, Right::Pull, Ok(())).await.unwrap();
+        // Whoever is a stranger is not told what is wrong here.
         let old = callers.check(client, Some(&password("old", "x")), Right::Pull, Ok(())).await.unwrap_err();
-        assert!(old.message.contains("htpasswd -B"), "{old}");
+        assert!(!old.message.contains("old") && old.kind == RefusalKind::Internal, "{old}");
+    }
+
+    #[test]
+    fn whoever_is_no_user_is_found_out_as_late_as_who_is() {
+        assert!(!bcrypt::verify("", NOBODY).unwrap());
     }
 
     #[test]

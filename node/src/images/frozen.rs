@@ -53,4 +53,18 @@ impl Images {
             _ => Ok(()),
         }
     }
+
+    /// What comes of giving a tag a meaning: what the site is to be told, or an error where it was frozen meanwhile.
+    pub(super) fn given(
+        &self,
+        reference: &Reference,
+        (moved, stays): (Option<TagRecord>, Option<TagEntry>),
+    ) -> Result<Option<TagRecord>, ImageError> {
+        match stays {
+            Some(stays) => {
+                Err(ImageError::Frozen { what: reference.to_string(), digest: stays.record.digest })
+            }
+            None => Ok(moved),
+        }
+    }
 }

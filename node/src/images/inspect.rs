@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use wherry_gateway::{Descriptor, Manifest, json_fault};
-use wherry_proto::{Digest, NodeId};
+use wherry_proto::Digest;
 
-use super::TagPolicy;
+use super::TagDetails;
 
 /// The longest instruction that is kept, in characters; what follows is cut off.
 pub const MAX_INSTRUCTION: usize = 4096;
@@ -58,21 +58,6 @@ pub struct ImageDetails {
     pub history_fits: bool,
     /// What runs in a container.
     pub run: RunDetails,
-}
-
-/// What is known of a tag.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TagDetails {
-    /// When its origin is asked what it means.
-    pub policy: TagPolicy,
-    /// It was pushed to the site, and no origin is asked.
-    pub pushed: bool,
-    /// The node that pushed or resolved it.
-    pub by: NodeId,
-    /// How long ago an origin said what it means, in seconds; unknown where none has.
-    pub age: Option<u64>,
-    /// What it means now, where that is another image than this.
-    pub moved: Option<Digest>,
 }
 
 /// A blob that an image refers to.

@@ -38,7 +38,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::debug;
 use wherry_gateway::manifest::{MAX_MANIFEST, ManifestError, media_type};
 use wherry_gateway::origin::Origins;
@@ -65,7 +65,7 @@ pub use list::{COUNT_FOR, KnownImage, LocalImage};
 pub use moved::Moved;
 pub use names::{ImageName, LEAST_DIGITS, Wanted};
 pub use platform::{choose, parse_platform, this_platform};
-pub use policy::{MAX_RULES, TagPolicy, TagRule, TagRules};
+pub use policy::{MAX_RULES, TagDetails, TagPolicy, TagRule, TagRules};
 pub use pull::{How, PARALLEL, PullEvents, Pulled, STUCK};
 pub use records::{Grant, KeptImage, MAX_BEFORE, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
 
@@ -154,6 +154,8 @@ struct Inner {
     away: away::Waiting,
     callers: callers::Callers,
     asked: referrers::Asked,
+    // Each publishing holds a few pieces of blobs in memory.
+    publishing: Semaphore,
     verdicts: access::Verdicts,
     caught_up: caught_up::CaughtUp,
     // Those who ask for the same name at once share one answer, be it a failure.
@@ -204,6 +206,7 @@ impl Images {
         Ok(Self(Arc::new(Inner {
             callers: callers::Callers::new(parts.access.callers.clone()),
             asked: referrers::Asked::default(),
+            publishing: Semaphore::new(publish::AT_ONCE),
             verdicts: access::Verdicts::default(),
             parts,
             unproven: Arc::new(Unproven::new(records.clone())),

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wherry_gateway::{Host, Reference};
+use wherry_proto::{Digest, NodeId, TagWord};
+
+use super::{ImageError, Images};
 
 /// The most rules that a node has: each is tried for every tag that is asked for.
 pub const MAX_RULES: usize = 256;
@@ -150,6 +153,21 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
+/// What is known of a tag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagDetails {
+    /// When its origin is asked what it means.
+    pub policy: TagPolicy,
+    /// It was pushed to the site, and no origin is asked.
+    pub pushed: bool,
+    /// The node that pushed or resolved it.
+    pub by: NodeId,
+    /// How long ago an origin said what it means, in seconds; unknown where none has.
+    pub age: Option<u64>,
+    /// What it means now, where that is another image than this.
+    pub moved: Option<Digest>,
+}
+
 /// What is done about each tag, and how long an answer of its origin counts.
 #[derive(Clone, Debug, Default)]
 pub struct TagRules {
@@ -175,6 +193,24 @@ impl TagRules {
 
     pub(super) fn ttl_at(&self, host: &Host) -> Duration {
         self.ttl_of.get(host).copied().unwrap_or(self.ttl)
+    }
+}
+
+impl Images {
+    /// What this node knows of a tag, to be shown beside the image with this digest. Reads the disk.
+    pub fn tag_details(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Option<TagDetails>, ImageError> {
+        let Some(entry) = self.0.records.tag(reference)? else { return Ok(None) };
+        Ok(Some(TagDetails {
+            policy: self.0.parts.tags.policy(reference),
+            pushed: entry.record.word == TagWord::Pushed,
+            by: entry.record.signer(),
+            age: self.age(entry.confirmed).map(|age| age.as_secs()),
+            moved: Some(entry.record.digest).filter(|now| now != digest),
+        }))
     }
 }
 

@@ -19,7 +19,10 @@ use super::{How, ImageError, Images, PullEvents, blocking};
 /// How many bytes are sent in one request: little is lost when a link fails, and the registry is asked seldom.
 const PIECE: u64 = 4 << 20;
 
-/// How many blobs are sent at a time.
+/// How many images are published at a time; further ones wait.
+pub(super) const AT_ONCE: usize = 2;
+
+/// How many blobs of an image are sent at a time.
 const AT_A_TIME: usize = 2;
 
 /// The pauses between attempts that came to nothing.
@@ -61,7 +64,10 @@ impl Images {
         pulling: &dyn PullEvents,
         events: &dyn PublishEvents,
     ) -> Result<Published, ImageError> {
-        Box::pin(self.pull_whole(from, &How::default(), pulling)).await?;
+        let _turn = self.0.publishing.acquire().await.map_err(|_| ImageError::Stopped)?;
+        let pulled = Box::pin(self.pull_whole(from, &How::default(), pulling)).await?;
+        // What the tag meant then, whatever it means by now.
+        let from = &from.with_target(TagOrDigest::Digest(pulled.digest));
         let (top, manifests) = self.leads_to(from).await?;
         let publisher = self.0.parts.origins.publisher(to.host().clone(), to.repository().clone());
         let sending = Sending { images: self, publisher: &publisher, to, wait, events };
@@ -72,6 +78,10 @@ impl Images {
             let named = image.flat_map(|image| std::iter::once(&image.config).chain(&image.layers));
             blobs.extend(named.filter(|named| seen.insert(named.digest)).cloned());
         }
+        // Sending may take hours, and nothing of it may make room meanwhile.
+        let all =
+            manifests.iter().map(|manifest| *manifest.digest()).chain(blobs.iter().map(|blob| blob.digest));
+        let _claims: Vec<_> = all.filter_map(|digest| self.0.parts.store.claim(&digest)).collect();
         let work: Vec<_> = blobs.iter().map(|blob| sending.blob(blob).boxed()).collect();
         let sent: Vec<(u64, u64)> = stream::iter(work).buffered(AT_A_TIME).try_collect().await?;
         // What an index leads to has to be there before it.
@@ -150,7 +160,7 @@ impl Sending<'_> {
         let (digest, size) = (named.digest, named.size);
         let failed = |error| self.failed(format_args!("blob {digest}"), error);
         let (mut moved, mut pause) = (Instant::now(), FIRST_PAUSE);
-        let mut publishing = None;
+        let (mut publishing, mut highest) = (None, 0);
         loop {
             let error = match self.advance(named, &mut publishing).await? {
                 Ok(Step::Present) => {
@@ -158,12 +168,27 @@ impl Sending<'_> {
                     return Ok((0, size));
                 }
                 Ok(Step::Sent(at)) => {
-                    (moved, pause) = (Instant::now(), FIRST_PAUSE);
+                    // That it has begun anew is no progress.
+                    if at > highest {
+                        (moved, pause, highest) = (Instant::now(), FIRST_PAUSE, at);
+                    }
                     self.events.blob(&digest, at, size, false);
                     continue;
                 }
                 Ok(Step::Done) => return Ok((size, 0)),
                 Err(error) => error,
+            };
+            // An upload that has expired there, as while a limit said no here, is begun anew.
+            let error = match error {
+                OriginError::NotFound { host, what } if publishing.is_some() => {
+                    publishing = None;
+                    OriginError::Unreachable {
+                        host,
+                        what,
+                        why: "it has forgotten what had arrived".to_owned(),
+                    }
+                }
+                error => error,
             };
             if !self.again(&error, moved, &mut pause).await {
                 return Err(failed(error));

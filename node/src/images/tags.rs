@@ -5,12 +5,11 @@ use std::time::Duration;
 use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
-use wherry_gateway::origin::{OriginError, describe};
+use wherry_gateway::origin::{ManifestHead, OriginError, describe};
 use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, TagOrDigest};
-use wherry_proto::{Digest, NodeId, TagMeaning, TagRecord, TagWord};
+use wherry_proto::{NodeId, TagMeaning, TagRecord, TagWord};
 
-use super::inspect::TagDetails;
 use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, TagPolicy, Unasked, blocking};
 use crate::config::units::show_age;
 
@@ -229,22 +228,6 @@ impl Images {
         Ok(Heard { known, source: Source::Store, ahead: None })
     }
 
-    /// What this node knows of a tag, to be shown beside the image with this digest. Reads the disk.
-    pub fn tag_details(
-        &self,
-        reference: &Reference,
-        digest: &Digest,
-    ) -> Result<Option<TagDetails>, ImageError> {
-        let Some(entry) = self.0.records.tag(reference)? else { return Ok(None) };
-        Ok(Some(TagDetails {
-            policy: self.0.parts.tags.policy(reference),
-            pushed: entry.record.word == TagWord::Pushed,
-            by: entry.record.signer(),
-            age: self.age(entry.confirmed).map(|age| age.as_secs()),
-            moved: Some(entry.record.digest).filter(|now| now != digest),
-        }))
-    }
-
     /// What is known of a tag once the site has been asked about it.
     pub(super) async fn ask_site(&self, reference: &Reference) -> Result<Heard, ImageError> {
         let mut heard = self.remembered(reference)?;
@@ -276,7 +259,11 @@ impl Images {
         if newer || (same && self.is_fresh(reference, confirmed)) {
             let entry = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
             let (images, reference) = (self.clone(), reference.clone());
-            heard.known = blocking(move || images.change_tag(&reference, |_| Some(entry.clone()))).await?;
+            let change = move || {
+                let stays = |known: &TagEntry| images.thaws(&reference, known, &entry.record);
+                images.change_tag(&reference, |known| (!known.is_some_and(stays)).then(|| entry.clone()))
+            };
+            heard.known = blocking(change).await?;
             heard.source = Source::Peer;
             self.is_news();
         }
@@ -380,7 +367,7 @@ impl Images {
     ) -> Result<Result<Resolved, TagEntry>, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
         let what = describe(repository, reference.target());
-        let mut asking = self.asking(reference)?;
+        let asking = self.asking(reference)?;
         let head = match self.is_down(host, what.clone()).filter(|_| has_answer) {
             Some(error) => Err(error),
             None => {
@@ -388,6 +375,17 @@ impl Images {
                 let asked = self.0.parts.origins.head(host, repository, reference.target());
                 let head = timeout_at(until, asked).await;
                 let head = head.unwrap_or_else(|_| Err(silent(host, what, began.elapsed())));
+                let moves = |head: &ManifestHead| known.is_some_and(|it| it.record.digest != head.digest);
+                let head = match head {
+                    // A mirror may be behind its origin, and no tag moves backwards for that.
+                    Ok(head) if head.mirrored && moves(&head) => {
+                        let what = describe(repository, reference.target());
+                        let asked = self.0.parts.origins.head_of_origin(host, repository, reference.target());
+                        let head = timeout_at(until, asked).await;
+                        head.unwrap_or_else(|_| Err(silent(host, what, began.elapsed())))
+                    }
+                    head => head,
+                };
                 // Only what was really answered counts, or asking often would keep an origin down.
                 head.inspect_err(|origin| self.note_down(host, origin))
             }
@@ -418,9 +416,9 @@ impl Images {
                 found
             }
             None => {
-                // It is asked once more, and may say something else.
-                asking = self.asking(reference)?;
-                (self.manifest_from_origin(reference).await?, Source::Origin)
+                // By its digest, since whoever is asked may say something else of the tag, and so may a mirror.
+                let by_digest = reference.with_target(TagOrDigest::Digest(head.digest));
+                (self.manifest_from_origin(&by_digest).await?, Source::Origin)
             }
         };
         let (moved, overtaken) = self.change(reference, &manifest, Some(asking), TagWord::Resolved).await?;
@@ -514,7 +512,8 @@ impl Images {
         let entry =
             TagEntry { record: record.clone(), confirmed: self.credible(record.time), since: clock() };
         // It may have been forgotten meanwhile.
-        self.change_tag(&reference, |known| known.map(|_| entry.clone()))?;
+        let stays = |known: &&TagEntry| !self.thaws(&reference, known, record);
+        self.change_tag(&reference, |known| known.filter(stays).map(|_| entry.clone()))?;
         if (record.digest, record.word) != (known.record.digest, known.record.word) {
             self.is_news();
         }
@@ -572,7 +571,7 @@ impl Images {
         manifest: &Manifest,
     ) -> Result<Option<TagRecord>, ImageError> {
         self.learn(reference, manifest).await?;
-        Ok(self.change(reference, manifest, None, TagWord::Resolved).await?.0)
+        self.given(reference, self.change(reference, manifest, None, TagWord::Resolved).await?)
     }
 
     /// What a neighbour is told of a reference: what its tag means or, for a digest, that it belongs to the

@@ -29,8 +29,12 @@ impl Origins for wherry_gateway::origin::Origins {
         })
     }
 
-    fn doubt(&self, route: &Route) {
-        Self::doubt(self, &route.host);
+    fn doubt(&self, route: &Route, digest: &Digest) {
+        Self::doubt(self, &route.host, digest);
+    }
+
+    fn rate(&self, route: &Route) -> Option<u64> {
+        Self::rate(self, &route.host)
     }
 }
 

@@ -85,6 +85,7 @@ impl Reading {
             Some(total) if total != size => {
                 let message =
                     format!("{route} has {total} bytes under {}, but {size} were announced", self.digest);
+                self.parts.origins.doubt(route, &self.digest);
                 Err(wrong(message))
             }
             _ => Ok(open),

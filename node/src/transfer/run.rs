@@ -246,6 +246,10 @@ impl Driver {
                 Event::Kept(source, index, link)
             }
             Happening::Route(route) => {
+                let rates = [self.parts.limits.rate(), self.parts.origins.rate(&route)];
+                if let Some(rate) = rates.into_iter().flatten().min() {
+                    self.planner.paced(rate);
+                }
                 if !self.routes.add(route) {
                     return Ok(false);
                 }
@@ -438,7 +442,7 @@ impl Driver {
             }
             Effect::OriginWrong(found) => {
                 self.parts.metrics.failed(ErrorKind::Origin);
-                self.routes.read().for_each(|route| self.parts.origins.doubt(route));
+                self.routes.read().for_each(|route| self.parts.origins.doubt(route, &digest));
                 let origin = self.routes.sent_wrong_bytes();
                 warn!(blob = %digest, %origin, %found, "origin sent other bytes than the digest's");
                 self.view.voided();
@@ -446,6 +450,8 @@ impl Driver {
             Effect::AttemptFailed => self.routes.turn(),
             Effect::StreamVoid(attempt) => {
                 info!(blob = %digest.short(), leader = %attempt.signer, "what the leader reads is void");
+                // A mirror of the leader may be one of this node too.
+                self.routes.all().iter().for_each(|route| self.parts.origins.doubt(route, &digest));
                 self.view.voided();
             }
             Effect::OriginContradicts(index) => {

@@ -195,8 +195,15 @@ pub trait Origins: Send + Sync + 'static {
         from: u64,
     ) -> BoxFuture<'_, Result<OriginBlob, OriginFailure>>;
 
-    /// What was read from there has not its digest: where something stands in for the origin, it is not to be read next.
-    fn doubt(&self, route: &Route) {
+    /// What was read of a blob there is not what its digest or length says: where something stands in for the origin, it is
+    /// not to be read next.
+    fn doubt(&self, route: &Route, digest: &Digest) {
+        let _ = (route, digest);
+    }
+
+    /// How fast a blob may come from there, in bytes a second, where that is limited.
+    fn rate(&self, route: &Route) -> Option<u64> {
         let _ = route;
+        None
     }
 }

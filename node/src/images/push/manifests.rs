@@ -46,8 +46,7 @@ impl Images {
     ) -> Result<bool, Refusal> {
         let Some(blob) = self.0.parts.store.claim(&digest) else { return Ok(false) };
         let (records, own, from) = (self.records().clone(), route.clone(), from.cloned());
-        // That it is here is no right to it: it has to belong to a repository that the client may read, and who may push may
-        // read all of them.
+        // That it is here is no right to it: it has to belong to a repository that the client may read.
         let granted = blocking(move || {
             let mut is_known = records.grant(&own.host, &own.repository, &digest)?.is_some();
             if !is_known {

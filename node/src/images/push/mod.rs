@@ -139,7 +139,13 @@ impl Push for Images {
 
     async fn mount(&self, ask: Ask, blob: Digest, from: Option<Ask>) -> Result<bool, Refusal> {
         let route = self.pusher(&ask).await?;
-        let from = from.map(|from| self.route(&from));
+        // Whoever may push need not be able to read from there.
+        let from = match from {
+            Some(from) if self.may_read(&from).await.is_err() => return Ok(false),
+            Some(from) => Some(self.route(&from)),
+            None if self.is_verified(&route.host) => Some(route.clone()),
+            None => None,
+        };
         self.mount_blob(&route, blob, from.as_ref()).await
     }
 

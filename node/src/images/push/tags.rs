@@ -14,7 +14,7 @@ impl Images {
     ) -> Result<Option<TagRecord>, ImageError> {
         // So that its number is higher than any that the site knows.
         self.ask_site(reference).await?;
-        Ok(self.change(reference, manifest, None, TagWord::Pushed).await?.0)
+        self.given(reference, self.change(reference, manifest, None, TagWord::Pushed).await?)
     }
 
     /// Takes back what a tag means, as [`Images::set_tag`] returns it; `None` if it means nothing here.
