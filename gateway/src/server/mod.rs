@@ -21,6 +21,7 @@ mod refusal;
 mod route;
 mod tls;
 
+pub use answer::GATEWAY_HEADER;
 pub(crate) use change::parse_content_range;
 pub use content::{
     Ask, BlobReader, Body, Break, Content, ManifestAnswer, Referrer, Source, StoredFile, Want,

@@ -11,6 +11,7 @@ mod cancel;
 mod check;
 mod config;
 mod demo;
+mod doctor;
 mod environment;
 mod failure;
 mod follow;
@@ -22,6 +23,7 @@ mod output;
 mod preload;
 mod progress;
 mod pull;
+mod runtime;
 mod screen;
 mod setup;
 mod stop;
@@ -79,6 +81,7 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Completions { shell } => output::completions(shell),
         Command::Demo(args) => demo::run(&args, environment),
         Command::Setup(args) => setup::run(&args, environment),
+        Command::Doctor(args) => talk(doctor::run(&args, environment)),
         Command::Pull(args) => talk(pull::run(&args, environment)),
         Command::Preload(args) => talk(preload::run(&args, environment)),
         Command::Cancel(args) => talk(cancel::run(&args, environment)),
