@@ -1,7 +1,7 @@
 //! The `wherry` command: parse, run, print.
 //!
 //! All commands but `up`, `config`, `network`, `setup`, `demo` and `completions` talk to a running node over its control
-//! socket. Results go to standard output, everything else to standard error. Exit status: 0 done, 1 what was asked for
+//! socket; `doctor` does without where there is none. Results go to standard output, everything else to standard error. Exit status: 0 done, 1 what was asked for
 //! failed, 2 the command line or the configuration is wrong, 130 or 143 interrupted by Ctrl-C or SIGTERM. With `--json`
 //! an error is one line of JSON, the last on standard error.
 

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -38,18 +38,31 @@ impl Containerd {
     pub fn start(lab: &Lab, name: &str) -> Result<Self> {
         let root = lab.folder(name)?;
         let config = root.join("config.toml");
+        fs::write(&config, Self::settings(&root))?;
+        Self::start_with(lab, name, &root, &config)
+    }
+
+    /// What the configuration of a daemon in this folder has to say.
+    pub fn settings(root: &Path) -> String {
         let at = |part: &str| root.join(part).display().to_string();
-        let text = format!(
+        format!(
             "version = 2\nroot = {:?}\nstate = {:?}\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n\
              [grpc]\naddress = {:?}\n",
             at("root"),
             at("state"),
             at("socket"),
-        );
-        fs::write(&config, text)?;
+        )
+    }
+
+    /// Starts a daemon with this configuration file, which has its [`settings`](Self::settings) in it.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_with(lab: &Lab, name: &str, root: &Path, config: &Path) -> Result<Self> {
+        let root = root.to_owned();
         let daemon = Process::start(name, &lab.logs(), Signal::TERM, "containerd", |command| {
-            command.arg("--config").arg(&config);
+            command.arg("--config").arg(config);
         })?;
         let mut containerd = Self { root, daemon };
         wait_until("containerd answers", START, || {
@@ -87,9 +100,17 @@ impl Containerd {
     /// # Errors
     /// With all that ctr said.
     pub fn pull(&self, reference: &str) -> Result<()> {
+        self.pull_by(&self.root.join("hosts"), reference)
+    }
+
+    /// Pulls, by way of what the hosts.toml files of this folder say.
+    ///
+    /// # Errors
+    /// With all that ctr said.
+    pub fn pull_by(&self, hosts: &Path, reference: &str) -> Result<()> {
         let mut command = self.ctr();
         command.args(["images", "pull", "--snapshotter", "native", "--hosts-dir"]);
-        run(command.arg(self.root.join("hosts")).arg(reference)).map(drop)
+        run(command.arg(hosts).arg(reference)).map(drop)
     }
 
     /// Pulls from the registry that the name says, over plain HTTP.

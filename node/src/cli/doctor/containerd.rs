@@ -119,7 +119,7 @@ fn old(
 ) -> bool {
     let registry = image.map(|image| image.host().as_str());
     let speaks = |name: &&str| config.mirrors.iter().any(|(it, _)| it == name);
-    let name = registry.filter(|name| speaks(&name)).unwrap_or("*");
+    let name = registry.filter(speaks).unwrap_or("*");
     let mut all = config.mirrors.iter().filter(|(it, _)| registry.is_none() || it == name);
     let there = all.any(|(_, urls)| urls.iter().any(|url| gateway.leads(url) == Leads::There));
     if there {

@@ -1,7 +1,8 @@
 //! Whether docker asks the gateway.
 
-use std::io::Read as _;
+use std::io::Read;
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
@@ -36,28 +37,42 @@ pub(super) struct Seen {
 pub(super) fn info() -> Result<Value, String> {
     let mut command = Command::new("docker");
     command.args(["info", "--format", "{{json .}}"]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("docker cannot be run: {error}"))?;
-    let stdout = child.stdout.take();
-    let reader = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        let _ = stdout.map(|out| out.take(MAX_INFO).read_to_end(&mut text));
-        text
-    });
+    let (out, err) = (heard(child.stdout.take()), heard(child.stderr.take()));
     let deadline = Instant::now() + PATIENCE;
-    while !matches!(child.try_wait(), Ok(Some(_))) {
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(format!("'docker info' says nothing within {} s", PATIENCE.as_secs()));
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("'docker info' says nothing within {} s", PATIENCE.as_secs()));
+            }
         }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let text = reader.join().unwrap_or_default();
-    let info: Value = serde_json::from_slice(&text).map_err(|_| "'docker info' fails".to_owned())?;
-    match info.get("ServerErrors").and_then(|errors| errors.get(0)?.as_str()) {
-        Some(error) => Err(error.to_owned()),
-        None => Ok(info),
+    };
+    let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+    told(status.success(), &out, &String::from_utf8_lossy(&err))
+}
+
+fn heard(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = stream.map(|stream| stream.take(MAX_INFO).read_to_end(&mut text));
+        text
+    })
+}
+
+/// What the daemon tells. Without one there is an object too, and why there is none is in it or beside it.
+fn told(is_fine: bool, out: &[u8], err: &str) -> Result<Value, String> {
+    let info = serde_json::from_slice::<Value>(out).ok();
+    let error = info.as_ref().and_then(|info| info.get("ServerErrors")?.get(0)?.as_str());
+    let beside = err.lines().map(str::trim).find(|line| !line.is_empty());
+    match (info.as_ref(), error.or_else(|| beside.filter(|_| !is_fine))) {
+        (_, Some(error)) => Err(error.to_owned()),
+        (Some(info), None) if is_fine => Ok(info.clone()),
+        _ => Err("'docker info' fails and does not say why".to_owned()),
     }
 }
 
@@ -319,6 +334,19 @@ mod tests {
             ..seen(OURS, &running)
         };
         wrong(&both, None, "in dockerd's flags");
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_there_tells_nothing_however_docker_says_so() {
+        assert_eq!(super::told(true, b"{\"ID\":\"x\"}", "WARNING: no swap").unwrap()["ID"], "x");
+        for (out, err) in [
+            (&b"{\"ID\":\"\"}"[..], "\nCannot connect to the daemon. Is it running?\n"),
+            (b"{\"ServerErrors\":[\"Cannot connect\"]}", ""),
+            (b"", "Cannot connect"),
+        ] {
+            assert!(super::told(false, out, err).unwrap_err().contains("Cannot connect"));
+        }
+        super::told(false, b"", "").unwrap_err();
     }
 
     #[test]

@@ -139,10 +139,9 @@ fn judge(findings: &mut Findings, gateway: &Gateway, name: &str, asked: &str, an
         }
         404 => "check the name and the tag; 'wherry why IMAGE' says who was asked".to_owned(),
         429 => "wait until the registry gives again, or log the node in to it".to_owned(),
-        503 => {
-            "'wherry wan status' says what may come into the site, 'wherry why IMAGE' what an image waits for"
-                .to_owned()
-        }
+        503 => "once the registry is in reach of a node of the site, or 'wherry wan status' shows no limit, it comes; 'wherry \
+                import' brings it without either"
+            .to_owned(),
         _ => "the node's log says more".to_owned(),
     };
     findings.wrong(format!("the gateway refuses {name}: {} {why}", answer.status), hint);

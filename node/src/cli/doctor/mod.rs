@@ -115,7 +115,7 @@ fn runtimes(look: &Look<'_>, named: Option<Runtime>, answers: bool) -> Vec<Findi
     let mut told: Vec<(Findings, bool)> = Vec::new();
     for runtime in all {
         let mut findings = Findings::new(runtime.name());
-        if named.is_some() && !is_here(&runtime) {
+        if look.files.root == Path::new("/") && !is_here(&runtime) {
             findings.note(format!("{} is not installed where programs usually are", runtime.program()), None);
         }
         let (set_up, asking) = one(&mut findings, look, runtime);
@@ -137,8 +137,8 @@ fn one(findings: &mut Findings, look: &Look<'_>, runtime: Runtime) -> (bool, Opt
     let is_this_machine = files.root == Path::new("/");
     // The daemon that has this configuration: another one says nothing about it.
     let with = |flags: &[&str], file: &str| {
-        let all = processes(runtime.program()).into_iter();
-        all.filter(|it| it.configuration(flags, file) == files.path(file)).next_back()
+        let mut all = processes(runtime.program()).into_iter();
+        all.rfind(|it| it.configuration(flags, file) == files.path(file))
     };
     let read = |file: &str| files.read(file).map_err(|failure| told(&failure));
     match runtime {
@@ -159,7 +159,8 @@ fn one(findings: &mut Findings, look: &Look<'_>, runtime: Runtime) -> (bool, Opt
         Runtime::Podman | Runtime::Crio => {
             let is_podman = runtime == Runtime::Podman;
             let home = std::env::var("HOME").ok().filter(|_| is_podman && is_this_machine);
-            let process = (!is_podman).then(|| processes("crio").into_iter().next_back()).flatten();
+            let is_daemon = !is_podman && is_this_machine;
+            let process = is_daemon.then(|| processes("crio").into_iter().next_back()).flatten();
             let mut seen = podman::Seen::of(runtime.name(), files, home.as_deref(), process);
             seen.variables = match &seen.process {
                 Some(process) => process.variables.clone(),

@@ -345,6 +345,28 @@ mod tests {
     }
 
     #[test]
+    fn a_users_own_file_is_read_instead_of_the_machines() {
+        let (machine, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let files = Files { root: machine.path().to_owned() };
+        let write = |path: std::path::PathBuf, text: &str| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write(files.path(&format!("{FOLDER}/{NAME}")), OURS);
+        let judged = || {
+            let seen = Seen::of("podman", &files, home.path().to_str(), None);
+            let mut findings = Findings::new("podman");
+            judge(&mut findings, &seen, &gateway(), None);
+            findings
+        };
+        assert!(!judged().is_wrong());
+        write(home.path().join(".config/containers/registries.conf"), "");
+        let findings = judged();
+        assert!(findings.is_wrong(), "{findings:?}");
+        assert!(findings.all.iter().any(|it| it.says.contains("reads nothing of")), "{findings:?}");
+    }
+
+    #[test]
     fn a_name_through_the_gateway_needs_plain_http_to_be_allowed() {
         let name = "127.0.0.1:5050/quay.io/a/b";
         let image = Image::new(name, &gateway()).unwrap();
