@@ -35,6 +35,10 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 pub(super) const SOURCE: HeaderName = HeaderName::from_static("wherry-source");
 
+/// The header of what `/v2/` answers, by which a gateway is told from other registries, refusals included.
+pub const GATEWAY_HEADER: &str = "wherry-gateway";
+const GATEWAY: HeaderName = HeaderName::from_static(GATEWAY_HEADER);
+
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
@@ -77,9 +81,11 @@ impl<C: Content + Push> Gateway<C> {
         let (parts, body) = request.into_parts();
         let want = if parts.method == Method::HEAD { Want::Head } else { Want::Get };
         let mut namespace = None;
+        let mut is_base = false;
         let reply = match Route::parse(&parts.method, &parts.uri, &self.aliases) {
             Ok(route) => {
                 namespace = route.namespace();
+                is_base = route == Route::Base;
                 // What is not taken of the body hyper discards, or it closes the connection if that is long.
                 match credential(&parts.headers) {
                     Ok(credential) => {
@@ -112,6 +118,9 @@ impl<C: Content + Push> Gateway<C> {
             }
         };
         reply.headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        if is_base {
+            reply.headers.insert(GATEWAY, HeaderValue::from_static("1"));
+        }
         if let Some(namespace) = namespace {
             reply.headers.insert(NAMESPACE, namespace);
         }

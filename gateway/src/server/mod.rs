@@ -22,6 +22,7 @@ mod refusal;
 mod route;
 mod tls;
 
+pub use answer::GATEWAY_HEADER;
 pub(crate) use caller::credential;
 pub(crate) use change::parse_content_range;
 pub use content::{

@@ -16,6 +16,7 @@ async fn the_base_says_that_the_protocol_is_spoken() {
         let answer = ask(server.address, "GET", target, &[]).await;
         assert_eq!((answer.status, answer.body.as_slice()), (200, &b"{}"[..]));
         assert_eq!(answer.header("docker-distribution-api-version"), Some("registry/2.0"));
+        assert!(answer.header(wherry_gateway::server::GATEWAY_HEADER).is_some());
     }
     assert_eq!(ask(server.address, "HEAD", "/v2/", &[]).await.status, 200);
 }

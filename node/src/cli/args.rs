@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command as Clap, FromArgMatches, Parser, 
 use clap_complete::Shell;
 use wherry_gateway::{NameError, Names, Platform, Reference};
 
+use super::doctor::DoctorArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::layers::args::{CatArgs, DiffArgs, LookArgs, UnpackArgs};
@@ -177,6 +178,15 @@ pub(super) enum Command {
         somebody else's as a whole is refused with what to put into it. The runtime itself is not restarted: what \
         that takes is said. Exit status 1 also where everything is written but no gateway answers.")]
     Setup(SetupArgs),
+    /// Find out why a pull does not go through wherry, and say what to do
+    #[command(after_help = "Examples:\n  \
+        wherry doctor                              the node, the gateway, and all runtimes that are installed\n  \
+        wherry doctor containerd                   one runtime\n  \
+        sudo wherry doctor docker quay.io/org/app:1  and whether a pull of this image goes through wherry\n\n\
+        Each line is ok, note or wrong, with what to do below it. Nothing is changed. Root sees what others may not: what \
+        daemons are told, and files that are root's. A runtime that does not know of the gateway is wrong only where no other \
+        does, or it is the one that is named. Exit status 1 means that something is wrong.")]
+    Doctor(DoctorArgs),
     /// Decide which nodes may talk to each other
     #[command(after_help = "How a node joins:\n  \
         operator$ wherry network init\n  \
@@ -219,6 +229,7 @@ impl Command {
             Self::Export(args) => args.node.json,
             Self::Demo(args) => args.json,
             Self::Setup(args) => args.json,
+            Self::Doctor(args) => args.node.json,
             Self::Network(args) => args.json,
         }
     }

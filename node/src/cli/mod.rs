@@ -1,7 +1,7 @@
 //! The `wherry` command: parse, run, print.
 //!
 //! All commands but `up`, `config`, `network`, `setup`, `demo` and `completions` talk to a running node over its control
-//! socket. Results go to standard output, everything else to standard error. Exit status: 0 done, 1 what was asked for
+//! socket; `doctor` does without where there is none. Results go to standard output, everything else to standard error. Exit status: 0 done, 1 what was asked for
 //! failed, 2 the command line or the configuration is wrong, 130 or 143 interrupted by Ctrl-C or SIGTERM. With `--json`
 //! an error is one line of JSON, the last on standard error.
 
@@ -11,6 +11,7 @@ mod cancel;
 mod check;
 mod config;
 mod demo;
+mod doctor;
 mod environment;
 mod failure;
 mod follow;
@@ -24,6 +25,7 @@ mod preload;
 mod progress;
 mod publish;
 mod pull;
+mod runtime;
 mod screen;
 mod setup;
 mod stop;
@@ -81,6 +83,7 @@ fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Completions { shell } => output::completions(shell),
         Command::Demo(args) => demo::run(&args, environment),
         Command::Setup(args) => setup::run(&args, environment),
+        Command::Doctor(args) => talk(doctor::run(&args, environment)),
         Command::Pull(args) => talk(pull::run(&args, environment)),
         Command::Preload(args) => talk(preload::run(&args, environment)),
         Command::Publish(args) => talk(publish::run(&args, environment)),

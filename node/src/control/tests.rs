@@ -52,6 +52,7 @@ impl Report for Harbour {
             peer_id: SecretKey::from_seed([1; 32]).node(),
             network: SecretKey::from_seed([2; 32]).network(),
             site: "harbour".to_owned(),
+            default_origin: "docker.io".to_owned(),
             uptime_seconds: 5,
             addresses: Addresses {
                 gateway: ([127, 0, 0, 1], 1).into(),

@@ -9,7 +9,7 @@
 //! - An entry takes the place of what has its name. Only a folder on a folder leaves what is in it.
 //! - A whiteout hides what lower layers have, and nothing of its own layer, in whatever order they come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::entry::{Attributes, Entry, What};
 use super::{MAX_DEPTH, MAX_ENTRIES, MAX_LINKS, MAX_NAME, MAX_PATH, MAX_TEXT, Time};
@@ -202,6 +202,8 @@ pub struct Tree {
     inodes: Vec<Inode>,
     layer: usize,
     text: u64,
+    // Folders that this layer has hidden all of: to say it once more costs nothing.
+    opaque: HashSet<usize>,
 }
 
 impl Default for Tree {
@@ -218,12 +220,13 @@ impl Tree {
     pub fn new() -> Self {
         let attributes = Attributes::implied(Time::default());
         let root = Inode { kind: Kind::Folder, attributes, children: BTreeMap::new() };
-        Self { inodes: vec![root], layer: 0, text: 0 }
+        Self { inodes: vec![root], layer: 0, text: 0, opaque: HashSet::new() }
     }
 
     /// Begins a layer. All entries up to the next call are its own.
     pub fn begin_layer(&mut self) {
         self.layer += 1;
+        self.opaque.clear();
     }
 
     /// A file. The number must be one of this tree or of the one that it is a clone of.
@@ -367,6 +370,7 @@ impl Tree {
         let base = walked.whole();
         let names: Vec<Box<[u8]>> = match (there, opaque) {
             (false, _) => Vec::new(),
+            (true, true) if !self.opaque.insert(folder.0) => Vec::new(),
             (true, true) => self.inodes[folder.0].children.keys().cloned().collect(),
             (true, false) => vec![hidden.into()],
         };

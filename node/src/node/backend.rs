@@ -51,6 +51,7 @@ impl Report for Node {
             peer_id: self.key.node(),
             network: self.certificate.network,
             site: self.site.clone(),
+            default_origin: self.images.default_origin().to_string(),
             uptime_seconds: self.started.elapsed().as_secs(),
             addresses: Addresses { bootstrap: (self.listening)(), ..self.addresses.clone() },
             store: StoreStatus {

@@ -34,6 +34,9 @@ pub struct NodeStatus {
     pub network: NetworkId,
     /// Its site.
     pub site: String,
+    /// The registry that names without one mean.
+    #[serde(default)]
+    pub default_origin: String,
     /// How long it has been up, in seconds.
     pub uptime_seconds: u64,
     /// Where it can be reached, with the ports that it really has.

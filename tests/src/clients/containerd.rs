@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -37,8 +37,10 @@ impl Containerd {
     /// # Errors
     /// When it does not come up.
     pub fn start(lab: &Lab, name: &str) -> Result<Self> {
-        let config = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
-        Self::start_with(lab, name, config)
+        let root = lab.folder(name)?;
+        let config = root.join("config.toml");
+        fs::write(&config, Self::settings(&root))?;
+        Self::start_with(lab, name, &root, &config)
     }
 
     /// Starts a daemon that serves kubelets too, and has them get images as this configuration says: that of an administrator,
@@ -47,21 +49,12 @@ impl Containerd {
     /// # Errors
     /// When it does not come up.
     pub fn start_for_kubelets(lab: &Lab, name: &str, config: &str) -> Result<Self> {
+        let root = lab.folder(name)?;
         // As few of the machine's means as images can do with: no overlay, no cgroups, no profiles.
         let cri = "[plugins.\"io.containerd.grpc.v1.cri\"]\ndisable_cgroup = true\ndisable_apparmor = true\n\
                    [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n";
-        let containerd = Self::start_with(lab, name, &format!("{config}\n{cri}"))?;
-        wait_until("containerd's CRI plugin is loaded", START, || {
-            let said = run(containerd.ctr().args(["plugins", "list", "id==cri"]))?;
-            Ok(said.lines().any(|line| line.trim_end().ends_with("ok")))
-        })?;
-        Ok(containerd)
-    }
-
-    fn start_with(lab: &Lab, name: &str, more: &str) -> Result<Self> {
-        let root = lab.folder(name)?;
-        let (config, base) = (root.join("config.toml"), root.join("base.toml"));
-        fs::write(&base, more)?;
+        let (file, base) = (root.join("config.toml"), root.join("base.toml"));
+        fs::write(&base, format!("{config}\n{cri}"))?;
         let at = |part: &str| root.join(part).display().to_string();
         let text = format!(
             "version = 2\nimports = [{base:?}]\nroot = {:?}\nstate = {:?}\n[grpc]\naddress = {:?}\n\
@@ -71,9 +64,36 @@ impl Containerd {
             at("socket"),
             at("opt"),
         );
-        fs::write(&config, text)?;
+        fs::write(&file, text)?;
+        let containerd = Self::start_with(lab, name, &root, &file)?;
+        wait_until("containerd's CRI plugin is loaded", START, || {
+            let said = run(containerd.ctr().args(["plugins", "list", "id==cri"]))?;
+            Ok(said.lines().any(|line| line.trim_end().ends_with("ok")))
+        })?;
+        Ok(containerd)
+    }
+
+    /// What the configuration of a daemon in this folder has to say.
+    pub fn settings(root: &Path) -> String {
+        let at = |part: &str| root.join(part).display().to_string();
+        format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n\
+             [grpc]\naddress = {:?}\n",
+            at("root"),
+            at("state"),
+            at("socket"),
+        )
+    }
+
+    /// Starts a daemon with this configuration file, which has its [`settings`](Self::settings) in it.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_with(lab: &Lab, name: &str, root: &Path, config: &Path) -> Result<Self> {
+        let root = root.to_owned();
         let daemon = Process::start(name, &lab.logs(), Signal::TERM, "containerd", |command| {
-            command.arg("--config").arg(&config);
+            command.arg("--config").arg(config);
         })?;
         let mut containerd = Self { root, daemon };
         wait_until("containerd answers", START, || {
@@ -130,9 +150,17 @@ impl Containerd {
     /// # Errors
     /// With all that ctr said.
     pub fn pull(&self, reference: &str) -> Result<()> {
+        self.pull_by(&self.root.join("hosts"), reference)
+    }
+
+    /// Pulls, by way of what the hosts.toml files of this folder say.
+    ///
+    /// # Errors
+    /// With all that ctr said.
+    pub fn pull_by(&self, hosts: &Path, reference: &str) -> Result<()> {
         let mut command = self.ctr();
         command.args(["images", "pull", "--snapshotter", "native", "--hosts-dir"]);
-        run(command.arg(self.root.join("hosts")).arg(reference)).map(drop)
+        run(command.arg(hosts).arg(reference)).map(drop)
     }
 
     /// Pulls from the registry that the name says, over plain HTTP.

@@ -68,6 +68,19 @@ impl Docker {
         Ok(docker)
     }
 
+    /// Where the daemon listens, as `DOCKER_HOST` has it.
+    pub fn host(&self) -> String {
+        socket(&self.root)
+    }
+
+    /// Has the daemon read its configuration again.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn reload(&mut self) -> Result<()> {
+        self.daemon.signal(Signal::HUP)
+    }
+
     /// A docker command without arguments, for what the methods below do not offer.
     pub fn command(&self) -> Command {
         let mut command = tool("docker", LIMIT);

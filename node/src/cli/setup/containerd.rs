@@ -3,13 +3,12 @@
 
 use std::net::SocketAddr;
 
-use toml::{Table, Value};
+use toml::Table;
 
-use super::plan::{Files, OWN, Plan};
+use super::plan::{OWN, Plan};
 use crate::cli::failure::Failure;
-
-const CONFIG: &str = "/etc/containerd/config.toml";
-const CERTS: &str = "/etc/containerd/certs.d";
+use crate::cli::runtime::Files;
+use crate::cli::runtime::containerd::{CERTS, CONFIG, plugin, read};
 
 /// Ends a line that was added, and one that was changed, which then says from what.
 const MARK: &str = "# wherry setup";
@@ -53,41 +52,18 @@ pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Pla
     Ok(plan)
 }
 
-/// The plugin that has the settings of registries.
-fn plugin(config: &Table) -> &'static str {
-    match config.get("version").and_then(Value::as_integer) {
-        Some(version) if version >= 3 => "io.containerd.cri.v1.images",
-        _ => "io.containerd.grpc.v1.cri",
-    }
-}
-
 fn wrong(files: &Files, why: &str, hint: &str) -> Failure {
     Failure::with_hint(format!("{} {why}", files.path(CONFIG).display()), hint)
 }
 
 /// The folder that containerd looks into already, if it does.
 fn configured(files: &Files, text: &str) -> Result<Option<String>, Failure> {
-    let config: Table = text.parse().map_err(|error| {
-        wrong(
-            files,
-            &format!("is not TOML: {error}"),
-            "mend it first: 'containerd config dump' says what is wrong",
-        )
-    })?;
-    if config.get("version").and_then(Value::as_integer).unwrap_or(1) < 2 {
-        let hint = "let containerd write it anew: containerd config migrate";
-        return Err(wrong(files, "is of version 1, which knows no folder of hosts", hint));
-    }
-    let registry = config.get("plugins").and_then(|it| it.get(plugin(&config))?.get("registry"));
-    let Some(registry) = registry else { return Ok(None) };
-    let has_entries =
-        |key| registry.get(key).and_then(Value::as_table).is_some_and(|table| !table.is_empty());
-    if has_entries("mirrors") || has_entries("configs") {
+    let config = read(text).map_err(|fault| wrong(files, &fault.why(), fault.hint()))?;
+    if config.is_old {
         let hint = "move them to hosts.toml files first: containerd takes one or the other";
         return Err(wrong(files, "has registry mirrors of the old form", hint));
     }
-    let path = registry.get("config_path").and_then(Value::as_str).unwrap_or_default();
-    Ok(path.split(':').find(|part| !part.is_empty()).map(str::to_owned))
+    Ok(config.paths.into_iter().next())
 }
 
 /// The configuration with the folder in it.

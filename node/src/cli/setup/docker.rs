@@ -5,11 +5,10 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::plan::{Files, Plan};
+use super::plan::Plan;
 use crate::cli::failure::Failure;
-
-const FILE: &str = "/etc/docker/daemon.json";
-const KEY: &str = "registry-mirrors";
+use crate::cli::runtime::Files;
+use crate::cli::runtime::docker::{Daemon, FILE, KEY, read};
 
 pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Plan, Failure> {
     let mut plan = Plan::default();
@@ -26,14 +25,7 @@ pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Pla
             false => Some(fresh(&url)),
         }
     } else {
-        let value: Value =
-            serde_json::from_str(&text).map_err(|error| wrong(&format!("is not JSON: {error}")))?;
-        let object = value.as_object().ok_or_else(|| wrong("is no JSON object"))?;
-        let mirrors: Vec<String> = match object.get(KEY) {
-            None | Some(Value::Null) => Vec::new(),
-            Some(mirrors) => serde_json::from_value(mirrors.clone())
-                .map_err(|_| wrong("has a 'registry-mirrors' that is no list of addresses"))?,
-        };
+        let Daemon { object, mirrors } = read(&text).map_err(|why| wrong(&why))?;
         let is_there = mirrors.iter().any(|mirror| is_same(mirror, &url));
         match undo {
             false if is_there => before.clone(),

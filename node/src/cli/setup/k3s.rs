@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::plan::{Files, OWN, Plan};
+use super::plan::{OWN, Plan};
 use crate::cli::failure::Failure;
-
-const FILE: &str = "/etc/rancher/k3s/registries.yaml";
+use crate::cli::runtime::Files;
+use crate::cli::runtime::k3s::FILE;
 
 pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Plan, Failure> {
     let mut plan = Plan::default();

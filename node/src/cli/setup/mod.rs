@@ -6,10 +6,8 @@ mod k3s;
 mod plan;
 mod podman;
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::json;
 use wherry_gateway::Host;
@@ -17,25 +15,12 @@ use wherry_gateway::Host;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{note, print, print_json};
-use plan::{Files, Plan};
+use super::runtime::probe::{Found, probe};
+use super::runtime::{Files, Runtime, reachable};
+use plan::Plan;
 
 /// The registries that podman and CRI-O ask the gateway about, unless others are named: these runtimes know no pattern for all.
 const REGISTRIES: [&str; 4] = ["docker.io", "quay.io", "ghcr.io", "registry.k8s.io"];
-
-/// A container runtime that is set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Runtime {
-    /// containerd, also under kubelets
-    Containerd,
-    /// docker, for images of docker.io
-    Docker,
-    /// podman, buildah and skopeo
-    Podman,
-    /// CRI-O
-    Crio,
-    /// k3s
-    K3s,
-}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SetupArgs {
@@ -62,9 +47,6 @@ pub(super) struct SetupArgs {
     #[arg(long)]
     pub(super) json: bool,
 }
-
-/// How long the gateway may take to answer.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) fn run(args: &SetupArgs, environment: &Environment) -> Result<(), Failure> {
     let gateway = match args.gateway {
@@ -143,29 +125,15 @@ fn show(
     Ok(())
 }
 
-/// Where a gateway is reached that listens on all addresses.
-fn reachable(gateway: SocketAddr) -> SocketAddr {
-    match gateway.ip().is_unspecified() {
-        true => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), gateway.port()),
-        false => gateway,
-    }
-}
-
-/// Whether a registry answers there.
+/// Whether a gateway answers there as it is pointed at.
 fn ask(gateway: SocketAddr) -> Result<(), String> {
-    let talk = || -> std::io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&gateway, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        write!(stream, "GET /v2/ HTTP/1.1\r\nHost: {gateway}\r\nConnection: close\r\n\r\n")?;
-        let mut head = Vec::new();
-        stream.take(4096).read_to_end(&mut head)?;
-        Ok(head)
-    };
-    let head = talk().map_err(|error| error.to_string())?;
-    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
-    match head.starts_with("http/1.1 200") && head.contains("docker-distribution-api-version") {
-        true => Ok(()),
-        false => Err("what listens there is no registry".to_owned()),
+    match probe(gateway) {
+        Found::Wherry { tls: false, .. } => Ok(()),
+        Found::Wherry { tls: true, .. } => {
+            Err("it speaks TLS, and runtimes are pointed at it over plain HTTP".to_owned())
+        }
+        Found::Nothing(why) => Err(why),
+        Found::Registry { .. } => Err("what listens there is another registry".to_owned()),
+        Found::Other(_) | Found::Silent => Err("what listens there is no registry".to_owned()),
     }
 }

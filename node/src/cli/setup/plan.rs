@@ -5,9 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::Failure;
-
-/// The longest configuration of a runtime that is read, in bytes.
-const MAX_FILE: u64 = 1 << 20;
+use crate::cli::runtime::Files;
 
 /// Begins the files that are wherry's own, so that nobody else's is replaced or removed.
 pub(super) const OWN: &str = "# Written by 'wherry setup'; 'wherry setup RUNTIME --undo' removes it.\n";
@@ -144,39 +142,4 @@ fn tempfile_in(folder: &Path) -> io::Result<(PathBuf, fs::File)> {
     let path = folder.join(format!(".wherry-setup-{}", std::process::id()));
     let file = fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
     Ok((path, file))
-}
-
-/// The files below a root: `/`, or that of a system that is being made.
-#[derive(Debug, Clone)]
-pub(super) struct Files {
-    pub(super) root: PathBuf,
-}
-
-impl Files {
-    pub(super) fn path(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
-    }
-
-    /// What is in a file; `None` if there is none.
-    pub(super) fn read(&self, path: &str) -> Result<Option<String>, Failure> {
-        let path = self.path(path);
-        let failed = |why: String| Failure::new(format!("{} cannot be read: {why}", path.display()));
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.len() > MAX_FILE => {
-                Err(failed(format!("it has more than {MAX_FILE} bytes")))
-            }
-            Ok(_) => fs::read_to_string(&path).map(Some).map_err(|error| failed(error.to_string())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(error.to_string())),
-        }
-    }
-
-    /// The names in a folder, sorted; none if there is no such folder.
-    pub(super) fn names(&self, folder: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.path(folder)).into_iter().flatten().flatten();
-        let mut names: Vec<String> =
-            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.sort();
-        names
-    }
 }

@@ -4,12 +4,10 @@ use std::net::SocketAddr;
 
 use wherry_gateway::Host;
 
-use super::plan::{Files, OWN, Plan};
+use super::plan::{OWN, Plan};
 use crate::cli::failure::Failure;
-
-const MAIN: &str = "/etc/containers/registries.conf";
-const FOLDER: &str = "/etc/containers/registries.conf.d";
-const NAME: &str = "50-wherry.conf";
+use crate::cli::runtime::Files;
+use crate::cli::runtime::podman::{FOLDER, MAIN, NAME, read};
 
 pub(super) fn plan(
     files: &Files,
@@ -43,11 +41,11 @@ fn content(
         let mut known = None;
         for path in &others {
             let Some(text) = files.read(path)? else { continue };
-            let table = text.parse::<toml::Table>().map_err(|error| {
-                let message = format!("{} is not TOML: {error}", files.path(path).display());
+            let configured = read(&text).map_err(|why| {
+                let message = format!("{} {why}", files.shown(path));
                 Failure::with_hint(message, "mend it first: podman would not start with it")
             })?;
-            if configures(&table, host) {
+            if configured.iter().any(|registry| registry.is_of(host)) {
                 known = Some(files.path(path));
             }
         }
@@ -70,15 +68,4 @@ fn content(
         }
     }
     Ok(text)
-}
-
-/// Whether a configuration says something of a registry.
-fn configures(table: &toml::Table, host: &str) -> bool {
-    let registries = table.get("registry").and_then(toml::Value::as_array).into_iter().flatten();
-    registries.into_iter().any(|registry| {
-        let names = ["prefix", "location"].into_iter().filter_map(|key| registry.get(key)?.as_str());
-        names
-            .into_iter()
-            .any(|name| name == host || name.strip_prefix(host).is_some_and(|it| it.starts_with('/')))
-    })
 }
