@@ -23,6 +23,9 @@ impl Aliases {
         if alias.contains('/') || alias.parse::<Repository>().is_err() {
             return Err(wrong("it is no part of a path"));
         }
+        if alias.parse::<Host>().is_ok_and(|host| host.is_docker_io() || host.is_site()) {
+            return Err(wrong("it is the name of another registry"));
+        }
         if self.0.len() >= MAX_ALIASES && !self.0.contains_key(alias) {
             return Err(wrong("there are too many"));
         }
@@ -73,7 +76,7 @@ mod tests {
             aliases.add(good, lab.clone()).unwrap();
             assert_eq!(aliases.host(good).unwrap(), Some(lab.clone()));
         }
-        for bad in ["", "Lab", "a/b", "a:5", "-a", "..", "a b"] {
+        for bad in ["", "Lab", "a/b", "a:5", "-a", "..", "a b", "docker.io", "site.wherry"] {
             assert!(aliases.add(bad, lab.clone()).is_err(), "{bad}");
         }
         assert_eq!(aliases.host("team").unwrap(), None);

@@ -10,11 +10,20 @@ use super::token::{PULL, challenges};
 use super::{Credential, OriginError, Origins};
 use crate::name::{Host, Repository};
 
+/// What an origin says of somebody who wants to read a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Whoever it is may read.
+    May,
+    /// Whoever it is may not.
+    MayNot,
+    /// There is no such repository, or it is hidden from whoever asks.
+    NoRepository,
+}
+
 impl Origins {
     /// Whether an origin lets whoever has this credential, or anybody without one, pull from a repository. Asked there and
     /// then, once, with nothing of this node's own; mirrors are not asked.
-    ///
-    /// A repository that the origin does not have is nobody's, since some hide so what is not for everybody.
     ///
     /// # Errors
     /// When the origin does not say, as one that is out of reach.
@@ -23,12 +32,13 @@ impl Origins {
         host: &Host,
         repository: &Repository,
         credential: Option<&Credential>,
-    ) -> Result<bool, OriginError> {
-        let what = format!("whether {repository} may be read");
+    ) -> Result<Admission, OriginError> {
+        let what = format!("the tags of {repository}");
         let target = Target { host, repository, what: &what };
         match self.ask_for(target, credential).await {
-            Ok(()) => Ok(true),
-            Err(Failure::Final(OriginError::Unauthorized { .. } | OriginError::NotFound { .. })) => Ok(false),
+            Ok(()) => Ok(Admission::May),
+            Err(Failure::Final(OriginError::Unauthorized { .. })) => Ok(Admission::MayNot),
+            Err(Failure::Final(OriginError::NotFound { .. })) => Ok(Admission::NoRepository),
             Err(Failure::Final(error) | Failure::Passing(error, _)) => Err(error),
         }
     }

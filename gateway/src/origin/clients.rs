@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use reqwest::{Client, Identity, redirect};
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
 use super::http::causes;
@@ -194,10 +194,21 @@ fn identity(client: &ClientCertificate) -> Result<Identity, SettingsError> {
     if !CertificateDer::pem_slice_iter(&pem).any(|found| found.is_ok()) {
         return Err(bad("there is no certificate in it".to_owned()));
     }
-    if let Err(error) = rustls::pki_types::PrivateKeyDer::from_pem_slice(&pem) {
-        return Err(bad(format!("there is no private key in it that can be read: {error}")));
-    }
+    let secret = PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|error| bad(format!("there is no private key in it that can be read: {error}")))?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
+    install_provider();
+    // What the HTTP client would say when it is made does not name the files.
+    let own = rustls::ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_client_auth_cert(chain, secret);
+    own.map_err(|error| bad(error.to_string()))?;
     Identity::from_pem(&pem).map_err(|error| bad(causes(&error)))
+}
+
+/// Whoever has installed a provider before has chosen it for the whole process.
+pub(super) fn install_provider() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 fn read_identity(path: &Path) -> Result<Vec<u8>, SettingsError> {

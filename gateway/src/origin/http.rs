@@ -13,7 +13,7 @@ use url::Url;
 
 use super::answered::Answered;
 use super::auth::{Sessions, current};
-use super::clients::Clients;
+use super::clients::{Clients, install_provider};
 use super::counted::Remaining;
 use super::mirrors::Mirrors;
 use super::pace::Paces;
@@ -78,8 +78,7 @@ impl Target<'_> {
 
 impl Http {
     pub(super) fn new(settings: OriginSettings) -> Result<Self, SettingsError> {
-        // Whoever has installed a provider before has chosen it for the whole process.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        install_provider();
         Ok(Self {
             clients: Clients::new(&settings)?,
             mirrors: Mirrors::new(&settings),

@@ -30,6 +30,7 @@ mod retry;
 mod settings;
 mod token;
 
+pub use admits::Admission;
 pub use blob::BlobStream;
 pub use challenge::{Challenge, parse_challenge};
 pub use clients::{ClientCertificate, check_authorities, check_client_certificate};

@@ -105,7 +105,7 @@ pub(super) fn page(image: &ImageDetails) -> String {
 
 fn tag_line(tag: &TagDetails) -> String {
     let said = match (tag.pushed, tag.age) {
-        (true, _) => format!("pushed to this site by {}", tag.by),
+        (true, _) => format!("pushed to this site by {}, policy {}", tag.by, tag.policy),
         (false, Some(age)) => {
             let age = show_age(Duration::from_secs(age));
             format!("its registry said so {age} ago to {}, policy {}", tag.by, tag.policy)

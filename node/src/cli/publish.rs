@@ -27,7 +27,8 @@ pub(super) struct PublishArgs {
     /// The name that it is to have at the registry [default: the same]
     #[arg(value_name = "TO", value_parser = reference)]
     to: Option<String>,
-    /// How long to go on trying while the registry is out of reach, from the last byte on [default: 10m]
+    /// How long to go on trying while the registry is out of reach, from the last byte on [default: 10m once it has answered
+    /// anything]
     #[arg(long, value_name = "TIME", value_parser = wait)]
     wait: Option<Duration>,
     #[command(flatten)]
@@ -105,7 +106,7 @@ impl Sending {
                 self.brings = true;
                 Some("what is not here is brought first: 'wherry why' says how that goes".to_owned())
             }
-            PublishEvent::Waits { why } => Some(format!("tried again: {}", harmless(why))),
+            PublishEvent::Waits { why } => Some(format!("waits: {}", harmless(why))),
             PublishEvent::Sent { digest, size, present: true, .. } => {
                 Some(format!("{} there already, {}", digest.short(), show_size(*size)))
             }

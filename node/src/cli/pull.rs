@@ -68,7 +68,11 @@ pub(super) fn age(summary: &PullSummary, refresh: bool) -> Option<String> {
         }
         None => "as this site knows it".to_owned(),
     };
-    let advice = if refresh { "" } else { " ('wherry pull --refresh' asks it now)" };
+    let advice = match (summary.settled, refresh) {
+        (true, true) => " (--refresh changes nothing about that)",
+        (false, false) => " ('wherry pull --refresh' asks it now)",
+        _ => "",
+    };
     Some(format!("{} is what it is {said}: {why}{advice}", harmless(&summary.reference)))
 }
 

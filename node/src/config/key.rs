@@ -238,26 +238,32 @@ pub static KEYS: [Key; 33] = [
             |config| Shown::Text(config.default_origin.clone()),
         ),
     ),
-    key("push", "WHO", CLIENTS, "Who may push images to the gateway", clients!(push)),
+    key(
+        "push",
+        "WHO",
+        CLIENTS,
+        "Who may push images to the gateway: nobody, local or anyone",
+        clients!(push),
+    ),
     key(
         "delete",
         "WHO",
         CLIENTS,
-        "Who may remove tags, manifests and blobs at the gateway",
+        "Who may remove tags, manifests and blobs at the gateway: nobody, local or anyone",
         clients!(delete),
     ),
     key(
         "users",
         "FILE",
         "the path of a file of lines NAME:BCRYPT, as 'htpasswd -B' writes it",
-        "File with the users of the gateway; without it all that reach the gateway may pull",
+        "File with the users of the gateway, for clients on other machines; without one all that reach the gateway may pull",
         optional_path!(callers.users),
     ),
     key(
         "tokens",
         "FILE",
         "the path of a file of lines NAME:SHA256, with the SHA-256 of a token in hexadecimal",
-        "File with the bearer tokens of the gateway",
+        "File with the bearer tokens of the gateway, for clients on other machines",
         optional_path!(callers.tokens),
     ),
     list(key(
@@ -430,10 +436,10 @@ pub static KEYS: [Key; 33] = [
     list(key(
         "tag_policy",
         "[PATTERN=]POLICY",
-        "a policy (origin-first, site-first or frozen), or where it counts and a policy, such as \
-         docker.io/library/*=site-first or registry.example/team/app:v*=frozen",
-        "When a registry is asked what a tag means: first, only where the site does not know, or never again; the first \
-         that fits counts",
+        "a policy (origin-first, site-first or frozen), or where it counts, beginning with the registry's own name and no alias, \
+         and a policy, such as docker.io/library/*=site-first or registry.example/team/app:v*=frozen",
+        "When a registry is asked what a tag means: first (origin-first), only where the site does not know (site-first), \
+         or never again (frozen); the first that fits counts",
         (
             |config, values| {
                 let rules: Vec<TagRule> =

@@ -338,7 +338,16 @@ pub(super) fn contradictions(origins: &BTreeMap<Host, OriginConfig>) -> Vec<Wron
     }
     for (host, origin) in origins {
         let mut say = |found: String, expected: &str| wrong.push((found, expected.to_owned()));
+        for mirror in origin.mirrors.iter().filter(|mirror| mirror.host == *host || mirror.host.is_site()) {
+            say(format!("{mirror}, a mirror of {host}"), "another registry");
+        }
         for alias in &origin.aliases {
+            if alias.parse::<Host>().is_ok_and(|other| other != *host && origins.contains_key(&other)) {
+                say(
+                    format!("{alias:?}, an alias of {host} and a registry that is set itself"),
+                    "a name of its own",
+                );
+            }
             if let Some(other) = aliases.insert(alias, host)
                 && other != host
             {

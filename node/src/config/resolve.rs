@@ -12,7 +12,7 @@ use super::key::{KEYS, Key};
 use super::origins::{self, Wrong};
 use super::source::{Entry, PREFIX, Said, Source, Sources, Surroundings, is_unknown, spellings, takes_value};
 use super::{AccessWord, Config, OriginConfig};
-use crate::images::Rights;
+use crate::images::{Rights, check_file};
 
 /// How much of a bad value is repeated in a message, in characters.
 const MAX_QUOTED: usize = 80;
@@ -347,10 +347,25 @@ fn unusable_authorities(key: &str, paths: &[PathBuf], source: &Source) -> Vec<Pr
 fn unusable_files(said: &origins::Said, config: &Config, source: &Source) -> Vec<Problem> {
     let host = said.host.parse().ok();
     let Some(origin) = host.as_ref().and_then(|host| config.origins.get(host)) else { return Vec::new() };
-    match said.setting.as_str() {
+    match said.setting.replace('-', "_").as_str() {
         "ca" => unusable_authorities("origin", &origin.ca, source),
+        "password_file" => unreadable(origin.password_file.as_deref(), source),
+        "credentials" => unreadable(origin.credentials.as_deref(), source),
         _ => Vec::new(),
     }
+}
+
+fn unreadable(path: Option<&Path>, source: &Source) -> Vec<Problem> {
+    let problem = |path: &Path| {
+        let error = std::fs::File::open(path).err()?;
+        Some(Problem {
+            key: "origin".to_owned(),
+            source: source.clone(),
+            found: format!("{}, which cannot be read: {error}", quoted(&path.display().to_string())),
+            expected: Expected::Value("a file that this node can read".to_owned()),
+        })
+    };
+    path.and_then(problem).into_iter().collect()
 }
 
 /// What is wrong with the certificates that are shown to origins, once all is known of each.
@@ -400,9 +415,13 @@ fn unusable_gateway(config: &Config, set: &BTreeMap<&'static str, Source>) -> Ve
     }
     let files = [("users", &config.callers.users), ("tokens", &config.callers.tokens)];
     for (key, path) in files.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
-        if let Err(error) = std::fs::File::open(path) {
-            let found = format!("{}, which cannot be read: {error}", path.display());
-            problems.push(problem(key, found, "a file that this node can read"));
+        if let Err(why) = check_file(path, key == "tokens") {
+            let found = format!("{}, which cannot be used: {why}", path.display());
+            let expected = match key {
+                "tokens" => "a file of lines NAME:SHA256",
+                _ => "a file of lines NAME:BCRYPT, as 'htpasswd -B' writes it",
+            };
+            problems.push(problem(key, found, expected));
         }
     }
     let verified = config.origins.iter().find(|(_, its)| its.access == Some(AccessWord::Verify));

@@ -238,7 +238,9 @@ impl ConfigFile {
                         setting: setting.get_ref().to_string(),
                         values,
                     }),
-                    None => Said::Never("a table in that of a registry"),
+                    None => Said::Never(
+                        "a table in that of a registry (a name with a dot stands in quotes: [origin.\"docker.io\"])",
+                    ),
                 };
                 found.push((setting.span().start, said));
             }

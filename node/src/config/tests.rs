@@ -365,8 +365,10 @@ fn what_would_show_one_registry_what_is_meant_for_another_is_refused() {
     let file = "[origin.\"a.example\"]\naccess = \"verify\"\n[origin.\"b.example\"]\naccess = \"verify\"\n";
     let found =
         problems(&sources(file, &[], &[("users", &["/dev/null"]), ("rights", &["anna=pull", "anna=push"])]));
-    assert_eq!(found.len(), 3, "{found:#?}");
-    for part in ["one registry alone", "what is this gateway's own", "set twice for anna"] {
+    assert_eq!(found.len(), 4, "{found:#?}");
+    for part in
+        ["there is no name in it", "one registry alone", "what is this gateway's own", "set twice for anna"]
+    {
         assert!(found.iter().any(|problem| problem.contains(part)), "{part}: {found:#?}");
     }
 }

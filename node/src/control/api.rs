@@ -415,6 +415,9 @@ pub struct PullSummary {
     pub asked: bool,
     /// Why not.
     pub unasked: Option<String>,
+    /// No registry is asked about it on demand either.
+    #[serde(default)]
+    pub settled: bool,
     /// How long ago it said so, in seconds; unknown for a digest, and for a name that was given at this site.
     pub tag_age_seconds: Option<u64>,
 }

@@ -10,7 +10,8 @@ pub struct PublishRequest {
     pub reference: String,
     /// The name that it is to have at the registry; the same if it is not said.
     pub to: Option<String>,
-    /// For how long the registry is tried from the last byte on, in seconds; 10 minutes if it is not said.
+    /// For how long the registry is tried from the last byte on, in seconds. If it is not said 10 minutes, but not at all
+    /// before the registry has answered anything.
     pub wait_seconds: Option<u64>,
 }
 

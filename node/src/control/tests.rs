@@ -94,6 +94,7 @@ impl Backend for Harbour {
                     events.tell(progress(bytes)).await;
                 }
                 Ok(PullSummary {
+                    settled: false,
                     reference: reference.to_owned(),
                     digest: digest(),
                     seconds: 1.5,

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use tokio::sync::Semaphore;
 use tracing::{debug, info};
 use wherry_gateway::Host;
-use wherry_gateway::origin::{Credential, OriginError};
+use wherry_gateway::origin::{Admission, Credential, OriginError};
 use wherry_gateway::server::{Ask, Refusal, RefusalKind};
 use wherry_proto::Digest;
 
@@ -62,13 +62,13 @@ pub struct AccessRules {
 type Reader = (Route, Option<Digest>);
 
 /// Those of whom an origin has said the same, and when.
-type Told = HashMap<Reader, Instant>;
+type Told = HashMap<Reader, (Admission, Instant)>;
 
 /// What origins have said of readers. Those who may not, who can be anybody, push out none of those who may.
 pub(super) struct Verdicts {
     may: Mutex<Told>,
     may_not: Mutex<Told>,
-    asking: Flights<Reader, Result<bool, OriginError>>,
+    asking: Flights<Reader, Result<Admission, OriginError>>,
     questions: Arc<Semaphore>,
 }
 
@@ -85,21 +85,22 @@ impl Verdicts {
         told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn age(&self, reader: &Reader, may: bool) -> Option<Duration> {
-        self.told(may).get(reader).map(Instant::elapsed)
+    fn of(&self, reader: &Reader, may: bool) -> Option<(Admission, Duration)> {
+        self.told(may).get(reader).map(|(said, when)| (*said, when.elapsed()))
     }
 
-    fn note(&self, reader: Reader, may: bool) {
+    fn note(&self, reader: Reader, said: Admission) {
+        let may = said == Admission::May;
         self.told(!may).remove(&reader);
         let mut known = self.told(may);
         if known.len() >= MAX_VERDICTS
             && !known.contains_key(&reader)
             && let Some(oldest) =
-                known.iter().min_by_key(|(_, when)| **when).map(|(reader, _)| reader.clone())
+                known.iter().min_by_key(|(_, (_, when))| *when).map(|(reader, _)| reader.clone())
         {
             known.remove(&oldest);
         }
-        known.insert(reader, Instant::now());
+        known.insert(reader, (said, Instant::now()));
     }
 }
 
@@ -171,21 +172,22 @@ impl Images {
         });
         let reader = (route, shown);
         let verdicts = &self.0.verdicts;
-        let before = verdicts.age(&reader, true);
+        let before = verdicts.of(&reader, true).map(|(_, age)| age);
         let in_grace = before.filter(|age| *age < ttl.saturating_add(grace));
         let asked = if before.is_some_and(|age| age < ttl) {
-            Ok(true)
-        } else if verdicts.age(&reader, false).is_some_and(|age| age < REFUSED_FOR.min(ttl)) {
-            Ok(false)
-        } else if let Some(error) = self.is_down(&reader.0.host, format!("whether {} may be read", reader.0))
+            Ok(Admission::May)
+        } else if let Some((said, _)) =
+            verdicts.of(&reader, false).filter(|(_, age)| *age < REFUSED_FOR.min(ttl))
         {
+            Ok(said)
+        } else if let Some(error) = self.is_down(&reader.0.host, format!("the tags of {}", reader.0)) {
             Err(error)
         } else {
             let patience = if in_grace.is_some() { PATIENCE_IN_GRACE } else { PATIENCE };
             let asking = tokio::time::timeout(patience, self.ask(reader.clone(), credential));
             asking.await.unwrap_or_else(|_| {
                 let why = format!("it gave no answer within {} s", patience.as_secs());
-                let (host, what) = (reader.0.host.to_string(), format!("whether {} may be read", reader.0));
+                let (host, what) = (reader.0.host.to_string(), format!("the tags of {}", reader.0));
                 Err(OriginError::Unreachable { host, what, why })
             })
         };
@@ -194,8 +196,15 @@ impl Images {
         }
         let route = &reader.0;
         match (asked, in_grace) {
-            (Ok(true), _) => Ok(()),
-            (Ok(false), _) if credential.is_none() => {
+            (Ok(Admission::May), _) => Ok(()),
+            (Ok(Admission::NoRepository), _) => {
+                let message = format!(
+                    "{} has no repository {} that you may see, and it is asked whether you may read what is here of it",
+                    route.host, route.repository
+                );
+                Err(Refusal::new(RefusalKind::NameUnknown, message))
+            }
+            (Ok(Admission::MayNot), _) if credential.is_none() => {
                 let message = format!(
                     "{route} is not for everybody: log in to this gateway with what you have for {}, as with 'docker login' \
                      or 'podman login'",
@@ -203,7 +212,7 @@ impl Images {
                 );
                 Err(Refusal::new(RefusalKind::Unauthorized, message))
             }
-            (Ok(false), _) => {
+            (Ok(Admission::MayNot), _) => {
                 let message = format!(
                     "{} does not let you read {route} with the credentials that you sent",
                     route.host
@@ -228,7 +237,7 @@ impl Images {
     }
 
     /// What the origin says of a reader now. Those who ask the same at once share one question.
-    async fn ask(&self, reader: Reader, credential: Option<&Credential>) -> Result<bool, OriginError> {
+    async fn ask(&self, reader: Reader, credential: Option<&Credential>) -> Result<Admission, OriginError> {
         let asking = self.0.verdicts.asking.join(reader.clone(), || {
             let (images, credential) = (self.clone(), credential.cloned());
             async move {
@@ -236,10 +245,10 @@ impl Images {
                 // Never closed.
                 let _turn = verdicts.questions.acquire().await;
                 let (Route { host, repository }, _) = &reader;
-                let may = images.0.parts.origins.admits(host, repository, credential.as_ref()).await?;
-                debug!(repository = %reader.0, may, "the origin says whether somebody may read");
-                verdicts.note(reader, may);
-                Ok(may)
+                let said = images.0.parts.origins.admits(host, repository, credential.as_ref()).await?;
+                debug!(repository = %reader.0, ?said, "the origin says whether somebody may read");
+                verdicts.note(reader, said);
+                Ok(said)
             }
             .boxed()
         });

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -241,6 +241,43 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether a file of users, or of tokens, is written as it has to be.
+///
+/// # Errors
+/// What is wrong with it, and in which line; nothing of what it hides.
+pub fn check_file(path: &Path, tokens: bool) -> Result<(), String> {
+    let text = read(path)?;
+    let mut names = BTreeSet::new();
+    for (number, line) in text.lines().enumerate() {
+        let (number, line) = (number + 1, line.trim());
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, secret) = line.split_once(':').ok_or(format!("line {number} has no ':' behind a name"))?;
+        let fits = match tokens {
+            true => secret.len() == 64 && secret.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            false => secret.parse::<bcrypt::HashParts>().is_ok(),
+        };
+        if !fits {
+            let wanted =
+                if tokens { "a SHA-256 in hexadecimal" } else { "what 'htpasswd -B' makes of a password" };
+            return Err(format!("line {number} does not have {wanted} behind the name {name}"));
+        }
+        if !names.insert(name) {
+            return Err(format!("line {number} has the name {name} once more"));
+        }
+    }
+    if names.is_empty() { Err("there is no name in it".to_owned()) } else { Ok(()) }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if length > MAX_FILE {
+        return Err(format!("it is longer than {MAX_FILE} bytes"));
+    }
+    std::fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
 /// Who shows this, by the files. Reads the disk, and computes for a while.
 fn look_up(settings: &CallerSettings, credential: &Credential) -> Result<Option<String>, String> {
     let (path, wanted) = match credential {
@@ -249,11 +286,7 @@ fn look_up(settings: &CallerSettings, credential: &Credential) -> Result<Option<
     };
     let Some(path) = path else { return Ok(None) };
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let length = std::fs::metadata(path).map_err(|error| failed(&error))?.len();
-    if length > MAX_FILE {
-        return Err(failed(&format!("it is longer than {MAX_FILE} bytes")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+    let text = read(path).map_err(|error| failed(&error))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let mut is_user = false;
     for (name, secret) in lines.filter_map(|line| line.split_once(':')) {
@@ -292,7 +325,7 @@ mod tests {
         Credential::Password { username: username.to_owned(), password: password.to_owned() }
     }
 
-    fn callers(dir: &std::path::Path) -> Callers {
+    fn callers(dir: &Path) -> Callers {
         let (users, tokens) = (dir.join("users"), dir.join("tokens"));
         let hashed = bcrypt::hash("s3cret", 4).unwrap();
         std::fs::write(&users, format!("# people\nanna:{hashed}\nbert:{hashed}\nold:{{SHA}}xyz\n")).unwrap();
@@ -340,6 +373,28 @@ mod tests {
     #[test]
     fn whoever_is_no_user_is_found_out_as_late_as_who_is() {
         assert!(!bcrypt::verify("", NOBODY).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_file_of_users_or_tokens_is_found_out_before_anybody_logs_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let hashed = bcrypt::hash("x", 4).unwrap();
+        let token = Digest::sha256(b"t").hex();
+        for (text, tokens, fits) in [
+            (format!("# people\n\nanna:{hashed}\nbert:{hashed}\n"), false, true),
+            (format!("ci:{token}\n"), true, true),
+            (String::new(), false, false),
+            ("anna".to_owned(), false, false),
+            ("anna:plain".to_owned(), false, false),
+            ("anna:$apr1$x$y".to_owned(), false, false),
+            (format!("anna:{hashed}\nanna:{hashed}\n"), false, false),
+            ("ci:t0ken".to_owned(), true, false),
+            (format!("anna:{hashed}\n"), true, false),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            assert_eq!(check_file(&path, tokens).is_ok(), fits, "{text}");
+        }
     }
 
     #[test]

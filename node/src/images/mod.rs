@@ -57,7 +57,7 @@ use crate::transfer::{Fetched, Peers, Route, TransferError, Transfers};
 
 pub use access::{Access, AccessRules};
 pub use away::{Away, MAX_WAIT, WAIT};
-pub use callers::{CallerSettings, Right, Rights};
+pub use callers::{CallerSettings, Right, Rights, check_file};
 pub use content::BlobHandle;
 use content::Unproven;
 pub use error::ImageError;
@@ -197,6 +197,13 @@ pub enum Unasked {
     /// It gives no answer.
     #[error("the registry does not say: {0}")]
     Silent(String),
+}
+
+impl Unasked {
+    /// Whether no origin is asked on demand either.
+    pub const fn is_settled(&self) -> bool {
+        matches!(self, Self::Pushed | Self::Policy(TagPolicy::Frozen))
+    }
 }
 
 impl Images {

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 use std::io::Read as _;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,8 @@ use wherry_gateway::{Descriptor, Manifest, ManifestContent, Reference, TagOrDige
 use wherry_proto::Digest;
 
 use super::pull::MAX_WHOLE;
-use super::{How, ImageError, Images, PullEvents, blocking};
+use super::{How, ImageError, Images, PullEvents, WAIT, blocking};
+use crate::config::units::show_age;
 
 /// How many bytes are sent in one request: little is lost when a link fails, and the registry is asked seldom.
 const PIECE: u64 = 4 << 20;
@@ -28,6 +30,9 @@ const AT_A_TIME: usize = 2;
 /// The pauses between attempts that came to nothing.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How often it is told that the origin is waited for.
+const SAID_EVERY: Duration = Duration::from_secs(15);
 
 /// Is told how it goes.
 pub trait PublishEvents: Send + Sync {
@@ -52,7 +57,8 @@ impl Images {
     /// Sends an image with all that it leads to, for every platform, to an origin, where it has another name. What is missing
     /// here is brought first. What the origin has already is not sent, and what it has of a blob when the link fails counts.
     ///
-    /// The site's limits hold for what is sent. `wait` says how long the origin is tried from the last byte on.
+    /// The site's limits hold for what is sent. `wait` says how long the origin is tried from the last byte on; if it is
+    /// not said [`WAIT`](super::WAIT), but not at all before the origin has answered anything.
     ///
     /// # Errors
     /// When it cannot be had, or the origin does not take it.
@@ -60,7 +66,7 @@ impl Images {
         &self,
         from: &Reference,
         to: &Reference,
-        wait: Duration,
+        wait: Option<Duration>,
         pulling: &dyn PullEvents,
         events: &dyn PublishEvents,
     ) -> Result<Published, ImageError> {
@@ -70,7 +76,8 @@ impl Images {
         let from = &from.with_target(TagOrDigest::Digest(pulled.digest));
         let (top, manifests) = self.leads_to(from).await?;
         let publisher = self.0.parts.origins.publisher(to.host().clone(), to.repository().clone());
-        let sending = Sending { images: self, publisher: &publisher, to, wait, events };
+        let (begun, said) = (AtomicBool::new(false), Mutex::default());
+        let sending = Sending { images: self, publisher: &publisher, to, wait, events, begun, said };
         let mut seen = HashSet::new();
         let mut blobs = Vec::new();
         for manifest in &manifests {
@@ -119,8 +126,12 @@ struct Sending<'a> {
     images: &'a Images,
     publisher: &'a Publisher,
     to: &'a Reference,
-    wait: Duration,
+    wait: Option<Duration>,
     events: &'a dyn PublishEvents,
+    // Whether the origin has answered anything.
+    begun: AtomicBool,
+    // When it was last told that it is waited for.
+    said: Mutex<Option<Instant>>,
 }
 
 impl Sending<'_> {
@@ -130,10 +141,22 @@ impl Sending<'_> {
 
     /// Whether an attempt that failed may be followed by another one, after a pause.
     async fn again(&self, error: &OriginError, moved: Instant, pause: &mut Duration) -> bool {
-        if !error.is_unreachable() || moved.elapsed() >= self.wait {
+        let wait = match self.wait {
+            Some(wait) => wait,
+            None if self.begun.load(Ordering::Relaxed) => WAIT,
+            None => Duration::ZERO,
+        };
+        if !error.is_unreachable() || moved.elapsed() >= wait {
             return false;
         }
-        self.events.waits(&error.to_string());
+        {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if said.is_none_or(|when| when.elapsed() >= SAID_EVERY) {
+                *said = Some(Instant::now());
+                let left = show_age(wait.saturating_sub(moved.elapsed()));
+                self.events.waits(&format!("{error}; it is tried for {left} more"));
+            }
+        }
         let asked = match error {
             OriginError::RateLimited { retry_after, .. } => *retry_after,
             _ => None,
@@ -163,6 +186,9 @@ impl Sending<'_> {
         let (mut publishing, mut highest) = (None, 0);
         loop {
             let error = match self.advance(named, &mut publishing).await? {
+                Ok(step) if !self.begun.swap(true, Ordering::Relaxed) && matches!(step, Step::Sent(0)) => {
+                    continue;
+                }
                 Ok(Step::Present) => {
                     self.events.blob(&digest, size, size, true);
                     return Ok((0, size));

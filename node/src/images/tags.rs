@@ -367,7 +367,7 @@ impl Images {
     ) -> Result<Result<Resolved, TagEntry>, ImageError> {
         let (host, repository) = (reference.host(), reference.repository());
         let what = describe(repository, reference.target());
-        let asking = self.asking(reference)?;
+        let mut asking = self.asking(reference)?;
         let head = match self.is_down(host, what.clone()).filter(|_| has_answer) {
             Some(error) => Err(error),
             None => {
@@ -418,7 +418,14 @@ impl Images {
             None => {
                 // By its digest, since whoever is asked may say something else of the tag, and so may a mirror.
                 let by_digest = reference.with_target(TagOrDigest::Digest(head.digest));
-                (self.manifest_from_origin(&by_digest).await?, Source::Origin)
+                match self.manifest_from_origin(&by_digest).await {
+                    Err(ImageError::Unknown { origin, .. }) if !origin.is_unreachable() => {
+                        // Some registries have it under its tag alone.
+                        asking = self.asking(reference)?;
+                        (self.manifest_from_origin(reference).await?, Source::Origin)
+                    }
+                    manifest => (manifest?, Source::Origin),
+                }
             }
         };
         let (moved, overtaken) = self.change(reference, &manifest, Some(asking), TagWord::Resolved).await?;

@@ -25,7 +25,7 @@ use crate::control::api::{
 };
 use crate::control::{Archive, Backend, Events};
 use crate::images::{
-    Away, How, ImageError, ImageName, MAX_WAIT, PullEvents, Pulled, STUCK, Wanted, parse_platform,
+    Away, How, ImageError, ImageName, MAX_WAIT, PullEvents, Pulled, STUCK, Unasked, Wanted, parse_platform,
 };
 use crate::limits::{Limited, Limits, WanStatus, tell_all};
 use crate::status::{
@@ -87,6 +87,12 @@ pub(super) fn image_error(error: ImageError) -> ApiError {
         error => error,
     };
     let advice = match cause {
+        ImageError::Unknown { origin, .. } if matches!(**origin, OriginError::Unauthorized { .. }) => Some(
+            "this node needs credentials there: 'podman login', or user and password_file of that origin",
+        ),
+        ImageError::Unknown { origin, .. } if matches!(**origin, OriginError::NotFound { .. }) => {
+            Some("check the name and the tag")
+        }
         ImageError::Unknown { .. } => {
             Some("check the name, and 'wherry peers' and the network if the registry should be in reach")
         }
@@ -135,6 +141,7 @@ pub(super) fn pull_summary(
         from_origin: pulled.from_origin,
         present,
         asked: reference.target().tag().is_some() && pulled.unasked.is_none(),
+        settled: pulled.unasked.as_ref().is_some_and(Unasked::is_settled),
         unasked: pulled.unasked.map(|why| why.to_string()),
         tag_age_seconds: pulled.age.map(|age| age.as_secs()),
     }

@@ -214,6 +214,15 @@ pub async fn start(setup: Setup) -> Result<Running, NodeError> {
     let membership = join_network(&mut config)?;
     let is_new_network = membership.is_new_network;
     let origins = origins(&config)?;
+    if (config.callers.users.is_some() || config.callers.tokens.is_some())
+        && config.gateway.ip().to_canonical().is_loopback()
+    {
+        warn!(
+            gateway = %config.gateway,
+            "users and tokens do not bind clients on this machine, and no others reach the gateway, but by a proxy here: those \
+             count as clients on this machine"
+        );
+    }
     let names = names(&config)?;
     let aliases = names.aliases.clone();
     let store = open_store(&config).await?;

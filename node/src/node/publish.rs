@@ -10,7 +10,7 @@ use super::backend::image_error;
 use crate::control::Events;
 use crate::control::api::{ApiError, ErrorCode, PublishEvent, PublishRequest, PublishSummary};
 use crate::images::publish::PublishEvents;
-use crate::images::{MAX_WAIT, PullEvents, WAIT};
+use crate::images::{MAX_WAIT, PullEvents};
 use crate::transfer::Progress;
 
 /// Tells a client how it goes.
@@ -55,7 +55,7 @@ impl Node {
             return Err(ApiError::new(ErrorCode::BadRequest, message)
                 .hint("say which name it is to have: 'wherry publish IMAGE REGISTRY/REPOSITORY:TAG'"));
         }
-        let wait = request.wait_seconds.map_or(WAIT, Duration::from_secs).min(MAX_WAIT);
+        let wait = request.wait_seconds.map(|wait| Duration::from_secs(wait).min(MAX_WAIT));
         let (pulling, publishing) = (Told(events.clone()), Told(events));
         let published = self.images.publish(&from, &to, wait, &pulling, &publishing).await;
         let published = published.map_err(image_error)?;
