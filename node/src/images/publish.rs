@@ -58,7 +58,7 @@ impl Images {
     /// here is brought first. What the origin has already is not sent, and what it has of a blob when the link fails counts.
     ///
     /// The site's limits hold for what is sent. `wait` says how long the origin is tried from the last byte on; if it is
-    /// not said [`WAIT`](super::WAIT), but not at all before the origin has answered anything.
+    /// not said [`WAIT`], but not at all before the origin has answered anything.
     ///
     /// # Errors
     /// When it cannot be had, or the origin does not take it.
