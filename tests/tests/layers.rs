@@ -16,6 +16,7 @@ use wherry_tests::images::Images;
 use wherry_tests::lab::{Lab, unmount_below};
 use wherry_tests::node::{Options, Wherry};
 use wherry_tests::process::{run, tool};
+use wherry_tests::registry::Registry;
 use wherry_tests::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -99,11 +100,17 @@ fn runc(lab: &Lab, bundle: &Path, name: &str) -> Result<String> {
     run(&mut command)
 }
 
-#[test]
-fn an_unpacked_image_has_the_files_that_podman_has_of_it_and_runc_runs_it() -> Result<()> {
+/// Real images at a registry, and a node that knows it.
+fn place() -> Result<(Lab, Images, Registry, Wherry)> {
     let (lab, images) = (Lab::new()?, Images::get()?);
     let origin = images.origin(&lab, "origin")?;
     let node = Wherry::start(&lab, "node", Options::origin(origin.host()))?;
+    Ok((lab, images, origin, node))
+}
+
+#[test]
+fn an_unpacked_image_has_the_files_that_podman_has_of_it_and_runc_runs_it() -> Result<()> {
+    let (lab, images, origin, node) = place()?;
     let podman = Podman::new(&lab, "podman")?;
     for (image, name, says) in
         [(&images.teaching, "teaching", "ahoy from the fog"), (&images.second, "second", "built by podman")]
@@ -148,9 +155,7 @@ fn nothing_unfinished(lab: &Lab) -> Result<()> {
 
 #[test]
 fn a_file_of_an_image_is_printed_and_what_is_none_is_refused() -> Result<()> {
-    let (lab, images) = (Lab::new()?, Images::get()?);
-    let origin = images.origin(&lab, "origin")?;
-    let node = Wherry::start(&lab, "node", Options::origin(origin.host()))?;
+    let (lab, images, origin, node) = place()?;
     let reference = images.second.reference(origin.host());
     let file = |path: &str| format!("{reference}:{path}");
     let said = node.fails(&["cat", &file("/etc/second")])?;
@@ -185,9 +190,7 @@ fn a_file_of_an_image_is_printed_and_what_is_none_is_refused() -> Result<()> {
 
 #[test]
 fn images_that_differ_in_one_file_are_told_apart_by_that_file_alone() -> Result<()> {
-    let (lab, images) = (Lab::new()?, Images::get()?);
-    let origin = images.origin(&lab, "origin")?;
-    let node = Wherry::start(&lab, "node", Options::origin(origin.host()))?;
+    let (lab, images, origin, node) = place()?;
     let podman = Podman::new(&lab, "podman")?;
     let reference = images.second.reference(origin.host());
     node.run(&["pull", &reference])?;
@@ -224,9 +227,7 @@ fn images_that_differ_in_one_file_are_told_apart_by_that_file_alone() -> Result<
 
 #[test]
 fn a_layer_tells_what_it_adds_changes_and_hides() -> Result<()> {
-    let (lab, images) = (Lab::new()?, Images::get()?);
-    let origin = images.origin(&lab, "origin")?;
-    let node = Wherry::start(&lab, "node", Options::origin(origin.host()))?;
+    let (lab, images, origin, node) = place()?;
     let podman = Podman::new(&lab, "podman")?;
     let base = images.base.reference(origin.host());
     podman.pull(&base)?;
@@ -270,9 +271,7 @@ fn a_layer_tells_what_it_adds_changes_and_hides() -> Result<()> {
 
 #[test]
 fn layers_of_zstd_hold_the_same_files() -> Result<()> {
-    let (lab, images) = (Lab::new()?, Images::get()?);
-    let origin = images.origin(&lab, "origin")?;
-    let node = Wherry::start(&lab, "node", Options::origin(origin.host()))?;
+    let (lab, images, origin, node) = place()?;
     let podman = Podman::new(&lab, "podman")?;
     let reference = images.second.reference(origin.host());
     node.run(&["pull", &reference])?;
@@ -331,9 +330,7 @@ fn an_unpack_that_fails_or_is_interrupted_leaves_nothing() -> Result<()> {
 
 #[test]
 fn a_layer_that_the_disk_has_damaged_is_not_unpacked() -> Result<()> {
-    let (lab, images) = (Lab::new()?, Images::get()?);
-    let origin = images.origin(&lab, "origin")?;
-    let node = Wherry::start(&lab, "node", Options::origin(origin.host()))?;
+    let (lab, images, origin, node) = place()?;
     let reference = images.second.reference(origin.host());
     node.run(&["pull", &reference])?;
     let hex = images.second.layers[0].digest.hex();
@@ -364,9 +361,7 @@ fn a_layer_that_the_disk_has_damaged_is_not_unpacked() -> Result<()> {
 
 #[test]
 fn who_is_not_root_gets_a_bundle_and_is_told_what_was_left_out() -> Result<()> {
-    let (lab, images) = (Lab::new()?, Images::get()?);
-    let origin = images.origin(&lab, "origin")?;
-    let node = Wherry::start(&lab, "node", Options::origin(origin.host()))?;
+    let (lab, images, origin, node) = place()?;
     let reference = images.second.reference(origin.host());
     node.run(&["pull", &reference])?;
     // The socket is handed over, and a folder.

@@ -13,6 +13,7 @@ use super::doctor::DoctorArgs;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::layers::args::{CatArgs, DiffArgs, LookArgs, UnpackArgs};
+use super::preload::PreloadArgs;
 use super::publish::PublishArgs;
 use super::setup::SetupArgs;
 use crate::config::units::{parse_duration, show_duration};
@@ -376,24 +377,6 @@ pub(super) struct PullArgs {
     /// anything of the image has come in this pull, and not at all before]
     #[arg(long, value_name = "DURATION", value_parser = wait)]
     pub(super) wait: Option<Duration>,
-    #[command(flatten)]
-    pub(super) node: NodeArgs,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct PreloadArgs {
-    /// The images; without a registry they are of this node's default origin
-    #[arg(value_name = "REF", value_parser = reference, required = true)]
-    pub(super) references: Vec<String>,
-    /// To all nodes of the site that are connected, and this one; so it is without --nodes
-    #[arg(long, conflicts_with = "nodes")]
-    pub(super) site: bool,
-    /// To these nodes alone: peer ids, their last 6 characters or more, or addresses, as 'wherry peers' shows them
-    #[arg(long, value_name = "NODE,…", value_delimiter = ',')]
-    pub(super) nodes: Option<Vec<String>>,
-    /// Of an image for several platforms, the one for this, such as linux/arm64 [default: that of each node]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
-    pub(super) platform: Option<Platform>,
     #[command(flatten)]
     pub(super) node: NodeArgs,
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::args::PreloadArgs;
+use wherry_gateway::Platform;
+
+use super::args::{NodeArgs, reference};
 use super::environment::Environment;
 use super::failure::Failure;
 use super::follow::{End, Heard, follow};
@@ -13,12 +15,31 @@ use super::stop::Stop;
 use super::tally::{Pace, Speed, left, row};
 use crate::config::units::{show_seconds, show_size};
 use crate::control::api::{PreloadEvent, PreloadProgress, PreloadRequest, PreloadStep, PreloadSummary};
+use crate::images::parse_platform;
 
 /// How often plain lines tell of progress.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// How many characters of a peer id stand for it; all ids begin alike.
 const SHORT_ID: usize = 8;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PreloadArgs {
+    /// The images; without a registry they are of this node's default origin
+    #[arg(value_name = "REF", value_parser = reference, required = true)]
+    pub(super) references: Vec<String>,
+    /// To all nodes of the site that are connected, and this one; so it is without --nodes
+    #[arg(long, conflicts_with = "nodes")]
+    pub(super) site: bool,
+    /// To these nodes alone: peer ids, their last 6 characters or more, or addresses, as 'wherry peers' shows them
+    #[arg(long, value_name = "NODE,…", value_delimiter = ',')]
+    pub(super) nodes: Option<Vec<String>>,
+    /// Of an image for several platforms, the one for this, such as linux/arm64 [default: that of each node]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = parse_platform)]
+    pub(super) platform: Option<Platform>,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
 
 pub(super) async fn run(args: &PreloadArgs, environment: &Environment) -> Result<(), Failure> {
     let client = args.node.client(environment);

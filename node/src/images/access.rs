@@ -2,7 +2,8 @@
 //! credentials are for all members of the network.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -69,12 +70,12 @@ pub(super) struct Verdicts {
     may: Mutex<Told>,
     may_not: Mutex<Told>,
     asking: Flights<Reader, Result<Admission, OriginError>>,
-    questions: Arc<Semaphore>,
+    questions: Semaphore,
 }
 
 impl Default for Verdicts {
     fn default() -> Self {
-        let questions = Arc::new(Semaphore::new(QUESTIONS));
+        let questions = Semaphore::new(QUESTIONS);
         Self { may: Mutex::default(), may_not: Mutex::default(), asking: Flights::default(), questions }
     }
 }
@@ -118,12 +119,12 @@ impl Images {
     /// Whether any client has to say who it is, now or for some repositories.
     pub(super) async fn greet(
         &self,
-        ask: Option<&Credential>,
-        client: std::net::SocketAddr,
+        client: SocketAddr,
+        credential: Option<&Credential>,
     ) -> Result<(), Refusal> {
-        self.0.callers.check(client, ask, Right::Pull, Ok(())).await?;
+        self.0.callers.check(client, credential, Right::Pull, Ok(())).await?;
         let verifies = self.0.parts.access.of.values().any(|access| matches!(access, Access::Verify { .. }));
-        if verifies && ask.is_none() {
+        if verifies && credential.is_none() {
             // Some clients send what they have only if they were asked for it here; what is for everybody they get without.
             let message = "some repositories are only for those whom their registry lets read: log in to this gateway with \
                            what you have for it";
@@ -185,15 +186,14 @@ impl Images {
         } else {
             let patience = if in_grace.is_some() { PATIENCE_IN_GRACE } else { PATIENCE };
             let asking = tokio::time::timeout(patience, self.ask(reader.clone(), credential));
-            asking.await.unwrap_or_else(|_| {
+            let asked = asking.await.unwrap_or_else(|_| {
                 let why = format!("it gave no answer within {} s", patience.as_secs());
                 let (host, what) = (reader.0.host.to_string(), format!("the tags of {}", reader.0));
                 Err(OriginError::Unreachable { host, what, why })
-            })
+            });
+            // Only what was really asked counts, or asking often would keep an origin down.
+            asked.inspect_err(|error| self.note_down(&reader.0.host, error))
         };
-        if let Err(error) = &asked {
-            self.note_down(&reader.0.host, error);
-        }
         let route = &reader.0;
         match (asked, in_grace) {
             (Ok(Admission::May), _) => Ok(()),

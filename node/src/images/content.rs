@@ -275,7 +275,7 @@ impl Content for Images {
     type Blob = BlobHandle;
 
     async fn greets(&self, client: SocketAddr, credential: Option<Credential>) -> Result<(), Refusal> {
-        self.greet(credential.as_ref(), client).await
+        self.greet(client, credential.as_ref()).await
     }
 
     async fn manifest(

@@ -180,7 +180,7 @@ struct Run {
 /// Old builders write a single string where a list belongs.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Words {
+pub(crate) enum Words {
     List(Vec<String>),
     One(String),
 }

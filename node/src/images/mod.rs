@@ -11,6 +11,7 @@ mod content;
 mod down;
 mod error;
 mod frozen;
+mod heard;
 pub mod inspect;
 mod length;
 mod list;
@@ -24,6 +25,7 @@ mod pull;
 pub mod push;
 mod records;
 mod referrers;
+mod resolved;
 mod site;
 mod tags;
 mod times;
@@ -68,6 +70,7 @@ pub use platform::{choose, parse_platform, this_platform};
 pub use policy::{MAX_RULES, TagDetails, TagPolicy, TagRule, TagRules};
 pub use pull::{How, PARALLEL, PullEvents, Pulled, STUCK};
 pub use records::{Grant, KeptImage, MAX_BEFORE, MAX_IMAGES, MAX_TAGS, Records, TagEntry};
+pub use resolved::{Resolved, Unasked};
 
 /// How long peers may take to give a manifest before an origin is asked: clients give up after 10 s.
 const PEERS_PATIENCE: Duration = Duration::from_secs(4);
@@ -167,43 +170,6 @@ struct Inner {
     // What of the records that are passed over the log says.
     seldom: Seldom,
     news: watch::Sender<u64>,
-}
-
-/// A manifest and how it was come by.
-#[derive(Debug, Clone)]
-pub struct Resolved {
-    /// The manifest.
-    pub manifest: Manifest,
-    /// Where the answer came from.
-    pub source: Source,
-    /// How long ago an origin confirmed the tag; `None` if none ever did, and for a digest, which cannot age.
-    pub age: Option<Duration>,
-    /// Why no origin was asked what the tag means, or none said it; `None` if one did, and for a digest.
-    pub unasked: Option<Unasked>,
-}
-
-/// Why what a tag means does not come from its origin now.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unasked {
-    /// The site asked it a short time ago.
-    #[error("the registry was not asked again so soon")]
-    Lately,
-    /// The site's own word counts, since the image was pushed to it.
-    #[error("it was pushed to this site, and no registry is asked about it until the tag is removed")]
-    Pushed,
-    /// The site's answer is to serve as long as it has one.
-    #[error("no registry is asked while the site knows it, by the tag policy {0}")]
-    Policy(TagPolicy),
-    /// It gives no answer.
-    #[error("the registry does not say: {0}")]
-    Silent(String),
-}
-
-impl Unasked {
-    /// Whether no origin is asked on demand either.
-    pub const fn is_settled(&self) -> bool {
-        matches!(self, Self::Pushed | Self::Policy(TagPolicy::Frozen))
-    }
 }
 
 impl Images {

@@ -185,10 +185,11 @@ impl Sending<'_> {
         let (mut moved, mut pause) = (Instant::now(), FIRST_PAUSE);
         let (mut publishing, mut highest) = (None, 0);
         loop {
-            let error = match self.advance(named, &mut publishing).await? {
-                Ok(step) if !self.begun.swap(true, Ordering::Relaxed) && matches!(step, Step::Sent(0)) => {
-                    continue;
-                }
+            let step = self.advance(named, &mut publishing).await?;
+            if step.is_ok() {
+                self.begun.store(true, Ordering::Relaxed);
+            }
+            let error = match step {
                 Ok(Step::Present) => {
                     self.events.blob(&digest, size, size, true);
                     return Ok((0, size));

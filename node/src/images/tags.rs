@@ -10,6 +10,7 @@ use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, TagOrDigest};
 use wherry_proto::{NodeId, TagMeaning, TagRecord, TagWord};
 
+use super::heard::{Asking, Heard};
 use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, TagPolicy, Unasked, blocking};
 use crate::config::units::show_age;
 
@@ -49,55 +50,6 @@ pub(super) fn why(error: &ImageError) -> String {
 fn silent(host: &Host, what: String, waited: Duration) -> OriginError {
     let why = format!("it gave no answer within {:.1} s", waited.as_secs_f32());
     OriginError::Unreachable { host: host.to_string(), what, why }
-}
-
-/// What is known of a tag before the origin is asked.
-pub(super) struct Heard {
-    known: Option<TagEntry>,
-    source: Source,
-    // The best of those that lie too far ahead of the clock.
-    ahead: Option<TagRecord>,
-}
-
-impl Heard {
-    /// What the tag means, unless that was taken back.
-    fn meaning(&self) -> Option<&TagEntry> {
-        self.known.as_ref().filter(|entry| entry.counts())
-    }
-
-    /// Nobody gives what was pushed: an origin is not asked instead, since what it has under this name is something else.
-    fn unless_lost(&self, reference: &Reference) -> Result<(), ImageError> {
-        match self.meaning() {
-            Some(entry) if entry.record.word == TagWord::Pushed => {
-                Err(ImageError::Lost { what: reference.to_string(), digest: entry.record.digest })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn has_answer(&self) -> bool {
-        self.meaning().is_some() || self.ahead.is_some()
-    }
-
-    /// What comes of this until then, or however late where there is nothing to serve instead. `None` if it is late.
-    async fn unless_late<T>(&self, until: Instant, work: impl Future<Output = T>) -> Option<T> {
-        if self.has_answer() { timeout_at(until, work).await.ok() } else { Some(work.await) }
-    }
-}
-
-/// When an origin was asked, and what was known then.
-pub(super) struct Asking {
-    /// In seconds since the Unix epoch. What it says counts from then on: the answer may have been long on its way.
-    at: u64,
-    /// The sequence of the record that was known.
-    before: Option<u64>,
-}
-
-impl Asking {
-    /// Whether this was learned since.
-    fn is_before(&self, known: &TagEntry) -> bool {
-        self.before.is_none_or(|before| known.record.sequence > before)
-    }
 }
 
 impl Resolved {

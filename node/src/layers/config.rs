@@ -7,6 +7,7 @@ use wherry_gateway::json_fault;
 use wherry_proto::Digest;
 
 use super::image::ImageLayer;
+use crate::images::inspect::Words;
 
 /// Why a configuration is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -86,23 +87,6 @@ struct Run {
     working_dir: Option<String>,
     labels: Option<BTreeMap<String, String>>,
     stop_signal: Option<String>,
-}
-
-/// Old builders write a single string where a list belongs.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Words {
-    List(Vec<String>),
-    One(String),
-}
-
-impl From<Words> for Vec<String> {
-    fn from(words: Words) -> Self {
-        match words {
-            Words::List(list) => list,
-            Words::One(word) => vec![word],
-        }
-    }
 }
 
 impl ImageConfig {
