@@ -24,6 +24,14 @@ use super::mapping::{Mapping, Shared};
 /// reset.
 const PARTING: Duration = Duration::from_secs(1);
 
+/// How much of a file is sent before the next part is looked at, in bytes. Long enough that what comes
+/// between costs nothing, short enough that a disk is not asked for much that a leaving client never takes.
+const SENT_WINDOW: u64 = 1 << 20;
+
+/// The same where the mapping is read, in bytes: what was read of it counts as memory of this process until the whole is sent,
+/// for each of many clients that may be slow.
+const COPIED_WINDOW: u64 = 128 << 10;
+
 /// The most slices that are gathered into one write.
 const MAX_SLICES: usize = 16;
 
@@ -71,7 +79,7 @@ struct State {
     blocked: Option<Instant>,
     flush: Flush,
     reset: bool,
-    /// The file system or socket has turned out not to support it, or the bytes are encrypted on their way.
+    /// The file system or socket has turned out not to support it, or it was not wanted from the start.
     no_sendfile: bool,
 }
 
@@ -103,15 +111,17 @@ enum Flush {
 }
 
 impl Wire {
-    /// `encrypts`: what is written here is not what hyper writes.
-    pub(super) fn new(stream: TcpStream, encrypts: bool) -> Arc<Self> {
+    /// `copies`: parts of files are read from their mappings. This must be so where they are encrypted on their way, and
+    /// should be so for a client on this machine: `sendfile` would leave to it the fetching of every page from memory,
+    /// while a copy is still in the processor's cache when the client reads it (skopeo pulls 4 % sooner, as measured).
+    pub(super) fn new(stream: TcpStream, copies: bool) -> Arc<Self> {
         let state = State {
             mappings: VecDeque::new(),
             phase: Phase::Idle(Instant::now()),
             blocked: None,
             flush: Flush::Unasked,
             reset: false,
-            no_sendfile: encrypts,
+            no_sendfile: copies,
         };
         Arc::new(Self { stream, state: Mutex::new(state) })
     }
@@ -163,6 +173,11 @@ impl Wire {
             (None, Phase::Head(since)) => Some((Overdue::Head, since)),
             (None, Phase::Busy) => None,
         }
+    }
+
+    /// How much of a file is mapped at a time, in bytes.
+    pub(super) fn window(&self) -> u64 {
+        if self.state().no_sendfile { COPIED_WINDOW } else { SENT_WINDOW }
     }
 
     /// The bytes of a mapping, to be given to hyper and recognised again when hyper writes them.
