@@ -30,7 +30,7 @@ const SENT_WINDOW: u64 = 1 << 20;
 
 /// The same where the mapping is read, in bytes: what was read of it counts as memory of this process until the whole is sent,
 /// for each of many clients that may be slow.
-const COPIED_WINDOW: u64 = 128 << 10;
+const COPIED_WINDOW: u64 = 64 << 10;
 
 /// The most slices that are gathered into one write.
 const MAX_SLICES: usize = 16;
