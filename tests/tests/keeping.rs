@@ -54,8 +54,24 @@ fn a_pull_that_is_refused_for_its_platform_leaves_no_image() -> Result<()> {
     let site = site(None)?;
     let (_, reference) = site.image("lab/one", 78, MIB)?;
     let said = site.node.fails(&["pull", "--platform", "linux/s390x", &reference])?;
-    assert!(said.contains("has no image for linux/s390x"), "{said}");
+    assert!(said.contains("none for linux/s390x"), "{said}");
     assert_eq!(site.node.json(&["images"])?, json!([]));
+    Ok(())
+}
+
+#[test]
+fn an_image_for_one_other_platform_is_not_shown_for_the_one_that_was_asked_for() -> Result<()> {
+    let site = site(None)?;
+    let (_, reference) = site.image("lab/one", 80, MIB)?;
+    site.node.run(&["pull", &reference])?;
+    let has = site.node.json(&["inspect", &reference])?["platform"].as_str().context("none")?.to_owned();
+    for command in [&["inspect"][..], &["inspect", "--layer", "1"]] {
+        let with = |platform| [command, &["--platform", platform, &reference]].concat();
+        let said = site.node.fails(&with("linux/s390x"))?;
+        let names = |text: &str| said.contains(text);
+        assert!(names("linux/s390x") && names(&format!("for {has}")) && names(&reference), "{said}");
+    }
+    site.node.run(&["inspect", "--platform", &has, &reference])?;
     Ok(())
 }
 
