@@ -27,6 +27,7 @@ mod publish;
 mod realm;
 mod referrers;
 mod retry;
+mod scheme;
 mod settings;
 mod token;
 
