@@ -393,3 +393,25 @@ fn what_is_damaged_of_another_platform_stays_pinned_over_a_restart() -> Result<(
     assert_eq!(node.json(&["unpin", &reference])?["blobs"], 7);
     Ok(())
 }
+
+#[test]
+fn a_shortened_digest_that_several_names_have_is_pinned_under_none_and_the_names_are_told() -> Result<()> {
+    let site = site(None)?;
+    let (image, reference) = site.image("lab/one", 81, MIB)?;
+    site.node.run(&["pull", &reference])?;
+    let archive = site.lab.path().join("one.tar").display().to_string();
+    site.node.run(&["export", &reference, "-o", &archive])?;
+    site.node.run(&["import", "--name", "site.wherry/lab/other:1", &archive])?;
+    site.node.run(&["unpin", "site.wherry/lab/other:1"])?;
+    let digits = &image.manifest.hex()[..12];
+    for command in ["pin", "unpin"] {
+        let said = site.node.fails(&[command, digits])?;
+        assert!(said.contains(&reference) && said.contains("site.wherry/lab/other:1"), "{command}: {said}");
+    }
+    let images = site.node.json(&["images"])?;
+    let all = images.as_array().context("no list")?;
+    assert!(all.len() == 2 && all.iter().all(|image| image["pinned"] == false), "{images}");
+    site.node.run(&["pin", &reference])?;
+    site.node.run(&["unpin", &reference])?;
+    Ok(())
+}
