@@ -117,7 +117,7 @@ impl Http {
             used = Some(self.authenticate(target, &session, used.as_ref(), response).await?);
             response = self.follow(target, method, &url, headers, used.as_ref()).await?;
         }
-        let judged = self.judge(target, response, used.is_some()).await;
+        let judged = self.judge(target, method, response, used.is_some()).await;
         match &judged {
             Err(Failure::Final(error) | Failure::Passing(error, _)) if error.is_unreachable() => {}
             _ => self.answered.note(target.host),
@@ -244,10 +244,11 @@ impl Http {
         }
     }
 
-    /// Turns a status that is no success into the error that it means.
+    /// Turns a status that is no success into the error that it means. `method` is what was asked by.
     pub(super) async fn judge(
         &self,
         target: Target<'_>,
+        method: &Method,
         response: Response,
         with_credentials: bool,
     ) -> Result<Response, Failure> {
@@ -259,7 +260,7 @@ impl Http {
         let foreign = response.url().host_str().is_some_and(|name| name != host_name(target.host));
         let url = response.url().clone();
         let body = self.read_capped(response, MAX_ERROR_BODY).await.unwrap_or_default();
-        if let Some(why) = self.fault_of_answer(target, &url, status, &body).await {
+        if let Some(why) = self.fault_of_answer(target, method, &url, status, &body).await {
             return Err(Failure::Final(target.unreachable(why)));
         }
         let mut said = error_text(status, &body);

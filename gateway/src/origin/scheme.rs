@@ -80,6 +80,7 @@ impl Http {
     pub(super) async fn fault_of_answer(
         &self,
         target: Target<'_>,
+        method: &Method,
         url: &Url,
         status: StatusCode,
         body: &[u8],
@@ -87,9 +88,9 @@ impl Http {
         if status != StatusCode::BAD_REQUEST || url.scheme() != "http" {
             return None;
         }
-        let is_tls = match body {
-            [] => self.says_tls(target, url.join("/v2/").ok()?).await,
-            body => is_said_by_tls(body),
+        let is_tls = match *method == Method::HEAD {
+            true => self.says_tls(target, url.join("/v2/").ok()?).await,
+            false => is_said_by_tls(body),
         };
         is_tls.then(|| speaks_tls(&server_of(url)))
     }
