@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod blobs;
+pub mod certificates;
 pub mod clients;
 pub mod http;
 pub mod images;
@@ -18,4 +19,5 @@ pub mod process;
 pub mod registry;
 pub mod relay;
 pub mod sim;
+pub mod system;
 pub mod wait;

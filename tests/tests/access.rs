@@ -1,7 +1,6 @@
 //! Who may read what: private repositories of registries, and the gateway's own users.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use wherry_tests::blobs::push_image;
+use wherry_tests::certificates::Certificate;
 use wherry_tests::clients::{Docker, Podman, Skopeo};
 use wherry_tests::http::{Request, get};
 use wherry_tests::images::Images;
@@ -144,15 +144,6 @@ fn a_node_with_credentials_that_are_for_members_brings_an_image_to_one_that_has_
     Ok(())
 }
 
-/// A certificate for this address, and its key.
-fn certificate(folder: &Path, address: &str) -> Result<()> {
-    let san = format!("subjectAltName=IP:{address}");
-    let mut openssl = tool("openssl", Duration::from_secs(60));
-    openssl.current_dir(folder).args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
-    openssl.args(["-subj", "/CN=gateway", "-addext", &san, "-keyout", "key.pem", "-out", "gateway.crt"]);
-    run(&mut openssl).map(drop)
-}
-
 #[test]
 fn other_machines_reach_a_gateway_over_tls_as_users_with_rights() -> Result<()> {
     let wire = Alone::enter()?;
@@ -167,7 +158,7 @@ fn other_machines_reach_a_gateway_over_tls_as_users_with_rights() -> Result<()> 
     ensure!(said.contains("--gateway-plain") && said.contains("plain HTTP"), "{said}");
 
     let folder = lab.folder("tls")?;
-    certificate(&folder, address)?;
+    Certificate::of_its_own(&folder, address)?;
     let at = |name: &str| folder.join(name).display().to_string();
     fs::write(at("users"), HTPASSWD)?;
     fs::write(at("tokens"), format!("ci:{}\n", wherry_proto::Digest::sha256(b"t0ken").hex()))?;

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use wherry_tests::certificates::Certificate;
 use wherry_tests::clients::{Containerd, Docker, Podman, Skopeo};
 use wherry_tests::images::Images;
 use wherry_tests::lab::Lab;
 use wherry_tests::node::{Options, Wherry, command, refused};
-use wherry_tests::process::{describe, output, run, tool};
+use wherry_tests::process::{describe, output, run};
 use wherry_tests::registry::{self, Registry};
 use wherry_tests::wait::wait_until;
 
@@ -249,14 +250,15 @@ fn a_gateway_that_does_not_answer_or_is_something_else_is_told_apart() -> Result
 #[test]
 fn a_gateway_that_speaks_tls_is_wrong_where_plain_http_is_written() -> Result<()> {
     let lab = Lab::new()?;
-    let folder = lab.folder("tls")?;
-    let mut openssl = tool("openssl", Duration::from_secs(60));
-    openssl.current_dir(&folder).args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
-    openssl.args(["-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1"]);
-    run(openssl.args(["-keyout", "key.pem", "-out", "gateway.crt"]))?;
-    let at = |name: &str| folder.join(name).display().to_string();
-    let options = Options::default().with("--gateway-certificate").with(at("gateway.crt"));
-    let node = Wherry::start(&lab, "node", options.with("--gateway-key").with(at("key.pem")))?;
+    let certificate = Certificate::of_its_own(&lab.folder("tls")?, "127.0.0.1")?;
+    let options = Options::default()
+        .with("--gateway-certificate")
+        .with(certificate.certificate.to_str().context("a name")?);
+    let node = Wherry::start(
+        &lab,
+        "node",
+        options.with("--gateway-key").with(certificate.key.to_str().context("a name")?),
+    )?;
     let root = lab.folder("system")?;
     let mut setup = command(lab.path())?;
     setup.args(["setup", "containerd", "--root"]).arg(&root);
@@ -274,6 +276,11 @@ fn a_gateway_that_speaks_tls_is_wrong_where_plain_http_is_written() -> Result<()
     );
     let hosts = root.join("etc/containerd/certs.d/_default/hosts.toml");
     fs::write(&hosts, fs::read_to_string(&hosts)?.replace("http://", "https://"))?;
+    let (status, said) = doctor()?;
+    ensure!(status == Some(1) && said.contains("does not trust") && said.contains("--ca FILE"), "{said}");
+    let mut setup = command(lab.path())?;
+    setup.args(["setup", "containerd", "--root"]).arg(&root).arg("--ca").arg(&certificate.authority);
+    run(setup.arg("--gateway").arg(format!("https://{}", node.gateway()?)))?;
     let (status, said) = doctor()?;
     ensure!(status == Some(0) && said.contains("has the gateway first"), "{said}");
     Ok(())

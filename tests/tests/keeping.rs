@@ -54,8 +54,24 @@ fn a_pull_that_is_refused_for_its_platform_leaves_no_image() -> Result<()> {
     let site = site(None)?;
     let (_, reference) = site.image("lab/one", 78, MIB)?;
     let said = site.node.fails(&["pull", "--platform", "linux/s390x", &reference])?;
-    assert!(said.contains("has no image for linux/s390x"), "{said}");
+    assert!(said.contains("none for linux/s390x"), "{said}");
     assert_eq!(site.node.json(&["images"])?, json!([]));
+    Ok(())
+}
+
+#[test]
+fn an_image_for_one_other_platform_is_not_shown_for_the_one_that_was_asked_for() -> Result<()> {
+    let site = site(None)?;
+    let (_, reference) = site.image("lab/one", 80, MIB)?;
+    site.node.run(&["pull", &reference])?;
+    let has = site.node.json(&["inspect", &reference])?["platform"].as_str().context("none")?.to_owned();
+    for command in [&["inspect"][..], &["inspect", "--layer", "1"]] {
+        let with = |platform| [command, &["--platform", platform, &reference]].concat();
+        let said = site.node.fails(&with("linux/s390x"))?;
+        let names = |text: &str| said.contains(text);
+        assert!(names("linux/s390x") && names(&format!("for {has}")) && names(&reference), "{said}");
+    }
+    site.node.run(&["inspect", "--platform", &has, &reference])?;
     Ok(())
 }
 
@@ -375,5 +391,27 @@ fn what_is_damaged_of_another_platform_stays_pinned_over_a_restart() -> Result<(
         node.up()?;
     }
     assert_eq!(node.json(&["unpin", &reference])?["blobs"], 7);
+    Ok(())
+}
+
+#[test]
+fn a_shortened_digest_that_several_names_have_is_pinned_under_none_and_the_names_are_told() -> Result<()> {
+    let site = site(None)?;
+    let (image, reference) = site.image("lab/one", 81, MIB)?;
+    site.node.run(&["pull", &reference])?;
+    let archive = site.lab.path().join("one.tar").display().to_string();
+    site.node.run(&["export", &reference, "-o", &archive])?;
+    site.node.run(&["import", "--name", "site.wherry/lab/other:1", &archive])?;
+    site.node.run(&["unpin", "site.wherry/lab/other:1"])?;
+    let digits = &image.manifest.hex()[..12];
+    for command in ["pin", "unpin"] {
+        let said = site.node.fails(&[command, digits])?;
+        assert!(said.contains(&reference) && said.contains("site.wherry/lab/other:1"), "{command}: {said}");
+    }
+    let images = site.node.json(&["images"])?;
+    let all = images.as_array().context("no list")?;
+    assert!(all.len() == 2 && all.iter().all(|image| image["pinned"] == false), "{images}");
+    site.node.run(&["pin", &reference])?;
+    site.node.run(&["unpin", &reference])?;
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! What is set for single registries, and when they are asked what tags mean.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use wherry_proto::Digest;
 use wherry_tests::blobs::push_image;
 use wherry_tests::clients::Skopeo;
@@ -113,5 +116,50 @@ fn a_frozen_tag_means_what_it_meant_and_inspect_header_and_log_say_how_old_that_
     let refused = skopeo.copy(&from, &format!("docker://{gateway}/team/app:v1"));
     let refused = format!("{:#}", refused.err().context("a frozen tag was pushed")?);
     assert!(refused.contains("frozen"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn status_names_registries_and_mirrors_that_are_left_alone_with_the_reason_and_until_when() -> Result<()> {
+    let lab = Lab::new()?;
+    let origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let image = push_image(origin.addr(), "team/app", "1", 8, &[1000])?;
+    // It gives nobody anything for ten minutes.
+    let busy = TcpListener::bind("127.0.0.1:0")?;
+    let busy_host = busy.local_addr()?.to_string();
+    std::thread::spawn(move || {
+        for mut stream in busy.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let answer = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 600\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let options = Options::default()
+        .with("--origin")
+        .with(format!("{} insecure=true mirror=127.0.0.1:1/hub", origin.host()))
+        .with("--insecure")
+        .with(&busy_host);
+    let node = Wherry::start(&lab, "node", options)?;
+    ensure!(node.json(&["status"])?["left_alone"] == serde_json::json!([]));
+    node.json(&["pull", &image.reference(origin.host())])?;
+    node.fails(&["pull", &format!("{busy_host}/team/app:1")])?;
+
+    let status = node.json(&["status"])?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let all = status["left_alone"].as_array().context("no list")?;
+    let of = |registry: &str| all.iter().find(|it| it["registry"] == registry).context(status.to_string());
+    let (limited, mirror) = (of(&busy_host)?, of("127.0.0.1:1/hub")?);
+    ensure!(all.len() == 2, "{status}");
+    for (it, of, why, at_least, at_most) in [
+        (limited, serde_json::Value::Null, "too often", 500, 600),
+        (mirror, origin.host().into(), "cannot be reached", 1, 30),
+    ] {
+        ensure!(it["mirror_of"] == of && it["why"].as_str().is_some_and(|it| it.contains(why)), "{it}");
+        let left = it["until"].as_u64().context("no time")?.saturating_sub(now);
+        ensure!((at_least..=at_most).contains(&left), "{left} s: {it}");
+    }
+    let shown = node.run(&["status"])?;
+    let line = |text: &str| shown.lines().any(|line| line.starts_with("left alone") && line.contains(text));
+    ensure!(line(&format!("{busy_host} for ")) && line("127.0.0.1:1/hub, a mirror of "), "{shown}");
     Ok(())
 }

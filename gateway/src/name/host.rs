@@ -17,6 +17,10 @@ const MAX_NAME: usize = 253;
 ///
 /// Lowercase, and always recognisable as a host inside a reference: it has a dot or a colon, or is
 /// `localhost`. `index.docker.io` and `registry-1.docker.io` are other names of `docker.io` and become it.
+///
+/// `registry.example` and `registry.example:443` are two hosts, though one server answers for both: docker and podman keep what
+/// is pulled by the one apart from what is pulled by the other, and whoever sets something for an origin would not see which of
+/// the two a client means.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host {
     text: String,

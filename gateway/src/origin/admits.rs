@@ -55,7 +55,7 @@ impl Origins {
             let grant = self.http.grant(target, &challenges(&response), &found, PULL).await?;
             response = self.http.follow(target, &Method::GET, &url, &headers, Some(&grant.header)).await?;
         }
-        self.http.judge(target, response, credential.is_some()).await?;
+        self.http.judge(target, &Method::GET, response, credential.is_some()).await?;
         self.http.answered.note(target.host);
         Ok(())
     }

@@ -8,7 +8,6 @@ use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::Response;
-use rustls::InvalidMessage;
 use url::Url;
 
 use super::answered::Answered;
@@ -19,6 +18,7 @@ use super::mirrors::Mirrors;
 use super::pace::Paces;
 use super::realm::{is_insecure, is_private};
 use super::retry::{Failure, retry_after};
+use super::scheme::fault_of_error;
 use super::{MAX_ERROR_BODY, MAX_REDIRECTS, OriginError, OriginSettings, SettingsError};
 use crate::name::{Host, Repository};
 
@@ -39,7 +39,7 @@ pub(super) struct Http {
     pub(super) mirrors: Mirrors,
     pub(super) pace: Paces,
     pub(super) remaining: Remaining,
-    clients: Clients,
+    pub(super) clients: Clients,
 }
 
 /// One thing that is asked of one repository.
@@ -117,7 +117,7 @@ impl Http {
             used = Some(self.authenticate(target, &session, used.as_ref(), response).await?);
             response = self.follow(target, method, &url, headers, used.as_ref()).await?;
         }
-        let judged = self.judge(target, response, used.is_some()).await;
+        let judged = self.judge(target, method, response, used.is_some()).await;
         match &judged {
             Err(Failure::Final(error) | Failure::Passing(error, _)) if error.is_unreachable() => {}
             _ => self.answered.note(target.host),
@@ -229,18 +229,14 @@ impl Http {
         limit: Duration,
     ) -> Result<Response, Failure> {
         let client = self.clients.of(target.host, request.url());
-        let server = server_of(request.url());
+        let url = request.url().clone();
         match tokio::time::timeout(limit, client.execute(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if is_no_tls(&error) => {
-                let why = format!(
-                    "{server} seems to speak plain HTTP and not HTTPS; if that is meant, start the node with \
-                     --insecure {server} or put insecure = [\"{server}\"] into its configuration"
-                );
-                // It will not learn to speak HTTPS while it is waited for.
-                Err(Failure::Final(target.unreachable(why)))
-            }
-            Ok(Err(error)) => Err(Failure::Passing(target.unreachable(causes(&error)), None)),
+            Ok(Err(error)) => Err(match fault_of_error(&url, &error) {
+                // It will not learn another scheme while it is waited for.
+                Some(why) => Failure::Final(target.unreachable(why)),
+                None => Failure::Passing(target.unreachable(causes(&error)), None),
+            }),
             Err(_) => {
                 let why = format!("no answer came within {} s", limit.as_secs_f32());
                 Err(Failure::Passing(target.unreachable(why), None))
@@ -248,10 +244,11 @@ impl Http {
         }
     }
 
-    /// Turns a status that is no success into the error that it means.
+    /// Turns a status that is no success into the error that it means. `method` is what was asked by.
     pub(super) async fn judge(
         &self,
         target: Target<'_>,
+        method: &Method,
         response: Response,
         with_credentials: bool,
     ) -> Result<Response, Failure> {
@@ -261,7 +258,12 @@ impl Http {
         }
         let wait = retry_after(response.headers());
         let foreign = response.url().host_str().is_some_and(|name| name != host_name(target.host));
-        let mut said = self.error_text(response).await;
+        let url = response.url().clone();
+        let body = self.read_capped(response, MAX_ERROR_BODY).await.unwrap_or_default();
+        if let Some(why) = self.fault_of_answer(target, method, &url, status, &body).await {
+            return Err(Failure::Final(target.unreachable(why)));
+        }
+        let mut said = error_text(status, &body);
         if foreign {
             said = format!("the server that it redirected to answered {said}");
         }
@@ -276,20 +278,6 @@ impl Http {
             status if status.is_server_error() => Failure::Passing(target.unreachable(said), wait),
             _ => Failure::Final(target.bad(said)),
         })
-    }
-
-    /// What a failed answer says, shortened: its status and, if its body is the specification's, the
-    /// messages in there.
-    async fn error_text(&self, response: Response) -> String {
-        let status = response.status();
-        let Ok(body) = self.read_capped(response, MAX_ERROR_BODY).await else { return status.to_string() };
-        let parsed: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
-        let errors = parsed.as_ref().and_then(|value| value["errors"].as_array());
-        let messages: Vec<&str> =
-            errors.into_iter().flatten().filter_map(|error| error["message"].as_str()).collect();
-        let text = if messages.is_empty() { return status.to_string() } else { messages.join("; ") };
-        let text: String = text.chars().filter(|c| !c.is_control()).take(QUOTED).collect();
-        format!("{status} ({text})")
     }
 
     /// A whole body, of at most `cap` bytes, within the time that [`BODY_TIME`] allows.
@@ -324,6 +312,17 @@ impl Http {
     }
 }
 
+/// What a failed answer says, shortened: its status and, if its body is the specification's, the messages in there.
+fn error_text(status: StatusCode, body: &[u8]) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let errors = parsed.as_ref().and_then(|value| value["errors"].as_array());
+    let messages: Vec<&str> =
+        errors.into_iter().flatten().filter_map(|error| error["message"].as_str()).collect();
+    let text = if messages.is_empty() { return status.to_string() } else { messages.join("; ") };
+    let text: String = text.chars().filter(|c| !c.is_control()).take(QUOTED).collect();
+    format!("{status} ({text})")
+}
+
 /// Why a body could not be read whole.
 #[derive(Debug)]
 pub(super) enum ReadError {
@@ -341,26 +340,9 @@ pub(super) fn is_same_server(a: &Url, b: &Url) -> bool {
 }
 
 /// Host and port of a URL, without the port where it is the scheme's own.
-fn server_of(url: &Url) -> String {
+pub(super) fn server_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-/// Whether a request over HTTPS failed because what came back is no TLS at all.
-fn is_no_tls(error: &reqwest::Error) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) = error.downcast_ref()
-        {
-            return true;
-        }
-        // An I/O error does not name what it holds as its source, only what that has as one.
-        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    false
 }
 
 /// The name of a host's API server.

@@ -62,26 +62,47 @@ impl fmt::Display for Mirror {
     }
 }
 
+/// A mirror that is left alone for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// The mirror.
+    pub mirror: Mirror,
+    /// The registry that it is a mirror of.
+    pub of: Host,
+    /// What was wrong with it.
+    pub why: String,
+    /// For how much longer.
+    pub wait: Duration,
+}
+
 /// A mirror, and whether it is of use now.
 #[derive(Debug)]
 pub(super) struct Known {
     mirror: Mirror,
     of: Host,
-    again: Mutex<Option<Instant>>,
+    /// When it may be asked again, and why not before.
+    again: Mutex<Option<(Instant, String)>>,
 }
 
 impl Known {
     fn is_left_alone(&self) -> bool {
+        self.left_alone().is_some()
+    }
+
+    fn left_alone(&self) -> Option<LeftAlone> {
         let again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
-        again.is_some_and(|again| again > Instant::now())
+        let (until, why) = again.as_ref()?;
+        let wait = until.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())?;
+        Some(LeftAlone { mirror: self.mirror.clone(), of: self.of.clone(), why: why.clone(), wait })
     }
 
     /// The mirror is left alone for a while.
     pub(super) fn leave_alone(&self, why: &dyn fmt::Display) {
         let until = Instant::now() + LEFT_ALONE;
-        let before = self.again.lock().unwrap_or_else(PoisonError::into_inner).replace(until);
+        let again = (until, why.to_string());
+        let before = self.again.lock().unwrap_or_else(PoisonError::into_inner).replace(again);
         // Several may have been on their way to it.
-        if before.is_none_or(|before| before <= Instant::now()) {
+        if before.is_none_or(|(before, _)| before <= Instant::now()) {
             let seconds = LEFT_ALONE.as_secs();
             tracing::warn!(
                 mirror = %self.mirror, of = %self.of, %why, "a mirror is of no use now: it is left alone for {seconds} s"
@@ -120,6 +141,13 @@ impl Mirrors {
             all.entry(host.clone()).or_default().extend(known);
         }
         Self { known: all, doubted: Mutex::default() }
+    }
+
+    /// Those that are left alone now, in the order of their names.
+    pub(super) fn left_alone(&self) -> Vec<LeftAlone> {
+        let mut all: Vec<_> = self.known.values().flatten().filter_map(|known| known.left_alone()).collect();
+        all.sort_by_cached_key(|it| (it.mirror.to_string(), it.of.clone()));
+        all
     }
 
     /// Something wrong has come of a blob: the mirrors of its origin are not asked for it again for an hour.

@@ -27,6 +27,7 @@ mod publish;
 mod realm;
 mod referrers;
 mod retry;
+mod scheme;
 mod settings;
 mod token;
 
@@ -37,7 +38,7 @@ pub use clients::{ClientCertificate, check_authorities, check_client_certificate
 pub use credentials::{Credential, CredentialSources, Login, Secret};
 pub use error::OriginError;
 pub use manifest::{ManifestHead, describe};
-pub use mirrors::Mirror;
+pub use mirrors::{LeftAlone, Mirror};
 pub use publish::{Publisher, Publishing};
 pub use settings::{HostSettings, OriginSettings, SettingsError};
 
@@ -102,6 +103,11 @@ impl Origins {
     /// How many manifests each origin that counts them still gives, as it said last.
     pub fn remaining(&self) -> Vec<(Host, u64)> {
         self.http.remaining.all()
+    }
+
+    /// The mirrors that are left alone now.
+    pub fn left_alone(&self) -> Vec<LeftAlone> {
+        self.http.mirrors.left_alone()
     }
 
     /// Something came of a blob that is not what its digest or length says: mirrors are not asked for it next.

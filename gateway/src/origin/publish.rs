@@ -256,7 +256,7 @@ impl Publisher {
                 url = next;
                 continue;
             }
-            let judged = client.judge(target, response, authorization.is_some() || logged_in).await;
+            let judged = client.judge(target, method, response, authorization.is_some() || logged_in).await;
             if !matches!(&judged, Err(Failure::Passing(error, _)) if error.is_unreachable()) {
                 client.answered.note(&self.host);
             }

@@ -123,8 +123,18 @@ async fn a_registry_with_tls_is_not_spoken_to_in_the_clear_because_it_is_listed_
     settings.ca_files = vec![authority.certificate()];
     settings.credentials = explicit(&registry.host, password(USER, PASSWORD));
     // The registry answers 400 to plain HTTP on its TLS port.
-    let error = Origins::new(settings).unwrap().manifest(&registry.host, &repository(), &tag("v1")).await;
-    assert!(matches!(error, Err(OriginError::BadAnswer { .. })), "{error:?}");
+    let origins = Origins::new(settings).unwrap();
+    let told = |error: OriginError| {
+        assert!(matches!(error, OriginError::Unreachable { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains("speaks HTTPS") && text.contains(&format!("without --insecure {}", registry.host)),
+            "{text}"
+        );
+    };
+    told(origins.manifest(&registry.host, &repository(), &tag("v1")).await.unwrap_err());
+    // What answers HEAD has no text.
+    told(origins.head(&registry.host, &repository(), &tag("v1")).await.unwrap_err());
 }
 
 #[test]

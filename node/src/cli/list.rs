@@ -159,7 +159,7 @@ pub(super) fn status_page(status: &NodeStatus, now: u64) -> String {
         State::Stopping => "stopping after",
     };
     let mut out = format!("wherry {}, {state} {up}\n\n", harmless(&status.version));
-    let mut line = |name: &str, value: String| out += &format!("{name:<9} {}\n", harmless(&value));
+    let mut line = |name: &str, value: String| out += &format!("{name:<10} {}\n", harmless(&value));
     line("peer id", status.peer_id.to_string());
     line("network", status.network.to_string());
     line("site", status.site.clone());
@@ -213,6 +213,11 @@ pub(super) fn status_page(status: &NodeStatus, now: u64) -> String {
                 count(usize::try_from(it.manifests).unwrap_or(usize::MAX), "manifest")
             ),
         );
+    }
+    for it in &status.left_alone {
+        let of = it.mirror_of.as_ref().map_or_else(String::new, |of| format!(", a mirror of {of},"));
+        let left = show_age(Duration::from_secs(it.until.saturating_sub(now)));
+        line("left alone", format!("{}{of} for {left} more: {}", it.registry, it.why));
     }
     let errors = &status.errors;
     if errors.peer + errors.origin + errors.store + errors.client > 0 {

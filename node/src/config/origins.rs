@@ -339,13 +339,15 @@ pub(super) fn contradictions(origins: &BTreeMap<Host, OriginConfig>) -> Vec<Wron
     for (host, origin) in origins {
         let mut say = |found: String, expected: &str| wrong.push((found, expected.to_owned()));
         for mirror in origin.mirrors.iter().filter(|mirror| mirror.host == *host || mirror.host.is_site()) {
-            say(format!("{mirror}, a mirror of {host}"), "another registry");
+            let found =
+                format!("{mirror}, a mirror of {host}, which is not another registry that could be asked");
+            say(found, "mirrors that are other registries, or none");
         }
         for alias in &origin.aliases {
             if alias.parse::<Host>().is_ok_and(|other| other != *host && origins.contains_key(&other)) {
                 say(
                     format!("{alias:?}, an alias of {host} and a registry that is set itself"),
-                    "a name of its own",
+                    "an alias that is no registry's name, such as lab",
                 );
             }
             if let Some(other) = aliases.insert(alias, host)
@@ -353,33 +355,49 @@ pub(super) fn contradictions(origins: &BTreeMap<Host, OriginConfig>) -> Vec<Wron
             {
                 say(
                     format!("{alias:?}, an alias of {other} and of {host}"),
-                    "an alias for one registry alone",
+                    "it at one of the two, and another alias for the other",
                 );
             }
         }
-        let passwords =
-            usize::from(origin.password_file.is_some()) + usize::from(origin.password_variable.is_some());
-        if passwords != usize::from(origin.user.is_some()) {
-            let expected = "a user together with either password_file or password_variable";
-            say(format!("a login to {host} that is not whole"), expected);
+        match (&origin.user, &origin.password_file, &origin.password_variable) {
+            (_, Some(_), Some(_)) => say(
+                format!("both password_file and password_variable for {host}"),
+                "one of the two, beside user",
+            ),
+            (Some(user), None, None) => say(
+                format!("user {user:?} for {host}, without a password"),
+                "password_file, the path of a file with it, or password_variable beside user",
+            ),
+            (None, Some(_), None) => {
+                say(format!("password_file for {host}, without a user"), "user, a name, beside it");
+            }
+            (None, None, Some(_)) => {
+                say(format!("password_variable for {host}, without a user"), "user, a name, beside it");
+            }
+            (Some(_), _, _) | (None, None, None) => {}
         }
         if origin.user.is_some() && origin.credentials.is_some() {
-            say(format!("both credentials and user for {host}"), "one of the two");
+            let expected = "one of the two: credentials, or user with its password";
+            say(format!("both credentials and user for {host}"), expected);
         }
         if origin.certificate_key.is_some() && origin.certificate.is_none() {
-            say(format!("a certificate_key for {host} without its certificate"), "both");
+            let found = format!("certificate_key for {host}, without certificate");
+            say(found, "certificate, the path of the file with it, beside it, or neither");
         }
         if origin.access != Some(AccessWord::Verify)
             && (origin.verify_ttl.is_some() || origin.grace.is_some())
         {
-            say(format!("verify_ttl or grace for {host}"), "these together with access = verify");
+            let found = format!("verify_ttl or grace for {host}, whose clients are not verified");
+            say(found, "access = verify beside it, or neither of them");
         }
         if origin.access == Some(AccessWord::Verify) && host.is_site() {
-            say(format!("access = verify for {host}"), "a registry that can be asked");
+            let found = format!("access = verify for {host}, which is the site itself and no registry");
+            say(found, "it for a registry that can be asked, or not at all");
         }
         if origin.insecure && (origin.certificate.is_some() || !origin.ca.is_empty()) {
-            let expected = "either insecure or certificates";
-            say(format!("certificates for {host}, which is asked over plain HTTP"), expected);
+            let expected =
+                "it without insecure where it speaks HTTPS, and without ca and certificate where it does not";
+            say(format!("ca or certificate for {host}, which is insecure: asked over plain HTTP"), expected);
         }
     }
     wrong

@@ -198,6 +198,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         let expected = Expected::Value(expected);
         problems.push(Problem { key: "origin".to_owned(), source, found, expected });
     }
+    problems.extend(idle_rules(&config, set.get("tag_policy")));
     clashes(&config, &set, &mut problems);
     problems.extend(unusable_gateway(&config, &set));
     if problems.is_empty() { Ok(Loaded { config, sources: set }) } else { Err(ConfigError { problems }) }
@@ -381,6 +382,24 @@ fn unusable_certificates(config: &Config, source: Option<&Source>) -> Vec<Proble
         })
     };
     shown.filter_map(problem).collect()
+}
+
+/// The rules for tags that never count.
+fn idle_rules(config: &Config, source: Option<&Source>) -> Vec<Problem> {
+    let rules = &config.tag_policy;
+    let idle = rules.iter().enumerate().filter_map(|(at, rule)| {
+        let before = rules[..at].iter().find(|before| before.covers(rule))?;
+        let found =
+            format!("'{rule}', which never counts, since '{before}' before it takes all that it fits");
+        let expected = "the narrower of two rules first, or one of them alone: the first that fits counts";
+        Some(Problem {
+            key: "tag_policy".to_owned(),
+            source: source.cloned().unwrap_or(Source::Default),
+            found,
+            expected: Expected::Value(expected.to_owned()),
+        })
+    });
+    idle.collect()
 }
 
 /// What is wrong with how the gateway would be reached.

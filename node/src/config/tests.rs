@@ -352,7 +352,7 @@ fn nonsense_about_origins_is_reported_setting_by_setting_and_where_it_stands() {
         "--origin is a.io alias \"A\"; expected lowercase letters",
         "--origin is \"/none\", which cannot be read",
         "--origin is \"x\", an alias of b.io and of c.io; expected",
-        "--origin is a login to d.io that is not whole; expected a user together with",
+        "--origin is user \"ada\" for d.io, without a password; expected password_file",
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     for (found, start) in found.iter().zip(expected) {
@@ -370,5 +370,55 @@ fn what_would_show_one_registry_what_is_meant_for_another_is_refused() {
         ["there is no name in it", "one registry alone", "what is this gateway's own", "set twice for anna"]
     {
         assert!(found.iter().any(|problem| problem.contains(part)), "{part}: {found:#?}");
+    }
+}
+
+#[test]
+fn rules_for_tags_that_never_count_are_refused_all_at_once_with_the_one_that_takes_their_tags() {
+    let rules = |rules: &[&str]| sources("", &[], &[("tag_policy", rules)]);
+    let refused = |all: &[&str]| problems(&rules(all));
+    let told =
+        refused(&["docker.io/*=frozen", "docker.io/library/a:v*=site-first", "*=frozen", "quay.io=frozen"]);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].contains("--tag-policy") && told[0].contains("'docker.io/library/a:v*=site-first'"),
+        "{told:?}"
+    );
+    assert!(told[0].contains("since 'docker.io=frozen'") && told[1].contains("since 'frozen'"), "{told:?}");
+    for idle in [
+        ["a.io/b=frozen", "a.io/b=site-first"],
+        ["a.io/b=frozen", "a.io/b:1=site-first"],
+        ["a.io/b*=frozen", "a.io/bc/*=site-first"],
+        ["site-first", "origin-first"],
+        ["*.io/*:v*=frozen", "a.io/b:v1*=frozen"],
+    ] {
+        assert_eq!(refused(&idle).len(), 1, "{idle:?}");
+    }
+    for fine in [
+        ["a.io/b:1=site-first", "a.io/b=frozen"],
+        ["a.io/b/*=frozen", "a.io/*=site-first"],
+        ["a.io/b:v*=frozen", "a.io/b:*=site-first"],
+        ["a.io=frozen", "b.io=frozen"],
+        ["a.io/*:v*=frozen", "a.io/b:w1=site-first"],
+    ] {
+        assert_eq!(good(&rules(&fine)).config.tag_policy.len(), 2, "{fine:?}");
+    }
+}
+
+#[test]
+fn what_does_not_go_together_for_an_origin_is_told_with_what_to_do() {
+    for (says, what, expected) in [
+        ("user=a", "user \"a\" for a.io, without a password", "password_file"),
+        ("password_file=/x", "password_file for a.io, without a user", "user, a name"),
+        ("password_variable=X", "password_variable for a.io, without a user", "user, a name"),
+        ("user=a password_file=/x password_variable=X", "both password_file", "one of the two"),
+        ("user=a password_variable=X credentials=/x", "both credentials and user", "user with its password"),
+        ("certificate_key=/x", "certificate_key for a.io, without certificate", "beside it"),
+        ("grace=1h", "whose clients are not verified", "access = verify beside it"),
+        ("mirror=a.io/b", "not another registry", "other registries"),
+    ] {
+        let told = problems(&sources("", &[], &[("origin", &[&format!("a.io {says}")])]));
+        let found = told.iter().find(|it| it.contains(what)).unwrap_or_else(|| panic!("{says}: {told:?}"));
+        assert!(found.split("; expected ").nth(1).is_some_and(|it| it.contains(expected)), "{found}");
     }
 }

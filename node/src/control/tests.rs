@@ -72,6 +72,7 @@ impl Report for Harbour {
             transfers: Vec::new(),
             wan: WanStatus::default(),
             remaining: Vec::new(),
+            left_alone: Vec::new(),
             traffic: crate::status::Traffic::default(),
             errors: crate::status::ErrorCounts::default(),
         }

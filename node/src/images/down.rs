@@ -10,6 +10,7 @@ use wherry_gateway::origin::OriginError;
 
 use super::Images;
 use crate::config::units::show_age;
+use crate::status::LeftAlone;
 
 /// How long such an origin is not asked. Whoever asks it while it is silent waits for seconds, so that many names behind it
 /// are to cost that once; and once it is back nobody is to be answered from memory for much longer.
@@ -58,13 +59,10 @@ impl Images {
     /// was asked too often.
     pub(super) fn is_down(&self, host: &Host, what: String) -> Option<OriginError> {
         let (down, now) = (self.0.down.lock(), (self.0.parts.clock)());
-        let failed = down.get(host).filter(|failed| failed.age(now) < failed.wait)?;
+        let failed = down.get(host).filter(|failed| self.holds(host, failed, now))?;
         if failed.is_limit {
             let retry_after = Some(failed.wait.saturating_sub(failed.age(now)));
             return Some(OriginError::RateLimited { host: host.to_string(), what, retry_after });
-        }
-        if self.0.parts.origins.answered(host).is_some_and(|answered| answered > failed.when) {
-            return None;
         }
         let why = format!(
             "it was not asked, since {} ago it could not be reached to get {}: {}",
@@ -73,6 +71,38 @@ impl Images {
             failed.why
         );
         Some(OriginError::Unreachable { host: host.to_string(), what, why })
+    }
+
+    /// Whether what failed still keeps this node from asking an origin.
+    fn holds(&self, host: &Host, failed: &Failed, now: u64) -> bool {
+        let answered = || self.0.parts.origins.answered(host).is_some_and(|answered| answered > failed.when);
+        failed.age(now) < failed.wait && (failed.is_limit || !answered())
+    }
+
+    /// The registries and mirrors that are left alone now, why, and until when.
+    pub fn left_alone(&self) -> Vec<LeftAlone> {
+        let now = (self.0.parts.clock)();
+        let of_origin = |(host, failed): (&Host, &Failed)| LeftAlone {
+            registry: host.to_string(),
+            mirror_of: None,
+            why: match failed.is_limit {
+                true => format!("it says that it was asked too often, last for {}", failed.what),
+                false => format!("it could not be reached to get {}: {}", failed.what, failed.why),
+            },
+            until: failed.time.saturating_add(failed.wait.as_secs()),
+        };
+        let down = self.0.down.lock();
+        let mut all: Vec<LeftAlone> =
+            down.iter().filter(|(host, failed)| self.holds(host, failed, now)).map(of_origin).collect();
+        drop(down);
+        all.sort_by(|one, other| one.registry.cmp(&other.registry));
+        all.extend(self.0.parts.origins.left_alone().into_iter().map(|it| LeftAlone {
+            registry: it.mirror.to_string(),
+            mirror_of: Some(it.of.to_string()),
+            why: it.why,
+            until: now.saturating_add(it.wait.as_secs()),
+        }));
+        all
     }
 
     /// Remembers that an origin could not be reached or wants to be left alone, if that is what the error says.

@@ -100,6 +100,18 @@ pub enum ImageError {
         /// The platforms that there are.
         has: String,
     },
+    /// An image that is alone is not for the platform that was asked for.
+    #[error(
+        "{what} is one image, for {has}, and none for {wanted}. Leave out --platform, or ask for that one"
+    )]
+    OtherPlatform {
+        /// The image.
+        what: String,
+        /// The platform that was asked for.
+        wanted: String,
+        /// The platform that it is for.
+        has: String,
+    },
     /// An image does not fit into the store, whatever else left it.
     #[error(
         "{what} has {}, more than the whole disk budget of {}: raise --disk-budget", show_size(*size), show_size(*budget)
@@ -172,6 +184,7 @@ impl ImageError {
             Self::NotAManifest { .. }
             | Self::NoManifest { .. }
             | Self::NoPlatform { .. }
+            | Self::OtherPlatform { .. }
             | Self::TooManyParts { .. } => Refusal::new(unknown, message),
             Self::Lost { .. } => Refusal::new(RefusalKind::Unavailable, message).retry_after(RETRY_AFTER),
             Self::LargerThanBudget { .. } => Refusal::new(RefusalKind::NoSpace, message),

@@ -66,7 +66,7 @@ pub use error::ImageError;
 pub use list::{COUNT_FOR, KnownImage, LocalImage};
 pub use moved::Moved;
 pub use names::{ImageName, LEAST_DIGITS, Wanted};
-pub use platform::{choose, parse_platform, this_platform};
+pub use platform::{check as check_platform, choose, parse_platform, this_platform};
 pub use policy::{MAX_RULES, TagDetails, TagPolicy, TagRule, TagRules};
 pub use pull::{How, PARALLEL, PullEvents, Pulled, STUCK};
 pub use records::{Grant, KeptImage, MAX_BEFORE, MAX_IMAGES, MAX_TAGS, Records, TagEntry};

@@ -76,8 +76,24 @@ pub fn choose<'a>(manifests: &'a [Descriptor], wanted: &Platform) -> Option<&'a 
     fitting.min_by_key(|(_, fitness)| *fitness).map(|(entry, _)| entry)
 }
 
+/// Makes sure that an image which is alone, of which this is the configuration, runs on the platform that was asked for. One
+/// whose configuration names no platform may run anywhere.
+///
+/// # Errors
+/// When it is for another one, which the error names.
+pub fn check(what: &dyn std::fmt::Display, config: &[u8], wanted: &Platform) -> Result<(), ImageError> {
+    match serde_json::from_slice::<Platform>(config) {
+        Ok(has) if !has.os.is_empty() && !runs(&has, wanted) => Err(ImageError::OtherPlatform {
+            what: what.to_string(),
+            wanted: wanted.to_string(),
+            has: has.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Whether what is made for one platform runs on another.
-pub(super) fn runs(has: &Platform, wanted: &Platform) -> bool {
+fn runs(has: &Platform, wanted: &Platform) -> bool {
     fitness(has, wanted).is_some()
 }
 
@@ -158,6 +174,24 @@ mod tests {
         }
         assert_eq!(chosen_of(&["linux/arm/v7"], "linux/arm/v6"), None);
         assert_eq!(chosen_of(&["linux/arm64"], "linux/arm64/v8").as_deref(), Some("linux/arm64"));
+    }
+
+    #[test]
+    fn an_image_that_is_alone_is_refused_for_another_platform_with_the_one_that_it_has() {
+        let of = |config: &str, wanted: &str| {
+            let checked = check(&"a:1", config.as_bytes(), &parse_platform(wanted).unwrap());
+            checked.map_err(|error| error.to_string())
+        };
+        let arm = r#"{"os":"linux","architecture":"arm","variant":"v7","rootfs":{}}"#;
+        assert_eq!(of(arm, "linux/arm/v7"), Ok(()));
+        assert_eq!(of(arm, "linux/arm/v8"), Ok(()));
+        for wanted in ["linux/amd64", "linux/arm/v6", "windows/arm/v7"] {
+            let told = of(arm, wanted).unwrap_err();
+            assert!(told.contains(wanted) && told.contains("linux/arm/v7"), "{told}");
+        }
+        for config in ["{}", "no configuration", r#"{"os":"","architecture":""}"#] {
+            assert_eq!(of(config, "linux/amd64"), Ok(()), "{config}");
+        }
     }
 
     #[test]

@@ -126,6 +126,13 @@ fn host_alone(name: &str) -> Option<&str> {
 }
 
 impl TagRule {
+    /// Whether this takes all that another one fits, so that the other never counts behind it.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        // A '*' of the other is any text, which nothing but a '*' takes.
+        let covers = |all: &str, part: &str| matches(all.as_bytes(), part.as_bytes());
+        covers(&self.name, &other.name) && covers(&self.tag, &other.tag)
+    }
+
     fn fits(&self, reference: &Reference, tag: &str) -> bool {
         let name = format!("{}/{}", reference.host(), reference.repository());
         matches(self.name.as_bytes(), name.as_bytes()) && matches(self.tag.as_bytes(), tag.as_bytes())

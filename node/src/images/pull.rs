@@ -14,7 +14,7 @@ use wherry_gateway::{Descriptor, Manifest, ManifestContent, Platform, Reference,
 use wherry_proto::Digest;
 
 use super::away::{Away, Patience, WAIT, Waits};
-use super::platform::{chosen, runs, this_platform};
+use super::platform::{self, chosen, this_platform};
 use super::{ImageError, ImageName, Images, MAX_CONFIG, Unasked, blocking};
 use crate::limits::Limited;
 use crate::store::{Claim, StoreError, StoredBlob};
@@ -243,8 +243,7 @@ impl Images {
         Ok(claim)
     }
 
-    /// Makes sure, before anything large is fetched, that an image which is alone runs on the platform that was asked
-    /// for. One whose configuration names no platform may run anywhere.
+    /// Makes sure, before anything large is fetched, that an image which is alone runs on the platform that was asked for.
     async fn check_platform(
         &self,
         reference: &Reference,
@@ -263,14 +262,8 @@ impl Images {
         let config = blocking(move || {
             blob.read(MAX_CONFIG).map_err(|error| ImageError::Unreadable { digest, why: error.to_string() })
         });
-        match serde_json::from_slice::<Platform>(&config.await?) {
-            Ok(has) if !has.os.is_empty() && !runs(&has, wanted) => Err(ImageError::NoPlatform {
-                what: reference.to_string(),
-                wanted: wanted.to_string(),
-                has: has.to_string(),
-            }),
-            _ => Ok(()),
-        }
+        let config = config.await?;
+        platform::check(reference, &config, wanted)
     }
 
     async fn pull_blob(

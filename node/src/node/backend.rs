@@ -70,6 +70,7 @@ impl Report for Node {
             damaged: self.damage_status().await,
             wan: self.limits.status(),
             remaining: self.images.remaining(),
+            left_alone: self.images.left_alone(),
             traffic: self.metrics.traffic(),
             errors: self.metrics.errors(),
         }

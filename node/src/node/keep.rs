@@ -17,7 +17,7 @@ pub(super) fn failed(error: &StoreError) -> ApiError {
 impl Node {
     pub(super) async fn pin_image(&self, text: &str) -> Result<PinSummary, ApiError> {
         let turn = self.pins.turn().await;
-        let known = self.all_of(self.find_known(text).await?).await?;
+        let known = self.all_of(self.find_one(text).await?).await?;
         let image = self.local_of(&known, None).await?;
         if !image.whole {
             let message = format!("{} is not here whole", image.name);
@@ -33,7 +33,7 @@ impl Node {
             // It need not be here.
             Wanted::Named(name) => name,
             Wanted::Either(reference, _) => reference.into(),
-            Wanted::Digest(_) => self.find_known(text).await?.name,
+            Wanted::Digest(_) => self.find_one(text).await?.name,
         };
         let blobs = self.pins.turn().await.unpin(&name).await?;
         if blobs == 0 {

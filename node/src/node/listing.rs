@@ -9,7 +9,7 @@ use super::Node;
 use super::backend::{image_error, platform, stopping};
 use crate::control::api::{ApiError, ErrorCode, ImageDetails, ImageSummary, InspectRequest};
 use crate::images::inspect::{self, LayerState, OtherImage};
-use crate::images::{ImageName, LocalImage, MAX_CONFIG, Records};
+use crate::images::{ImageName, LocalImage, MAX_CONFIG, Records, check_platform};
 use crate::store::Store;
 use crate::transfer::Transfers;
 
@@ -64,6 +64,10 @@ impl Node {
                 let message = format!("the configuration of {reference} cannot be read: {error}");
                 ApiError::new(ErrorCode::Internal, message)
             })?;
+            // Of an index that of the platform was found.
+            if let (Some(wanted), Some(_)) = (&platform, local.top.image()) {
+                check_platform(&reference, &config, wanted).map_err(image_error)?;
+            }
             let here = |layer: &Descriptor| here(&store, &transfers, layer);
             let mut details = inspect::inspect(&reference, &local.image, &config, &others, here)
                 .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("{reference}: {error}")))?;

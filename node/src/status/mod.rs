@@ -11,7 +11,7 @@ mod tests;
 
 pub use metrics::{ErrorKind, Metrics};
 pub use report::{
-    Addresses, Damage, DamagedStatus, ErrorCounts, Joined, MAX_TRANSFERS, NodeStatus, Recovery, RefusedNode,
-    Remaining, Report, State, StoreStatus, Traffic, TransferStatus, UnreachedAddress,
+    Addresses, Damage, DamagedStatus, ErrorCounts, Joined, LeftAlone, MAX_TRANSFERS, NodeStatus, Recovery,
+    RefusedNode, Remaining, Report, State, StoreStatus, Traffic, TransferStatus, UnreachedAddress,
 };
 pub use server::serve;

@@ -66,6 +66,9 @@ pub struct NodeStatus {
     /// How many manifests each registry that counts them still gives, as it said last.
     #[serde(default)]
     pub remaining: Vec<Remaining>,
+    /// The registries and mirrors that it does not ask for now.
+    #[serde(default)]
+    pub left_alone: Vec<LeftAlone>,
     /// Bytes of blobs and manifests since the start.
     pub traffic: Traffic,
     /// What failed since the start, by kind.
@@ -79,6 +82,19 @@ pub struct Remaining {
     pub origin: String,
     /// How many manifests.
     pub manifests: u64,
+}
+
+/// A registry, or a mirror of one, that is left alone for now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftAlone {
+    /// The registry.
+    pub registry: String,
+    /// What it is a mirror of, if it is left alone as such.
+    pub mirror_of: Option<String>,
+    /// Why.
+    pub why: String,
+    /// Until when, in seconds since the Unix epoch.
+    pub until: u64,
 }
 
 /// A node that this one does not talk to.

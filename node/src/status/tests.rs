@@ -47,6 +47,7 @@ impl Report for Harbour {
                 ..WanStatus::default()
             },
             remaining: vec![Remaining { origin: "docker.io".to_owned(), manifests: 76 }],
+            left_alone: Vec::new(),
             traffic: self.0.traffic(),
             errors: self.0.errors(),
         }

@@ -6,6 +6,7 @@
 //! The daemon is pointed at a proxy that does not exist for everything but loopback, so a test that should be
 //! answered by a gateway can never be answered by the Hub.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use serde_json::json;
 use super::LIMIT;
 use crate::lab::{Lab, unmount_below};
 use crate::process::{Process, run, tool};
+use crate::system::seeing;
 use crate::wait::wait_until;
 
 /// How long the daemon may take to answer; it takes about a second.
@@ -24,6 +26,9 @@ const START: Duration = Duration::from_secs(60);
 
 /// How long the daemon and its containerd may take to end.
 const STOP: Duration = Duration::from_secs(30);
+
+/// Where a daemon's configuration is.
+const ETC: &str = "/etc/docker";
 
 /// A proxy that refuses every connection: port 1 of loopback.
 const NO_PROXY: &str = "http://127.0.0.1:1";
@@ -49,16 +54,38 @@ impl Docker {
     /// # Errors
     /// When it does not come up.
     pub fn start_with(lab: &Lab, name: &str, config: &Path) -> Result<Self> {
+        Self::start_by(lab, name, config, ("dockerd".into(), Vec::new()), "127.0.0.1,localhost")
+    }
+
+    /// Starts a daemon that has the configuration of another system, its `daemon.json` and all else. `near` is an address that
+    /// is asked as loopback is, by no proxy.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_seeing(lab: &Lab, name: &str, system: &Path, near: &str) -> Result<Self> {
+        let (program, mut before) = seeing(system, &[ETC])?;
+        before.push("dockerd".into());
+        let exempt = format!("127.0.0.1,localhost,{near}");
+        Self::start_by(lab, name, &Path::new(ETC).join("daemon.json"), (program, before), &exempt)
+    }
+
+    fn start_by(
+        lab: &Lab,
+        name: &str,
+        config: &Path,
+        (program, before): (OsString, Vec<OsString>),
+        exempt: &str,
+    ) -> Result<Self> {
         let root = lab.folder(name)?;
-        let daemon = Process::start(name, &lab.logs(), Signal::TERM, "dockerd", |command| {
-            command.arg("--config-file").arg(config);
+        let daemon = Process::start(name, &lab.logs(), Signal::TERM, program, |command| {
+            command.args(before).arg("--config-file").arg(config);
             command.arg("--data-root").arg(root.join("data")).arg("--exec-root").arg(root.join("exec"));
             command.arg("--pidfile").arg(root.join("pid")).arg("--host").arg(socket(&root));
             command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
             for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
                 command.env(proxy, NO_PROXY);
             }
-            command.env("NO_PROXY", "127.0.0.1,localhost").env("no_proxy", "127.0.0.1,localhost");
+            command.env("NO_PROXY", exempt).env("no_proxy", exempt);
         })?;
         let mut docker = Self { root, daemon };
         wait_until("dockerd answers", START, || {

@@ -1,6 +1,5 @@
 //! The arguments of `wherry doctor`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
@@ -9,7 +8,7 @@ use wherry_gateway::{NameError, Reference};
 
 use crate::cli::args::NodeArgs;
 use crate::cli::failure::Failure;
-use crate::cli::runtime::Runtime;
+use crate::cli::runtime::{Given, Runtime};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct DoctorArgs {
@@ -19,9 +18,10 @@ pub(in crate::cli) struct DoctorArgs {
     /// The image whose pull does not go through wherry, as the runtime is given it
     #[arg(value_name = "IMAGE", value_parser = image)]
     image: Option<String>,
-    /// Where the gateway is [default: as the node says, or 'wherry config']
+    /// Where the gateway is, HOST:PORT or, where it speaks TLS, https://HOST:PORT [default: as the node says, or 'wherry
+    /// config']
     #[arg(long, value_name = "ADDR")]
-    pub(super) gateway: Option<SocketAddr>,
+    pub(super) gateway: Option<Given>,
     /// The system whose files are looked at
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub(super) root: PathBuf,

@@ -8,6 +8,7 @@ use super::image::{Asking, Image};
 use super::machine::Process;
 use crate::cli::runtime::Files;
 use crate::cli::runtime::containerd::{CERTS, CONFIG, Config, Endpoint, endpoints, folders, read};
+use crate::cli::runtime::trust::{Chain, certificates};
 
 /// What there is to be judged.
 pub(super) struct Seen {
@@ -32,6 +33,24 @@ pub(super) struct Folder {
     pub(super) name: String,
     /// Its hosts.toml, if there is one, or why it cannot be read.
     pub(super) text: Result<Option<String>, String>,
+    /// The authorities that are named there, by the names of their files.
+    pub(super) authorities: Vec<(String, Chain)>,
+}
+
+impl Folder {
+    fn of(files: &Files, parent: &str, name: String) -> Self {
+        let within = format!("{parent}/{name}");
+        let text = files.read(&format!("{within}/hosts.toml")).map_err(|failure| super::told(&failure));
+        let hosts = text.as_ref().ok().and_then(Option::as_deref).and_then(|text| endpoints(text).ok());
+        let named = hosts.into_iter().flatten().flat_map(|host| host.authorities);
+        let authorities = named.map(|file| {
+            let path = if file.starts_with('/') { file.clone() } else { format!("{within}/{file}") };
+            let text = files.read(&path).ok().flatten().unwrap_or_default();
+            (file, certificates(&text))
+        });
+        let authorities = authorities.collect();
+        Self { parent: files.shown(parent), name, text, authorities }
+    }
 }
 
 impl Seen {
@@ -43,8 +62,7 @@ impl Seen {
         for parent in config.map(|config| config.paths).unwrap_or_default() {
             for name in files.names(&parent) {
                 if files.path(&format!("{parent}/{name}")).is_dir() {
-                    let text = files.read(&format!("{parent}/{name}/hosts.toml")).map_err(told);
-                    hosts.push(Folder { parent: files.shown(&parent), name, text });
+                    hosts.push(Folder::of(files, &parent, name));
                 }
             }
         }
@@ -246,6 +264,13 @@ fn hosts(findings: &mut Findings, folder: &Folder, gateway: &Gateway) -> bool {
         );
         return false;
     }
+    let named = |it: &&(String, Chain)| host.authorities.contains(&it.0);
+    let more = folder.authorities.iter().filter(named).flat_map(|(_, all)| all.iter().cloned()).collect();
+    let name = host.url.split_once("://").map_or(host.url.as_str(), |(_, rest)| rest);
+    let name = name.split('/').next().unwrap_or_default();
+    if !host.trusts_all && !super::trusts(findings, "containerd", gateway, name, &more) {
+        return false;
+    }
     if !may("resolve") {
         findings.note(
             format!(
@@ -314,6 +339,7 @@ mod tests {
             parent: "/c".to_owned(),
             name: (*name).to_owned(),
             text: Ok(text.map(str::to_owned)),
+            authorities: Vec::new(),
         };
         Seen {
             path: CONFIG.to_owned(),

@@ -12,6 +12,7 @@ use super::gateway::{Gateway, Leads};
 use super::image::{Asking, Image};
 use super::machine::Process;
 use crate::cli::runtime::docker::{FILE, read};
+use crate::cli::runtime::trust::Chain;
 
 /// How long docker may take to tell about itself.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,6 +28,8 @@ pub(super) struct Seen {
     pub(super) text: Result<Option<String>, String>,
     /// When it was written.
     pub(super) written: Option<SystemTime>,
+    /// The authorities that it trusts beside the machine's, for each host.
+    pub(super) trusted: Vec<(String, Chain)>,
     /// The daemon that has it.
     pub(super) process: Option<Process>,
     /// What `docker info` tells, or why it does not.
@@ -106,6 +109,7 @@ pub(super) fn judge(
     let Some(image) = image else { return (runs, None) };
     if image.through {
         insecure(findings, seen, gateway);
+        trusts(findings, seen, gateway, image.host().as_str());
         return (true, Some(image.by_repository()));
     }
     if needs_mirror {
@@ -129,7 +133,7 @@ pub(super) fn judge(
                     "no name can hold that registry's port behind the gateway: give it an alias, wherry up --origin '{} \
                      alias=NAME', and pull {}/NAME/…",
                     image.host(),
-                    gateway.at
+                    gateway.host
                 ),
             );
             (runs, None)
@@ -189,7 +193,18 @@ fn configured(findings: &mut Findings, seen: &Seen, gateway: &Gateway, needed: b
             findings.unset(says, gateway.setup("docker"), needed);
         }
     }
-    leads.contains(&Leads::There)
+    let Some(at) = leads.iter().position(|leads| *leads == Leads::There) else { return false };
+    let host =
+        mirrors[at].split_once("://").map_or("", |(_, rest)| rest).split('/').next().unwrap_or_default();
+    !needed || trusts(findings, seen, gateway, host)
+}
+
+/// Whether docker trusts the gateway by this name. On loopback it asks for no certificate that could be trusted.
+fn trusts(findings: &mut Findings, seen: &Seen, gateway: &Gateway, host: &str) -> bool {
+    let own = seen.trusted.iter().find(|(it, _)| it == host);
+    let nothing = Chain::new();
+    gateway.at.ip().is_loopback()
+        || super::trusts(findings, "docker", gateway, host, own.map_or(&nothing, |(_, all)| all))
 }
 
 /// Whether the daemon that runs knows of it.
@@ -270,14 +285,14 @@ fn insecure(findings: &mut Findings, seen: &Seen, gateway: &Gateway) {
     }
     let Ok(info) = &seen.info else { return };
     let configs = info.pointer("/RegistryConfig/IndexConfigs").and_then(Value::as_object);
-    let config = configs.and_then(|configs| configs.get(&gateway.at.to_string()));
+    let config = configs.and_then(|configs| configs.get(gateway.host.as_str()));
     if config.and_then(|config| config.get("Secure")).and_then(Value::as_bool) != Some(false) {
         findings.note(
             format!(
                 "docker asks {} over TLS when images are named by it, and it speaks plain HTTP",
-                gateway.at
+                gateway.host
             ),
-            Some(format!("add \"insecure-registries\": [\"{}\"] to {FILE}, and reload docker", gateway.at)),
+            Some(format!("add \"insecure-registries\": [\"{}\"] to {FILE}, and reload docker", gateway.host)),
         );
     }
 }
@@ -300,6 +315,7 @@ mod tests {
             path: FILE.to_owned(),
             text: Ok(Some(text.to_owned())),
             written: None,
+            trusted: Vec::new(),
             process: None,
             info: Ok(json!({ "RegistryConfig": { "Mirrors": mirrors } })),
         }

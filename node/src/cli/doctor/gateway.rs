@@ -2,18 +2,25 @@
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 
+use wherry_gateway::Host;
+
 use super::finding::Findings;
 use crate::cli::runtime::probe::Found;
+use crate::cli::runtime::trust::{self, Chain, Distrust};
 
 /// The gateway that is meant.
 #[derive(Clone, Debug)]
 pub(super) struct Gateway {
     /// Where it is reached from this machine.
     pub(super) at: SocketAddr,
+    /// How it is named.
+    pub(super) host: Host,
     /// Whether it listens on all addresses of this machine.
     pub(super) everywhere: bool,
     /// Whether it speaks TLS.
     pub(super) tls: bool,
+    /// The certificates that it shows then; none where that is not known.
+    pub(super) chain: Chain,
     /// How another command says that it is this one, if that has to be said.
     pub(super) flags: String,
 }
@@ -32,7 +39,12 @@ pub(super) enum Leads {
 impl Gateway {
     /// Its address as runtimes are given it.
     pub(super) fn url(&self) -> String {
-        format!("{}://{}", if self.tls { "https" } else { "http" }, self.at)
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.host)
+    }
+
+    /// Whether those trust it who name it so, and trust these authorities beside the machine's.
+    pub(super) fn is_trusted(&self, host: &Host, more: &Chain) -> Result<(), Distrust> {
+        if self.chain.is_empty() { Ok(()) } else { trust::judge(&self.chain, host, more) }
     }
 
     /// What makes a runtime use it.
@@ -56,6 +68,11 @@ impl Gateway {
             true => Leads::OtherScheme,
             false => Leads::Elsewhere,
         }
+    }
+
+    /// The port that names without one have.
+    pub(super) const fn own_port(&self) -> u16 {
+        if self.tls { 443 } else { 80 }
     }
 
     /// Whether a host, with its port if it has one, is the one that the gateway listens at.
@@ -84,7 +101,7 @@ impl Gateway {
 /// What was found where the gateway should be.
 pub(super) fn judge(gateway: &Gateway, found: &Found, runs: bool) -> Findings {
     let mut findings = Findings::new("gateway");
-    let at = gateway.at;
+    let at = &gateway.host;
     let elsewhere = format!(
         "end what listens there, or give the gateway another address with 'wherry up --gateway' and point the runtimes \
          at that: {}",
@@ -128,10 +145,19 @@ pub(super) fn judge(gateway: &Gateway, found: &Found, runs: bool) -> Findings {
 
 #[cfg(test)]
 pub(super) mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
     use super::*;
 
     pub(in crate::cli::doctor) fn gateway() -> Gateway {
-        Gateway { at: ([127, 0, 0, 1], 5050).into(), everywhere: false, tls: false, flags: String::new() }
+        Gateway {
+            at: ([127, 0, 0, 1], 5050).into(),
+            host: "127.0.0.1:5050".parse().unwrap(),
+            everywhere: false,
+            tls: false,
+            chain: Vec::new(),
+            flags: String::new(),
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) struct Asking(String);
 impl Image {
     pub(super) fn new(text: &str, gateway: &Gateway) -> Option<Self> {
         let reference: Reference = text.parse().ok()?;
-        let through = gateway.is_host(reference.host().as_str(), 80);
+        let through = gateway.is_host(reference.host().as_str(), gateway.own_port());
         Some(Self { text: text.to_owned(), reference, through })
     }
 
@@ -60,7 +60,7 @@ impl Image {
     /// Its name through the gateway; none where its registry has a port, which no name can hold there.
     pub(super) fn by_gateway(&self, gateway: &Gateway) -> Option<String> {
         let plain = self.host().port().is_none();
-        plain.then(|| format!("{}/{}", gateway.at, self.with_target(&self.name())))
+        plain.then(|| format!("{}/{}", gateway.host, self.with_target(&self.name())))
     }
 
     fn with_target(&self, name: &str) -> String {
@@ -93,7 +93,7 @@ impl Image {
 /// Asks the gateway for the image's manifest.
 pub(super) fn ask(findings: &mut Findings, gateway: &Gateway, image: &Image, asking: &Asking) {
     let talk = |method| -> Result<Option<Answer>, Broken> {
-        let said = exchange(gateway.at, gateway.tls, method, &asking.0, PATIENCE)?;
+        let said = exchange(gateway.at, gateway.tls.then_some(&gateway.host), method, &asking.0, PATIENCE)?;
         Ok(Answer::parse(&said))
     };
     // HEAD first, so that nothing moves; only a refusal's reason takes a body.
@@ -131,7 +131,7 @@ fn judge(findings: &mut Findings, gateway: &Gateway, name: &str, asked: &str, an
     let hint = match answer.status {
         401 => format!(
             "log in to the gateway: 'docker login {0}' or 'podman login {0}' and a pull by its name",
-            gateway.at
+            gateway.host
         ),
         403 => {
             "give the node a login for that registry, or the client one of its own: what it says tells which"

@@ -18,13 +18,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
+use wherry_gateway::Host;
 
 use super::environment::Environment;
 use super::failure::Failure;
 use super::output::{are, print, print_json};
-use super::runtime::probe::{Found, probe};
+use super::runtime::probe::{Found, probe, shown};
 use super::runtime::{
-    Files, Runtime, containerd as of_containerd, docker as of_docker, k3s as of_k3s, reachable,
+    Address, Files, Runtime, containerd as of_containerd, docker as of_docker, k3s as of_k3s, reachable,
+    trust,
 };
 use crate::control::api::{InspectRequest, NodeStatus};
 use crate::control::{Client, ClientError};
@@ -41,10 +43,7 @@ pub(super) async fn run(args: &DoctorArgs, environment: &Environment) -> Result<
     let (named, image) = args.meant()?;
     let client = args.node.client(environment);
     let status = client.status().await;
-    let meant = gateway(args, environment, status.as_ref().ok())?;
-    let found = probe(meant.at);
-    let tls = matches!(found, Found::Wherry { tls: true, .. } | Found::Registry { tls: true });
-    let gateway = Gateway { tls, ..meant };
+    let (gateway, found) = gateway(args, environment, status.as_ref().ok())?;
     let image = image.map(|text| {
         Image::new(&text, &gateway).ok_or_else(|| Failure::Usage(format!("'{text}' is no name of an image")))
     });
@@ -63,29 +62,53 @@ pub(super) async fn run(args: &DoctorArgs, environment: &Environment) -> Result<
     show(args, &gateway, all.into_iter().flat_map(|findings| findings.all).collect())
 }
 
-/// Where the gateway is: as it is said, as the node that runs says, or as it would be started.
+/// Where the gateway is: as it is said, as the node that runs says, or as it would be started; and what answers there.
 fn gateway(
     args: &DoctorArgs,
     environment: &Environment,
     status: Option<&NodeStatus>,
-) -> Result<Gateway, Failure> {
-    let at = match (args.gateway, status) {
-        (Some(gateway), _) => gateway,
-        (None, Some(status)) => status.addresses.gateway,
-        (None, None) => crate::config::load(&environment.sources(None, &[])?)?.config.gateway,
+) -> Result<(Gateway, Found), Failure> {
+    let (at, meant) = match (&args.gateway, status) {
+        (Some(given), _) => {
+            let meant = Address::meant(Some(given), environment)?;
+            let at = meant.resolved().map_err(|error| {
+                Failure::with_hint(
+                    format!("nobody knows where the gateway {} is: {error}", meant.host),
+                    "say with --gateway where it is",
+                )
+            })?;
+            (at, meant)
+        }
+        (None, Some(status)) => {
+            let at = status.addresses.gateway;
+            (at, Address::of(reachable(at), false)?)
+        }
+        (None, None) => {
+            let config = crate::config::load(&environment.sources(None, &[])?)?.config;
+            (config.gateway, Address::set(&config)?)
+        }
     };
     let here = reachable(at);
+    let found = probe(here, &meant.host);
+    let tls = matches!(found, Found::Wherry { tls: true, .. } | Found::Registry { tls: true });
+    let is_silent = matches!(found, Found::Nothing(_) | Found::Silent);
+    let meant = Address { tls: tls || (is_silent && meant.tls), host: meant.host };
+    let chain = if tls { shown(here, &meant.host).unwrap_or_default() } else { Vec::new() };
     let mut flags = String::new();
     // What the others of its commands would find by themselves need not be said.
-    if crate::config::load(&environment.lenient_sources(&[])).ok().map(|it| reachable(it.config.gateway))
-        != Some(here)
-    {
-        flags += &format!(" --gateway {here}");
+    let set = crate::config::load(&environment.lenient_sources(&[])).ok();
+    if set.and_then(|it| Address::set(&it.config).ok()).as_ref() != Some(&meant) {
+        let scheme = if meant.tls { "https://" } else { "" };
+        flags += &format!(" --gateway {scheme}{}", meant.host);
+    }
+    if !chain.is_empty() && trust::judge(&chain, &meant.host, &Vec::new()) == Err(trust::Distrust::Stranger) {
+        flags += " --ca FILE";
     }
     if args.root != Path::new("/") {
         flags += &format!(" --root {}", args.root.display());
     }
-    Ok(Gateway { at: here, everywhere: at.ip().is_unspecified(), tls: false, flags })
+    let everywhere = at.ip().is_unspecified();
+    Ok((Gateway { at: here, host: meant.host, everywhere, tls: meant.tls, chain, flags }, found))
 }
 
 /// What all runtimes are judged by.
@@ -149,7 +172,9 @@ fn one(findings: &mut Findings, look: &Look<'_>, runtime: Runtime) -> (bool, Opt
                 false => Err("it is not of this system".to_owned()),
             };
             let (path, text) = (files.shown(of_docker::FILE), read(of_docker::FILE));
-            let seen = docker::Seen { path, text, written: files.written(of_docker::FILE), process, info };
+            let written = files.written(of_docker::FILE);
+            let trusted = trust::folders(files, of_docker::CERTS);
+            let seen = docker::Seen { path, text, written, trusted, process, info };
             docker::judge(findings, &seen, gateway, look.origin, image)
         }
         Runtime::Containerd => {
@@ -190,6 +215,34 @@ fn told(failure: &Failure) -> String {
     }
 }
 
+/// Whether a runtime trusts the certificate of a gateway that it names so, given these authorities beside the machine's;
+/// says where it does not.
+fn trusts(
+    findings: &mut Findings,
+    runtime: &str,
+    gateway: &Gateway,
+    host: &str,
+    more: &trust::Chain,
+) -> bool {
+    let Ok(host) = host.parse::<Host>() else { return true };
+    let Err(distrust) = gateway.is_trusted(&host, more) else { return true };
+    let hint = match distrust {
+        trust::Distrust::Stranger => gateway.setup(runtime),
+        trust::Distrust::OtherName(_) => format!(
+            "point it at a name that is in the certificate: sudo wherry setup {runtime} --gateway https://NAME:{}",
+            gateway.at.port()
+        ),
+        trust::Distrust::Other(_) => {
+            "give the node another one, with --gateway-certificate and --gateway-key".to_owned()
+        }
+    };
+    findings.wrong(
+        format!("{runtime} does not trust the gateway at {host}: its certificate {}", distrust.why()),
+        hint,
+    );
+    false
+}
+
 /// Says where a daemon cannot reach what is on this machine's loopback.
 fn way(findings: &mut Findings, process: &Process, gateway: &Gateway) {
     if process.own_network && gateway.at.ip().is_loopback() {
@@ -199,8 +252,8 @@ fn way(findings: &mut Findings, process: &Process, gateway: &Gateway) {
                 process.id,
                 gateway.at.ip()
             ),
-            "have the gateway listen on an address that it reaches, wherry up --gateway ADDR:PORT --gateway-plain, and point \
-             it there",
+            "have the gateway listen on an address that it reaches, wherry up --gateway ADDR:PORT --gateway-plain (or with a \
+             certificate), and point it there",
         );
     }
 }
@@ -235,7 +288,7 @@ async fn held(client: &Client, image: &Image) -> Option<Findings> {
 fn show(args: &DoctorArgs, gateway: &Gateway, all: Vec<Finding>) -> Result<(), Failure> {
     let wrong = all.iter().filter(|finding| finding.verdict == Verdict::Wrong).count();
     match args.node.json {
-        true => print_json(&json!({ "gateway": gateway.at, "checks": all, "wrong": wrong }))?,
+        true => print_json(&json!({ "gateway": gateway.host, "checks": all, "wrong": wrong }))?,
         false => print(&all.iter().map(Finding::shown).collect::<String>())?,
     }
     match wrong {

@@ -7,8 +7,9 @@ use super::finding::Findings;
 use super::gateway::Gateway;
 use super::image::{Asking, Image};
 use super::machine::Process;
-use crate::cli::runtime::Files;
-use crate::cli::runtime::podman::{FOLDER, MAIN, Mirror, NAME, Registry, read};
+use crate::cli::runtime::podman::{CERTS, FOLDER, MAIN, Mirror, NAME, Registry, read};
+use crate::cli::runtime::trust::{self, Chain};
+use crate::cli::runtime::{Files, docker};
 
 /// Where a user's own files are, below HOME.
 const USER: &str = ".config/containers";
@@ -25,6 +26,8 @@ pub(super) struct Seen {
     pub(super) instead: Option<String>,
     /// CRI-O; podman has no daemon.
     pub(super) process: Option<Process>,
+    /// The authorities that are trusted beside the machine's, for each host.
+    pub(super) trusted: Vec<(String, Chain)>,
     /// The variables that name proxies.
     pub(super) variables: Vec<(String, String)>,
 }
@@ -37,10 +40,23 @@ impl Seen {
         home: Option<&str>,
         process: Option<Process>,
     ) -> Self {
-        let mut seen =
-            Self { name, files: Vec::new(), written: None, instead: None, process, variables: Vec::new() };
+        let mut seen = Self {
+            name,
+            files: Vec::new(),
+            written: None,
+            instead: None,
+            process,
+            trusted: Vec::new(),
+            variables: Vec::new(),
+        };
         let system = Files { root: files.root.clone() };
         let own = home.map(|home| Files { root: home.into() });
+        let certs = format!("{USER}/certs.d");
+        let folders =
+            [(Some(&system), CERTS), (Some(&system), docker::CERTS), (own.as_ref(), certs.as_str())];
+        for (files, folder) in folders {
+            seen.trusted.extend(files.into_iter().flat_map(|files| trust::folders(files, folder)));
+        }
         let mut add = |files: &Files, path: &str| {
             match files.read(path) {
                 Ok(None) => return false,
@@ -116,7 +132,7 @@ pub(super) fn judge(
     for (prefix, path) in lost.iter().filter(|_| image.is_none()) {
         findings.wrong(
             format!("{path} says of {prefix} what takes the gateway away again"),
-            format!("add the mirror there: location = \"{}/{prefix}\"", gateway.at),
+            format!("add the mirror there: location = \"{}/{prefix}\"", gateway.host),
         );
     }
     if let Some(path) = &seen.instead {
@@ -131,17 +147,20 @@ pub(super) fn judge(
     super::proxy(findings, seen.name, &seen.variables, gateway);
     let Some(image) = image else { return (set_up, None) };
     if image.through {
-        let plain = all
-            .iter()
-            .any(|(it, _)| it.insecure && gateway.is_host(&it.location, 80) && it.fits(&image.name()));
+        let plain = all.iter().any(|(it, _)| {
+            it.insecure && gateway.is_host(&it.location, gateway.own_port()) && it.fits(&image.name())
+        });
         if !plain && !gateway.tls {
             findings.wrong(
                 format!(
                     "{} asks {} over TLS when images are named by it, and it speaks plain HTTP",
-                    seen.name, gateway.at
+                    seen.name, gateway.host
                 ),
                 format!("pull with --tls-verify=false, or: {}", gateway.setup(seen.name)),
             );
+        }
+        if gateway.tls && !plain {
+            trusts(findings, seen, gateway, image.host().as_str());
         }
         return (set_up, Some(image.by_repository()));
     }
@@ -157,7 +176,7 @@ pub(super) fn judge(
 fn mirror<'a>(registry: &'a Registry, gateway: &Gateway) -> Option<&'a Mirror> {
     registry.mirrors.iter().find(|mirror| {
         let host = mirror.location.split('/').next().unwrap_or_default();
-        gateway.is_host(host, if gateway.tls { 443 } else { 80 })
+        gateway.is_host(host, gateway.own_port())
     })
 }
 
@@ -173,14 +192,14 @@ fn every(findings: &mut Findings, seen: &Seen, with: &[&&(Registry, &str)], gate
     if with.is_empty() {
         let says = match seen.files.is_empty() {
             true => format!("{MAIN} and {FOLDER}/{NAME} are not there"),
-            false => format!("no registry in {} has the gateway {} for a mirror", names(seen), gateway.at),
+            false => format!("no registry in {} has the gateway {} for a mirror", names(seen), gateway.host),
         };
         findings.unset(says, gateway.setup(seen.name), true);
         return false;
     }
     let mut fine = Vec::new();
     for (registry, path) in with.iter().map(|it| (&it.0, it.1)) {
-        if obstacle(findings, registry, path, gateway) {
+        if obstacle(findings, seen, registry, path, gateway) {
             continue;
         }
         fine.push(registry.prefix.as_str());
@@ -224,14 +243,16 @@ fn one(
         findings.unset(
             format!("{path} says where {} comes from, without the gateway", registry.prefix),
             format!(
-                "add a [[registry.mirror]] there: location = \"{}/{}\", insecure = true",
-                gateway.at, registry.prefix
+                "add a [[registry.mirror]] there: location = \"{}/{}\"{}",
+                gateway.host,
+                registry.prefix,
+                if gateway.tls { "" } else { ", insecure = true" }
             ),
             true,
         );
         return false;
     }
-    if obstacle(findings, registry, path, gateway) {
+    if obstacle(findings, seen, registry, path, gateway) {
         return false;
     }
     findings.ok(format!("{path} has the gateway for a mirror of {}", registry.prefix));
@@ -239,7 +260,13 @@ fn one(
 }
 
 /// What keeps a mirror from being asked, or from being asked the right thing; says it.
-fn obstacle(findings: &mut Findings, registry: &Registry, path: &str, gateway: &Gateway) -> bool {
+fn obstacle(
+    findings: &mut Findings,
+    seen: &Seen,
+    registry: &Registry,
+    path: &str,
+    gateway: &Gateway,
+) -> bool {
     let Some(mirror) = mirror(registry, gateway) else { return false };
     let prefix = &registry.prefix;
     if registry.by_digest_only || mirror.asked_for.as_deref() == Some("digest-only") {
@@ -259,8 +286,12 @@ fn obstacle(findings: &mut Findings, registry: &Registry, path: &str, gateway: &
     if !mirror.location.contains('/') {
         findings.wrong(
             format!("{path} has the gateway asked for {prefix} without the registry's name, which means the node's default"),
-            format!("write location = \"{}/{prefix}\"", gateway.at),
+            format!("write location = \"{}/{prefix}\"", gateway.host),
         );
+        return true;
+    }
+    let host = mirror.location.split('/').next().unwrap_or_default();
+    if !mirror.insecure && !trusts(findings, seen, gateway, host) {
         return true;
     }
     if let Some(at) = registry.mirrors.iter().position(|it| it == mirror).filter(|at| *at > 0) {
@@ -270,6 +301,13 @@ fn obstacle(findings: &mut Findings, registry: &Registry, path: &str, gateway: &
         );
     }
     false
+}
+
+/// Whether the gateway is trusted by this name.
+fn trusts(findings: &mut Findings, seen: &Seen, gateway: &Gateway, host: &str) -> bool {
+    let all = seen.trusted.iter().filter(|(it, _)| it == host);
+    let more: Chain = all.flat_map(|(_, certificates)| certificates.iter().cloned()).collect();
+    super::trusts(findings, seen.name, gateway, host, &more)
 }
 
 /// Whether the daemon that runs knows of it. podman has none, and reads its files at each pull.
@@ -306,6 +344,7 @@ mod tests {
             written: None,
             instead: None,
             process: None,
+            trusted: Vec::new(),
             variables: Vec::new(),
         };
         let image = image.map(|image| Image::new(image, &gateway()).unwrap());

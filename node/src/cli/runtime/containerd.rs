@@ -93,6 +93,10 @@ pub(in crate::cli) struct Endpoint {
     pub(in crate::cli) capabilities: Option<Vec<String>>,
     /// Whether its address is the whole path, so that `/v2` is not put behind it.
     pub(in crate::cli) overrides_path: bool,
+    /// Files with authorities that vouch for it, absolute or as seen from the folder of the hosts.toml.
+    pub(in crate::cli) authorities: Vec<String>,
+    /// Whether any certificate will do.
+    pub(in crate::cli) trusts_all: bool,
 }
 
 /// The hosts of a hosts.toml in the order in which they are asked.
@@ -104,6 +108,11 @@ pub(in crate::cli) fn endpoints(text: &str) -> Result<Vec<Endpoint>, String> {
             url: url.clone(),
             capabilities: host.get("capabilities").map(|it| strings(Some(it))),
             overrides_path: host.get("override_path").and_then(Value::as_bool).unwrap_or(false),
+            authorities: match host.get("ca") {
+                Some(Value::String(file)) => vec![file.clone()],
+                other => strings(other),
+            },
+            trusts_all: host.get("skip_verify").and_then(Value::as_bool).unwrap_or(false),
         })
         .collect();
     // The order of the file counts, which a table does not keep.
@@ -152,6 +161,10 @@ mod tests {
         assert_eq!(found[0].capabilities, None);
         assert_eq!(found[1].capabilities.as_deref(), Some(&["pull".to_owned()][..]));
         assert!(found[1].overrides_path && !found[0].overrides_path);
+        let text = "[host.\"https://z\"]\nca = \"wherry.crt\"\n[host.\"https://y\"]\nca = [\"/a\", \"b\"]\nskip_verify = true\n";
+        let found = endpoints(text).unwrap();
+        assert_eq!((&found[0].authorities[..], found[0].trusts_all), (&["wherry.crt".to_owned()][..], false));
+        assert!(found[1].authorities == ["/a", "b"] && found[1].trusts_all);
         assert_eq!(folders("localhost:5000"), ["localhost_5000_", "localhost:5000", "_default"]);
         assert_eq!(folders("quay.io"), ["quay.io", "_default"]);
     }

@@ -3,6 +3,8 @@
 use serde_json::{Map, Value};
 
 pub(in crate::cli) const FILE: &str = "/etc/docker/daemon.json";
+/// Where the authorities are that it trusts in for single registries and mirrors, in a folder for each.
+pub(in crate::cli) const CERTS: &str = "/etc/docker/certs.d";
 pub(in crate::cli) const KEY: &str = "registry-mirrors";
 
 /// What a daemon.json says.

@@ -1,5 +1,6 @@
 //! k3s's registries.yaml: the endpoints of its mirrors, and nothing else of YAML.
 
+pub(in crate::cli) const FOLDER: &str = "/etc/rancher/k3s";
 pub(in crate::cli) const FILE: &str = "/etc/rancher/k3s/registries.yaml";
 
 /// The endpoints of each registry, in the order of the file. What is written in another way than one line for each

@@ -1,14 +1,17 @@
 //! Container runtimes and the files that say where their images come from: what `setup` writes and `doctor` judges.
 
+mod address;
 pub(super) mod containerd;
 pub(super) mod docker;
 mod files;
 pub(super) mod k3s;
 pub(super) mod podman;
 pub(super) mod probe;
+pub(super) mod trust;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+pub(super) use address::{Address, Given};
 pub(super) use files::Files;
 
 /// A container runtime.

@@ -6,6 +6,8 @@ pub(in crate::cli) const MAIN: &str = "/etc/containers/registries.conf";
 pub(in crate::cli) const FOLDER: &str = "/etc/containers/registries.conf.d";
 /// The file there that is ours.
 pub(in crate::cli) const NAME: &str = "50-wherry.conf";
+/// Where the authorities are that are trusted in for single registries, in a folder for each.
+pub(in crate::cli) const CERTS: &str = "/etc/containers/certs.d";
 
 /// What is said of the images whose names begin alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use wherry_gateway::Host;
 use wherry_gateway::server::GATEWAY_HEADER;
+
+use super::trust::{Chain, server_name};
 
 /// How long a gateway may take to answer whether it is one.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -82,9 +85,10 @@ impl Answer {
     }
 }
 
-/// Finds out what answers there.
-pub(in crate::cli) fn probe(gateway: SocketAddr) -> Found {
-    let said = match exchange(gateway, false, "GET", "/v2/", PATIENCE) {
+/// Finds out what answers there. `host` is how it is named.
+pub(in crate::cli) fn probe(gateway: SocketAddr, host: &Host) -> Found {
+    let ask = |tls: bool| exchange(gateway, tls.then_some(host), "GET", "/v2/", PATIENCE);
+    let said = match ask(false) {
         Ok(said) => said,
         Err(Broken::Connect(error)) => return Found::Nothing(error.to_string()),
         Err(Broken::Talk) => Vec::new(),
@@ -95,7 +99,7 @@ pub(in crate::cli) fn probe(gateway: SocketAddr) -> Found {
     }
     // Those that speak TLS answer plain HTTP with an alert, an error of their own, or nothing.
     if plain.is_none_or(|answer| answer.status == 400)
-        && let Ok(said) = exchange(gateway, true, "GET", "/v2/", PATIENCE)
+        && let Ok(said) = ask(true)
     {
         let found = Answer::parse(&said).and_then(|answer| answer.who(true));
         return found.unwrap_or_else(|| Found::Other("it speaks TLS".to_owned()));
@@ -116,10 +120,22 @@ pub(in crate::cli) enum Broken {
     Talk,
 }
 
-/// One request, and what comes back for it until the other side closes, at most [`MAX_ANSWER`].
+/// The certificates that are shown there over TLS to whom names it so; none if it speaks none.
+pub(in crate::cli) fn shown(gateway: SocketAddr, host: &Host) -> Option<Chain> {
+    let mut stream = TcpStream::connect_timeout(&gateway, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE))).ok()?;
+    let mut client = client(host)?;
+    while client.is_handshaking() {
+        client.complete_io(&mut stream).ok()?;
+    }
+    Some(client.peer_certificates()?.iter().map(|it| it.clone().into_owned()).collect())
+}
+
+/// One request, and what comes back for it until the other side closes, at most [`MAX_ANSWER`]. It goes over TLS where
+/// `tls` says what the other side is named.
 pub(in crate::cli) fn exchange(
     gateway: SocketAddr,
-    tls: bool,
+    tls: Option<&Host>,
     method: &str,
     target: &str,
     patience: Duration,
@@ -137,13 +153,13 @@ pub(in crate::cli) fn exchange(
         stream.set_write_timeout(Some(patience))
     };
     timed(&stream).map_err(|_| Broken::Talk)?;
-    let answer = match tls {
-        false => talk(stream, &request, deadline),
-        true => client(gateway)
-            .map_err(|_| Broken::Talk)
-            .and_then(|client| talk(StreamOwned::new(client, stream), &request, deadline)),
-    }?;
-    Ok(answer)
+    match tls {
+        None => talk(stream, &request, deadline),
+        Some(host) => {
+            let client = client(host).ok_or(Broken::Talk)?;
+            talk(StreamOwned::new(client, stream), &request, deadline)
+        }
+    }
 }
 
 fn talk(mut stream: impl Read + Write, request: &str, deadline: Instant) -> Result<Vec<u8>, Broken> {
@@ -164,17 +180,19 @@ fn talk(mut stream: impl Read + Write, request: &str, deadline: Instant) -> Resu
     Ok(said)
 }
 
-fn client(gateway: SocketAddr) -> Result<ClientConnection, rustls::Error> {
+fn client(host: &Host) -> Option<ClientConnection> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?
+        .with_safe_default_protocol_versions()
+        .ok()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         .with_no_client_auth();
-    ClientConnection::new(Arc::new(config), ServerName::IpAddress(gateway.ip().into()))
+    ClientConnection::new(Arc::new(config), server_name(host)?).ok()
 }
 
-/// Takes whoever answers: it is told nothing that is secret, and what it says is shown and not acted upon.
+/// Takes whoever answers: it is told nothing that is secret, and what it says is shown and not acted upon. Whether runtimes
+/// would take it too is asked of [`super::trust`].
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 
@@ -248,8 +266,9 @@ mod tests {
                 stream.write_all(greeting).unwrap();
             }
         });
-        assert_eq!(probe(address), Found::Other("it says 'SSH-2.0-lab'".to_owned()));
+        let host = address.to_string().parse().unwrap();
+        assert_eq!(probe(address, &host), Found::Other("it says 'SSH-2.0-lab'".to_owned()));
         server.join().unwrap();
-        assert!(matches!(probe(address), Found::Nothing(_)));
+        assert!(matches!(probe(address, &host), Found::Nothing(_)));
     }
 }

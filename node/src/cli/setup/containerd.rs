@@ -1,11 +1,9 @@
 //! containerd: a hosts.toml for all registries, and that its CRI plugin looks there. Of the administrator's config.toml the
 //! lines that are needed change and no others, each with a mark by which it is found again.
 
-use std::net::SocketAddr;
-
 use toml::Table;
 
-use super::plan::{OWN, Plan};
+use super::plan::{AUTHORITY, OWN, Plan, Target};
 use crate::cli::failure::Failure;
 use crate::cli::runtime::Files;
 use crate::cli::runtime::containerd::{CERTS, CONFIG, plugin, read};
@@ -13,7 +11,8 @@ use crate::cli::runtime::containerd::{CERTS, CONFIG, plugin, read};
 /// Ends a line that was added, and one that was changed, which then says from what.
 const MARK: &str = "# wherry setup";
 
-pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Plan, Failure> {
+pub(super) fn plan(files: &Files, target: &Target) -> Result<Plan, Failure> {
+    let undo = target.undo;
     let mut plan = Plan::default();
     let before = files.read(CONFIG)?;
     let written = before.as_ref().filter(|text| !text.trim().is_empty());
@@ -24,6 +23,7 @@ pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Pla
         _ => CERTS.to_owned(),
     };
     let hosts = format!("{certs}/_default/hosts.toml");
+    plan.authority_file(files, &format!("{certs}/_default/{AUTHORITY}"), target)?;
     if undo {
         plan.own_file(files, &hosts, None, "")?;
         // A file of which nothing is left was not there before.
@@ -36,7 +36,12 @@ pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Pla
             Some(text) => text.clone(),
             None => with_path(files, &format!("version = 2 {MARK}\n"))?,
         };
-        let text = format!("{OWN}\n[host.\"http://{gateway}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+        let mut text =
+            format!("{OWN}\n[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n", target.gateway);
+        if plan.authority.is_some() {
+            // Beside this file, wherever that is.
+            text += &format!("  ca = \"{AUTHORITY}\"\n");
+        }
         plan.own_file(files, &hosts, Some(text), "add the gateway to it, before the other hosts")?;
         plan.change(files.path(CONFIG), before, Some(after));
         for name in files.names(&certs).into_iter().filter(|name| name != "_default") {

@@ -1,49 +1,62 @@
-//! docker: `registry-mirrors` in daemon.json. The file keeps its shape: only what is added or taken away changes.
+//! docker: `registry-mirrors` in daemon.json, and who vouches for a mirror that speaks TLS. daemon.json keeps its shape: only
+//! what is added or taken away changes.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 
 use serde_json::Value;
 
-use super::plan::Plan;
+use super::plan::{AUTHORITY, Plan, Target};
 use crate::cli::failure::Failure;
-use crate::cli::runtime::Files;
-use crate::cli::runtime::docker::{Daemon, FILE, KEY, read};
+use crate::cli::runtime::docker::{CERTS, Daemon, FILE, KEY, read};
+use crate::cli::runtime::{Address, Files};
 
-pub(super) fn plan(files: &Files, gateway: SocketAddr, undo: bool) -> Result<Plan, Failure> {
+pub(super) fn plan(files: &Files, target: &Target) -> Result<Plan, Failure> {
+    let Target { gateway, undo, .. } = target;
     let mut plan = Plan::default();
-    let before = files.read(FILE)?;
-    let url = format!("http://{gateway}");
+    let mut before = files.read(FILE)?;
+    let url = gateway.to_string();
+    let found = before.clone();
+    // What was set up before the gateway spoke TLS, or no longer does, goes in any case.
+    let other = Address { tls: !gateway.tls, host: gateway.host.clone() }.to_string();
+    if let Some(text) = before.as_deref().filter(|text| !text.trim().is_empty())
+        && let Ok(Daemon { mirrors, .. }) = read(text)
+        && mirrors.iter().any(|mirror| is_same(mirror, &other))
+    {
+        before = taken_away(text, &other, &mirrors);
+    }
     let text = before.clone().unwrap_or_default();
     let wrong = |why: &str| {
         let message = format!("{} {why}", files.path(FILE).display());
         Failure::with_hint(message, "mend it first: docker would not start with it")
     };
     let after = if text.trim().is_empty() {
-        match undo {
+        match *undo {
             true => before.clone(),
             false => Some(fresh(&url)),
         }
     } else {
         let Daemon { object, mirrors } = read(&text).map_err(|why| wrong(&why))?;
         let is_there = mirrors.iter().any(|mirror| is_same(mirror, &url));
-        match undo {
+        match *undo {
             false if is_there => before.clone(),
             false => Some(added(&text, &url, object.is_empty(), object.contains_key(KEY))),
             true if !is_there => before.clone(),
             true => taken_away(&text, &url, &mirrors),
         }
     };
-    plan.change(files.path(FILE), before, after);
+    plan.change(files.path(FILE), found, after);
     if !plan.changes.is_empty() {
         plan.then.push(
             "systemctl reload docker    # it reads registry-mirrors anew; containers run on".to_owned(),
         );
     }
+    // Read anew at each pull.
+    plan.authority_file(files, &format!("{CERTS}/{}/{AUTHORITY}", gateway.host), target)?;
     if !undo {
         plan.notes.push(format!(
             "docker asks mirrors for images of docker.io alone; others by the gateway's name: docker pull \
-             {gateway}/quay.io/org/app"
+             {}/quay.io/org/app",
+            gateway.host
         ));
     }
     Ok(plan)

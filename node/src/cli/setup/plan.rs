@@ -5,10 +5,24 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::Failure;
-use crate::cli::runtime::Files;
+use crate::cli::runtime::{Address, Files};
 
 /// Begins the files that are wherry's own, so that nobody else's is replaced or removed.
 pub(super) const OWN: &str = "# Written by 'wherry setup'; 'wherry setup RUNTIME --undo' removes it.\n";
+
+/// What the file with the authority of a gateway's certificate is called; docker and podman read all that end so.
+pub(super) const AUTHORITY: &str = "wherry.crt";
+
+/// What is to be set up or undone.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    /// Where the gateway is.
+    pub(super) gateway: Address,
+    /// The authority that vouches for its certificate, as PEM, where one is given.
+    pub(super) authority: Option<String>,
+    /// Whether it is taken away instead.
+    pub(super) undo: bool,
+}
 
 /// A file before and after; `None` where there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +41,8 @@ pub(super) struct Plan {
     pub(super) notes: Vec<String>,
     /// What has to be done afterwards.
     pub(super) then: Vec<String>,
+    /// The authority that the runtime has for the gateway, as PEM.
+    pub(super) authority: Option<String>,
 }
 
 impl Plan {
@@ -58,6 +74,24 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Adds the file with the authority of the gateway's certificate: as it is given or, where none is, as it was given
+    /// before. Without TLS, or for an undo, it goes.
+    pub(super) fn authority_file(
+        &mut self,
+        files: &Files,
+        path: &str,
+        target: &Target,
+    ) -> Result<(), Failure> {
+        let before = files.read(path)?.filter(|text| text.starts_with(OWN));
+        let after = match (&target.authority, target.gateway.tls && !target.undo) {
+            (_, false) => None,
+            (Some(pem), true) => Some(format!("{OWN}{pem}")),
+            (None, true) => before,
+        };
+        self.authority.clone_from(&after);
+        self.own_file(files, path, after, "move it away, or add the authority to it by hand")
     }
 }
 
@@ -104,8 +138,9 @@ impl Change {
         };
         let Some(after) = &self.after else {
             fs::remove_file(&self.path).map_err(failed)?;
-            // The folder for all registries is made for this file alone; it stays if anything else is in there.
-            if let Some(folder) = self.path.parent().filter(|folder| folder.ends_with("_default")) {
+            // The folder for all registries, or for the gateway, is made for this file; it stays if anything else is in there.
+            let is_made = |folder: &&Path| folder.parent().is_some_and(|parent| parent.ends_with("certs.d"));
+            if let Some(folder) = self.path.parent().filter(is_made) {
                 let _ = fs::remove_dir(folder);
             }
             return Ok(());

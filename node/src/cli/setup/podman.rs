@@ -1,26 +1,28 @@
-//! podman, buildah, skopeo and CRI-O: a file of our own beside theirs.
-
-use std::net::SocketAddr;
+//! podman, buildah, skopeo and CRI-O: a file of our own beside theirs, and who vouches for a gateway that speaks TLS.
 
 use wherry_gateway::Host;
 
-use super::plan::{OWN, Plan};
+use super::plan::{AUTHORITY, OWN, Plan, Target};
 use crate::cli::failure::Failure;
-use crate::cli::runtime::Files;
-use crate::cli::runtime::podman::{FOLDER, MAIN, NAME, read};
+use crate::cli::runtime::podman::{CERTS, FOLDER, MAIN, NAME, read};
+use crate::cli::runtime::{Address, Files};
 
-pub(super) fn plan(
-    files: &Files,
-    gateway: SocketAddr,
-    registries: &[Host],
-    undo: bool,
-) -> Result<Plan, Failure> {
+pub(super) fn plan(files: &Files, target: &Target, registries: &[Host]) -> Result<Plan, Failure> {
+    let Target { gateway, undo, .. } = target;
     let mut plan = Plan::default();
     let path = format!("{FOLDER}/{NAME}");
     let after = match undo {
         true => None,
         false => Some(content(files, gateway, registries, &mut plan)?),
     };
+    plan.authority_file(files, &format!("{CERTS}/{}/{AUTHORITY}", gateway.host), target)?;
+    // The file names one gateway, so that what vouches for any other is of no use.
+    for host in files.names(CERTS).into_iter().filter(|host| host != gateway.host.as_str()) {
+        let path = format!("{CERTS}/{host}/{AUTHORITY}");
+        if files.read(&path)?.is_some() {
+            plan.own_file(files, &path, None, "")?;
+        }
+    }
     let instead = "move it away, or set up what deploy/runtimes/podman-registries.conf shows by hand";
     plan.own_file(files, &path, after, instead)?;
     Ok(plan)
@@ -28,14 +30,16 @@ pub(super) fn plan(
 
 fn content(
     files: &Files,
-    gateway: SocketAddr,
+    gateway: &Address,
     registries: &[Host],
     plan: &mut Plan,
 ) -> Result<String, Failure> {
     let mut others = vec![MAIN.to_owned()];
     let names = files.names(FOLDER).into_iter().filter(|name| name.ends_with(".conf") && name != NAME);
     others.extend(names.map(|name| format!("{FOLDER}/{name}")));
-    let mut text = format!("{OWN}\n[[registry]]\nlocation = \"{gateway}\"\ninsecure = true\n");
+    let insecure = if gateway.tls { "" } else { "insecure = true\n" };
+    let gateway = &gateway.host;
+    let mut text = format!("{OWN}\n[[registry]]\nlocation = \"{gateway}\"\n{insecure}");
     for host in registries {
         let host = host.as_str();
         let mut known = None;
@@ -62,7 +66,7 @@ fn content(
             None => {
                 text += &format!(
                     "\n[[registry]]\nprefix = \"{host}\"\nlocation = \"{host}\"\n\n[[registry.mirror]]\n\
-                     location = \"{gateway}/{host}\"\ninsecure = true\n"
+                     location = \"{gateway}/{host}\"\n{insecure}"
                 );
             }
         }
