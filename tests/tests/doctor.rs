@@ -262,7 +262,7 @@ fn a_gateway_that_speaks_tls_is_wrong_where_plain_http_is_written() -> Result<()
     let root = lab.folder("system")?;
     let mut setup = command(lab.path())?;
     setup.args(["setup", "containerd", "--root"]).arg(&root);
-    let said = refused(setup.arg("--gateway").arg(node.gateway()?.to_string()), 1)?;
+    let said = refused(setup.arg("--gateway").arg(format!("http://{}", node.gateway()?)), 1)?;
     ensure!(said.contains("TLS"), "{said}");
     let doctor = || -> Result<(Option<i32>, String)> {
         let answer = output(node.command()?.args(["doctor", "containerd", "--root"]).arg(&root))?;

@@ -1,11 +1,14 @@
 //! `wherry setup` for a gateway that speaks TLS: real runtimes pull through it, trusting what they are given and no more.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::fs::Mode;
+use rustix::process::umask;
 use serde_json::Value;
 use wherry_tests::certificates::Certificate;
 use wherry_tests::clients::{Containerd, Docker, Podman, Skopeo};
@@ -50,6 +53,10 @@ fn site() -> Result<Site> {
     Ok(Site { node, root, certificate, images, origin, lab, _wire: wire })
 }
 
+fn mode(path: &Path) -> Result<u32> {
+    Ok(fs::metadata(path)?.permissions().mode() & 0o777)
+}
+
 impl Site {
     fn url(&self) -> Result<String> {
         Ok(format!("https://{}", self.node.gateway()?))
@@ -61,8 +68,12 @@ impl Site {
         Ok(command)
     }
 
+    /// By an administrator who keeps new files to himself.
     fn trusting(&self, arguments: &[&str]) -> Result<String> {
-        run(self.setup(arguments)?.arg("--ca").arg(&self.certificate.authority))
+        let before = umask(Mode::from_raw_mode(0o077));
+        let said = run(self.setup(arguments)?.arg("--ca").arg(&self.certificate.authority));
+        umask(before);
+        said
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -100,9 +111,11 @@ fn a_gateway_that_speaks_tls_is_set_up_for_each_runtime_with_its_authority_and_u
         ("crio", format!("/etc/containers/certs.d/{host}")),
         ("k3s", "/etc/rancher/k3s".to_owned()),
     ] {
-        let authority = site.path(&format!("{certs}/wherry.crt"));
+        // containerd takes what ends in .crt for authorities of every registry where its hosts.toml is missing.
+        let name = if runtime == "containerd" { "wherry-ca.pem" } else { "wherry.crt" };
+        let authority = site.path(&format!("{certs}/{name}"));
         let shown = run(site.setup(&[runtime, "--dry-run"])?.arg("--ca").arg(&site.certificate.authority))?;
-        ensure!(shown.contains("BEGIN CERTIFICATE") && shown.contains("wherry.crt"), "{runtime}: {shown}");
+        ensure!(shown.contains("BEGIN CERTIFICATE") && shown.contains(name), "{runtime}: {shown}");
         ensure!(!authority.exists(), "a dry run has changed something");
 
         let said = refused(&mut site.setup(&[runtime])?, 1)?;
@@ -113,9 +126,15 @@ fn a_gateway_that_speaks_tls_is_set_up_for_each_runtime_with_its_authority_and_u
         site.trusting(&[runtime])?;
         let text = fs::read_to_string(&authority)?;
         ensure!(text.contains("BEGIN CERTIFICATE") && !text.contains("PRIVATE KEY"), "{runtime}: {text}");
-        // Once given, it need not be given again.
+        // Once given, it need not be given again, nor need the scheme.
         let again = run(&mut site.setup(&[runtime])?)?;
         ensure!(again.contains("nothing to change"), "{runtime}: {again}");
+        let mut bare = command(site.lab.path())?;
+        bare.args(["setup", runtime, "--root"]).arg(&site.root).args(["--gateway", &host.to_string()]);
+        let again = run(&mut bare)?;
+        ensure!(again.contains("nothing to change"), "{runtime}: {again}");
+        // Rootless podman and others have to read it.
+        ensure!(mode(&authority)? == 0o644 && mode(&site.path(&certs))? == 0o755, "{runtime}: {authority:?}");
         if runtime != "crio" {
             // CRI-O and k3s do not run here.
             let wrong = site.wrong(runtime)?;
@@ -189,10 +208,10 @@ fn a_name_that_is_not_in_the_certificate_is_said_and_a_switch_to_tls_leaves_noth
         Ok(setup)
     };
     let host = site.node.gateway()?.to_string();
-    let said = refused(&mut at(&host, &[])?, 1)?;
+    let said = refused(&mut at(&format!("http://{host}"), &[])?, 1)?;
     ensure!(said.contains("speaks TLS") && said.contains(&format!("--gateway https://{host}")), "{said}");
     let ca = site.certificate.authority.display().to_string();
-    let said = refused(&mut at(&host, &["--ca", &ca])?, 2)?;
+    let said = refused(&mut at(&format!("http://{host}"), &["--ca", &ca])?, 2)?;
     ensure!(said.contains("--gateway https://"), "{said}");
     let options = [
         ("--gateway", format!("{other}:0")),

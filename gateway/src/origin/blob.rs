@@ -324,7 +324,7 @@ impl Reading {
                     }
                     "the answer ended".to_owned()
                 }
-                Ok(Err(error)) => causes(&error),
+                Ok(Err(error)) => causes(&error.without_url()),
                 Err(_) => format!("nothing came for {} s", self.stall.as_secs_f32()),
             };
             self.ended = true;

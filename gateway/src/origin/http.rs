@@ -235,7 +235,7 @@ impl Http {
             Ok(Err(error)) => Err(match fault_of_error(&url, &error) {
                 // It will not learn another scheme while it is waited for.
                 Some(why) => Failure::Final(target.unreachable(why)),
-                None => Failure::Passing(target.unreachable(causes(&error)), None),
+                None => Failure::Passing(target.unreachable(causes(&error.without_url())), None),
             }),
             Err(_) => {
                 let why = format!("no answer came within {} s", limit.as_secs_f32());
@@ -299,7 +299,7 @@ impl Http {
             let piece = match tokio::time::timeout(stall, response.chunk()).await {
                 Ok(Ok(Some(piece))) => piece,
                 Ok(Ok(None)) => return Ok(body.freeze()),
-                Ok(Err(error)) => return Err(ReadError::Broken(causes(&error))),
+                Ok(Err(error)) => return Err(ReadError::Broken(causes(&error.without_url()))),
                 Err(_) => {
                     return Err(ReadError::Broken(format!("nothing came for {} s", stall.as_secs_f32())));
                 }

@@ -25,8 +25,8 @@ pub(super) fn speaks_plain(server: &str) -> String {
 /// What is wrong where a server speaks nothing but TLS.
 fn speaks_tls(server: &str) -> String {
     format!(
-        "{server} speaks HTTPS and was asked over plain HTTP, since it is set to be insecure: start the node without \
-         --insecure {server}, or take it out of 'insecure' in its configuration"
+        "{server} seems to speak HTTPS and was asked over plain HTTP, since it is set to be insecure: start the node without \
+         --insecure {server}, or take it out of 'insecure' in its configuration, or 'insecure' out of its [origin]"
     )
 }
 
@@ -42,7 +42,9 @@ pub(super) fn is_no_tls(error: &reqwest::Error) -> bool {
 
 /// Whether a request in the clear failed because what came back is no HTTP: servers that know nothing of it send an alert.
 fn is_no_http(error: &reqwest::Error) -> bool {
-    is_caused(error, |error| error.downcast_ref().is_some_and(hyper::Error::is_parse))
+    let is_alert =
+        |error: &hyper::Error| error.is_parse() && !error.is_parse_too_large() && !error.is_parse_status();
+    is_caused(error, |error| error.downcast_ref().is_some_and(is_alert))
 }
 
 fn is_caused(error: &reqwest::Error, by: impl Fn(&(dyn std::error::Error + 'static)) -> bool) -> bool {

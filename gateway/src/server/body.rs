@@ -16,6 +16,10 @@ use super::mapping::Mapping;
 use super::pagecache::{PageCache, is_cached};
 use super::{Body, Break, StoredFile};
 
+/// How much of a stored file is sent before the next part is looked at, in bytes. Long enough that what comes
+/// between costs nothing, short enough that a disk is not asked for much that a leaving client never takes.
+const WINDOW: u64 = 1 << 20;
+
 /// What an answer is made of.
 pub(super) enum Payload {
     /// One body.
@@ -127,8 +131,7 @@ impl Outgoing {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             if let Some(file) = &mut self.file {
-                let window = self.exchange.wire().window();
-                let mapping = ready!(file.poll_window(cx, &self.cache, window));
+                let mapping = ready!(file.poll_window(cx, &self.cache));
                 return Poll::Ready(Some(match mapping {
                     Ok(mapping) => {
                         if file.stored.len == 0 {
@@ -207,15 +210,10 @@ impl Piece {
 }
 
 impl FileBody {
-    /// The next part of the file, of up to `window` bytes, once it can be sent without waiting for a disk.
-    fn poll_window(
-        &mut self,
-        cx: &mut Context<'_>,
-        cache: &PageCache,
-        window: u64,
-    ) -> Poll<io::Result<Mapping>> {
+    /// The next part of the file, once it can be sent without waiting for a disk.
+    fn poll_window(&mut self, cx: &mut Context<'_>, cache: &PageCache) -> Poll<io::Result<Mapping>> {
         let StoredFile { file, offset, len, .. } = &mut self.stored;
-        let window = window.min(*len);
+        let window = WINDOW.min(*len);
         if self.bringing.is_none() && !is_cached(file, *offset, window) {
             let bringing = cache.clone().bring_in(Arc::clone(file), *offset, window);
             self.bringing = Some(Box::pin(bringing));

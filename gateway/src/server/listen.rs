@@ -164,7 +164,7 @@ async fn connection<C: Content + Push>(
     }
     let patience =
         Patience { idle: options.idle_timeout, header: options.header_timeout, write: options.write_timeout };
-    let wire = Wire::new(stream, options.tls.is_some() || client.ip().is_loopback());
+    let wire = Wire::new(stream, options.tls.is_some());
     let link = Link::new(Arc::clone(&wire));
     let io = match &options.tls {
         None => Io::Plain(link),

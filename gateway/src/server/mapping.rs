@@ -13,7 +13,7 @@ const ALIGN: u64 = 64 << 10;
 /// A part of a file, mapped for reading.
 ///
 /// The server hands these through hyper as ordinary bytes, and the [link](super::link) recognises them by
-/// their address and has the kernel send the file's pages. So normally nobody reads the mapping, and it takes
+/// their address and sends the file's bytes. So normally nobody reads the mapping, and it takes
 /// address space but no memory; should anybody read it, it holds the right bytes.
 pub(super) struct Mapping {
     /// Where the mapping begins: at a page border, at or before the part.

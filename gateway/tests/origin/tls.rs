@@ -128,7 +128,8 @@ async fn a_registry_with_tls_is_not_spoken_to_in_the_clear_because_it_is_listed_
         assert!(matches!(error, OriginError::Unreachable { .. }), "{error:?}");
         let text = error.to_string();
         assert!(
-            text.contains("speaks HTTPS") && text.contains(&format!("without --insecure {}", registry.host)),
+            text.contains("seems to speak HTTPS")
+                && text.contains(&format!("without --insecure {}", registry.host)),
             "{text}"
         );
     };

@@ -93,7 +93,7 @@ impl Image {
 /// Asks the gateway for the image's manifest.
 pub(super) fn ask(findings: &mut Findings, gateway: &Gateway, image: &Image, asking: &Asking) {
     let talk = |method| -> Result<Option<Answer>, Broken> {
-        let said = exchange(gateway.at, gateway.tls.then_some(&gateway.host), method, &asking.0, PATIENCE)?;
+        let said = exchange(gateway.at, &gateway.host, gateway.tls, method, &asking.0, PATIENCE)?;
         Ok(Answer::parse(&said))
     };
     // HEAD first, so that nothing moves; only a refusal's reason takes a body.

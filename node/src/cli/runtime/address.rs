@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::str::FromStr;
 
 use wherry_gateway::{Host, NameError};
 
+use super::probe::PATIENCE;
 use super::reachable;
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
@@ -59,6 +60,13 @@ impl FromStr for Given {
     }
 }
 
+impl Given {
+    /// Whether it says by its scheme if the gateway speaks TLS.
+    pub(in crate::cli) const fn has_scheme(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
 impl Address {
     /// As it is given or, where it is not, as the node's settings have it. These also say whether a gateway that is given
     /// without a scheme speaks TLS, if it is theirs.
@@ -95,12 +103,15 @@ impl Address {
         self.host.port().unwrap_or(if self.tls { 443 } else { 80 })
     }
 
-    /// Where that is; the first of several.
+    /// Where that is: of several the first that takes a connection, as runtimes find it, or the first of all.
     pub(in crate::cli) fn resolved(&self) -> io::Result<SocketAddr> {
         let name = self.host.name();
         let name = name.trim_start_matches('[').trim_end_matches(']');
-        let mut all = (name, self.port()).to_socket_addrs()?;
-        all.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its name means no address"))
+        let all: Vec<SocketAddr> = (name, self.port()).to_socket_addrs()?.collect();
+        let answers = |at: &&SocketAddr| TcpStream::connect_timeout(at, PATIENCE).is_ok();
+        let found = if all.len() > 1 { all.iter().find(answers) } else { None };
+        let found = found.or_else(|| all.first()).copied();
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its name means no address"))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use crate::cli::failure::Failure;
 
 /// The longest configuration of a runtime that is read, in bytes.
-const MAX_FILE: u64 = 1 << 20;
+pub(in crate::cli) const MAX_FILE: u64 = 1 << 20;
 
 /// The files below a root: `/`, or that of a system that is being made.
 #[derive(Debug, Clone)]
@@ -35,7 +35,10 @@ impl Files {
                 Err(failed(format!("it has more than {MAX_FILE} bytes")))
             }
             Ok(_) => fs::read_to_string(&path).map(Some).map_err(|error| failed(error.to_string())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // A file where a folder could be has nothing within.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(None)
+            }
             Err(error) => Err(failed(error.to_string())),
         }
     }

@@ -15,7 +15,7 @@ use wherry_gateway::server::GATEWAY_HEADER;
 use super::trust::{Chain, server_name};
 
 /// How long a gateway may take to answer whether it is one.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(in crate::cli) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The most of an answer that is read, in bytes.
 const MAX_ANSWER: u64 = 64 << 10;
@@ -87,7 +87,7 @@ impl Answer {
 
 /// Finds out what answers there. `host` is how it is named.
 pub(in crate::cli) fn probe(gateway: SocketAddr, host: &Host) -> Found {
-    let ask = |tls: bool| exchange(gateway, tls.then_some(host), "GET", "/v2/", PATIENCE);
+    let ask = |tls: bool| exchange(gateway, host, tls, "GET", "/v2/", PATIENCE);
     let said = match ask(false) {
         Ok(said) => said,
         Err(Broken::Connect(error)) => return Found::Nothing(error.to_string()),
@@ -125,24 +125,26 @@ pub(in crate::cli) fn shown(gateway: SocketAddr, host: &Host) -> Option<Chain> {
     let mut stream = TcpStream::connect_timeout(&gateway, PATIENCE).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE))).ok()?;
     let mut client = client(host)?;
-    while client.is_handshaking() {
+    let deadline = Instant::now() + PATIENCE;
+    while client.is_handshaking() && Instant::now() < deadline {
         client.complete_io(&mut stream).ok()?;
     }
     Some(client.peer_certificates()?.iter().map(|it| it.clone().into_owned()).collect())
 }
 
-/// One request, and what comes back for it until the other side closes, at most [`MAX_ANSWER`]. It goes over TLS where
-/// `tls` says what the other side is named.
+/// One request, and what comes back for it until the other side closes, at most [`MAX_ANSWER`]. `host` is
+/// how the other side is named.
 pub(in crate::cli) fn exchange(
     gateway: SocketAddr,
-    tls: Option<&Host>,
+    host: &Host,
+    tls: bool,
     method: &str,
     target: &str,
     patience: Duration,
 ) -> Result<Vec<u8>, Broken> {
     let stream = TcpStream::connect_timeout(&gateway, PATIENCE).map_err(Broken::Connect)?;
     let request = format!(
-        "{method} {target} HTTP/1.1\r\nHost: {gateway}\r\nUser-Agent: wherry-doctor\r\nAccept: \
+        "{method} {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: wherry-doctor\r\nAccept: \
          application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
          application/vnd.docker.distribution.manifest.list.v2+json, \
          application/vnd.docker.distribution.manifest.v2+json, */*\r\nConnection: close\r\n\r\n"
@@ -154,8 +156,8 @@ pub(in crate::cli) fn exchange(
     };
     timed(&stream).map_err(|_| Broken::Talk)?;
     match tls {
-        None => talk(stream, &request, deadline),
-        Some(host) => {
+        false => talk(stream, &request, deadline),
+        true => {
             let client = client(host).ok_or(Broken::Talk)?;
             talk(StreamOwned::new(client, stream), &request, deadline)
         }

@@ -13,6 +13,7 @@ use wherry_gateway::Host;
 use wherry_gateway::origin::check_authorities;
 
 use super::Files;
+use super::files::MAX_FILE;
 use crate::cli::failure::Failure;
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
@@ -62,7 +63,11 @@ pub(in crate::cli) fn authorities(path: &Path) -> Result<String, Failure> {
             "give the certificate of the authority that vouches for the gateway's own, as PEM",
         )
     })?;
-    let failed = |error| Failure::new(format!("{} cannot be read: {error}", path.display()));
+    let failed = |error: std::io::Error| Failure::new(format!("{} cannot be read: {error}", path.display()));
+    if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE / 2 {
+        let message = format!("{} has more than {} bytes", path.display(), MAX_FILE / 2);
+        return Err(Failure::with_hint(message, "give the one authority that vouches for the gateway"));
+    }
     let text = String::from_utf8_lossy(&std::fs::read(path).map_err(failed)?).into_owned();
     let mut out = String::new();
     for part in text.split(BEGIN).skip(1).filter_map(|part| part.split_once(END)) {
@@ -90,16 +95,23 @@ pub(in crate::cli) fn judge(chain: &Chain, host: &Host, more: &Chain) -> Result<
     let (own, between) = chain.split_first().ok_or_else(|| Distrust::Other("it is not shown".to_owned()))?;
     let certificate = ParsedCertificate::try_from(own).map_err(|error| told(&error))?;
     verify_server_name(&certificate, &name).map_err(|error| told(&error))?;
-    // One that vouches for itself is trusted where it is given, though it is also an authority.
-    if more.contains(own) {
-        return Ok(());
-    }
+    let known = rustls_native_certs::load_native_certs().certs;
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots.add_parsable_certificates(more.iter().cloned());
+    roots.add_parsable_certificates(known.iter().chain(more).cloned());
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-    verify_server_cert_signed_by_trust_anchor(&certificate, &roots, between, UnixTime::now(), algorithms.all)
-        .map_err(|error| told(&error))
+    let judged = verify_server_cert_signed_by_trust_anchor(
+        &certificate,
+        &roots,
+        between,
+        UnixTime::now(),
+        algorithms.all,
+    );
+    match judged.map_err(|error| told(&error)) {
+        // One that vouches for itself is trusted where it is known, though it may be an authority too. Its time was looked
+        // at before.
+        Err(Distrust::Stranger) if more.contains(own) || known.contains(own) => Ok(()),
+        judged => judged,
+    }
 }
 
 fn told(error: &Error) -> Distrust {

@@ -3,10 +3,14 @@
 
 use toml::Table;
 
-use super::plan::{AUTHORITY, OWN, Plan, Target};
+use super::plan::{OWN, Plan, Target};
 use crate::cli::failure::Failure;
 use crate::cli::runtime::Files;
 use crate::cli::runtime::containerd::{CERTS, CONFIG, plugin, read};
+
+/// What the authority of a gateway's certificate is called. Not `*.crt`: where hosts.toml is missing or cannot be read,
+/// containerd takes all of these in its folder for authorities of every registry.
+const AUTHORITY: &str = "wherry-ca.pem";
 
 /// Ends a line that was added, and one that was changed, which then says from what.
 const MARK: &str = "# wherry setup";
@@ -23,14 +27,17 @@ pub(super) fn plan(files: &Files, target: &Target) -> Result<Plan, Failure> {
         _ => CERTS.to_owned(),
     };
     let hosts = format!("{certs}/_default/hosts.toml");
-    plan.authority_file(files, &format!("{certs}/_default/{AUTHORITY}"), target)?;
+    let authority = format!("{certs}/_default/{AUTHORITY}");
     if undo {
+        // What names the authority goes before it does.
         plan.own_file(files, &hosts, None, "")?;
+        plan.authority_file(files, &authority, target)?;
         // A file of which nothing is left was not there before.
         let after = before.as_deref().map(without_marks);
         let after = after.filter(|text| !text.is_empty() || before.as_deref() == Some(""));
         plan.change(files.path(CONFIG), before, after);
     } else {
+        plan.authority_file(files, &authority, target)?;
         let after = match written {
             Some(text) if configured(files, text)?.is_none() => with_path(files, text)?,
             Some(text) => text.clone(),

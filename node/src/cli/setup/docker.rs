@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::plan::{AUTHORITY, Plan, Target};
+use super::plan::{AUTHORITY, OWN, Plan, Target};
 use crate::cli::failure::Failure;
 use crate::cli::runtime::docker::{CERTS, Daemon, FILE, KEY, read};
 use crate::cli::runtime::{Address, Files};
@@ -18,7 +18,11 @@ pub(super) fn plan(files: &Files, target: &Target) -> Result<Plan, Failure> {
     let found = before.clone();
     // What was set up before the gateway spoke TLS, or no longer does, goes in any case.
     let other = Address { tls: !gateway.tls, host: gateway.host.clone() }.to_string();
-    if let Some(text) = before.as_deref().filter(|text| !text.trim().is_empty())
+    // An undo takes no more than what was set up, as the authority beside it shows.
+    let path = format!("{CERTS}/{}/{AUTHORITY}", gateway.host);
+    let is_ours = !undo || files.read(&path)?.is_some_and(|text| text.starts_with(OWN));
+    if is_ours
+        && let Some(text) = before.as_deref().filter(|text| !text.trim().is_empty())
         && let Ok(Daemon { mirrors, .. }) = read(text)
         && mirrors.iter().any(|mirror| is_same(mirror, &other))
     {
@@ -51,7 +55,13 @@ pub(super) fn plan(files: &Files, target: &Target) -> Result<Plan, Failure> {
         );
     }
     // Read anew at each pull.
-    plan.authority_file(files, &format!("{CERTS}/{}/{AUTHORITY}", gateway.host), target)?;
+    plan.authority_file(files, &path, target)?;
+    if *undo {
+        // Of a gateway that was elsewhere before.
+        for host in files.names(CERTS).into_iter().filter(|host| host != gateway.host.as_str()) {
+            plan.own_file(files, &format!("{CERTS}/{host}/{AUTHORITY}"), None, "")?;
+        }
+    }
     if !undo {
         plan.notes.push(format!(
             "docker asks mirrors for images of docker.io alone; others by the gateway's name: docker pull \

@@ -6,6 +6,7 @@ mod k3s;
 mod plan;
 mod podman;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -53,14 +54,22 @@ pub(super) struct SetupArgs {
 }
 
 pub(super) fn run(args: &SetupArgs, environment: &Environment) -> Result<(), Failure> {
-    let gateway = Address::meant(args.gateway.as_ref(), environment)?;
+    let mut gateway = Address::meant(args.gateway.as_ref(), environment)?;
+    let mut is_sure = args.gateway.as_ref().is_none_or(Given::has_scheme) || gateway.tls;
+    if !is_sure
+        && !args.undo
+        && let Ok(at) = gateway.resolved()
+        && let Found::Wherry { tls, .. } = probe(at, &gateway.host)
+    {
+        (gateway.tls, is_sure) = (tls, true);
+    }
     let authority = args.ca.as_deref().map(trust::authorities).transpose()?;
     if authority.is_some() && !gateway.tls {
         let message =
             format!("--ca is for a gateway that speaks TLS, and {gateway} is asked over plain HTTP");
         return Err(Failure::Usage(format!("{message}: give --gateway https://{}", gateway.host)));
     }
-    let target = Target { gateway, authority, undo: args.undo };
+    let target = Target { gateway, authority, undo: args.undo, is_sure };
     let files = Files { root: args.root.clone() };
     let registries = match args.registry.is_empty() {
         true => REGISTRIES.iter().filter_map(|name| name.parse::<Host>().ok()).collect(),
@@ -83,7 +92,7 @@ pub(super) fn run(args: &SetupArgs, environment: &Environment) -> Result<(), Fai
     }
     // What it says of the gateway is no part of what was done, and comes last.
     let answers = (!args.undo && !args.dry_run)
-        .then(|| ask(&target.gateway, plan.authority.as_deref().unwrap_or_default()));
+        .then(|| ask(args.runtime, &target.gateway, plan.authority.as_deref().unwrap_or_default()));
     show(args, &plan, &target.gateway, answers.as_ref().map(Result::is_ok))?;
     answers.unwrap_or(Ok(()))
 }
@@ -124,14 +133,14 @@ fn show(args: &SetupArgs, plan: &Plan, gateway: &Address, answers: Option<bool>)
 }
 
 /// Whether a gateway answers there as it is pointed at, to whom trusts in the machine's authorities and this one.
-fn ask(gateway: &Address, authority: &str) -> Result<(), Failure> {
+fn ask(runtime: Runtime, gateway: &Address, authority: &str) -> Result<(), Failure> {
     let host = &gateway.host;
     let found = match gateway.resolved() {
         Ok(at) => probe(at, host),
         Err(error) => Found::Nothing(error.to_string()),
     };
     let why = match found {
-        Found::Wherry { tls, .. } if tls == gateway.tls => return trusts(gateway, authority),
+        Found::Wherry { tls, .. } if tls == gateway.tls => return trusts(runtime, gateway, authority),
         Found::Wherry { tls, .. } => {
             let (speaks, other) = if tls { ("TLS", "https") } else { ("plain HTTP", "http") };
             return Err(Failure::with_hint(
@@ -150,8 +159,10 @@ fn ask(gateway: &Address, authority: &str) -> Result<(), Failure> {
 }
 
 /// Whether the certificate of a gateway is one that the runtime will trust.
-fn trusts(gateway: &Address, authority: &str) -> Result<(), Failure> {
-    let at = gateway.resolved().ok().filter(|_| gateway.tls);
+fn trusts(runtime: Runtime, gateway: &Address, authority: &str) -> Result<(), Failure> {
+    // docker asks those on loopback for none.
+    let matters = |at: &SocketAddr| gateway.tls && !(runtime == Runtime::Docker && at.ip().is_loopback());
+    let at = gateway.resolved().ok().filter(matters);
     let Some(chain) = at.and_then(|at| shown(at, &gateway.host)) else { return Ok(()) };
     let Err(distrust) = trust::judge(&chain, &gateway.host, &trust::certificates(authority)) else {
         return Ok(());

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::Failure;
@@ -22,6 +23,8 @@ pub(super) struct Target {
     pub(super) authority: Option<String>,
     /// Whether it is taken away instead.
     pub(super) undo: bool,
+    /// Whether it is known if the gateway speaks TLS, and not only supposed that it does not.
+    pub(super) is_sure: bool,
 }
 
 /// A file before and after; `None` where there is none.
@@ -86,6 +89,8 @@ impl Plan {
     ) -> Result<(), Failure> {
         let before = files.read(path)?.filter(|text| text.starts_with(OWN));
         let after = match (&target.authority, target.gateway.tls && !target.undo) {
+            // It may be needed again: nobody has said that the gateway speaks no TLS.
+            (_, false) if !target.undo && !target.is_sure => before,
             (_, false) => None,
             (Some(pem), true) => Some(format!("{OWN}{pem}")),
             (None, true) => before,
@@ -126,6 +131,26 @@ impl Change {
         out
     }
 
+    /// Where the file is in the end, as far as links lead there; that must be below the root.
+    fn within(&self, root: &Path) -> Result<PathBuf, Failure> {
+        let there = self.path.ancestors().find_map(|at| Some((at, fs::canonicalize(at).ok()?)));
+        let Some((there, real)) = there else { return Ok(self.path.clone()) };
+        let path = match self.path.strip_prefix(there) {
+            Ok(rest) if rest != Path::new("") => real.join(rest),
+            _ => real,
+        };
+        if fs::canonicalize(root).is_ok_and(|root| !path.starts_with(root)) {
+            let message = format!(
+                "{} leads to {}, which is not below {}",
+                self.path.display(),
+                path.display(),
+                root.display()
+            );
+            return Err(Failure::with_hint(message, "change that file by hand"));
+        }
+        Ok(path)
+    }
+
     /// Does it, in one step. Rights and owner of a file that is replaced stay.
     /// One that is a link stays so, and what it leads to is changed, if that is below the root.
     pub(super) fn apply(&self, root: &Path) -> Result<(), Failure> {
@@ -136,27 +161,22 @@ impl Change {
             };
             Failure::with_hint(format!("{} could not be changed: {error}", self.path.display()), hint)
         };
+        let path = self.within(root)?;
         let Some(after) = &self.after else {
             fs::remove_file(&self.path).map_err(failed)?;
             // The folder for all registries, or for the gateway, is made for this file; it stays if anything else is in there.
-            let is_made = |folder: &&Path| folder.parent().is_some_and(|parent| parent.ends_with("certs.d"));
+            let is_made = |folder: &&Path| {
+                folder
+                    .parent()
+                    .is_some_and(|parent| folder.ends_with("_default") || parent.ends_with("certs.d"))
+            };
             if let Some(folder) = self.path.parent().filter(is_made) {
                 let _ = fs::remove_dir(folder);
             }
             return Ok(());
         };
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        if path != self.path && fs::canonicalize(root).is_ok_and(|root| !path.starts_with(root)) {
-            let message = format!(
-                "{} leads to {}, which is not below {}",
-                self.path.display(),
-                path.display(),
-                root.display()
-            );
-            return Err(Failure::with_hint(message, "change that file by hand"));
-        }
         let folder = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(failed)?;
+        make_folder(folder).map_err(failed)?;
         let write = || -> io::Result<()> {
             let mut file = tempfile_in(folder)?;
             file.1.write_all(after.as_bytes())?;
@@ -164,6 +184,9 @@ impl Change {
                 use std::os::unix::fs::MetadataExt as _;
                 fs::set_permissions(&file.0, metadata.permissions())?;
                 std::os::unix::fs::chown(&file.0, Some(metadata.uid()), Some(metadata.gid()))?;
+            } else {
+                // Runtimes that are not root read them too, whatever the mask here.
+                fs::set_permissions(&file.0, fs::Permissions::from_mode(0o644))?;
             }
             file.1.sync_all()?;
             fs::rename(&file.0, &path).inspect_err(|_| _ = fs::remove_file(&file.0))
@@ -172,9 +195,45 @@ impl Change {
     }
 }
 
+/// Makes a folder and those above it that are missing; all may look into them, whatever the mask here.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder.parent() {
+        make_folder(above)?;
+    }
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::set_permissions(folder, fs::Permissions::from_mode(0o755)),
+    }
+}
+
 /// A new file beside others, by a name that is not there yet.
 fn tempfile_in(folder: &Path) -> io::Result<(PathBuf, fs::File)> {
     let path = folder.join(format!(".wherry-setup-{}", std::process::id()));
     let file = fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
     Ok((path, file))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_or_removed_beyond_links_that_lead_out_of_the_root() {
+        let (root, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir(root.path().join("etc")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), root.path().join("etc/docker")).unwrap();
+        let path = root.path().join("etc/docker/certs.d/host/wherry.crt");
+        let change = Change { path: path.clone(), before: None, after: Some("x".to_owned()) };
+        change.apply(root.path()).unwrap_err();
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        Change { path: path.clone(), before: None, after: None }.apply(root.path()).unwrap_err();
+        assert_eq!(fs::read_to_string(path).unwrap(), "theirs");
+    }
 }
