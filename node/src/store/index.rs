@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use wherry_proto::Digest;
@@ -32,6 +34,15 @@ pub(super) struct Index {
     blobs: sled::Tree,
     pins: sled::Tree,
     damaged: sled::Tree,
+}
+
+/// For how long an index that was just closed is waited for, and how long it is left alone between two looks.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether another handle holds sled's lock, for which it has no kind of error.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
 }
 
 impl Index {
@@ -65,9 +76,15 @@ impl Index {
                 .open()?;
             Ok((db.open_tree("blobs")?, db.open_tree("pins")?, db.open_tree("damaged")?, db))
         };
-        match open() {
-            Ok((blobs, pins, damaged, db)) => Ok(Self { dir, db, blobs, pins, damaged }),
-            Err(error) => Err((dir, error)),
+        let since = Instant::now();
+        loop {
+            match open() {
+                Ok((blobs, pins, damaged, db)) => return Ok(Self { dir, db, blobs, pins, damaged }),
+                // The folder's own lock says that no other store is open: threads of sled's that write for one that was
+                // closed hold this one a moment longer.
+                Err(error) if is_locked(&error) && since.elapsed() < PATIENCE => thread::sleep(PAUSE),
+                Err(error) => return Err((dir, error)),
+            }
         }
     }
 
