@@ -7,60 +7,90 @@ use serde_json::Value;
 
 use super::plan::{AUTHORITY, OWN, Plan, Target};
 use crate::cli::failure::Failure;
+use crate::cli::runtime::Files;
 use crate::cli::runtime::docker::{CERTS, Daemon, FILE, KEY, read};
-use crate::cli::runtime::{Address, Files};
+
+/// What setup has done here, which daemon.json has no place to say.
+const RECORD: &str = "/etc/docker/wherry-setup";
+
+/// Says there that daemon.json is setup's own.
+const MADE: &str = "made daemon.json";
+
+/// What was set up before.
+#[derive(Default)]
+struct Record {
+    // Whether there was no daemon.json.
+    made: bool,
+    // The mirror that was added: one that was there already is somebody else's.
+    mirror: Option<String>,
+}
+
+impl Record {
+    fn read(text: &str) -> Self {
+        let mut record = Self::default();
+        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            match line {
+                MADE => record.made = true,
+                mirror => record.mirror = Some(mirror.to_owned()),
+            }
+        }
+        record
+    }
+
+    fn text(&self) -> Option<String> {
+        let mirror = self.mirror.as_ref()?;
+        Some(format!("{OWN}{}{mirror}\n", if self.made { format!("{MADE}\n") } else { String::new() }))
+    }
+}
 
 pub(super) fn plan(files: &Files, target: &Target) -> Result<Plan, Failure> {
     let Target { gateway, undo, .. } = target;
     let mut plan = Plan::default();
-    let mut before = files.read(FILE)?;
+    let found = files.read(FILE)?;
+    let mut record = files.read(RECORD)?.map_or_else(Record::default, |text| Record::read(&text));
     let url = gateway.to_string();
-    let found = before.clone();
-    // What was set up before the gateway spoke TLS, or no longer does, goes in any case.
-    let other = Address { tls: !gateway.tls, host: gateway.host.clone() }.to_string();
-    // An undo takes no more than what was set up, as the authority beside it shows.
-    let path = format!("{CERTS}/{}/{AUTHORITY}", gateway.host);
-    let is_ours = !undo || files.read(&path)?.is_some_and(|text| text.starts_with(OWN));
-    if is_ours
-        && let Some(text) = before.as_deref().filter(|text| !text.trim().is_empty())
-        && let Ok(Daemon { mirrors, .. }) = read(text)
-        && mirrors.iter().any(|mirror| is_same(mirror, &other))
-    {
-        before = taken_away(text, &other, &mirrors);
+    let mirrors_of = |text: &str| match text.trim().is_empty() {
+        true => Ok(None),
+        false => read(text).map(Some).map_err(|why| {
+            let message = format!("{} {why}", files.path(FILE).display());
+            Failure::with_hint(message, "mend it first: docker would not start with it")
+        }),
+    };
+    let mut now = found.clone();
+    if let Some(before) = record.mirror.take_if(|before| *undo || *before != url) {
+        let text = now.clone().unwrap_or_default();
+        if let Some(Daemon { mirrors, .. }) = mirrors_of(&text)?
+            && mirrors.iter().any(|mirror| is_same(mirror, &before))
+        {
+            let nothing = if record.made { None } else { Some("{}\n".to_owned()) };
+            now = taken_away(&text, &before, &mirrors).or(nothing);
+        }
     }
-    let text = before.clone().unwrap_or_default();
-    let wrong = |why: &str| {
-        let message = format!("{} {why}", files.path(FILE).display());
-        Failure::with_hint(message, "mend it first: docker would not start with it")
-    };
-    let after = if text.trim().is_empty() {
-        match *undo {
-            true => before.clone(),
-            false => Some(fresh(&url)),
-        }
-    } else {
-        let Daemon { object, mirrors } = read(&text).map_err(|why| wrong(&why))?;
-        let is_there = mirrors.iter().any(|mirror| is_same(mirror, &url));
-        match *undo {
-            false if is_there => before.clone(),
-            false => Some(added(&text, &url, object.is_empty(), object.contains_key(KEY))),
-            true if !is_there => before.clone(),
-            true => taken_away(&text, &url, &mirrors),
-        }
-    };
-    plan.change(files.path(FILE), found, after);
+    if !undo {
+        let text = now.clone().unwrap_or_default();
+        now = match mirrors_of(&text)? {
+            Some(Daemon { mirrors, .. }) if mirrors.iter().any(|mirror| is_same(mirror, &url)) => now,
+            daemon => {
+                record.made = found.is_none() || (record.made && now.is_none());
+                record.mirror = Some(url.clone());
+                Some(daemon.map_or_else(
+                    || fresh(&url),
+                    |daemon| added(&text, &url, daemon.object.is_empty(), daemon.object.contains_key(KEY)),
+                ))
+            }
+        };
+    }
+    plan.change(files.path(FILE), found, now);
     if !plan.changes.is_empty() {
         plan.then.push(
             "systemctl reload docker    # it reads registry-mirrors anew; containers run on".to_owned(),
         );
     }
-    // Read anew at each pull.
-    plan.authority_file(files, &path, target)?;
-    if *undo {
-        // Of a gateway that was elsewhere before.
-        for host in files.names(CERTS).into_iter().filter(|host| host != gateway.host.as_str()) {
-            plan.own_file(files, &format!("{CERTS}/{host}/{AUTHORITY}"), None, "")?;
-        }
+    plan.own_file(files, RECORD, record.text(), "move it away: setup notes there what it has added")?;
+    // Read anew at each pull. There is one gateway, so that what vouches for any other is of no use.
+    plan.authority_file(files, &format!("{CERTS}/{}/{AUTHORITY}", gateway.host), target)?;
+    for host in files.names(CERTS).into_iter().filter(|host| host != gateway.host.as_str()) {
+        plan.own_file(files, &format!("{CERTS}/{host}/{AUTHORITY}"), None, "")?;
     }
     if !undo {
         plan.notes.push(format!(
@@ -171,6 +201,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use crate::cli::runtime::Address;
+
     use super::*;
 
     const URL: &str = "http://127.0.0.1:5050";
@@ -209,6 +241,43 @@ mod tests {
         assert_eq!(taken_away(&add("{}"), URL, &[URL.to_owned()]).as_deref(), Some("{}"));
         assert_eq!(taken_away(&fresh(URL), URL, &[URL.to_owned()]), None);
         assert_eq!(mirrors(&add("{\"registry-mirrors\": null}")).1, [URL]);
+    }
+
+    fn set(files: &Files, gateway: &str, undo: bool) {
+        let (tls, host) = gateway.split_once("://").unwrap();
+        let gateway = Address { tls: tls == "https", host: host.parse().unwrap() };
+        let authority = (gateway.tls && !undo).then(|| "pem\n".to_owned());
+        let plan = plan(files, &Target { gateway, authority, undo, is_sure: !undo }).unwrap();
+        plan.changes.iter().try_for_each(|change| change.apply(&files.root)).unwrap();
+    }
+
+    #[test]
+    fn an_undo_takes_away_what_was_added_for_whichever_gateway_and_nothing_that_was_there() {
+        for before in [
+            None,
+            Some("{ }\n"),
+            Some("{\"registry-mirrors\": [\"https://127.0.0.1:5050\"]}"),
+            Some("{\"registry-mirrors\": [\"https://other.example\"], \"log-level\": \"warn\"}"),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let files = Files { root: root.path().to_owned() };
+            if let Some(before) = before {
+                std::fs::create_dir_all(files.path("/etc/docker")).unwrap();
+                std::fs::write(files.path(FILE), before).unwrap();
+            }
+            set(&files, URL, false);
+            set(&files, "https://127.0.0.1:5050", false);
+            set(&files, "https://localhost:5050", false);
+            let text = files.read(FILE).unwrap().unwrap();
+            assert!(text.contains("https://localhost:5050") && !text.contains("http://"), "{text}");
+            assert_eq!(files.names(CERTS), ["localhost:5050"]);
+            // However the gateway is said then.
+            set(&files, URL, true);
+            let after = files.read(FILE).unwrap();
+            let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+            assert_eq!(after.as_deref().map(value), before.map(value), "{after:?}");
+            assert_eq!((files.read(RECORD).unwrap(), files.names(CERTS).len()), (None, 0));
+        }
     }
 
     fn json() -> impl Strategy<Value = Value> {

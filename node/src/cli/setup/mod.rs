@@ -39,7 +39,7 @@ pub(super) struct SetupArgs {
     gateway: Option<Given>,
     /// For a gateway that speaks TLS: the authority that vouches for its certificate, as PEM, if the machine trusts in none
     /// that does
-    #[arg(long, value_name = "FILE", conflicts_with = "undo")]
+    #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// For podman and crio: a registry that is asked through the gateway (may be repeated) [default: docker.io, quay.io,
     /// ghcr.io, registry.k8s.io]
@@ -55,7 +55,7 @@ pub(super) struct SetupArgs {
 
 pub(super) fn run(args: &SetupArgs, environment: &Environment) -> Result<(), Failure> {
     let mut gateway = Address::meant(args.gateway.as_ref(), environment)?;
-    let mut is_sure = args.gateway.as_ref().is_none_or(Given::has_scheme) || gateway.tls;
+    let mut is_sure = args.gateway.as_ref().is_some_and(Given::has_scheme) || gateway.tls;
     if !is_sure
         && !args.undo
         && let Ok(at) = gateway.resolved()
@@ -64,7 +64,7 @@ pub(super) fn run(args: &SetupArgs, environment: &Environment) -> Result<(), Fai
         (gateway.tls, is_sure) = (tls, true);
     }
     let authority = args.ca.as_deref().map(trust::authorities).transpose()?;
-    if authority.is_some() && !gateway.tls {
+    if authority.is_some() && !gateway.tls && !args.undo {
         let message =
             format!("--ca is for a gateway that speaks TLS, and {gateway} is asked over plain HTTP");
         return Err(Failure::Usage(format!("{message}: give --gateway https://{}", gateway.host)));
