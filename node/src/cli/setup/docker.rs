@@ -47,7 +47,8 @@ pub(super) fn plan(files: &Files, target: &Target) -> Result<Plan, Failure> {
     let Target { gateway, undo, .. } = target;
     let mut plan = Plan::default();
     let found = files.read(FILE)?;
-    let mut record = files.read(RECORD)?.map_or_else(Record::default, |text| Record::read(&text));
+    let noted = files.read(RECORD)?.filter(|text| text.starts_with(OWN));
+    let mut record = noted.map_or_else(Record::default, |text| Record::read(&text));
     let url = gateway.to_string();
     let mirrors_of = |text: &str| match text.trim().is_empty() {
         true => Ok(None),
