@@ -20,7 +20,7 @@ use super::actor::Command;
 use super::admission::Doorkeeper;
 use super::bans::Ban;
 use super::bulk::{self, BulkError, Inbound};
-use super::exchange::{self, Buffers, Exchange, Patience};
+use super::exchange::{self, Buffers, Downlink, Exchange, Patience};
 use super::identity::peer_of;
 use super::leading::RESOLVE_TIME;
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours, Notice};
@@ -96,6 +96,7 @@ pub(super) struct Inner {
     pub(super) pool: Mutex<HashMap<NodeId, Arc<Lane>>>,
     pub(super) inbound: Arc<Inbound>,
     pub(super) buffers: Buffers,
+    pub(super) downlink: Downlink,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) settled: CancellationToken,
@@ -518,9 +519,9 @@ impl Client {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
         let stop = self.0.stop.child_token();
-        let buffers = self.0.buffers.clone();
+        let shared = (self.0.buffers.clone(), self.0.downlink.clone());
         let (exchange, work) =
-            exchange::start(stream, node, door.keeper.network, direct, buffers, Patience::USUAL, stop);
+            exchange::start(stream, node, door.keeper.network, direct, shared, Patience::USUAL, stop);
         let (keeper, watched) = (Arc::clone(&door.keeper), exchange.clone());
         self.0.tasks.spawn(async move {
             let mut work = std::pin::pin!(work);

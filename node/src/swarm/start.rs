@@ -24,7 +24,7 @@ use super::behaviour::Behaviour;
 use super::bulk::{self, Inbound};
 use super::client::{Client, Door, Inner, SETTLE_TIME};
 use super::discovery::Discovery;
-use super::exchange::{self, Buffers, Uploader};
+use super::exchange::{self, Buffers, Downlink, Uploader};
 use super::holdings::Holdings;
 use super::identity::{keypair, node_of};
 use super::neighbours::Neighbours;
@@ -119,6 +119,7 @@ async fn start_settling_by(
         pool: Mutex::default(),
         inbound: Arc::default(),
         buffers: Buffers::default(),
+        downlink: Downlink::default(),
         tasks: TaskTracker::new(),
         stop: shutdown.child_token(),
         settled: CancellationToken::new(),

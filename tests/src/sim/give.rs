@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wherry_node::swarm::{Audience, News, Telling, UPDATE_TIME};
+use wherry_node::swarm::{Audience, News, Telling, UPDATE_TIME, UPLOAD_WAIT};
 use wherry_node::transfer::planner::{Event, NoStates};
 use wherry_proto::{Attempt, ChunkIndex, List, Role, SignedStates, StatePrefix, StreamClaim, Update};
 
@@ -13,9 +13,6 @@ use super::message::{BlobNo, Job, Message, Part, RequestId};
 use super::node::Serving;
 use super::spread::Spread;
 use super::world::{Carries, Happening, World};
-
-/// How long a request waits for a slot.
-const SLOT_WAIT: Duration = Duration::from_secs(1);
 
 impl World {
     pub(super) fn asked(&mut self, giver: usize, taker: usize, job: Job) {
@@ -58,10 +55,10 @@ impl World {
                     let behind = known.saturating_sub(before.known());
                     self.send(giver, taker, Message::States { blob, request, states, behind });
                 }
-                Part::Chain => {
+                Part::Chain { known } => {
                     let chain =
                         self.nodes[giver].blobs[blob].held.then(|| Arc::clone(self.blobs[blob].chain()));
-                    self.send(giver, taker, Message::Chain { blob, request, chain });
+                    self.send(giver, taker, Message::Chain { blob, request, chain, known });
                 }
                 Part::Chunk(index) => self.serve_chunk(giver, taker, request, blob, index),
             }
@@ -140,7 +137,7 @@ impl World {
         if free {
             self.send_chunk(giver, taker);
         } else {
-            self.clock.after(nanos(SLOT_WAIT), Happening::SlotWait { giver, taker, request });
+            self.clock.after(nanos(UPLOAD_WAIT), Happening::SlotWait { giver, taker, request });
         }
     }
 

@@ -118,14 +118,14 @@ impl World {
                 self.nodes[node].deceived.remove(&(from, blob));
             }
             Message::Ask(Job { request, blob, part }) => match part {
-                Part::Chain => {
+                Part::Chain { known } => {
                     let chain = match manner {
                         Manner::FalseHolder { fork } => {
                             Some(Arc::new(self.blobs[blob].invent_chain(fork, Self::lie(node))))
                         }
                         _ => Some(Arc::clone(self.blobs[blob].chain())),
                     };
-                    self.send(node, from, Message::Chain { blob, request, chain });
+                    self.send(node, from, Message::Chain { blob, request, chain, known });
                 }
                 Part::States(attempt, before) => {
                     self.liar_gives_states(node, from, blob, request, attempt, &before)

@@ -27,7 +27,7 @@ pub(super) enum Message {
     NotHeld { blob: BlobNo, request: RequestId },
     Free,
     States { blob: BlobNo, request: RequestId, states: Result<Arc<SignedStates>, NoStates>, behind: u32 },
-    Chain { blob: BlobNo, request: RequestId, chain: Option<Arc<StateChain>> },
+    Chain { blob: BlobNo, request: RequestId, chain: Option<Arc<StateChain>>, known: bool },
     // Beside the exchange.
     Want(BlobNo),
     Found(BlobNo, Holding),
@@ -63,7 +63,10 @@ pub(super) struct Job {
 pub(super) enum Part {
     Chunk(ChunkIndex),
     States(Attempt, Arc<StatePrefix>),
-    Chain,
+    Chain {
+        /// Whether the one who asks knows a chain, whose states do not come again.
+        known: bool,
+    },
 }
 
 /// What surrounds a packet of TCP on Ethernet, and so what an acknowledgement is.
@@ -96,7 +99,8 @@ impl Message {
             Self::Lead(_) => NAME + 60,
             Self::Update(_, update) => 48 + 4 * update.here.iter().count() as u64,
             Self::States { behind, states: Ok(_), .. } => CLAIM_AND_CERTIFICATE + 32 * u64::from(*behind),
-            Self::Chain { chain: Some(chain), .. } => 180 + 32 * u64::from(chain.map().count()),
+            Self::Chain { chain: Some(chain), known: false, .. } => 180 + 32 * u64::from(chain.map().count()),
+            Self::Chain { chain: Some(_), .. } => 180,
             Self::Chunk { .. } => 0,
             _ => 12,
         };

@@ -99,7 +99,14 @@ impl World {
             Effect::Follow(peer) => self.follow(node, blob, peer),
             Effect::Unfollow(peer) => self.leave(node, blob, peer),
             Effect::AskRoles(but) => self.ask_roles(node, blob, &but),
-            Effect::AskChain(peer) => self.pull(node, blob, peer, Part::Chain),
+            Effect::AskChain(peer) => {
+                let transfer = self.nodes[node].blobs[blob].transfer.as_ref();
+                let known = transfer.is_some_and(|transfer| {
+                    let ledger = transfer.planner.ledger();
+                    ledger.chain().is_some() || ledger.stream().known() + 1 >= ledger.map().count()
+                });
+                self.pull(node, blob, peer, Part::Chain { known });
+            }
             Effect::AskStates(peer, attempt, before) => {
                 self.pull(node, blob, peer, Part::States(attempt, before))
             }
@@ -426,7 +433,7 @@ impl World {
                     self.apply(to, blob, Event::States(id, attempt, states));
                 }
             }
-            Message::Chain { blob, request, chain } => {
+            Message::Chain { blob, request, chain, .. } => {
                 let Some(transfer) = self.nodes[to].transfer(blob) else { return };
                 if transfer.pulling.remove(&request).is_some() {
                     let event = match chain {

@@ -14,6 +14,7 @@ use wherry_proto::{
 };
 
 use super::buffers::Buffers;
+use super::downlink::Downlink;
 use super::follow::{Follow, Inbox};
 use super::taker::Taker;
 use super::{ExchangeError, MAX_FOLLOWED, MAX_IN_FLIGHT, Patience};
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     network: NetworkId,
     direct: bool,
     pub(super) patience: Patience,
+    // What all exchanges of this node receive.
+    pub(super) downlink: Downlink,
     outgoing: mpsc::Sender<Outgoing>,
     pending: Mutex<Pending>,
     // That what is owed or followed has changed.
@@ -108,7 +111,7 @@ pub(in crate::swarm) fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static
     node: NodeId,
     network: NetworkId,
     direct: bool,
-    buffers: Buffers,
+    (buffers, downlink): (Buffers, Downlink),
     patience: Patience,
     stop: CancellationToken,
 ) -> (Exchange, impl Future<Output = ()> + Send) {
@@ -118,6 +121,7 @@ pub(in crate::swarm) fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static
         network,
         direct,
         patience,
+        downlink,
         outgoing,
         pending: Mutex::new(Pending {
             next_id: 0,

@@ -6,6 +6,7 @@
 
 mod buffers;
 mod client;
+mod downlink;
 mod find;
 mod follow;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use wherry_proto::{ClaimError, NodeId, Refusal, TooLarge};
 pub(super) use buffers::Buffers;
 pub use client::Exchange;
 pub(super) use client::start;
+pub(super) use downlink::Downlink;
 pub use follow::Follow;
 pub(super) use server::{Uploader, serve};
 pub use telling::{Audience, News, Telling};
@@ -38,7 +40,8 @@ pub(super) use writer::MAX_PIECE;
 /// How many requests one exchange may have under way; further ones wait on the asking side.
 pub const MAX_IN_FLIGHT: usize = 32;
 
-/// How long a peer that owes a response may send no byte at all before it counts as gone.
+/// How long a peer that owes a response may send no byte at all before it counts as gone. It may be several times as long
+/// while this node's own link is busy and thin, so that what a peer sends waits behind what others do.
 pub const SILENCE: Duration = Duration::from_secs(5);
 
 /// How long one request may take, however the bytes trickle: 512 KiB at 35 kbit/s.
@@ -53,7 +56,15 @@ pub const IDLE_TIME: Duration = Duration::from_secs(120);
 /// seeder took 1.29 times the lower bound with four slots, and 1.12 times with eight and requests to match.
 pub const UPLOAD_SLOTS: usize = 8;
 
-/// How many of them one peer may have, over all its connections: each connection sends one at a time.
+/// How many further requests wait for one of these, before others are told at once that there is none. A slot that comes
+/// free would else idle until somebody is told, asks, and is sent something, behind what fills the links: for a seeder,
+/// for whom all wait, that was a twentieth of its time. A longer line is no use: who waits in it asks nobody else meanwhile.
+pub const WAITING_UPLOADS: usize = 2;
+
+/// How long they wait at most, before they are told to ask again: less than [`SILENCE`].
+pub const UPLOAD_WAIT: Duration = Duration::from_secs(2);
+
+/// How many slots and places in line one peer may have, over all its connections: each connection sends one at a time.
 pub const SLOTS_PER_PEER: usize = 2;
 
 /// How many blobs may be followed by one exchange at a time.
@@ -110,8 +121,8 @@ pub enum ExchangeError {
         /// Why.
         reason: Arc<str>,
     },
-    /// The peer owed a response and sent nothing for [`SILENCE`]; the connection is closed.
-    #[error("peer {0} sent nothing for {SILENCE:?}")]
+    /// The peer owed a response and sent nothing for [`SILENCE`] or longer; the connection is closed.
+    #[error("peer {0} sent nothing for {SILENCE:?} or longer")]
     Silent(NodeId),
     /// The request was not done within [`REQUEST_LIMIT`].
     #[error("peer {0} did not finish a request within {REQUEST_LIMIT:?}")]

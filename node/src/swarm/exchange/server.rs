@@ -342,7 +342,10 @@ impl Connection {
         let len = answer.body.len();
         let slot = match len <= FREE_STATES {
             true => None,
-            false => Some(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?),
+            false => {
+                let place = uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?;
+                Some(place.slot().await.ok_or(Unanswered::Busy)?)
+            }
         };
         uploader.holdings.gave(&self.guest.node, u32::try_from(len).unwrap_or(u32::MAX));
         Ok((answer, slot))
@@ -376,16 +379,19 @@ impl Connection {
             return Err(GIVES_NOTHING);
         }
         until_giving(&*uploader.holdings, node).await?;
-        // Before the slot is taken, which makes upload scarcer.
         let plentiful = uploader.slots.are_plentiful(Instant::now());
-        let slot = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
+        let place = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
         let first_hand = source.first_hand();
         // What came from others of the site they have as well: only where a chunk comes from must it go out evenly.
         let is_others = first_hand.as_ref().is_some_and(|chunks| !chunks.contains(index));
         if !uploader.spread().give(blob, map, index, *node, plentiful || is_others, || first_hand) {
             return Err(Unanswered::Elsewhere);
         }
-        let given = source.piece(id, blob.digest, map, index).await.map(|answer| (answer, slot));
+        let given = async {
+            let slot = place.slot().await.ok_or(Unanswered::Busy)?;
+            source.piece(id, blob.digest, map, index).await.map(|answer| (answer, slot))
+        };
+        let given = given.await;
         match given {
             Ok(_) => uploader.holdings.gave(node, map.len(index)),
             Err(_) => uploader.spread().take_back(&blob, index, *node),
@@ -393,7 +399,7 @@ impl Connection {
         given
     }
 
-    /// Tells a peer that was sent away when a slot is free again.
+    /// Tells a peer that was sent away when a place is free again.
     async fn tell_free(&self) -> WireError {
         loop {
             self.became_busy.notified().await;

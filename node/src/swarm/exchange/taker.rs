@@ -1,6 +1,7 @@
 //! The reading half of the taking side.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf};
@@ -10,7 +11,11 @@ use wherry_proto::{MAX_CHAIN_LEN, MAX_CHUNK_LEN, PREFIX_LEN, Response, Role, Upd
 use super::ExchangeError;
 use super::buffers::{Buffer, Buffers};
 use super::client::{Part, Shared, Taken, Waiting};
+use super::downlink::Silence;
 use crate::swarm::codec::{WireError, read_after_prefix};
+
+/// How often it is looked whether a peer whose patience is over is still excused.
+const LOOK_TIME: Duration = Duration::from_millis(500);
 
 pub(super) struct Taker<S> {
     pub(super) shared: Arc<Shared>,
@@ -41,28 +46,45 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
         let mut prefix = [0; PREFIX_LEN];
         let mut filled = 0;
         let patience = self.shared.patience;
+        // Since when something is owed, and whether it is this node's link that nothing comes.
+        let mut owed: Option<(Instant, Silence)> = None;
+        let mut excused = None;
         while filled < PREFIX_LEN {
             let deadline = self.shared.pending().deadline(&patience);
+            match deadline {
+                Some((until, true)) if owed.as_ref().is_none_or(|(before, _)| *before != until) => {
+                    (owed, excused) = (Some((until, self.shared.downlink.wait())), None);
+                }
+                Some((_, true)) => {}
+                _ => owed = None,
+            }
             let over = async {
                 match deadline {
-                    Some((until, _)) => sleep_until(until).await,
+                    Some((until, _)) => sleep_until(excused.unwrap_or(until)).await,
                     None => std::future::pending().await,
                 }
             };
-            let is_owed = deadline.is_some_and(|(_, is_owed)| is_owed);
             tokio::select! {
                 read = self.reader.read(&mut prefix[filled..]) => match read {
                     Ok(0) => return Err(self.shared.gone("the peer closed it")),
                     Ok(some) => filled += some,
                     Err(error) => return Err(self.io(&error)),
                 },
-                () = self.shared.asked.notified(), if !is_owed => {}
+                () = self.shared.asked.notified(), if owed.is_none() => {}
                 () = over => {
                     // Requests may have come and gone meanwhile: what counts is what is owed now.
                     match self.shared.pending().deadline(&patience) {
                         Some((until, is_owed)) if until <= Instant::now() => {
-                            let silent = ExchangeError::Silent(self.shared.node);
-                            return Err(if is_owed { silent } else { self.shared.gone("it was idle") });
+                            if !is_owed {
+                                return Err(self.shared.gone("it was idle"));
+                            }
+                            let is_excused = |(of, silence): &(Instant, Silence)| {
+                                *of == until && silence.is_excused()
+                            };
+                            if !owed.as_ref().is_some_and(is_excused) {
+                                return Err(ExchangeError::Silent(self.shared.node));
+                            }
+                            excused = Some(Instant::now() + LOOK_TIME);
                         }
                         _ => {}
                     }
@@ -74,12 +96,11 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
 
     async fn response(&mut self) -> Result<(), ExchangeError> {
         let prefix = self.prefix().await?;
-        let silence = self.shared.patience.silence;
-        let payload = match timeout(silence, read_after_prefix::<Response>(&mut self.reader, prefix)).await {
-            Ok(Ok(payload)) => payload,
-            Ok(Err(WireError::Io(error))) => return Err(self.io(&error)),
-            Ok(Err(error)) => return Err(self.shared.protocol(&error.to_string())),
-            Err(_) => return Err(ExchangeError::Silent(self.shared.node)),
+        let reading = read_after_prefix::<Response>(&mut self.reader, prefix);
+        let payload = match patiently(&self.shared, reading).await? {
+            Ok(payload) => payload,
+            Err(WireError::Io(error)) => return Err(self.io(&error)),
+            Err(error) => return Err(self.shared.protocol(&error.to_string())),
         };
         let node = self.shared.node;
         let response = decode_payload(&payload).map_err(|error| self.shared.protocol(&error.to_string()))?;
@@ -248,13 +269,29 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
         while buffer.bytes.len() < len {
             let rest = len - buffer.bytes.len();
             let mut room = (&mut buffer.bytes).limit(rest);
-            match timeout(self.shared.patience.silence, self.reader.read_buf(&mut room)).await {
-                Ok(Ok(0)) => return Err(self.shared.gone("the peer closed it in the middle of a chunk")),
-                Ok(Ok(some)) => progress(some),
-                Ok(Err(error)) => return Err(self.io(&error)),
-                Err(_) => return Err(ExchangeError::Silent(self.shared.node)),
+            match patiently(&self.shared, self.reader.read_buf(&mut room)).await? {
+                Ok(0) => return Err(self.shared.gone("the peer closed it in the middle of a chunk")),
+                Ok(some) => {
+                    self.shared.downlink.received(some);
+                    progress(some);
+                }
+                Err(error) => return Err(self.io(&error)),
             }
         }
         Ok(buffer)
+    }
+}
+
+/// Reads what a peer owes, with little patience unless it is this node's link that lets it wait.
+async fn patiently<T>(shared: &Shared, reading: impl Future<Output = T>) -> Result<T, ExchangeError> {
+    let silence = shared.downlink.wait();
+    let mut reading = std::pin::pin!(reading);
+    let mut patience = shared.patience.silence;
+    loop {
+        match timeout(patience, reading.as_mut()).await {
+            Ok(read) => return Ok(read),
+            Err(_) if silence.is_excused() => patience = LOOK_TIME,
+            Err(_) => return Err(ExchangeError::Silent(shared.node)),
+        }
     }
 }

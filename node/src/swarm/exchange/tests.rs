@@ -9,7 +9,7 @@ use wherry_proto::{
     decode_payload, encode_frame,
 };
 
-use super::{Buffers, Exchange, ExchangeError, Patience, start};
+use super::{Buffers, Downlink, Exchange, ExchangeError, Patience, start};
 use crate::swarm::codec::read_payload;
 
 pub(super) fn key(number: u8) -> SecretKey {
@@ -25,9 +25,13 @@ pub(super) const LITTLE: Patience = Patience {
 
 /// An exchange with node 2 of network 1, and the other end of its stream.
 pub(super) fn exchange() -> (Exchange, DuplexStream) {
+    exchange_over(Downlink::default())
+}
+
+fn exchange_over(downlink: Downlink) -> (Exchange, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let (node, network, stop) = (key(2).node(), key(1).network(), CancellationToken::new());
-    let (exchange, work) = start(ours, node, network, true, Buffers::default(), LITTLE, stop);
+    let (exchange, work) = start(ours, node, network, true, (Buffers::default(), downlink), LITTLE, stop);
     tokio::spawn(work);
     (exchange, theirs)
 }
@@ -123,6 +127,30 @@ async fn a_peer_that_stops_in_the_middle_of_a_chunk_is_silent() {
     let result = answered(|id| Response::Chunk { id, len: 100 }, &[7; 60]).await;
     assert_eq!(result, Err(ExchangeError::Silent(key(2).node())));
     assert!(begun.elapsed() < 5 * LITTLE.silence);
+}
+
+#[tokio::test]
+async fn a_peer_whose_bytes_wait_behind_those_of_many_others_is_not_called_silent() {
+    let link = Downlink::default();
+    let _others: Vec<_> = (0..15).map(|_| link.wait()).collect();
+    let (exchange, mut stream) = exchange_over(link.clone());
+    let (digest, map) = blob();
+    let peer = async {
+        let Request::Chunk { id, .. } = request(&mut stream).await else { panic!("another request") };
+        let mut frame = encode_frame(&Response::Chunk { id, len: 100 }).unwrap();
+        frame.extend([7; 60]);
+        for part in [&frame[..], &[7; 40]] {
+            tokio::time::sleep(LITTLE.silence / 2).await;
+            // The shortest chunk to each of the others.
+            link.received(15 * (32 << 10));
+            tokio::time::sleep(LITTLE.silence).await;
+            stream.write_all(part).await.unwrap();
+        }
+        stream
+    };
+    let (chunk, _stream) =
+        futures::future::join(exchange.chunk(digest, map, map.first(), |_| {}), peer).await;
+    assert_eq!(chunk.map(|bytes| bytes.to_vec()), Ok(vec![7; 100]));
 }
 
 #[tokio::test]

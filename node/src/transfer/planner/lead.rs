@@ -50,8 +50,12 @@ pub(super) const MUTE: u64 = 60;
 /// How many ticks those may take who are asked what they do, before nobody waits for them any more.
 const ASKING: u64 = 4;
 
-/// How many ticks a holder's claim may take before nobody waits for it any more.
+/// How many ticks a holder's claim may take before nobody waits for it any more: 10 s.
 const CLAIMING: u64 = 20;
+
+/// How many more on the slowest links, where it waits behind chunks: 30 s. Whoever read meanwhile what others hold would
+/// take from the site's uplink what the rest of the site still waits for.
+const CLAIMING_SLOWLY: u64 = 60;
 
 #[derive(Debug)]
 pub(super) struct Lead {
@@ -355,10 +359,11 @@ impl Planner {
 
     /// Whether a peer may still say something that decides who leads.
     pub(super) fn awaits_words(&self) -> bool {
+        let patience = CLAIMING + self.slowness(CLAIMING_SLOWLY);
         self.peers.values().any(|peer| {
             let silent = peer.is_silent(self.ticks, INTRODUCTION);
             let claiming = peer.holds() && matches!(peer.chain, super::Chain::Asked);
-            silent || (claiming && peer.chain_since.is_some_and(|since| self.ticks < since + CLAIMING))
+            silent || (claiming && peer.chain_since.is_some_and(|since| self.ticks < since + patience))
         })
     }
 

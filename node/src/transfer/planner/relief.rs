@@ -48,11 +48,15 @@ impl Planner {
     /// For how many ticks this node leaves it to others to lead. A node whose own link is slow or crowded hears late of
     /// what they do, and would make a slow leader: of those who could take over, the quick ones do.
     pub(super) fn handicap(&self) -> u64 {
+        self.slowness(if self.is_leader_gone() { MAX_HANDICAP_AFTER } else { MAX_HANDICAP })
+    }
+
+    /// How many ticks more than usual, so many at most, what is said to this node may take, since it waits behind chunks.
+    pub(super) fn slowness(&self, most: u64) -> u64 {
         let near =
             self.peers.iter().filter(|(node, peer)| peer.class == LinkClass::Lan && !self.lead.is_by(node));
         // One that is quick proves that it is not the own link that is slow.
         let Some(quickest) = near.filter_map(|(_, peer)| peer.pace).min() else { return 0 };
-        let most = if self.is_leader_gone() { MAX_HANDICAP_AFTER } else { MAX_HANDICAP };
         u64::try_from((quickest * HANDICAP).as_millis() / TICK.as_millis())
             .map_or(most, |ticks| ticks.min(most))
     }
