@@ -10,12 +10,13 @@ use tokio::time::Instant;
 /// shortest kind. Where sixteen share 500 kbit/s, TCP lets one of them wait for as long as that now and then.
 const SHARE: u64 = 64 << 10;
 
-/// How many bytes others must have sent for a link to count as busy: with fewer than that in all, nothing keeps a peer from
-/// sending its own, and one that drips would excuse all that are mute.
-const BUSY: u64 = 64 << 10;
+/// How many bytes others must have sent for a link to count as busy: with fewer than that in all, 26 kbit/s, nothing keeps a
+/// peer from sending its own, and one that drips would excuse all that are mute.
+const BUSY: u64 = 16 << 10;
 
-/// The longest that a peer may be silent on the busiest link.
-pub(super) const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+/// The longest that a peer may be silent on the busiest link. Mute ones excuse each other where all that comes is little, so
+/// it is not much longer than it takes until what they were asked for is asked of others.
+const LONGEST_SILENCE: Duration = Duration::from_secs(15);
 
 /// What all exchanges of a node have received, and how many wait for something. Clones share it.
 #[derive(Clone, Default)]

@@ -1,6 +1,6 @@
-//! Who may be sent something now: few at a time, and everybody else is told at once.
+//! Who may be sent something now: few at a time, a few more wait in line, and everybody else is told at once.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub(super) struct Slots {
     // Counts those who found no place, and when the last one did.
     sent_away: AtomicU64,
     last_sent_away: Mutex<Option<Instant>>,
+    // How many of them wait to be told.
+    told_away: AtomicUsize,
     // That a place came free, for those who were told that there is none, in the order in which they were.
     freed: Notify,
 }
@@ -32,6 +34,7 @@ impl Slots {
             places: Arc::new(Semaphore::new(UPLOAD_SLOTS + WAITING_UPLOADS)),
             sent_away: AtomicU64::new(0),
             last_sent_away: Mutex::default(),
+            told_away: AtomicUsize::new(0),
             freed: Notify::new(),
         })
     }
@@ -60,17 +63,29 @@ impl Slots {
             && last.is_none_or(|last| now.saturating_duration_since(last) >= SCARCE_TIME)
     }
 
-    /// Returns when there is a place for a peer with these of its own.
+    /// Returns when there is a place for a peer with these of its own, and it is its turn among those who wait for one.
     pub(super) async fn free_for(&self, own: &Semaphore) {
+        let mut is_first = self.told_away.fetch_add(1, Ordering::Relaxed) == 0;
+        let _waits = Counted(&self.told_away);
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             // In line before it is looked: what comes free meanwhile is not missed.
             freed.as_mut().enable();
-            if self.places.available_permits() > 0 && own.available_permits() > 0 {
+            if is_first && self.places.available_permits() > 0 && own.available_permits() > 0 {
                 return;
             }
             freed.await;
+            is_first = true;
         }
+    }
+}
+
+/// One of a count, until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -56,7 +56,7 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
                     (owed, excused) = (Some((until, self.shared.downlink.wait())), None);
                 }
                 Some((_, true)) => {}
-                _ => owed = None,
+                _ => (owed, excused) = (None, None),
             }
             let over = async {
                 match deadline {
@@ -70,7 +70,7 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
                     Ok(some) => filled += some,
                     Err(error) => return Err(self.io(&error)),
                 },
-                () = self.shared.asked.notified(), if owed.is_none() => {}
+                () = self.shared.asked.notified() => {}
                 () = over => {
                     // Requests may have come and gone meanwhile: what counts is what is owed now.
                     match self.shared.pending().deadline(&patience) {

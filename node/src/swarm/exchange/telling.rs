@@ -10,15 +10,16 @@ use super::{MOST_UPDATE_TIME, UPDATE_TIME};
 /// these, one for each chunk, node and neighbour, and would cost it more processor time than the chunks themselves.
 const TOGETHER: u32 = 8;
 
-/// How long news wait for company at most: short beside the time after which a leader counts as stalled.
+/// How long news wait for company at most where links are not slow: short beside the time after which a leader counts as
+/// stalled.
 const COMPANY_TIME: Duration = Duration::from_secs(2);
 
 /// For how many times as long as rare news what is common waits for company where links are slow. In the simulation of 64
 /// nodes whose upload is scarce, words about chunks are a tenth of all bytes with two, and all are done 2 % sooner with six.
 const COMPANY_WAITS: u32 = 6;
 
-/// How many times as long it is for one who leads: that its reading goes on must be seen.
-const COMPANY_WAITS_OF_LEADER: u32 = 2;
+/// The same for one who leads, and for whoever has nothing but more states to tell of: that a reading goes on must be seen.
+const COMPANY_WAITS_OF_READING: u32 = 2;
 
 /// For how long news are kept back where a chunk takes so long to come: one to two times as long. Those who trade have
 /// several under way, and more to choose from, while a message for each chunk and follower would be a fifth of all bytes.
@@ -111,9 +112,10 @@ impl Telling {
                     // Nor is it news of its own how many more states are known: whoever reads them has their chunks in a
                     // moment, and whoever follows asks where there are chunks.
                     false => {
-                        let waits = match role {
-                            Role::Leading { .. } | Role::Candidate { .. } => COMPANY_WAITS_OF_LEADER,
-                            _ => COMPANY_WAITS,
+                        let leads = matches!(role, Role::Leading { .. } | Role::Candidate { .. });
+                        let waits = match leads || fresh.is_empty() {
+                            true => COMPANY_WAITS_OF_READING,
+                            false => COMPANY_WAITS,
                         };
                         self.at + COMPANY_TIME.max(waits * patience)
                     }
@@ -226,6 +228,21 @@ mod tests {
         assert_eq!(said(two.next(following(0), &set([2]), &slow, ms(3_200))), [2]);
         let patiences = [ms(0), ms(49), ms(50), ms(3_600_000)].map(|pace| patience(Some(pace)));
         assert_eq!(patiences, [UPDATE_TIME, UPDATE_TIME, 2 * UPDATE_TIME, MOST_UPDATE_TIME]);
+    }
+
+    #[test]
+    fn on_slow_links_common_chunks_wait_for_company_and_how_far_a_reading_is_does_not() {
+        let (none, common, ms) = (set([]), set(0..32), Duration::from_millis);
+        let slow = Audience { pace: Some(ms(1_300)), ..knows(&common) };
+        let wait = |role: fn(u32) -> Role, here: &ChunkSet| {
+            let mut telling = Telling::new(map(), 0);
+            telling.next(role(0), &none, &slow, ms(0));
+            let News::Wait(wait) = telling.next(role(9), here, &slow, ms(0)) else { panic!() };
+            wait
+        };
+        assert_eq!(wait(following, &set([3])), 6 * ms(1_600));
+        assert_eq!(wait(following, &none), 2 * ms(1_600));
+        assert_eq!(wait(|known| Role::Leading { attempt: 1, known }, &set([3])), 2 * ms(1_600));
     }
 
     #[test]

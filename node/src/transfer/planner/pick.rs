@@ -260,7 +260,8 @@ impl Planner {
 
     fn is_late(&self, node: &NodeId, since: u64) -> bool {
         const LATE: u64 = 4;
-        // Longer than any peer may be silent: before anything has come, slow is told from mute by the exchange.
+        // Longer than a peer may be silent on a link that is not thin: before anything has come, slow is told from mute by
+        // the exchange.
         const LATE_AT_FIRST: u64 = 16;
         let pace = self.peers.get(node).and_then(|peer| peer.pace);
         let patience =
