@@ -24,6 +24,7 @@ impl World {
         if let Some(connection) = self.nodes[giver].giving.connections.get_mut(&taker) {
             connection.line.retain(|job| job.request != request);
         }
+        self.slot_wait(giver, taker, request);
     }
 
     /// Answers what stands in a connection's line, one request after the other.
@@ -213,6 +214,7 @@ impl World {
         }
     }
 
+    /// A request that waits for a slot waits no longer, since it has for too long or is not wanted any more.
     pub(super) fn slot_wait(&mut self, giver: usize, taker: usize, request: RequestId) {
         let giving = &mut self.nodes[giver].giving;
         let Some(connection) = giving.connections.get_mut(&taker) else { return };
