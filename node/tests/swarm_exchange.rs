@@ -16,7 +16,6 @@ use swarm_support::*;
 use tokio::sync::Notify;
 use wherry_node::swarm::{
     ANNOUNCERS, ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, ReadAt, SwarmSettings, UPLOAD_SLOTS,
-    WAITING_UPLOADS,
 };
 use wherry_proto::{
     Certificate, ChunkMap, Digest, MAX_TAG_PAGE, NodeId, Refusal, Roles, SecretKey, TagMeaning, TagRecord,
@@ -131,7 +130,7 @@ impl ReadAt for Gated {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_beyond_the_places_is_told_busy_and_then_when_one_is_free() {
+async fn a_crowd_beyond_the_slots_is_told_busy_and_then_when_one_is_free() {
     let a = member(11, &[]).await;
     let (open, gate) = std::sync::mpsc::sync_channel(0);
     let (entered, entries) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
@@ -140,7 +139,7 @@ async fn a_crowd_beyond_the_places_is_told_busy_and_then_when_one_is_free() {
     let digest = a.shelf.add_reader(chain_of(&bytes), Arc::new(gated));
     let map = ChunkMap::new(bytes.len() as u64).unwrap();
 
-    let crowd = UPLOAD_SLOTS + WAITING_UPLOADS + 2;
+    let crowd = UPLOAD_SLOTS + 2;
     let bootstrap = [a.address(false)];
     let takers: Vec<_> = join_all((0..crowd).map(|n| member(100 + n as u8, &bootstrap))).await;
     let mut exchanges = Vec::new();

@@ -93,8 +93,7 @@ pub enum Response {
         /// At most [`MAX_CHAIN_LEN`]; 0 if the asker has these states.
         len: u32,
     },
-    /// No slot is free, and none came free in time or the line for one is full: ask somebody else, or again after
-    /// [`Response::Free`].
+    /// No slot is free, and the line is full: ask somebody else, or again after [`Response::Free`].
     Busy {
         /// That of the request.
         id: u32,
@@ -111,7 +110,7 @@ pub enum Response {
         /// Why.
         reason: Refusal,
     },
-    /// After a [`Response::Busy`]: a slot is free again, or a place in line for one.
+    /// After a [`Response::Busy`]: a slot is free again.
     Free,
     /// After a [`Request::Follow`]: the first at once, then whenever there is something new.
     Update {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wherry_node::swarm::{Audience, News, Telling, UPDATE_TIME, UPLOAD_WAIT};
+use wherry_node::swarm::{Audience, News, Telling, UPDATE_TIME};
 use wherry_node::transfer::planner::{Event, NoStates};
 use wherry_proto::{Attempt, ChunkIndex, List, Role, SignedStates, StatePrefix, StreamClaim, Update};
 
@@ -13,6 +13,9 @@ use super::message::{BlobNo, Job, Message, Part, RequestId};
 use super::node::Serving;
 use super::spread::Spread;
 use super::world::{Carries, Happening, World};
+
+/// How long a request waits for a slot.
+const SLOT_WAIT: Duration = Duration::from_secs(1);
 
 impl World {
     pub(super) fn asked(&mut self, giver: usize, taker: usize, job: Job) {
@@ -24,7 +27,6 @@ impl World {
         if let Some(connection) = self.nodes[giver].giving.connections.get_mut(&taker) {
             connection.line.retain(|job| job.request != request);
         }
-        self.slot_wait(giver, taker, request);
     }
 
     /// Answers what stands in a connection's line, one request after the other.
@@ -138,7 +140,7 @@ impl World {
         if free {
             self.send_chunk(giver, taker);
         } else {
-            self.clock.after(nanos(UPLOAD_WAIT), Happening::SlotWait { giver, taker, request });
+            self.clock.after(nanos(SLOT_WAIT), Happening::SlotWait { giver, taker, request });
         }
     }
 
@@ -214,7 +216,6 @@ impl World {
         }
     }
 
-    /// A request that waits for a slot waits no longer, since it has for too long or is not wanted any more.
     pub(super) fn slot_wait(&mut self, giver: usize, taker: usize, request: RequestId) {
         let giving = &mut self.nodes[giver].giving;
         let Some(connection) = giving.connections.get_mut(&taker) else { return };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wherry_node::swarm::{UPLOAD_SLOTS, WAITING_UPLOADS};
+use wherry_node::swarm::UPLOAD_SLOTS;
 
 /// How a node behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,12 +89,8 @@ pub struct Exchange {
 
 impl Exchange {
     /// What the node does.
-    pub const USUAL: Self = Self {
-        slots: UPLOAD_SLOTS,
-        waiting: WAITING_UPLOADS,
-        all_spread: false,
-        quiet: Duration::from_millis(200),
-    };
+    pub const USUAL: Self =
+        Self { slots: UPLOAD_SLOTS, waiting: 0, all_spread: false, quiet: Duration::from_millis(200) };
 }
 
 /// A world to simulate.

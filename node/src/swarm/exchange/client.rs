@@ -39,7 +39,7 @@ pub(super) struct Shared {
     // That what is owed or followed has changed.
     pub(super) asked: Notify,
     in_flight: Semaphore,
-    // Whether the peer has said that it is busy, and not yet that a slot is free or a place in line for one.
+    // Whether the peer has said that it is busy, and not yet that a slot is free.
     pub(super) busy: watch::Sender<bool>,
     closed: CancellationToken,
     why: OnceLock<ExchangeError>,
@@ -283,7 +283,7 @@ impl Exchange {
         }
     }
 
-    /// Returns once the peer has a free slot or place in line, as far as it has said: at once if it was not busy when it answered
+    /// Returns once the peer has a free slot, as far as it has said: at once if it was not busy when it answered
     /// last, else when it tells, or when the connection has ended.
     pub async fn free(&self) {
         let mut busy = self.0.busy.subscribe();

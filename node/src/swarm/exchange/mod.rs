@@ -56,16 +56,7 @@ pub const IDLE_TIME: Duration = Duration::from_secs(120);
 /// seeder took 1.29 times the lower bound with four slots, and 1.12 times with eight and requests to match.
 pub const UPLOAD_SLOTS: usize = 8;
 
-/// How many further requests wait for one of these, before others are told at once that there is none. A slot that comes
-/// free would else idle until somebody is told, asks, and is sent something, behind what fills the links: for a seeder,
-/// for whom all wait, that was a twentieth of its time. A longer line is no use: who waits in it asks nobody else meanwhile.
-pub const WAITING_UPLOADS: usize = 2;
-
-/// How long they wait at most, before they are told to ask again: less than [`SILENCE`], and less than it takes until a chunk
-/// counts as late at the side that asks.
-pub const UPLOAD_WAIT: Duration = Duration::from_secs(1);
-
-/// How many slots and places in line one peer may have, over all its connections: each connection sends one at a time.
+/// How many of them one peer may have, over all its connections: each connection sends one at a time.
 pub const SLOTS_PER_PEER: usize = 2;
 
 /// How many blobs may be followed by one exchange at a time.
@@ -93,7 +84,7 @@ impl Patience {
 /// Why an exchange did not give what was asked for. None of these is proof of anything against the peer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExchangeError {
-    /// The peer has no free slot, and no place in line for one: ask another, or wait with [`Exchange::free`].
+    /// The peer has no free slot: ask another, or wait with [`Exchange::free`].
     #[error("peer {0} is busy")]
     Busy(NodeId),
     /// The peer does not hold the blob.

@@ -8,16 +8,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use wherry_proto::{
-    Attempt, BlobName, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, PREFIX_LEN, Refusal, Request,
-    Response, SecretKey, decode_payload,
+    Attempt, BlobName, ChunkMap, Digest, NetworkId, NodeId, PREFIX_LEN, Refusal, Request, Response,
+    SecretKey, decode_payload,
 };
 
 use super::buffers::Buffers;
 use super::find::{Open, Source, Unanswered, held_chain, signed_states};
 use super::pusher::Followed;
-use super::slots::{Place, Slot, Slots};
+use super::slots::{Slot, Slots};
 use super::spread::Spread;
 use super::writer::{Answer, Outgoing, write};
 use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER};
@@ -44,8 +43,8 @@ const SERVER_IDLE: Duration = IDLE_TIME.saturating_add(Duration::from_secs(60));
 /// How long a frame may take to come once it has begun.
 const FRAME_TIME: Duration = Duration::from_secs(20);
 
-/// How long a request may wait for a link on which little may go, before its peer is told to ask again: with
-/// [`UPLOAD_WAIT`](super::UPLOAD_WAIT) less than [`SILENCE`](super::SILENCE).
+/// How long a request may wait for a link on which little may go, before its peer is told to ask again: less than
+/// [`SILENCE`](super::SILENCE).
 const PACE_TIME: Duration = Duration::from_secs(2);
 
 /// How long an idle connection keeps its blobs open: what was deleted meanwhile takes no space for longer.
@@ -131,7 +130,6 @@ pub(in crate::swarm) async fn serve<S: AsyncRead + AsyncWrite>(
         answers,
         followed,
         requests: Mutex::default(),
-        next_up: Mutex::default(),
         filled: Notify::new(),
         told_busy: AtomicBool::new(false),
         became_busy: Notify::new(),
@@ -172,8 +170,6 @@ struct Connection {
     answers: mpsc::Sender<Response>,
     followed: Followed,
     requests: Mutex<VecDeque<Wanted>>,
-    // The request that waits for a slot, and how it is told that it is not wanted any more.
-    next_up: Mutex<Option<(u32, CancellationToken)>>,
     filled: Notify,
     told_busy: AtomicBool,
     became_busy: Notify,
@@ -182,19 +178,6 @@ struct Connection {
 impl Connection {
     fn requests(&self) -> MutexGuard<'_, VecDeque<Wanted>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn next_up(&self) -> MutexGuard<'_, Option<(u32, CancellationToken)>> {
-        self.next_up.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The slot for a request that has a place, unless that takes too long or nobody wants it any more.
-    async fn slot(&self, id: u32, place: Place) -> Result<Slot, Unanswered> {
-        let withdrawn = CancellationToken::new();
-        *self.next_up() = Some((id, withdrawn.clone()));
-        let slot = withdrawn.run_until_cancelled(place.slot()).await;
-        *self.next_up() = None;
-        slot.flatten().ok_or(Unanswered::Busy)
     }
 
     /// Says that there is no answer. It fails when the connection ends.
@@ -216,9 +199,6 @@ impl Connection {
             let wanted = match request {
                 Request::Cancel { id } => {
                     self.requests().retain(|wanted| wanted.id != id);
-                    if let Some((_, withdrawn)) = self.next_up().as_ref().filter(|(next, _)| *next == id) {
-                        withdrawn.cancel();
-                    }
                     self.followed.end(id);
                     continue;
                 }
@@ -289,7 +269,7 @@ impl Connection {
         let turns = Arc::new(Semaphore::new(1));
         let mut open = Open::default();
         let slots = &self.guest.uploader.slots;
-        // How many had found no place when this peer last was given one or asked for it.
+        // How many had found no place when this peer was last given one.
         let mut given_at = None;
         loop {
             let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return ended() };
@@ -312,11 +292,7 @@ impl Connection {
                         return ended();
                     }
                 }
-                Err(unanswered) => {
-                    // Nor does one that waited in vain take its place in line again before those who had none.
-                    given_at = matches!(unanswered, Unanswered::Busy).then_some(sent_away);
-                    self.say(wanted.id, unanswered).await;
-                }
+                Err(unanswered) => self.say(wanted.id, unanswered).await,
             }
         }
     }
@@ -366,10 +342,7 @@ impl Connection {
         let len = answer.body.len();
         let slot = match len <= FREE_STATES {
             true => None,
-            false => {
-                let place = uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?;
-                Some(self.slot(id, place).await?)
-            }
+            false => Some(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?),
         };
         uploader.holdings.gave(&self.guest.node, u32::try_from(len).unwrap_or(u32::MAX));
         Ok((answer, slot))
@@ -403,28 +376,28 @@ impl Connection {
             return Err(GIVES_NOTHING);
         }
         until_giving(&*uploader.holdings, node).await?;
+        // Before the slot is taken, which makes upload scarcer.
         let plentiful = uploader.slots.are_plentiful(Instant::now());
-        let place = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
+        let slot = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
         let first_hand = source.first_hand();
         // What came from others of the site they have as well: only where a chunk comes from must it go out evenly.
         let is_others = first_hand.as_ref().is_some_and(|chunks| !chunks.contains(index));
         if !uploader.spread().give(blob, map, index, *node, plentiful || is_others, || first_hand) {
             return Err(Unanswered::Elsewhere);
         }
-        // Whatever ends before it is on its way leaves the chunk to others.
-        let noted = Noted { uploader, blob, index, node: *node };
-        let slot = self.slot(id, place).await?;
-        let answer = source.piece(id, blob.digest, map, index).await?;
-        noted.stands();
-        uploader.holdings.gave(node, map.len(index));
-        Ok((answer, slot))
+        let given = source.piece(id, blob.digest, map, index).await.map(|answer| (answer, slot));
+        match given {
+            Ok(_) => uploader.holdings.gave(node, map.len(index)),
+            Err(_) => uploader.spread().take_back(&blob, index, *node),
+        }
+        given
     }
 
-    /// Tells a peer that was sent away when a place is free again.
+    /// Tells a peer that was sent away when a slot is free again.
     async fn tell_free(&self) -> WireError {
         loop {
             self.became_busy.notified().await;
-            // It was told of more than one request that there is no place, and has been told since that there is one.
+            // It was told of more than one request that there is no slot, and has been told since that there is one.
             if !self.told_busy.load(Ordering::Relaxed) {
                 continue;
             }
@@ -435,26 +408,6 @@ impl Connection {
                 return ended();
             }
         }
-    }
-}
-
-/// That a chunk was given to a peer, which is taken back unless it stands.
-struct Noted<'a> {
-    uploader: &'a Uploader,
-    blob: BlobName,
-    index: ChunkIndex,
-    node: NodeId,
-}
-
-impl Noted<'_> {
-    fn stands(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Noted<'_> {
-    fn drop(&mut self) {
-        self.uploader.spread().take_back(&self.blob, self.index, self.node);
     }
 }
 

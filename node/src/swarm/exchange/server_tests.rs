@@ -20,7 +20,7 @@ use wherry_proto::{
 use super::server::until_giving;
 use super::{
     Buffers, Exchange, ExchangeError, Follow, MAX_FOLLOWED, Patience, SLOTS_PER_PEER, UPLOAD_SLOTS, Uploader,
-    WAITING_UPLOADS, serve, start,
+    serve, start,
 };
 use crate::swarm::arriving::Arriving;
 use crate::swarm::codec::read_payload;
@@ -304,10 +304,9 @@ async fn a_peer_that_asks_for_much_and_reads_nothing_holds_one_slot() {
 async fn a_peer_with_many_requests_in_line_lets_others_go_first() {
     let mut giver = Giver::new(0);
     let blob = BlobName { digest: Digest::sha256(&GATED), size: GATED.len() as u64 };
-    // One more than there are places.
-    let mut crowd: Vec<_> = (0..=UPLOAD_SLOTS + WAITING_UPLOADS)
-        .map(|number| giver.connect(key(10 + number as u8).node()))
-        .collect();
+    // One more than there are slots.
+    let mut crowd: Vec<_> =
+        (0..=UPLOAD_SLOTS).map(|number| giver.connect(key(10 + number as u8).node())).collect();
     for stream in &mut crowd {
         for id in 0..3 {
             say(stream, Request::Chunk { id, blob, index: 0 }).await;
