@@ -36,6 +36,8 @@ enum Manner {
     Vanishing(u32),
     /// Honest, but refuses now and then.
     Busy,
+    /// Honest, but says first that others have its states.
+    Coy,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +80,8 @@ struct World {
     // How often a limit is yet to come, and whether one holds.
     limits: u32,
     limited: bool,
+    // Who has said that others have its states.
+    coy: BTreeSet<NodeId>,
     // The chunks that this node has lost of a blob that it had verified, if it had: nothing else may be asked for.
     lost: Option<BTreeSet<u32>>,
 }
@@ -97,7 +101,7 @@ impl World {
             let id = SecretKey::from_seed([number as u8 + 1; 32]).node();
             let mut bytes = truth.clone();
             let mut claimed = chain.clone();
-            let mut honest = matches!(manner, Manner::Honest | Manner::Busy);
+            let mut honest = matches!(manner, Manner::Honest | Manner::Busy | Manner::Coy);
             match manner {
                 Manner::Rotten(at) => {
                     let at = (*at % map.count()) as usize * CHUNK;
@@ -137,6 +141,7 @@ impl World {
             idle: 0,
             limits: 0,
             limited: false,
+            coy: BTreeSet::new(),
             lost: None,
             truth,
         };
@@ -201,8 +206,16 @@ impl World {
                 let chain = peer.chain.clone();
                 match peer.manner {
                     Manner::Empty => self.soon(Event::PeerFailed(node, "holds nothing".into())),
+                    Manner::Coy if self.coy.insert(node) => {
+                        self.soon(Event::Claimed(node, Digest::sha256(&chain.to_bytes())));
+                    }
                     _ => self.soon(Event::Chain(node, chain)),
                 }
+            }
+            Effect::AskClaimed(node, states) => {
+                let chain = self.peers[&node].chain.clone();
+                let chain = Some(chain).filter(|chain| Digest::sha256(&chain.to_bytes()) == states);
+                self.soon(Event::ClaimedStates(node, states, chain));
             }
             Effect::Fetch(node, index, starts) => self.fetch(node, index, &starts),
             Effect::ReadOrigin(from, state, to) => self.read_origin(from, state, to),
@@ -379,6 +392,7 @@ fn manner() -> impl Strategy<Value = Manner> {
         Just(Manner::Empty),
         (0..4u32).prop_map(Manner::Vanishing),
         Just(Manner::Busy),
+        Just(Manner::Coy),
     ]
 }
 

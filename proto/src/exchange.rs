@@ -67,6 +67,15 @@ pub enum Request {
         /// The chunk's number.
         index: u32,
     },
+    /// The states of a chain that a holder has claimed, from whoever has them: they are right if they have this digest.
+    ClaimedStates {
+        /// Chosen by the asker; the response bears it.
+        id: u32,
+        /// The blob.
+        blob: BlobName,
+        /// What the claim says of the states: SHA-256 over their bytes.
+        states: Digest,
+    },
 }
 
 impl Message for Request {
@@ -90,7 +99,8 @@ pub enum Response {
         id: u32,
         /// The sender's own.
         claim: HeldClaim,
-        /// At most [`MAX_CHAIN_LEN`]; 0 if the asker has these states.
+        /// At most [`MAX_CHAIN_LEN`]; 0 if the asker has these states, or is to take them from other followers of the blob by
+        /// [`Request::ClaimedStates`].
         len: u32,
     },
     /// No slot is free, and the line is full: ask somebody else, or again after [`Response::Free`].
@@ -136,10 +146,17 @@ pub enum Response {
         /// That of the request.
         id: u32,
     },
-    /// The blob arrives, but this chunk is not here yet, or the states of this attempt are not known.
+    /// The blob arrives, but this chunk is not here yet, or the states of this attempt or of this claim are not known.
     NotHere {
         /// That of the request.
         id: u32,
+    },
+    /// As many raw bytes as `len` says follow the frame: the states of the chain that was asked for.
+    ClaimedStates {
+        /// That of the request.
+        id: u32,
+        /// At most [`MAX_CHAIN_LEN`].
+        len: u32,
     },
 }
 

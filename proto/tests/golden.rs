@@ -168,6 +168,10 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("request-follow", frame(Request::Follow { id: 5, blob: blob() })),
         ("request-states", frame(Request::States { id: 6, blob: blob(), attempt: attempt(), from: 7 })),
         ("request-unlinked", frame(Request::Unlinked { blob: blob(), index: 3 })),
+        (
+            "request-claimed-states",
+            frame(Request::ClaimedStates { id: 9, blob: blob(), states: Digest::sha256(b"") }),
+        ),
         ("response-chunk", frame(Response::Chunk { id: 2, len: MAX_CHUNK_LEN })),
         ("response-chain", frame(Response::Chain { id: 1, claim: claim(), len: 0 })),
         ("response-busy", frame(Response::Busy { id: 2 })),
@@ -191,6 +195,7 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("response-states", frame(states)),
         ("response-elsewhere", frame(Response::Elsewhere { id: 2 })),
         ("response-not-here", frame(Response::NotHere { id: 2 })),
+        ("response-claimed-states", frame(Response::ClaimedStates { id: 9, len: 2 * 32 })),
         ("pause-record", frame(pause())),
         ("ask-wan", frame(Ask { id: 8, question: Question::Wan(word(Some(pause()))) })),
         ("reply-wan", frame(Reply { id: 8, answer: Answer::Wan(Some(word(None))) })),

@@ -171,6 +171,11 @@ fn request() -> impl Strategy<Value = Request> {
         (any::<u32>(), blob(), any::<u32>()).prop_map(|(id, blob, index)| Request::Chunk { id, blob, index }),
         any::<u32>().prop_map(|id| Request::Cancel { id }),
         (blob(), any::<u32>()).prop_map(|(blob, index)| Request::Unlinked { blob, index }),
+        (any::<u32>(), blob(), digest()).prop_map(|(id, blob, states)| Request::ClaimedStates {
+            id,
+            blob,
+            states
+        }),
     ]
 }
 
@@ -198,6 +203,7 @@ fn response() -> impl Strategy<Value = Response> {
         (any::<u32>(), update()).prop_map(|(id, update)| Response::Update { id, update }),
         any::<u32>().prop_map(|id| Response::Elsewhere { id }),
         any::<u32>().prop_map(|id| Response::NotHere { id }),
+        any::<(u32, u32)>().prop_map(|(id, len)| Response::ClaimedStates { id, len }),
         any::<(u32, u32)>().prop_map(|(id, len)| Response::Chunk { id, len }),
         (any::<(u32, u32)>(), claim).prop_map(|((id, len), claim)| Response::Chain { id, claim, len }),
         any::<u32>().prop_map(|id| Response::Busy { id }),
@@ -348,6 +354,7 @@ fn the_longest_requests_and_responses_fit() {
     let attempt = Attempt { signer: key().node(), number: u64::MAX };
     round(Request::Chain { id, blob, known: Some(digest) });
     round(Request::States { id, blob, attempt, from: u32::MAX });
+    round(Request::ClaimedStates { id, blob, states: digest });
     let run = Run { from: u32::MAX, len: u32::MAX };
     let role = Role::Following { stream: Some(attempt), known: u32::MAX, may_lead: true, led_slowly: false };
     let here = List::first_of(std::iter::repeat_n(run, MAX_RUNS));

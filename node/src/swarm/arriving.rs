@@ -1,9 +1,10 @@
 //! Blobs on their way into this node, as the swarm sees them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use wherry_proto::{Attempt, Certificate, ChunkIndex, ChunkSet, NodeId, Role, StreamClaim};
+use wherry_proto::{Attempt, Certificate, ChunkIndex, ChunkSet, NodeId, Role, StateChain, StreamClaim};
 
 use super::holdings::ReadAt;
 
@@ -41,6 +42,11 @@ pub trait Arriving: ReadAt {
     /// What a leader signed of this reading, with the bytes of the states behind the first `from`; `None` if nothing
     /// of the reading is known here, or fewer states than these.
     fn states(&self, attempt: &Attempt, from: u32) -> Option<(StreamClaim, Certificate, Vec<u8>)>;
+
+    /// The chain that this node goes by, if some holder has claimed it; it may be wrong.
+    fn chain(&self) -> Option<Arc<StateChain>> {
+        None
+    }
 
     /// Tells that a node follows the blob here, or wants it: it may be worth following it back.
     fn followed(&self, by: NodeId);

@@ -1,11 +1,13 @@
 //! A blob on its way, as those who follow this node see it.
 
 use std::io;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use wherry_proto::{Attempt, Certificate, ChunkIndex, ChunkSet, NodeId, Role, SecretKey, StreamClaim};
+use wherry_proto::{
+    Attempt, Certificate, ChunkIndex, ChunkSet, NodeId, Role, SecretKey, StateChain, StreamClaim,
+};
 
 use super::Transfer;
 use super::run::Happening;
@@ -100,6 +102,10 @@ impl Arriving for Transfer {
         };
         *last = Some(claim.clone());
         Some((claim, self.signer.certificate.clone(), stance.stream.states_from(from)))
+    }
+
+    fn chain(&self) -> Option<Arc<StateChain>> {
+        self.view.stance().chain
     }
 
     fn followed(&self, by: NodeId) {

@@ -40,7 +40,7 @@ use wherry_proto::{ChunkMap, Digest, Role, StreamClaim};
 pub use error::TransferError;
 pub use following::Signer;
 pub use rest::Rest;
-pub use sources::{Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
+pub use sources::{Claim, Found, OriginBlob, OriginFailure, Origins, PeerError, Peers, Route};
 pub use view::Progress;
 pub use why::{FailedPeer, Leads, PeerNow, PeerRate, STILL, WaitsFor, Why};
 

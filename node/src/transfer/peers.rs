@@ -15,7 +15,7 @@ use wherry_proto::{
 };
 
 use super::planner::NoStates;
-use super::{Found, PeerError, Peers, Route};
+use super::{Claim, Found, PeerError, Peers, Route};
 use crate::swarm::{Client, ConnectError, ExchangeError, LinkClass, Offer, StatesError};
 
 /// How long neighbours may take to say whether they hold a blob before an origin is asked.
@@ -124,12 +124,22 @@ impl Peers for Client {
         digest: Digest,
         size: u64,
         known: Option<Arc<StateChain>>,
-    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>> {
+    ) -> BoxFuture<'_, Result<Claim, PeerError>> {
         async move {
-            let (_, chain) = self.exchange(node).await?.held(digest, size, known.as_deref()).await?;
-            Ok(Arc::new(chain))
+            let (claim, chain) = self.exchange(node).await?.held(digest, size, known.as_deref()).await?;
+            Ok(chain.map_or(Claim::Elsewhere(claim.states), |chain| Claim::Chain(Arc::new(chain))))
         }
         .boxed()
+    }
+
+    fn claimed(
+        &self,
+        node: NodeId,
+        digest: Digest,
+        size: u64,
+        states: Digest,
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>> {
+        async move { Ok(Arc::new(self.exchange(node).await?.claimed(digest, size, states).await?)) }.boxed()
     }
 
     fn states(

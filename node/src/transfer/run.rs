@@ -294,6 +294,7 @@ impl Driver {
             role: self.planner.role(),
             stream: Arc::clone(self.planner.ledger().stream()),
             signed: self.planner.signed().cloned(),
+            chain: self.planner.ledger().chain().cloned(),
             pace: self.planner.quickest(),
         });
         for effect in effects {
@@ -368,6 +369,7 @@ impl Driver {
             Effect::Unfollow(node) => self.leave(node),
             Effect::AskRoles(but) => self.ask_roles(&but),
             Effect::AskChain(node) => self.ask_chain(node),
+            Effect::AskClaimed(node, states) => self.ask_claimed(node, states),
             Effect::AskStates(node, attempt, before) => self.ask_states(node, attempt, before),
             Effect::Lead(before) => {
                 self.is_new_leader = true;

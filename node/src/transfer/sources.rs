@@ -102,7 +102,18 @@ pub trait Peers: Send + Sync + 'static {
         digest: Digest,
         size: u64,
         known: Option<Arc<StateChain>>,
-    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>>;
+    ) -> BoxFuture<'_, Result<Claim, PeerError>>;
+
+    /// The chain of which a holder has claimed the states that have this digest, from whoever goes by it.
+    fn claimed(
+        &self,
+        _node: NodeId,
+        _digest: Digest,
+        _size: u64,
+        _states: Digest,
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>> {
+        std::future::ready(Err(PeerError::NotHere)).boxed()
+    }
 
     /// The states of a leader's reading from those on that are known, the signature checked.
     fn states(
@@ -148,6 +159,15 @@ pub trait Peers: Send + Sync + 'static {
 
     /// Tells the network that this node now holds a blob.
     fn announce(&self, digest: Digest) -> BoxFuture<'_, ()>;
+}
+
+/// What a holder says when it is asked for its claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// The chain that it has signed.
+    Chain(Arc<StateChain>),
+    /// It has signed the chain whose states have this digest; they are to be had of others who take the blob from it.
+    Elsewhere(Digest),
 }
 
 /// Where an origin has a blob.

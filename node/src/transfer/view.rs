@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use wherry_proto::{Algorithm, ChunkIndex, ChunkMap, ChunkSet, NodeId, Role, SignedStates, StatePrefix};
+use wherry_proto::{
+    Algorithm, ChunkIndex, ChunkMap, ChunkSet, NodeId, Role, SignedStates, StateChain, StatePrefix,
+};
 
 use super::TransferError;
 use crate::limits::Limited;
@@ -36,6 +38,8 @@ pub(super) struct Stance {
     pub(super) stream: Arc<StatePrefix>,
     /// Those of the reading that this node follows.
     pub(super) signed: Option<Arc<SignedStates>>,
+    /// The chain that is gone by, if a holder has claimed one.
+    pub(super) chain: Option<Arc<StateChain>>,
     /// How long a chunk takes to come from the quickest node of this site.
     pub(super) pace: Option<Duration>,
 }
@@ -72,6 +76,7 @@ impl View {
             role: Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false },
             stream: Arc::new(StatePrefix::new(algorithm, map)),
             signed: None,
+            chain: None,
             pace: None,
         };
         let seen = Seen {

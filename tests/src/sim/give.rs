@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use wherry_node::swarm::{Audience, News, Telling, UPDATE_TIME};
 use wherry_node::transfer::planner::{Event, NoStates};
-use wherry_proto::{Attempt, ChunkIndex, List, Role, SignedStates, StatePrefix, StreamClaim, Update};
+use wherry_proto::{Attempt, ChunkIndex, Digest, List, Role, SignedStates, StatePrefix, StreamClaim, Update};
 
 use super::clock::nanos;
 use super::message::{BlobNo, Job, Message, Part, RequestId};
 use super::node::Serving;
 use super::spread::Spread;
 use super::world::{Carries, Happening, World};
+
+/// A chain of so many bytes is given to all who ask.
+const SMALL_CHAIN: u32 = 2 << 10;
 
 /// How long a request waits for a slot.
 const SLOT_WAIT: Duration = Duration::from_secs(1);
@@ -58,9 +61,25 @@ impl World {
                     let behind = known.saturating_sub(before.known());
                     self.send(giver, taker, Message::States { blob, request, states, behind });
                 }
+                Part::Claimed(states) => {
+                    let carried = &self.nodes[giver].blobs[blob];
+                    let chain = match &carried.transfer {
+                        Some(transfer) => transfer.planner.ledger().chain().cloned(),
+                        None => carried.held.then(|| Arc::clone(self.blobs[blob].chain())),
+                    };
+                    let chain = chain.filter(|chain| Digest::sha256(&chain.to_bytes()) == states);
+                    self.send(giver, taker, Message::ClaimedStates { blob, request, states, chain });
+                }
                 Part::Chain { known } => {
                     let chain =
                         self.nodes[giver].blobs[blob].held.then(|| Arc::clone(self.blobs[blob].chain()));
+                    if let Some(chain) = chain.as_ref().filter(|_| !known)
+                        && !self.gives_chain(giver, taker, blob)
+                    {
+                        let states = Digest::sha256(&chain.to_bytes());
+                        self.send(giver, taker, Message::ClaimElsewhere { blob, request, states });
+                        continue;
+                    }
                     self.send(giver, taker, Message::Chain { blob, request, chain, known });
                 }
                 Part::Chunk(index) => self.serve_chunk(giver, taker, request, blob, index),
@@ -77,6 +96,17 @@ impl World {
         }
         self.report.busy += 1;
         self.send(giver, taker, Message::Busy { blob, index, request });
+    }
+
+    /// Whether the states of a blob's chain go to a follower, or others are to give them.
+    fn gives_chain(&mut self, giver: usize, taker: usize, blob: BlobNo) -> bool {
+        let map = self.blobs[blob].map();
+        let giving = &mut self.nodes[giver].giving;
+        let follows = giving.subscriptions.get(&blob).is_some_and(|all| all.contains_key(&taker));
+        let is_small = 32 * (map.count() - 1) <= SMALL_CHAIN;
+        is_small
+            || !follows
+            || giving.spread.entry(blob).or_insert_with(|| Spread::new(map)).give_chain(taker)
     }
 
     fn serve_chunk(

@@ -127,6 +127,9 @@ impl World {
                     };
                     self.send(node, from, Message::Chain { blob, request, chain, known });
                 }
+                Part::Claimed(states) => {
+                    self.send(node, from, Message::ClaimedStates { blob, request, states, chain: None });
+                }
                 Part::States(attempt, before) => {
                     self.liar_gives_states(node, from, blob, request, attempt, &before)
                 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wherry_node::transfer::planner::NoStates;
-use wherry_proto::{Attempt, ChunkIndex, Role, SignedStates, StateChain, StatePrefix, Update};
+use wherry_proto::{Attempt, ChunkIndex, Digest, Role, SignedStates, StateChain, StatePrefix, Update};
 
 use super::blob::Content;
 
@@ -21,13 +21,51 @@ pub(super) enum Message {
     Cancel(RequestId),
     // To the taking side.
     Update(BlobNo, Update),
-    Chunk { blob: BlobNo, index: ChunkIndex, request: RequestId, content: Content },
-    Busy { blob: BlobNo, index: ChunkIndex, request: RequestId },
-    Elsewhere { blob: BlobNo, index: ChunkIndex, request: RequestId },
-    NotHeld { blob: BlobNo, request: RequestId },
+    Chunk {
+        blob: BlobNo,
+        index: ChunkIndex,
+        request: RequestId,
+        content: Content,
+    },
+    Busy {
+        blob: BlobNo,
+        index: ChunkIndex,
+        request: RequestId,
+    },
+    Elsewhere {
+        blob: BlobNo,
+        index: ChunkIndex,
+        request: RequestId,
+    },
+    NotHeld {
+        blob: BlobNo,
+        request: RequestId,
+    },
     Free,
-    States { blob: BlobNo, request: RequestId, states: Result<Arc<SignedStates>, NoStates>, behind: u32 },
-    Chain { blob: BlobNo, request: RequestId, chain: Option<Arc<StateChain>>, known: bool },
+    States {
+        blob: BlobNo,
+        request: RequestId,
+        states: Result<Arc<SignedStates>, NoStates>,
+        behind: u32,
+    },
+    Chain {
+        blob: BlobNo,
+        request: RequestId,
+        chain: Option<Arc<StateChain>>,
+        known: bool,
+    },
+    /// The claim alone: the states with this digest are to be had of others.
+    ClaimElsewhere {
+        blob: BlobNo,
+        request: RequestId,
+        states: Digest,
+    },
+    ClaimedStates {
+        blob: BlobNo,
+        request: RequestId,
+        states: Digest,
+        chain: Option<Arc<StateChain>>,
+    },
     // Beside the exchange.
     Want(BlobNo),
     Found(BlobNo, Holding),
@@ -67,6 +105,8 @@ pub(super) enum Part {
         /// Whether the one who asks knows a chain, whose states do not come again.
         known: bool,
     },
+    /// The states that some holder has claimed.
+    Claimed(Digest),
 }
 
 /// What surrounds a packet of TCP on Ethernet, and so what an acknowledgement is.
@@ -95,12 +135,14 @@ impl Message {
         let frame = match self {
             Self::Follow(_) | Self::Want(_) => NAME + 8,
             Self::Ask(Job { part: Part::States(..), .. }) => NAME + 52,
+            Self::Ask(Job { part: Part::Claimed(_), .. }) => NAME + 45,
             Self::Ask(_) => NAME + 12,
             Self::Lead(_) => NAME + 60,
             Self::Update(_, update) => 48 + 4 * update.here.iter().count() as u64,
             Self::States { behind, states: Ok(_), .. } => CLAIM_AND_CERTIFICATE + 32 * u64::from(*behind),
             Self::Chain { chain: Some(chain), known: false, .. } => 180 + 32 * u64::from(chain.map().count()),
-            Self::Chain { chain: Some(_), .. } => 180,
+            Self::Chain { chain: Some(_), .. } | Self::ClaimElsewhere { .. } => 180,
+            Self::ClaimedStates { chain: Some(chain), .. } => 12 + 32 * u64::from(chain.map().count()),
             Self::Chunk { .. } => 0,
             _ => 12,
         };
@@ -118,6 +160,8 @@ impl Message {
                 | Self::Free
                 | Self::States { .. }
                 | Self::Chain { .. }
+                | Self::ClaimElsewhere { .. }
+                | Self::ClaimedStates { .. }
         )
     }
 }

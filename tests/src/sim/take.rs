@@ -107,6 +107,7 @@ impl World {
                 });
                 self.pull(node, blob, peer, Part::Chain { known });
             }
+            Effect::AskClaimed(peer, states) => self.pull(node, blob, peer, Part::Claimed(states)),
             Effect::AskStates(peer, attempt, before) => {
                 self.pull(node, blob, peer, Part::States(attempt, before))
             }
@@ -441,6 +442,18 @@ impl World {
                         None => Event::PeerFailed(id, GONE.to_owned()),
                     };
                     self.apply(to, blob, event);
+                }
+            }
+            Message::ClaimElsewhere { blob, request, states } => {
+                let Some(transfer) = self.nodes[to].transfer(blob) else { return };
+                if transfer.pulling.remove(&request).is_some() {
+                    self.apply(to, blob, Event::Claimed(id, states));
+                }
+            }
+            Message::ClaimedStates { blob, request, states, chain } => {
+                let Some(transfer) = self.nodes[to].transfer(blob) else { return };
+                if transfer.pulling.remove(&request).is_some() {
+                    self.apply(to, blob, Event::ClaimedStates(id, states, chain));
                 }
             }
             Message::Want(blob) => {

@@ -95,12 +95,14 @@ pub(super) struct Waiting {
 pub(super) enum Part {
     Chunk { len: u32, progress: Box<dyn FnMut(usize) + Send> },
     Chain { blob: BlobName, len: u32, known: Option<Digest> },
+    Claimed { len: u32 },
     States { blob: BlobName, attempt: Attempt, from: u32 },
 }
 
 pub(super) enum Taken {
     Chunk(Bytes),
     Chain(Box<HeldClaim>, Vec<u8>),
+    Claimed(Vec<u8>),
     States(Box<(StreamClaim, Certificate)>, Vec<u8>),
 }
 
@@ -195,7 +197,8 @@ impl Exchange {
     }
 
     /// Takes the peer's claim that it holds a blob of `size` bytes, with the chain that it claims; the states do not
-    /// travel if they are those of `known`.
+    /// travel if they are those of `known`. There is no chain if its states are to be had of other followers of the blob:
+    /// see [`claimed`](Self::claimed). Whoever asks a second time gets them.
     ///
     /// The signature is the peer's and covers the states; whether the chain is right only its chunks can tell.
     pub async fn held(
@@ -203,7 +206,7 @@ impl Exchange {
         digest: Digest,
         size: u64,
         known: Option<&StateChain>,
-    ) -> Result<(HeldClaim, StateChain), ExchangeError> {
+    ) -> Result<(HeldClaim, Option<StateChain>), ExchangeError> {
         let map = ChunkMap::new(size)?;
         let blob = BlobName { digest, size };
         // At most MAX_CHAIN_LEN, since the map is within its bounds.
@@ -214,13 +217,40 @@ impl Exchange {
         let Taken::Chain(claim, states) = self.0.ask(Part::Chain { blob, len, known }, request).await? else {
             return Err(self.0.protocol("something else came for a chain"));
         };
-        // None came: they are those that are known, or there are none.
         let states = match known_states {
+            // None came: they are those that are known.
             Some(known) if states.is_empty() => known,
+            None if states.is_empty() && len > 0 => {
+                claim.verify(&self.0.network).map_err(|reason| self.0.false_claim(reason))?;
+                return Ok((*claim, None));
+            }
             _ => states,
         };
         let chain = claim.open(&self.0.network, &states).map_err(|reason| self.0.false_claim(reason))?;
-        Ok((*claim, chain))
+        Ok((*claim, Some(chain)))
+    }
+
+    /// Takes the chain that some holder has claimed from a peer that goes by it. `states` is what the claim says of them:
+    /// whatever has another digest is [`ClaimError::OtherStates`]. Fails with [`ExchangeError::NotHere`] if the peer does
+    /// not go by that chain.
+    pub async fn claimed(
+        &self,
+        digest: Digest,
+        size: u64,
+        states: Digest,
+    ) -> Result<StateChain, ExchangeError> {
+        let map = ChunkMap::new(size)?;
+        let blob = BlobName { digest, size };
+        // At most MAX_CHAIN_LEN, since the map is within its bounds.
+        let len = (map.count() - 1) * digest.algorithm().output_len() as u32;
+        let request = |id| Request::ClaimedStates { id, blob, states };
+        let Taken::Claimed(bytes) = self.0.ask(Part::Claimed { len }, request).await? else {
+            return Err(self.0.protocol("something else came for claimed states"));
+        };
+        if Digest::sha256(&bytes) != states {
+            return Err(self.0.false_claim(ClaimError::OtherStates));
+        }
+        StateChain::from_bytes(digest, map, &bytes).map_err(|reason| self.0.false_claim(reason.into()))
     }
 
     /// Takes what the leader of a reading has signed, as far as the peer knows it, with the states behind those of

@@ -153,7 +153,8 @@ impl Open {
     }
 }
 
-/// Signs the claim on a blob that is held, with its states unless the asker has them. May block.
+/// Signs the claim on a blob that is held, with its states if they are to be given and the asker does not have them. May
+/// block.
 pub(super) fn held_chain(
     holdings: &dyn Holdings,
     key: &SecretKey,
@@ -161,6 +162,7 @@ pub(super) fn held_chain(
     id: u32,
     blob: BlobName,
     known: Option<Digest>,
+    gives_states: bool,
 ) -> Result<Answer, Unanswered> {
     match holdings.held(&blob.digest) {
         None => return Err(Unanswered::NotHeld),
@@ -169,7 +171,7 @@ pub(super) fn held_chain(
     }
     let chain = holdings.chain(&blob.digest).ok_or(Unanswered::NotHeld)?;
     let claim = HeldClaim::sign(key, network, &chain);
-    let states = if known == Some(claim.states) { Vec::new() } else { chain.to_bytes() };
+    let states = if !gives_states || known == Some(claim.states) { Vec::new() } else { chain.to_bytes() };
     // At most MAX_CHAIN_LEN, since the chain's map is within its bounds.
     let len = states.len() as u32;
     Ok(Answer { frame: frame(&Response::Chain { id, claim, len })?, body: Body::Ready(states) })
@@ -188,6 +190,24 @@ pub(super) fn signed_states(
     let len = u32::try_from(states.len()).ok().filter(|len| *len <= MAX_CHAIN_LEN);
     let len = len.ok_or(Unanswered::NotHere)?;
     Ok(Answer { frame: frame(&Response::States { id, claim, certificate, len })?, body: Body::Ready(states) })
+}
+
+/// The states that a holder has claimed, where they are those that this node goes by. May block.
+pub(super) fn claimed_states(
+    holdings: &dyn Holdings,
+    id: u32,
+    blob: BlobName,
+    states: Digest,
+) -> Result<Answer, Unanswered> {
+    let chain = match holdings.arriving(&blob) {
+        Some(arriving) => arriving.chain(),
+        None => holdings.chain(&blob.digest).filter(|chain| chain.map().size() == blob.size).map(Arc::new),
+    };
+    let bytes = chain.map(|chain| chain.to_bytes()).filter(|bytes| Digest::sha256(bytes) == states);
+    let bytes = bytes.ok_or(Unanswered::NotHere)?;
+    // At most MAX_CHAIN_LEN, since the chain's map is within its bounds.
+    let len = bytes.len() as u32;
+    Ok(Answer { frame: frame(&Response::ClaimedStates { id, len })?, body: Body::Ready(bytes) })
 }
 
 fn frame(response: &Response) -> Result<Vec<u8>, Unanswered> {

@@ -14,7 +14,7 @@ use wherry_proto::{
 };
 
 use super::buffers::Buffers;
-use super::find::{Open, Source, Unanswered, held_chain, signed_states};
+use super::find::{Open, Source, Unanswered, claimed_states, held_chain, signed_states};
 use super::pusher::Followed;
 use super::slots::{Slot, Slots};
 use super::spread::Spread;
@@ -33,6 +33,9 @@ const MAX_ANSWERS: usize = 64;
 /// How many bytes of states are given without a slot, by every connection: followers need them while all slots are
 /// taken, and they are a thousandth of the blob. Whoever asks for more has come late.
 const FREE_STATES: usize = 64 << 10;
+
+/// A chain of so many bytes is not worth the words that it takes to have it from somebody else.
+const SMALL_CHAIN: usize = 2 << 10;
 
 /// How many lists of states are made at a time: each may be several MiB.
 const MAX_MAKING: usize = 4;
@@ -160,6 +163,7 @@ struct Wanted {
 #[derive(Clone, Copy)]
 enum Part {
     Chain { known: Option<Digest> },
+    Claimed { states: Digest },
     States { attempt: Attempt, from: u32 },
     Chunk(u32),
 }
@@ -215,6 +219,9 @@ impl Connection {
                 Request::Chain { id, blob, known } => Wanted { id, blob, part: Part::Chain { known } },
                 Request::States { id, blob, attempt, from } => {
                     Wanted { id, blob, part: Part::States { attempt, from } }
+                }
+                Request::ClaimedStates { id, blob, states } => {
+                    Wanted { id, blob, part: Part::Claimed { states } }
                 }
                 Request::Chunk { id, blob, index } => Wanted { id, blob, part: Part::Chunk(index) },
             };
@@ -324,11 +331,19 @@ impl Connection {
             }
             _ if !uploader.holdings.gives_to(&self.guest.node) => return Err(GIVES_NOTHING),
             Part::Chain { known } => {
+                let gives_states = known.is_some()
+                    || chain_len(&blob) <= SMALL_CHAIN
+                    || uploader.spread().give_chain(&blob, self.guest.node);
                 let uploader = Arc::clone(uploader);
                 let make = move || {
-                    held_chain(&*uploader.holdings, &uploader.key, &uploader.network, id, blob, known)
+                    let Uploader { holdings, key, network, .. } = &*uploader;
+                    held_chain(&**holdings, key, network, id, blob, known, gives_states)
                 };
                 Box::new(make) as Box<dyn FnOnce() -> Result<Answer, Unanswered> + Send>
+            }
+            Part::Claimed { states } => {
+                let holdings = Arc::clone(&uploader.holdings);
+                Box::new(move || claimed_states(&*holdings, id, blob, states))
             }
             Part::States { attempt, from } => {
                 let holdings = Arc::clone(&uploader.holdings);
@@ -409,6 +424,12 @@ impl Connection {
             }
         }
     }
+}
+
+/// How many bytes the states of a blob's chain have.
+fn chain_len(blob: &BlobName) -> usize {
+    let inner = ChunkMap::new(blob.size).map_or(0, |map| map.count() - 1);
+    inner as usize * blob.digest.algorithm().output_len()
 }
 
 /// Returns when bytes may go to a peer by the rate that is set for it, if that is soon. Where none is set it does not

@@ -449,8 +449,9 @@ async fn the_states_of_a_chain_that_is_known_do_not_travel() {
     let (digest, map) = giver.blob();
     let taker = giver.taker(2);
     let (claim, chain) = within(taker.exchange.held(digest, map.size(), None)).await.unwrap();
+    let chain = chain.unwrap();
     let again = within(taker.exchange.held(digest, map.size(), Some(&chain))).await.unwrap();
-    assert_eq!(again, (claim.clone(), chain.clone()));
+    assert_eq!(again, (claim.clone(), Some(chain)));
     let mut stream = giver.connect(key(3).node());
     let blob = BlobName { digest, size: map.size() };
     for (known, expected) in [(Some(claim.states), 0), (Some(digest), 6 * 32), (None, 6 * 32)] {
@@ -462,6 +463,29 @@ async fn the_states_of_a_chain_that_is_known_do_not_travel() {
         let mut states = vec![0; len as usize];
         tokio::io::AsyncReadExt::read_exact(&mut stream, &mut states).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_chain_goes_to_a_few_followers_and_the_others_are_told_what_to_ask_these_for() {
+    // Its chain is longer than what is given to everybody.
+    let giver = Giver::new(80 * (32 << 10));
+    let (digest, map) = giver.blob();
+    let takers: Vec<_> = (2..8).map(|number| giver.taker(number)).collect();
+    let (mut follows, mut given) = (Vec::new(), Vec::new());
+    for taker in &takers {
+        follows.push(taker.follow(&giver).await);
+        given.push(within(taker.exchange.held(digest, map.size(), None)).await.unwrap());
+    }
+    let has_states: Vec<bool> = given.iter().map(|(_, chain)| chain.is_some()).collect();
+    assert_eq!(has_states, [true, true, true, true, false, false]);
+    let (claim, chain) = given.swap_remove(0);
+    let last = &takers[5].exchange;
+    // Whoever has verified the blob meanwhile knows the states as well.
+    assert_eq!(within(last.claimed(digest, map.size(), claim.states)).await.ok(), chain);
+    let unknown = within(last.claimed(digest, map.size(), digest)).await;
+    assert_eq!(unknown, Err(ExchangeError::NotHere(key(1).node())));
+    // Whoever has found nobody asks again.
+    assert_eq!(within(last.held(digest, map.size(), None)).await, Ok((claim, chain)));
 }
 
 #[tokio::test]

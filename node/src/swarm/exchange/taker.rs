@@ -109,8 +109,9 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
             Response::Chain { id, claim, len } => {
                 let fits = |part: &Part| match part {
                     Part::Chain { blob, len: expected, known } => {
-                        let known = len == 0 && *known == Some(claim.states);
-                        (known || len == *expected)
+                        // Without states where they are known, or where none are and others are to give them.
+                        let without = len == 0 && known.is_none_or(|known| known == claim.states);
+                        (without || len == *expected)
                             && claim.signer == node
                             && (claim.digest, claim.size) == (blob.digest, blob.size)
                     }
@@ -131,6 +132,11 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
                 let waiting = self.states_for(id, len, fits)?;
                 let taken = |states| Taken::States(Box::new((claim, certificate)), states);
                 self.states(waiting, len, taken).await
+            }
+            Response::ClaimedStates { id, len } => {
+                let fits = |part: &Part| matches!(part, Part::Claimed { len: expected } if len == *expected);
+                let waiting = self.states_for(id, len, fits)?;
+                self.states(waiting, len, Taken::Claimed).await
             }
             Response::Update { id, update } => self.update(id, &update),
             Response::Busy { id } => {

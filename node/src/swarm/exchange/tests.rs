@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 use wherry_proto::{
-    Algorithm, ChainBuilder, ChunkMap, Digest, HeldClaim, MAX_CHUNK_LEN, Request, Response, SecretKey,
-    decode_payload, encode_frame,
+    Algorithm, ChainBuilder, ChunkMap, ClaimError, Digest, HeldClaim, MAX_CHUNK_LEN, Request, Response,
+    SecretKey, decode_payload, encode_frame,
 };
 
 use super::{Buffers, Downlink, Exchange, ExchangeError, Patience, start};
@@ -227,10 +227,36 @@ async fn a_claim_must_be_the_peers_own_about_the_blob_in_this_network_with_the_s
     assert!(matches!(claimed(on_another, &states).await, Err(ExchangeError::Protocol { .. })));
     assert!(matches!(claimed(good.clone(), &states[32..]).await, Err(ExchangeError::Protocol { .. })));
     let elsewhere = HeldClaim::sign(&key(2), &key(9).network(), &chain(1));
-    assert!(matches!(claimed(elsewhere, &states).await, Err(ExchangeError::Claim { .. })));
+    for states in [&states[..], &[]] {
+        assert!(matches!(claimed(elsewhere.clone(), states).await, Err(ExchangeError::Claim { .. })));
+    }
     let mut changed = states;
     changed[0] ^= 1;
     assert!(matches!(claimed(good, &changed).await, Err(ExchangeError::Claim { .. })));
+}
+
+#[tokio::test]
+async fn claimed_states_are_taken_from_anybody_and_only_if_they_have_the_digest_that_was_claimed() {
+    let states = chain(1).to_bytes();
+    let mut changed = states.clone();
+    changed[0] ^= 1;
+    for (given, expected) in [(&states[..], Ok(chain(1))), (&changed, Err(true)), (&states[32..], Err(false))]
+    {
+        let (exchange, mut stream) = exchange();
+        let peer = async {
+            let Request::ClaimedStates { id, .. } = request(&mut stream).await else {
+                panic!("another request")
+            };
+            // At most 8 MiB in these tests.
+            say(&mut stream, &Response::ClaimedStates { id, len: given.len() as u32 }, given).await;
+            stream
+        };
+        let (digest, size) = (chain(1).digest(), chain(1).map().size());
+        let asking = exchange.claimed(digest, size, Digest::sha256(&states));
+        let (taken, _stream) = futures::future::join(asking, peer).await;
+        let is_claim = |why| matches!(why, ExchangeError::Claim { reason: ClaimError::OtherStates, .. });
+        assert_eq!(taken.map_err(is_claim), expected);
+    }
 }
 
 #[tokio::test]
@@ -251,7 +277,7 @@ async fn only_states_that_are_known_may_stay_away() {
         let (digest, size) = (chain(1).digest(), chain(1).map().size());
         let (held, _stream) = futures::future::join(exchange.held(digest, size, Some(&chain(1))), peer).await;
         match held {
-            Ok((_, chain)) => assert!(fits && chain == self::chain(1)),
+            Ok((_, chain)) => assert!(fits && chain == Some(self::chain(1))),
             Err(why) => assert!(!fits && matches!(why, ExchangeError::Protocol { .. }), "{why}"),
         }
     }

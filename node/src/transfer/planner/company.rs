@@ -1,8 +1,6 @@
 //! Who there is to take from: peers that come, say what they have, fail, and come back.
 
-use std::sync::Arc;
-
-use wherry_proto::{ChunkIndex, ChunkSet, Claimed, NodeId, Role, StateChain, Update, lot, rank};
+use wherry_proto::{ChunkIndex, ChunkSet, NodeId, Role, Update, lot, rank};
 
 use super::event::{DropReason, Effect, Proof, Source};
 use super::lead::{INTRODUCTION, LADEN, Request};
@@ -224,25 +222,6 @@ impl Planner {
         self.ask_chain(node);
     }
 
-    /// Asks those at other sites for their claims who could not be asked while a limit said no.
-    pub(super) fn ask_chains(&mut self) {
-        let unasked = self.peers.iter().filter(|(_, peer)| peer.holds() && matches!(peer.chain, Chain::None));
-        for node in unasked.map(|(node, _)| *node).collect::<Vec<_>>() {
-            self.ask_chain(node);
-        }
-    }
-
-    fn ask_chain(&mut self, node: NodeId) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        peer.chain = Chain::Asked;
-        peer.chain_since.get_or_insert(self.ticks);
-        match StateChain::from_bytes(self.ledger.digest(), self.ledger.map(), &[]) {
-            // A blob of one chunk has no inner states, so there is nothing to claim.
-            Ok(chain) => self.chain(node, Arc::new(chain)),
-            Err(_) => self.effects.push(Effect::AskChain(node)),
-        }
-    }
-
     pub(super) fn updated(&mut self, node: NodeId, update: &Update) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let map = self.ledger.map();
@@ -288,25 +267,6 @@ impl Planner {
         }
     }
 
-    pub(super) fn chain(&mut self, node: NodeId, chain: Arc<StateChain>) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        if let Some((next, state, _)) = self.origin.reading
-            && !self.ledger.has_chain()
-            && chain.from(next) != state
-        {
-            peer.chain = Chain::Aside(chain);
-            return;
-        }
-        peer.chain = Chain::Claimed;
-        match self.ledger.claim(node, chain) {
-            Claimed::Agrees | Claimed::Disputes => self.count_taken(),
-            Claimed::Refuted => self.ban(node, Proof::FalseClaim),
-            Claimed::Ignored => {
-                self.drop_peer(node, DropReason::Failed("there are too many claims about this blob".into()));
-            }
-        }
-    }
-
     pub(super) fn drop_peer(&mut self, node: NodeId, reason: DropReason) {
         // One that trades may be right next time, when another leads.
         let holds = self.peers.get(&node).is_some_and(Peer::holds);
@@ -343,6 +303,7 @@ impl Planner {
         self.dropped.insert(node, Dropped { why, times, for_good, is_near, since, led, reading, known });
         self.release_all(Source::Peer(node));
         self.forget_states(node);
+        self.claims_asked.take_if(|asked| *asked == node);
         self.ledger.drop_signer(node);
         self.count_taken();
         was_there

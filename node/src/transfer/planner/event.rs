@@ -74,6 +74,10 @@ pub enum Event {
     Updated(NodeId, Update),
     /// A peer's signed chain has come and its signature is good.
     Chain(NodeId, Arc<StateChain>),
+    /// A peer has signed a chain whose states have this digest. They are to be had of others.
+    Claimed(NodeId, Digest),
+    /// What a peer has given of the states with this digest, if it could.
+    ClaimedStates(NodeId, Digest, Option<Arc<StateChain>>),
     /// States of a leader's reading that were asked of a peer have come, or not.
     States(NodeId, Attempt, Result<Arc<SignedStates>, NoStates>),
     /// The bytes of a chunk are here, so long after they were asked for; one link for each start state.
@@ -127,6 +131,8 @@ pub enum Effect {
     AskRoles(BTreeSet<NodeId>),
     /// Ask a peer for its claim and chain.
     AskChain(NodeId),
+    /// Ask a peer that takes the blob like this node for the states with this digest, which a holder has claimed.
+    AskClaimed(NodeId, Digest),
     /// Ask a peer for the states of a leader's reading that come after these.
     AskStates(NodeId, Attempt, Arc<StatePrefix>),
     /// This node leads from now on, in the place of another one if there was one.

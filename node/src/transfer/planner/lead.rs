@@ -362,7 +362,8 @@ impl Planner {
         let patience = CLAIMING + self.slowness(CLAIMING_SLOWLY);
         self.peers.values().any(|peer| {
             let silent = peer.is_silent(self.ticks, INTRODUCTION);
-            let claiming = peer.holds() && matches!(peer.chain, super::Chain::Asked);
+            let claiming =
+                peer.holds() && matches!(peer.chain, super::Chain::Asked | super::Chain::Elsewhere { .. });
             silent || (claiming && peer.chain_since.is_some_and(|since| self.ticks < since + patience))
         })
     }

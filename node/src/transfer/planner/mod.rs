@@ -26,6 +26,7 @@ use origin::Origin;
 use peer::{Chain, Depth, Peer};
 
 mod chunks;
+mod claims;
 mod company;
 mod event;
 mod lead;
@@ -103,6 +104,8 @@ pub struct Planner {
     lack: Option<Lack>,
     // How long a chunk takes that comes from a peer of this site, smoothed.
     pace: Option<Duration>,
+    // Who was asked for states that a holder has claimed.
+    claims_asked: Option<NodeId>,
     // How many more peers may be followed in this tick.
     may_follow: usize,
     searched_site: bool,
@@ -167,6 +170,7 @@ impl Planner {
             allowed: None,
             lack: None,
             pace: None,
+            claims_asked: None,
             may_follow: FOLLOWED_A_TICK,
             searched_site: false,
             network: Network::Unasked,
@@ -254,6 +258,8 @@ impl Planner {
             Event::RolesAsked => self.lead.asking = None,
             Event::Updated(node, update) => self.updated(node, &update),
             Event::Chain(node, chain) => self.chain(node, chain),
+            Event::Claimed(node, states) => self.claimed(node, states),
+            Event::ClaimedStates(node, states, chain) => self.claimed_states(node, states, chain),
             Event::States(node, attempt, states) => self.states(node, attempt, states),
             Event::Arrived(source, index, links, took) => self.arrived(source, index, &links, took),
             Event::Kept(source, index, link) => self.kept(source, index, link),
@@ -362,6 +368,7 @@ impl Planner {
                 return self.settle_dispute(index, &sides);
             }
         }
+        self.ask_claimed();
         self.ask_states();
         self.ask_peers();
         if self.is_to_look_farther() {

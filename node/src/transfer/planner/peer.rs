@@ -1,10 +1,10 @@
 //! What is known of one peer in one transfer, and how much is asked of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use wherry_proto::{Attempt, ChunkIndex, ChunkSet, NodeId, Role, StateChain};
+use wherry_proto::{Attempt, ChunkIndex, ChunkSet, Digest, NodeId, Role, StateChain};
 
 use super::lead::MUTE;
 use crate::swarm::LinkClass;
@@ -45,6 +45,12 @@ pub(super) enum Chain {
     /// It has none, since the blob is still on its way there, or is not to be asked for it now.
     None,
     Asked,
+    /// It has signed the chain whose states have this digest, and they are to be had of others, of whom these were asked.
+    Elsewhere {
+        states: Digest,
+        since: u64,
+        asked: BTreeSet<NodeId>,
+    },
     /// Contradicts what the origin is sending: nobody can know who is right before that ends.
     Aside(Arc<StateChain>),
     Claimed,
@@ -119,6 +125,8 @@ pub(super) struct Peer {
     pub(super) followed: Option<u64>,
     // The tick at which it was first asked for its chain, if it was.
     pub(super) chain_since: Option<u64>,
+    // Whether it was asked before, and said that others have its chain.
+    pub(super) was_elsewhere: bool,
     pub(super) rank: u64,
     // How much it is one that this node is to know: see `lead::lot`.
     pub(super) lot: u64,
@@ -142,6 +150,7 @@ impl Peer {
             strange: 0,
             followed: None,
             chain_since: None,
+            was_elsewhere: false,
             rank,
             lot,
         }

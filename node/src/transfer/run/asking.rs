@@ -7,12 +7,12 @@ use std::time::Instant;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tracing::debug;
-use wherry_proto::{Attempt, ChunkIndex, Lead, NodeId, State, StateChain, StatePrefix, rank};
+use wherry_proto::{Attempt, ChunkIndex, Digest, Lead, NodeId, State, StateChain, StatePrefix, rank};
 
 use super::{Driver, Happening, Held, hash};
 use crate::swarm::LinkClass;
 use crate::transfer::planner::{Event, Source};
-use crate::transfer::sources::{Found, PeerError};
+use crate::transfer::sources::{Claim, Found, PeerError};
 
 /// How many members are asked to lead before the transfer looks elsewhere.
 const MAX_ASKED_TO_LEAD: usize = 16;
@@ -107,17 +107,32 @@ impl Driver {
         let (parts, events) = (self.parts.clone(), self.events.clone());
         let is_dear = parts.peers.class(&node) == Some(LinkClass::Wan);
         self.spawn(async move {
-            let event = match parts.peers.chain(node, digest, size, known.clone()).await {
-                Ok(chain) => {
-                    // One that is known already does not come again.
-                    if is_dear && known.is_none_or(|known| known != chain) {
-                        parts.limits.count(chain.to_bytes().len() as u64);
+            let event = loop {
+                match parts.peers.chain(node, digest, size, known.clone()).await {
+                    Ok(Claim::Chain(chain)) => {
+                        // One that is known already does not come again.
+                        if is_dear && known.is_none_or(|known| known != chain) {
+                            parts.limits.count(chain.to_bytes().len() as u64);
+                        }
+                        break Event::Chain(node, chain);
                     }
-                    Event::Chain(node, chain)
+                    Ok(Claim::Elsewhere(states)) => break Event::Claimed(node, states),
+                    // A long chain takes a slot.
+                    Err(PeerError::Busy) => parts.peers.ready(node).await,
+                    Err(why) => break no_source(node, why),
                 }
-                Err(why) => no_source(node, why),
             };
             let _ = events.send(Happening::Event(event)).await;
+        });
+    }
+
+    pub(super) fn ask_claimed(&self, node: NodeId, states: Digest) {
+        let (digest, size) = (self.digest(), self.map().size());
+        let (parts, events) = (self.parts.clone(), self.events.clone());
+        self.spawn(async move {
+            // Whoever cannot give them now is no worse a source of chunks: whoever is gone, that will show.
+            let chain = parts.peers.claimed(node, digest, size, states).await.ok();
+            let _ = events.send(Happening::Event(Event::ClaimedStates(node, states, chain))).await;
         });
     }
 
