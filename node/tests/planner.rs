@@ -36,7 +36,7 @@ enum Manner {
     Vanishing(u32),
     /// Honest, but refuses now and then.
     Busy,
-    /// Honest, but says first that others have its states.
+    /// Honest, but lets others give its states as far as it may.
     Coy,
 }
 
@@ -80,8 +80,6 @@ struct World {
     // How often a limit is yet to come, and whether one holds.
     limits: u32,
     limited: bool,
-    // Who has said that others have its states.
-    coy: BTreeSet<NodeId>,
     // The chunks that this node has lost of a blob that it had verified, if it had: nothing else may be asked for.
     lost: Option<BTreeSet<u32>>,
 }
@@ -141,7 +139,6 @@ impl World {
             idle: 0,
             limits: 0,
             limited: false,
-            coy: BTreeSet::new(),
             lost: None,
             truth,
         };
@@ -201,12 +198,13 @@ impl World {
 
     fn act(&mut self, effect: Effect) {
         match effect {
-            Effect::AskChain(node) => {
+            Effect::AskClaim(node) | Effect::AskChain(node) => {
+                let spares = matches!(effect, Effect::AskClaim(_));
                 let peer = &self.peers[&node];
                 let chain = peer.chain.clone();
                 match peer.manner {
                     Manner::Empty => self.soon(Event::PeerFailed(node, "holds nothing".into())),
-                    Manner::Coy if self.coy.insert(node) => {
+                    Manner::Coy if spares => {
                         self.soon(Event::Claimed(node, Digest::sha256(&chain.to_bytes())));
                     }
                     _ => self.soon(Event::Chain(node, chain)),

@@ -14,8 +14,11 @@ use std::time::Duration;
 
 use planner_support::{CHUNK, blob, invent, true_chain};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{DropReason, Effect, Event, Planner, Source};
-use wherry_proto::{Digest, List, NodeId, Role, Run, SecretKey, StateChain, Update, link};
+use wherry_node::transfer::planner::{Effect, Event, Planner, Source};
+use wherry_proto::{
+    Certificate, Digest, List, NodeId, Role, Roles, Run, SecretKey, SignedStates, StateChain, StatePrefix,
+    StreamClaim, Update, link,
+};
 
 /// Within how many ticks a holder is asked once more whose states nobody gives: 10 s.
 const SOON: usize = 20;
@@ -33,13 +36,25 @@ fn sent_on(chain: &StateChain, holders: &[NodeId]) -> Planner {
     let mut planner = Planner::new(node(99), chain.digest(), chain.map(), &[], 1);
     for holder in holders {
         let effects = planner.apply(Event::Offered(*holder, LinkClass::Lan));
-        assert!(effects.contains(&Effect::AskChain(*holder)), "{effects:?}");
+        assert!(effects.contains(&Effect::AskClaim(*holder)), "{effects:?}");
     }
     planner.apply(Event::SearchedSite);
     for holder in holders {
         assert_eq!(planner.apply(Event::Claimed(*holder, states(chain))), []);
     }
     planner
+}
+
+/// A holder is asked again, says once more that others have its states, and is asked to give them itself.
+fn insists(planner: &mut Planner, chain: &StateChain, holder: NodeId) {
+    for expected in [Effect::AskClaim(holder), Effect::AskChain(holder)] {
+        let asked =
+            (0..SOON).find_map(|_| Some(planner.apply(Event::Tick)).filter(|effects| !effects.is_empty()));
+        assert_eq!(asked, Some(vec![expected.clone()]));
+        if expected == Effect::AskClaim(holder) {
+            planner.apply(Event::Claimed(holder, states(chain)));
+        }
+    }
 }
 
 /// A neighbour says that it has some chunks.
@@ -86,31 +101,88 @@ fn whoever_lacks_the_states_is_asked_once_and_then_somebody_else() {
 }
 
 #[test]
+fn whoever_says_nothing_when_it_is_asked_for_states_or_claims_others_keeps_nobody_from_asking_the_next() {
+    let truth = blob(8 * CHUNK, 5);
+    let chain = true_chain(&truth);
+    let (invented, _) = invent(&truth, &chain, 4, 9);
+    let mut planner = sent_on(&chain, &[node(1)]);
+    planner.apply(Event::Offered(node(2), LinkClass::Lan));
+    planner.apply(Event::Claimed(node(2), states(&invented)));
+    let asked = |effects: &[Effect]| -> Vec<(NodeId, Digest)> {
+        let asked = |effect: &Effect| match effect {
+            Effect::AskClaimed(node, states) => Some((*node, *states)),
+            _ => None,
+        };
+        effects.iter().filter_map(asked).collect()
+    };
+    // Of the mute one both are asked, at once.
+    let mut first = asked(&has_some(&mut planner, node(3)));
+    first.sort_unstable();
+    let mut both = [(node(3), states(&chain)), (node(3), states(&invented))];
+    both.sort_unstable();
+    assert_eq!(first, both);
+    assert_eq!(asked(&has_some(&mut planner, node(4))), []);
+    let next =
+        (0..SOON).find_map(|_| Some(asked(&planner.apply(Event::Tick))).filter(|asked| !asked.is_empty()));
+    assert!(next.unwrap().contains(&(node(4), states(&chain))));
+    let effects = planner.apply(Event::ClaimedStates(node(4), states(&chain), Some(Arc::new(chain))));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Fetch(..))), "{effects:?}");
+}
+
+#[test]
+fn holders_at_other_sites_are_not_spared_since_nobody_here_has_their_states() {
+    let chain = true_chain(&blob(8 * CHUNK, 5));
+    let mut planner = Planner::new(node(99), chain.digest(), chain.map(), &[], 1);
+    let effects = planner.apply(Event::Offered(node(1), LinkClass::Wan));
+    assert!(effects.contains(&Effect::AskChain(node(1))), "{effects:?}");
+}
+
+#[test]
 fn a_holder_is_asked_once_more_if_nobody_else_has_its_states_and_nobody_leads_meanwhile() {
     let chain = Arc::new(true_chain(&blob(8 * CHUNK, 5)));
     let holder = node(1);
     let mut planner = sent_on(&chain, &[holder]);
     planner.apply(Event::OriginOffered);
-    let asked =
-        (0..SOON).find_map(|_| Some(planner.apply(Event::Tick)).filter(|effects| !effects.is_empty()));
-    assert_eq!(asked, Some(vec![Effect::AskChain(holder)]));
+    insists(&mut planner, &chain, holder);
+    assert!(!planner.leads());
     let effects = planner.apply(Event::Chain(holder, chain));
     assert!(fetches(&effects), "{effects:?}");
 }
 
 #[test]
-fn a_holder_that_gives_its_chain_to_nobody_is_no_source() {
+fn a_holder_that_gives_its_chain_to_nobody_keeps_nobody_from_leading() {
     let chain = true_chain(&blob(8 * CHUNK, 5));
     let holder = node(1);
     let mut planner = sent_on(&chain, &[holder]);
     planner.apply(Event::OriginOffered);
-    while !planner.apply(Event::Tick).contains(&Effect::AskChain(holder)) {}
-    let effects = planner.apply(Event::Claimed(holder, states(&chain)));
-    let is_drop =
-        |effect: &Effect| matches!(effect, Effect::Drop(node, DropReason::Failed(_)) if *node == holder);
-    assert!(effects.iter().any(is_drop), "{effects:?}");
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Ban(..))), "{effects:?}");
-    assert!(planner.leads());
+    insists(&mut planner, &chain, holder);
+    planner.apply(Event::PeerFailed(holder, "a claim without states came".into()));
+    assert!((0..SOON).any(|_| {
+        planner.apply(Event::Tick);
+        planner.leads()
+    }));
+}
+
+#[test]
+fn whoever_goes_by_a_reading_has_its_last_states_from_the_leader_itself() {
+    let chain = true_chain(&blob(8 * CHUNK, 5));
+    let leader = node(1);
+    let mut planner = Planner::new(node(99), chain.digest(), chain.map(), &[], 1);
+    planner.apply(Event::Met(leader, LinkClass::Lan, None));
+    let says = |role| Event::Updated(leader, Update { role, here: List::first_of([]) });
+    let effects = planner.apply(says(Role::Leading { attempt: 7, known: 2 }));
+    let attempt = effects.iter().find_map(|effect| match effect {
+        Effect::AskStates(_, attempt, _) => Some(*attempt),
+        _ => None,
+    });
+    let mut prefix = StatePrefix::of(&chain);
+    prefix.truncate(2);
+    let key = SecretKey::from_seed([1; 32]);
+    let claim = StreamClaim::sign(&key, &key.network(), chain.digest(), 7, &prefix);
+    let certificate = Certificate::sign(&key, leader, Roles::from_bits(u32::MAX), 0, u64::MAX);
+    let signed = Arc::new(SignedStates { claim, certificate, prefix });
+    planner.apply(Event::States(leader, attempt.unwrap(), Ok(signed)));
+    assert!(planner.apply(says(Role::Held)).contains(&Effect::AskChain(leader)));
 }
 
 #[test]

@@ -41,7 +41,9 @@ fn asked_while_limited(far: NodeId, near: NodeId) -> BTreeSet<NodeId> {
                     let update = Update { role: Role::Held, here: List::first_of([]) };
                     events.push_back(Event::Updated(node, update));
                 }
-                Effect::AskChain(node) => events.push_back(Event::Chain(node, chains[&node].clone())),
+                Effect::AskClaim(node) | Effect::AskChain(node) => {
+                    events.push_back(Event::Chain(node, chains[&node].clone()))
+                }
                 Effect::Fetch(node, ..) => _ = asked.insert(node),
                 _ => {}
             }
@@ -106,7 +108,9 @@ fn a_holder_that_has_not_got_a_chunk_is_not_asked_for_it_again() {
                     let role = Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false };
                     events.push_back(says(role, &[Run { from: 0, len: 2 }, Run { from: 3, len: 5 }]));
                 }
-                Effect::AskChain(node) => events.push_back(Event::Chain(node, chain.clone())),
+                Effect::AskClaim(node) | Effect::AskChain(node) => {
+                    events.push_back(Event::Chain(node, chain.clone()))
+                }
                 Effect::Fetch(node, index, _) if index == lost => {
                     assert!(is_whole, "it is asked again for what it has not got");
                     is_whole = false;

@@ -25,7 +25,6 @@ use wherry_proto::{
 /// Takes a whole blob, checking each chunk.
 async fn take(exchange: &wherry_node::swarm::Exchange, digest: Digest, size: u64) -> Vec<u8> {
     let (claim, chain) = within(exchange.held(digest, size, None)).await.unwrap();
-    let chain = chain.unwrap();
     assert_eq!(claim.signer, exchange.node());
     let map = chain.map();
     let chunks = map.iter().map(|index| exchange.chunk(digest, map, index, |_| {}));

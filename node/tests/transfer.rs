@@ -32,7 +32,7 @@ use wherry_node::limits::{LimitParts, LimitSettings, Limits, moment};
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
 use wherry_node::transfer::{
-    Claim, Fetched, Found, MAX_TRANSFERS, PeerError, Peers, Route, Signer, Transfer, TransferError, Transfers,
+    Fetched, Found, MAX_TRANSFERS, PeerError, Peers, Route, Signer, Transfer, TransferError, Transfers,
 };
 use wherry_proto::{
     Algorithm, Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NodeId, Roles, SecretKey, StateChain,
@@ -56,7 +56,7 @@ impl Peers for Nobody {
         _: Digest,
         _: u64,
         _: Option<Arc<StateChain>>,
-    ) -> BoxFuture<'_, Result<Claim, PeerError>> {
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>> {
         async { Err(PeerError::Left("nobody is there".to_owned())) }.boxed()
     }
 

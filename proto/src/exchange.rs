@@ -27,6 +27,9 @@ pub enum Request {
         blob: BlobName,
         /// The SHA-256 of the chain's bytes that the asker has already: if the claim is on the same, none follow.
         known: Option<Digest>,
+        /// Whether no states need follow if many ask for them: the asker then takes them from others by
+        /// [`Request::ClaimedStates`].
+        spares: bool,
     },
     /// One chunk of a blob that is held or arrives.
     Chunk {
@@ -99,8 +102,7 @@ pub enum Response {
         id: u32,
         /// The sender's own.
         claim: HeldClaim,
-        /// At most [`MAX_CHAIN_LEN`]; 0 if the asker has these states, or is to take them from other followers of the blob by
-        /// [`Request::ClaimedStates`].
+        /// At most [`MAX_CHAIN_LEN`]; 0 if the asker has these states, or is spared them.
         len: u32,
     },
     /// No slot is free, and the line is full: ask somebody else, or again after [`Response::Free`].

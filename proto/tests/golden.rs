@@ -158,10 +158,10 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("reply-lead-no-space", refuse(LeadRefusal::NoSpace)),
         ("reply-lead-budget", refuse(LeadRefusal::Budget)),
         ("reply-lead-not-for-you", refuse(LeadRefusal::NotForYou)),
-        ("request-chain", frame(Request::Chain { id: 1, blob: blob(), known: None })),
+        ("request-chain", frame(Request::Chain { id: 1, blob: blob(), known: None, spares: true })),
         (
             "request-chain-known",
-            frame(Request::Chain { id: 1, blob: blob(), known: Some(Digest::sha256(b"")) }),
+            frame(Request::Chain { id: 1, blob: blob(), known: Some(Digest::sha256(b"")), spares: false }),
         ),
         ("request-chunk", frame(Request::Chunk { id: 2, blob: blob(), index: 3 })),
         ("request-cancel", frame(Request::Cancel { id: 2 })),

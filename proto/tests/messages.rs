@@ -160,11 +160,8 @@ fn update() -> impl Strategy<Value = Update> {
 
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
-        (any::<u32>(), blob(), prop::option::of(digest())).prop_map(|(id, blob, known)| Request::Chain {
-            id,
-            blob,
-            known
-        }),
+        (any::<u32>(), blob(), prop::option::of(digest()), any::<bool>())
+            .prop_map(|(id, blob, known, spares)| Request::Chain { id, blob, known, spares }),
         (any::<u32>(), blob()).prop_map(|(id, blob)| Request::Follow { id, blob }),
         (any::<u32>(), blob(), attempt(), any::<u32>())
             .prop_map(|(id, blob, attempt, from)| Request::States { id, blob, attempt, from }),
@@ -352,7 +349,7 @@ fn the_longest_requests_and_responses_fit() {
     let digest = Digest::of(Algorithm::Sha512, b"");
     let (id, blob) = (u32::MAX, BlobName { digest, size: u64::MAX });
     let attempt = Attempt { signer: key().node(), number: u64::MAX };
-    round(Request::Chain { id, blob, known: Some(digest) });
+    round(Request::Chain { id, blob, known: Some(digest), spares: true });
     round(Request::States { id, blob, attempt, from: u32::MAX });
     round(Request::ClaimedStates { id, blob, states: digest });
     let run = Run { from: u32::MAX, len: u32::MAX };

@@ -5,7 +5,6 @@
 //! since the digest is reached with no other, and until then nothing is reserved.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -13,11 +12,11 @@ use futures::future::{Either, ready, select};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 use wherry_gateway::origin::OriginError;
-use wherry_proto::{ChunkMap, Digest, End, NodeId, StateChain, link};
+use wherry_proto::{ChunkMap, Digest, End, NodeId, link};
 
 use super::{ImageError, Images, PEERS_PATIENCE, blocking};
 use crate::swarm::LinkClass;
-use crate::transfer::{Claim, Found, PeerError, Route};
+use crate::transfer::{Found, PeerError, Route};
 
 /// From how many peers at once a last chunk is asked; each takes at most one chunk and one chain of memory.
 const PROVERS: usize = 8;
@@ -99,26 +98,13 @@ impl Images {
         pin!(proofs.buffer_unordered(PROVERS).filter_map(ready)).next().await
     }
 
-    /// Takes the chain of a blob that a node says it holds. Whoever sends those who follow the blob to others for it gives it
-    /// to one who asks again.
-    async fn chain(&self, node: NodeId, digest: Digest, size: u64) -> Result<Arc<StateChain>, String> {
-        let peers = &self.0.parts.peers;
-        for _ in 0..2 {
-            match peers.chain(node, digest, size, None).await {
-                Ok(Claim::Chain(chain)) => return Ok(chain),
-                Ok(Claim::Elsewhere(_)) => {}
-                Err(why) => return Err(why.to_string()),
-            }
-        }
-        Err("it gives its chain to nobody".to_owned())
-    }
-
     /// Takes the last chunk of a blob that is said to be of this length, and looks whether it leads to the digest.
     /// Returns how many bytes that took.
     async fn prove(&self, node: NodeId, digest: Digest, size: u64) -> Result<u64, String> {
         let peers = &self.0.parts.peers;
         let map = ChunkMap::new(size).map_err(|error| error.to_string())?;
-        let from = self.chain(node, digest, size).await?.from(map.last());
+        let from =
+            peers.chain(node, digest, size, None).await.map_err(|error| error.to_string())?.from(map.last());
         let bytes = loop {
             match peers.chunk(node, digest, map, map.last()).await {
                 Ok(bytes) => break bytes,

@@ -50,6 +50,12 @@ const MAX_ENCRYPTED: usize = exchange::MAX_PIECE + (16 << 10);
 /// slot would be free again before its chunk is on the wire, and all that follows, be it one word, would come late.
 const MAX_UNSENT: u32 = 64 << 10;
 
+/// How the kernel counts what is sent on a connection on which this node asks: as what somebody waits for, in the words of
+/// Linux `TC_PRIO_INTERACTIVE`. These are requests and acknowledgements. Behind the chunks that this node gives each would wait
+/// for as long as two packets of all its connections take, while those whom it asks have nothing to send. `pfifo_fast`, the
+/// kernel's own choice of a queue, lets them go first; `fq_codel`, which many distributions choose, does so without being told.
+const ASKING_PRIORITY: u32 = 6;
+
 /// A TLS stream whose socket is read in large pieces.
 pub(super) type ClientStream = tokio_rustls::client::TlsStream<BufReader<TcpStream>>;
 
@@ -117,6 +123,9 @@ pub(super) async fn dial(
     };
     let socket = timeout(BULK_HANDSHAKE_TIME, connect).await.map_err(|_| failed(late()))?.map_err(failed)?;
     tune(&socket).map_err(failed)?;
+    if let Err(error) = SockRef::from(&socket).set_priority(ASKING_PRIORITY) {
+        tracing::debug!(peer = %node, %error, "requests wait behind chunks");
+    }
     let failed = |error| BulkError::Tls { address: address(), error };
     let config = tls.client(&node).map_err(|error| failed(io::Error::other(error)))?;
     let socket = BufReader::with_capacity(READ_BUFFER, socket);

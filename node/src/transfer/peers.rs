@@ -124,9 +124,17 @@ impl Peers for Client {
         digest: Digest,
         size: u64,
         known: Option<Arc<StateChain>>,
-    ) -> BoxFuture<'_, Result<Claim, PeerError>> {
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>> {
         async move {
-            let (claim, chain) = self.exchange(node).await?.held(digest, size, known.as_deref()).await?;
+            let (_, chain) = self.exchange(node).await?.held(digest, size, known.as_deref()).await?;
+            Ok(Arc::new(chain))
+        }
+        .boxed()
+    }
+
+    fn claim(&self, node: NodeId, digest: Digest, size: u64) -> BoxFuture<'_, Result<Claim, PeerError>> {
+        async move {
+            let (claim, chain) = self.exchange(node).await?.claim(digest, size).await?;
             Ok(chain.map_or(Claim::Elsewhere(claim.states), |chain| Claim::Chain(Arc::new(chain))))
         }
         .boxed()

@@ -368,7 +368,8 @@ impl Driver {
             Effect::Follow(node) => self.follow(node),
             Effect::Unfollow(node) => self.leave(node),
             Effect::AskRoles(but) => self.ask_roles(&but),
-            Effect::AskChain(node) => self.ask_chain(node),
+            Effect::AskClaim(node) => self.ask_chain(node, true),
+            Effect::AskChain(node) => self.ask_chain(node, false),
             Effect::AskClaimed(node, states) => self.ask_claimed(node, states),
             Effect::AskStates(node, attempt, before) => self.ask_states(node, attempt, before),
             Effect::Lead(before) => {

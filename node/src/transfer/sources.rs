@@ -102,7 +102,12 @@ pub trait Peers: Send + Sync + 'static {
         digest: Digest,
         size: u64,
         known: Option<Arc<StateChain>>,
-    ) -> BoxFuture<'_, Result<Claim, PeerError>>;
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>>;
+
+    /// The same of a holder that may have given its chain to several others, who can then be asked for it.
+    fn claim(&self, node: NodeId, digest: Digest, size: u64) -> BoxFuture<'_, Result<Claim, PeerError>> {
+        async move { Ok(Claim::Chain(self.chain(node, digest, size, None).await?)) }.boxed()
+    }
 
     /// The chain of which a holder has claimed the states that have this digest, from whoever goes by it.
     fn claimed(

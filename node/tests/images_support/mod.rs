@@ -29,7 +29,7 @@ use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
 use wherry_node::swarm::{LinkClass, RESOLVE_TIME};
-use wherry_node::transfer::{Claim, Found, PeerError, Peers, Progress, Signer, Transfers};
+use wherry_node::transfer::{Found, PeerError, Peers, Progress, Signer, Transfers};
 use wherry_proto::{
     Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain,
     TagMeaning, TagRecord, TagWord,
@@ -294,7 +294,7 @@ impl Peers for Holders {
         digest: Digest,
         size: u64,
         _: Option<Arc<StateChain>>,
-    ) -> BoxFuture<'_, Result<Claim, PeerError>> {
+    ) -> BoxFuture<'_, Result<Arc<StateChain>, PeerError>> {
         async move {
             let bytes = self.of(node, digest, size);
             let bytes = bytes.ok_or_else(|| PeerError::Left("it does not hold it".to_owned()))?;
@@ -303,7 +303,7 @@ impl Peers for Holders {
             chain.update(&bytes).unwrap();
             // Whatever its bytes are, it claims that they lead to the digest.
             let states = chain.finish().unwrap().to_bytes();
-            Ok(Claim::Chain(Arc::new(StateChain::from_bytes(digest, map, &states).unwrap())))
+            Ok(Arc::new(StateChain::from_bytes(digest, map, &states).unwrap()))
         }
         .boxed()
     }

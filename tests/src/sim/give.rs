@@ -4,18 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wherry_node::swarm::{Audience, News, Telling, UPDATE_TIME};
+use wherry_node::swarm::{Audience, CHAINS_AT_ONCE, News, SMALL_CHAIN, Telling, UPDATE_TIME};
 use wherry_node::transfer::planner::{Event, NoStates};
 use wherry_proto::{Attempt, ChunkIndex, Digest, List, Role, SignedStates, StatePrefix, StreamClaim, Update};
 
-use super::clock::nanos;
+use super::clock::{Time, nanos};
 use super::message::{BlobNo, Job, Message, Part, RequestId};
 use super::node::Serving;
 use super::spread::Spread;
 use super::world::{Carries, Happening, World};
-
-/// A chain of so many bytes is given to all who ask.
-const SMALL_CHAIN: u32 = 2 << 10;
 
 /// How long a request waits for a slot.
 const SLOT_WAIT: Duration = Duration::from_secs(1);
@@ -70,11 +67,11 @@ impl World {
                     let chain = chain.filter(|chain| Digest::sha256(&chain.to_bytes()) == states);
                     self.send(giver, taker, Message::ClaimedStates { blob, request, states, chain });
                 }
-                Part::Chain { known } => {
+                Part::Chain { known, spares } => {
                     let chain =
                         self.nodes[giver].blobs[blob].held.then(|| Arc::clone(self.blobs[blob].chain()));
-                    if let Some(chain) = chain.as_ref().filter(|_| !known)
-                        && !self.gives_chain(giver, taker, blob)
+                    if let Some(chain) = chain.as_ref().filter(|_| spares && !known)
+                        && !self.gives_chain(giver, blob)
                     {
                         let states = Digest::sha256(&chain.to_bytes());
                         self.send(giver, taker, Message::ClaimElsewhere { blob, request, states });
@@ -98,15 +95,19 @@ impl World {
         self.send(giver, taker, Message::Busy { blob, index, request });
     }
 
-    /// Whether the states of a blob's chain go to a follower, or others are to give them.
-    fn gives_chain(&mut self, giver: usize, taker: usize, blob: BlobNo) -> bool {
-        let map = self.blobs[blob].map();
+    /// Whether the states of a blob's chain go to somebody who can have them of others.
+    fn gives_chain(&mut self, giver: usize, blob: BlobNo) -> bool {
+        let len = 32 * (self.blobs[blob].map().count() as usize - 1);
+        let (now, up) = (self.clock.now(), self.nodes[giver].setup.up);
         let giving = &mut self.nodes[giver].giving;
-        let follows = giving.subscriptions.get(&blob).is_some_and(|all| all.contains_key(&taker));
-        let is_small = 32 * (map.count() - 1) <= SMALL_CHAIN;
-        is_small
-            || !follows
-            || giving.spread.entry(blob).or_insert_with(|| Spread::new(map)).give_chain(taker)
+        giving.chains.retain(|end| now < *end);
+        let gives = len <= SMALL_CHAIN || giving.chains.len() < CHAINS_AT_ONCE;
+        if gives {
+            // They share the link.
+            let time = (giving.chains.len() + 1) as f64 * len as f64 / up;
+            giving.chains.push(now + (time * 1e9) as Time);
+        }
+        gives
     }
 
     fn serve_chunk(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wherry_proto::{
-    Attempt, ChunkIndex, List, NodeId, Role, Run, SignedStates, StatePrefix, StreamClaim, Update,
+    Attempt, ChunkIndex, Digest, List, NodeId, Role, Run, SignedStates, StatePrefix, StreamClaim, Update,
 };
 
 use super::blob::{Content, TRUE};
@@ -118,7 +118,12 @@ impl World {
                 self.nodes[node].deceived.remove(&(from, blob));
             }
             Message::Ask(Job { request, blob, part }) => match part {
-                Part::Chain { known } => {
+                Part::Chain { spares: true, .. } if node.is_multiple_of(2) => {
+                    let chain = self.blobs[blob].invent_chain(1, Self::lie(node));
+                    let states = Digest::sha256(&chain.to_bytes());
+                    self.send(node, from, Message::ClaimElsewhere { blob, request, states });
+                }
+                Part::Chain { known, .. } => {
                     let chain = match manner {
                         Manner::FalseHolder { fork } => {
                             Some(Arc::new(self.blobs[blob].invent_chain(fork, Self::lie(node))))
@@ -127,6 +132,7 @@ impl World {
                     };
                     self.send(node, from, Message::Chain { blob, request, chain, known });
                 }
+                Part::Claimed(_) if matches!(manner, Manner::Mute { .. }) => {}
                 Part::Claimed(states) => {
                     self.send(node, from, Message::ClaimedStates { blob, request, states, chain: None });
                 }

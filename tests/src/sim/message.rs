@@ -104,6 +104,8 @@ pub(super) enum Part {
     Chain {
         /// Whether the one who asks knows a chain, whose states do not come again.
         known: bool,
+        /// Whether the states may come from others.
+        spares: bool,
     },
     /// The states that some holder has claimed.
     Claimed(Digest),

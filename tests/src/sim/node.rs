@@ -107,6 +107,8 @@ pub(super) struct Giving {
     pub(super) connections: BTreeMap<usize, Connection>,
     pub(super) slots: usize,
     pub(super) places: usize,
+    // Until when each of the chains that were given is on its way.
+    pub(super) chains: Vec<Time>,
     pub(super) line: VecDeque<usize>,
     pub(super) sent_away: u64,
     // Those who were, in that order, and have not been told since that there is a place.

@@ -1,33 +1,22 @@
 //! What a node has given to whom of a blob, so that each chunk leaves it about once while upload is scarce: the rule of
 //! the exchange's giving side.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet};
 
 /// How many receivers of a blob are remembered.
 const MAX_RECEIVERS: usize = 64;
 
-/// To how many followers of a blob its whole chain is given before others are to take it from these.
-const CHAINS_GIVEN: usize = 4;
-
 pub(super) struct Spread {
     map: ChunkMap,
     counts: Vec<u16>,
     receivers: BTreeMap<usize, ChunkSet>,
-    chains: usize,
-    sent_on: BTreeSet<usize>,
 }
 
 impl Spread {
     pub(super) fn new(map: ChunkMap) -> Self {
-        Self {
-            map,
-            counts: vec![0; map.count() as usize],
-            receivers: BTreeMap::new(),
-            chains: 0,
-            sent_on: BTreeSet::new(),
-        }
+        Self { map, counts: vec![0; map.count() as usize], receivers: BTreeMap::new() }
     }
 
     fn count(&self, index: ChunkIndex) -> u16 {
@@ -64,13 +53,6 @@ impl Spread {
         let count = &mut self.counts[index.get() as usize];
         *count = count.saturating_add(1);
         true
-    }
-
-    /// Whether a follower is given the states of the chain, or is to take them from others.
-    pub(super) fn give_chain(&mut self, to: usize) -> bool {
-        let gives = self.chains < CHAINS_GIVEN || !self.sent_on.insert(to);
-        self.chains += usize::from(gives);
-        gives
     }
 
     /// What was to be given was not.

@@ -99,13 +99,14 @@ impl World {
             Effect::Follow(peer) => self.follow(node, blob, peer),
             Effect::Unfollow(peer) => self.leave(node, blob, peer),
             Effect::AskRoles(but) => self.ask_roles(node, blob, &but),
-            Effect::AskChain(peer) => {
+            Effect::AskClaim(peer) | Effect::AskChain(peer) => {
+                let spares = matches!(effect, Effect::AskClaim(_));
                 let transfer = self.nodes[node].blobs[blob].transfer.as_ref();
                 let known = transfer.is_some_and(|transfer| {
                     let ledger = transfer.planner.ledger();
                     ledger.chain().is_some() || ledger.stream().known() + 1 >= ledger.map().count()
                 });
-                self.pull(node, blob, peer, Part::Chain { known });
+                self.pull(node, blob, peer, Part::Chain { known, spares });
             }
             Effect::AskClaimed(peer, states) => self.pull(node, blob, peer, Part::Claimed(states)),
             Effect::AskStates(peer, attempt, before) => {

@@ -94,7 +94,7 @@ pub(super) struct Waiting {
 
 pub(super) enum Part {
     Chunk { len: u32, progress: Box<dyn FnMut(usize) + Send> },
-    Chain { blob: BlobName, len: u32, known: Option<Digest> },
+    Chain { blob: BlobName, len: u32, known: Option<Digest>, spares: bool },
     Claimed { len: u32 },
     States { blob: BlobName, attempt: Attempt, from: u32 },
 }
@@ -197,8 +197,7 @@ impl Exchange {
     }
 
     /// Takes the peer's claim that it holds a blob of `size` bytes, with the chain that it claims; the states do not
-    /// travel if they are those of `known`. There is no chain if its states are to be had of other followers of the blob:
-    /// see [`claimed`](Self::claimed). Whoever asks a second time gets them.
+    /// travel if they are those of `known`.
     ///
     /// The signature is the peer's and covers the states; whether the chain is right only its chunks can tell.
     pub async fn held(
@@ -206,28 +205,50 @@ impl Exchange {
         digest: Digest,
         size: u64,
         known: Option<&StateChain>,
-    ) -> Result<(HeldClaim, Option<StateChain>), ExchangeError> {
-        let map = ChunkMap::new(size)?;
-        let blob = BlobName { digest, size };
-        // At most MAX_CHAIN_LEN, since the map is within its bounds.
-        let len = (map.count() - 1) * digest.algorithm().output_len() as u32;
+    ) -> Result<(HeldClaim, StateChain), ExchangeError> {
         let known_states = known.map(StateChain::to_bytes);
         let known = known_states.as_deref().map(Digest::sha256);
-        let request = |id| Request::Chain { id, blob, known };
-        let Taken::Chain(claim, states) = self.0.ask(Part::Chain { blob, len, known }, request).await? else {
-            return Err(self.0.protocol("something else came for a chain"));
-        };
+        let (claim, states) = self.ask_chain(digest, size, known, false).await?;
+        // None came: they are those that are known, or there are none.
         let states = match known_states {
-            // None came: they are those that are known.
             Some(known) if states.is_empty() => known,
-            None if states.is_empty() && len > 0 => {
-                claim.verify(&self.0.network).map_err(|reason| self.0.false_claim(reason))?;
-                return Ok((*claim, None));
-            }
             _ => states,
         };
         let chain = claim.open(&self.0.network, &states).map_err(|reason| self.0.false_claim(reason))?;
-        Ok((*claim, Some(chain)))
+        Ok((*claim, chain))
+    }
+
+    /// Takes the same claim without its chain if the peer has given that to several others: see
+    /// [`claimed`](Self::claimed).
+    pub async fn claim(
+        &self,
+        digest: Digest,
+        size: u64,
+    ) -> Result<(HeldClaim, Option<StateChain>), ExchangeError> {
+        let (claim, states) = self.ask_chain(digest, size, None, true).await?;
+        let is_spared = states.is_empty() && ChunkMap::new(size)?.count() > 1;
+        let checked = match is_spared {
+            true => claim.verify(&self.0.network).map(|()| None),
+            false => claim.open(&self.0.network, &states).map(Some),
+        };
+        let chain = checked.map_err(|reason| self.0.false_claim(reason))?;
+        Ok((*claim, chain))
+    }
+
+    async fn ask_chain(
+        &self,
+        digest: Digest,
+        size: u64,
+        known: Option<Digest>,
+        spares: bool,
+    ) -> Result<(Box<HeldClaim>, Vec<u8>), ExchangeError> {
+        let blob = BlobName { digest, size };
+        let len = chain_len(digest, ChunkMap::new(size)?);
+        let request = |id| Request::Chain { id, blob, known, spares };
+        match self.0.ask(Part::Chain { blob, len, known, spares }, request).await? {
+            Taken::Chain(claim, states) => Ok((claim, states)),
+            _ => Err(self.0.protocol("something else came for a chain")),
+        }
     }
 
     /// Takes the chain that some holder has claimed from a peer that goes by it. `states` is what the claim says of them:
@@ -241,8 +262,7 @@ impl Exchange {
     ) -> Result<StateChain, ExchangeError> {
         let map = ChunkMap::new(size)?;
         let blob = BlobName { digest, size };
-        // At most MAX_CHAIN_LEN, since the map is within its bounds.
-        let len = (map.count() - 1) * digest.algorithm().output_len() as u32;
+        let len = chain_len(digest, map);
         let request = |id| Request::ClaimedStates { id, blob, states };
         let Taken::Claimed(bytes) = self.0.ask(Part::Claimed { len }, request).await? else {
             return Err(self.0.protocol("something else came for claimed states"));
@@ -327,6 +347,11 @@ impl Exchange {
     pub fn close(&self) {
         self.0.closed.cancel();
     }
+}
+
+/// How many bytes the states of a chain have: at most MAX_CHAIN_LEN, since the map is within its bounds.
+fn chain_len(digest: Digest, map: ChunkMap) -> u32 {
+    (map.count() - 1) * digest.algorithm().output_len() as u32
 }
 
 impl std::fmt::Debug for Exchange {

@@ -199,10 +199,9 @@ pub(super) fn claimed_states(
     blob: BlobName,
     states: Digest,
 ) -> Result<Answer, Unanswered> {
-    let chain = match holdings.arriving(&blob) {
-        Some(arriving) => arriving.chain(),
-        None => holdings.chain(&blob.digest).filter(|chain| chain.map().size() == blob.size).map(Arc::new),
-    };
+    let held = || holdings.chain(&blob.digest).filter(|chain| chain.map().size() == blob.size);
+    let chain =
+        holdings.arriving(&blob).and_then(|arriving| arriving.chain()).or_else(|| held().map(Arc::new));
     let bytes = chain.map(|chain| chain.to_bytes()).filter(|bytes| Digest::sha256(bytes) == states);
     let bytes = bytes.ok_or(Unanswered::NotHere)?;
     // At most MAX_CHAIN_LEN, since the chain's map is within its bounds.

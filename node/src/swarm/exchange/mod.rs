@@ -5,6 +5,7 @@
 //! code runs on the bulk plane and on a libp2p stream.
 
 mod buffers;
+mod chains;
 mod client;
 mod downlink;
 mod find;
@@ -58,6 +59,14 @@ pub const UPLOAD_SLOTS: usize = 8;
 
 /// How many of them one peer may have, over all its connections: each connection sends one at a time.
 pub const SLOTS_PER_PEER: usize = 2;
+
+/// How many whole chains are given at a time to those who can have them of others as well. A chain is up to a thousandth of its
+/// blob, so a site that waits for one holder would wait for a chain for each of its nodes first. These few can take what a
+/// node gives at a time, as each may have [`SLOTS_PER_PEER`] slots.
+pub const CHAINS_AT_ONCE: usize = UPLOAD_SLOTS / SLOTS_PER_PEER;
+
+/// A chain of so many bytes goes to everybody: to have it of somebody else takes about as many in words.
+pub const SMALL_CHAIN: usize = 2 << 10;
 
 /// How many blobs may be followed by one exchange at a time.
 pub const MAX_FOLLOWED: usize = 64;

@@ -14,12 +14,13 @@ use wherry_proto::{
 };
 
 use super::buffers::Buffers;
+use super::chains::Chains;
 use super::find::{Open, Source, Unanswered, claimed_states, held_chain, signed_states};
 use super::pusher::Followed;
 use super::slots::{Slot, Slots};
 use super::spread::Spread;
 use super::writer::{Answer, Outgoing, write};
-use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER};
+use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER, SMALL_CHAIN};
 use crate::swarm::backlog::Backlog;
 use crate::swarm::codec::{WireError, read_after_prefix};
 use crate::swarm::holdings::Holdings;
@@ -33,9 +34,6 @@ const MAX_ANSWERS: usize = 64;
 /// How many bytes of states are given without a slot, by every connection: followers need them while all slots are
 /// taken, and they are a thousandth of the blob. Whoever asks for more has come late.
 const FREE_STATES: usize = 64 << 10;
-
-/// A chain of so many bytes is not worth the words that it takes to have it from somebody else.
-const SMALL_CHAIN: usize = 2 << 10;
 
 /// How many lists of states are made at a time: each may be several MiB.
 const MAX_MAKING: usize = 4;
@@ -60,6 +58,7 @@ pub(in crate::swarm) struct Uploader {
     network: NetworkId,
     buffers: Buffers,
     slots: Arc<Slots>,
+    chains: Chains,
     making: Semaphore,
     guests: Mutex<HashMap<NodeId, Weak<Guest>>>,
     spread: Mutex<Spread>,
@@ -78,6 +77,7 @@ impl Uploader {
             network,
             buffers,
             slots: Slots::new(),
+            chains: Chains::default(),
             making: Semaphore::new(MAX_MAKING),
             guests: Mutex::default(),
             spread: Mutex::default(),
@@ -162,10 +162,17 @@ struct Wanted {
 
 #[derive(Clone, Copy)]
 enum Part {
-    Chain { known: Option<Digest> },
+    Chain { known: Option<Digest>, spares: bool },
     Claimed { states: Digest },
     States { attempt: Attempt, from: u32 },
     Chunk(u32),
+}
+
+/// An answer, and what it holds until it is sent.
+struct Found {
+    answer: Answer,
+    slot: Option<Slot>,
+    chain: Option<Arc<()>>,
 }
 
 /// One connection, and its requests that wait.
@@ -216,7 +223,9 @@ impl Connection {
                     self.guest.uploader.holdings.doubted(self.guest.node, blob, index);
                     continue;
                 }
-                Request::Chain { id, blob, known } => Wanted { id, blob, part: Part::Chain { known } },
+                Request::Chain { id, blob, known, spares } => {
+                    Wanted { id, blob, part: Part::Chain { known, spares } }
+                }
                 Request::States { id, blob, attempt, from } => {
                     Wanted { id, blob, part: Part::States { attempt, from } }
                 }
@@ -293,9 +302,9 @@ impl Connection {
             };
             let sent_away = slots.sent_away();
             match self.find(wanted, &mut open).await {
-                Ok((answer, slot)) => {
+                Ok(Found { answer, slot, chain }) => {
                     given_at = slot.as_ref().map(|_| sent_away);
-                    if ready.send(Outgoing { answer, slot, _turn: turn }).await.is_err() {
+                    if ready.send(Outgoing { answer, slot, chain, _turn: turn }).await.is_err() {
                         return ended();
                     }
                 }
@@ -318,22 +327,20 @@ impl Connection {
         }
     }
 
-    async fn find(
-        &self,
-        Wanted { id, blob, part }: Wanted,
-        open: &mut Open,
-    ) -> Result<(Answer, Option<Slot>), Unanswered> {
+    async fn find(&self, Wanted { id, blob, part }: Wanted, open: &mut Open) -> Result<Found, Unanswered> {
         let uploader = &self.guest.uploader;
+        let (mut chain, mut gives_states) = (None, true);
         let make = match part {
             Part::Chunk(number) => {
                 let (answer, slot) = self.find_chunk(id, blob, number, open).await?;
-                return Ok((answer, Some(slot)));
+                return Ok(Found { answer, slot: Some(slot), chain });
             }
             _ if !uploader.holdings.gives_to(&self.guest.node) => return Err(GIVES_NOTHING),
-            Part::Chain { known } => {
-                let gives_states = known.is_some()
-                    || chain_len(&blob) <= SMALL_CHAIN
-                    || uploader.spread().give_chain(&blob, self.guest.node);
+            Part::Chain { known, spares } => {
+                if spares && chain_len(&blob) > SMALL_CHAIN {
+                    chain = uploader.chains.begin(Instant::now());
+                    gives_states = chain.is_some();
+                }
                 let uploader = Arc::clone(uploader);
                 let make = move || {
                     let Uploader { holdings, key, network, .. } = &*uploader;
@@ -360,7 +367,7 @@ impl Connection {
             false => Some(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?),
         };
         uploader.holdings.gave(&self.guest.node, u32::try_from(len).unwrap_or(u32::MAX));
-        Ok((answer, slot))
+        Ok(Found { answer, slot, chain })
     }
 
     async fn find_chunk(

@@ -19,8 +19,8 @@ use wherry_proto::{
 
 use super::server::until_giving;
 use super::{
-    Buffers, Exchange, ExchangeError, Follow, MAX_FOLLOWED, Patience, SLOTS_PER_PEER, UPLOAD_SLOTS, Uploader,
-    serve, start,
+    Buffers, CHAINS_AT_ONCE, Exchange, ExchangeError, Follow, MAX_FOLLOWED, Patience, SLOTS_PER_PEER,
+    UPLOAD_SLOTS, Uploader, serve, start,
 };
 use crate::swarm::arriving::Arriving;
 use crate::swarm::codec::read_payload;
@@ -449,13 +449,12 @@ async fn the_states_of_a_chain_that_is_known_do_not_travel() {
     let (digest, map) = giver.blob();
     let taker = giver.taker(2);
     let (claim, chain) = within(taker.exchange.held(digest, map.size(), None)).await.unwrap();
-    let chain = chain.unwrap();
     let again = within(taker.exchange.held(digest, map.size(), Some(&chain))).await.unwrap();
-    assert_eq!(again, (claim.clone(), Some(chain)));
+    assert_eq!(again, (claim.clone(), chain.clone()));
     let mut stream = giver.connect(key(3).node());
     let blob = BlobName { digest, size: map.size() };
     for (known, expected) in [(Some(claim.states), 0), (Some(digest), 6 * 32), (None, 6 * 32)] {
-        say(&mut stream, Request::Chain { id: 7, blob, known }).await;
+        say(&mut stream, Request::Chain { id: 7, blob, known, spares: false }).await;
         let Response::Chain { id: 7, claim: given, len } = response(&mut stream).await else {
             panic!("another response")
         };
@@ -466,26 +465,43 @@ async fn the_states_of_a_chain_that_is_known_do_not_travel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_chain_goes_to_a_few_followers_and_the_others_are_told_what_to_ask_these_for() {
-    // Its chain is longer than what is given to everybody.
+async fn whoever_can_have_a_long_chain_of_others_gets_the_claim_alone_while_several_are_sent_one() {
+    // Its chain is longer than what everybody gets.
     let giver = Giver::new(80 * (32 << 10));
     let (digest, map) = giver.blob();
-    let takers: Vec<_> = (2..8).map(|number| giver.taker(number)).collect();
-    let (mut follows, mut given) = (Vec::new(), Vec::new());
-    for taker in &takers {
-        follows.push(taker.follow(&giver).await);
-        given.push(within(taker.exchange.held(digest, map.size(), None)).await.unwrap());
+    let blob = BlobName { digest, size: map.size() };
+    let mut waiting = Vec::new();
+    for number in 10..10 + CHAINS_AT_ONCE as u8 {
+        // It holds less than the states, and they are not read.
+        let (ours, mut stream) = tokio::io::duplex(256);
+        tokio::spawn(serve(Arc::clone(&giver.uploader), key(number).node(), ours, None));
+        say(&mut stream, Request::Chain { id: 1, blob, known: None, spares: true }).await;
+        let Response::Chain { len, .. } = response(&mut stream).await else { panic!("another response") };
+        assert!(len > 0);
+        waiting.push(stream);
     }
-    let has_states: Vec<bool> = given.iter().map(|(_, chain)| chain.is_some()).collect();
-    assert_eq!(has_states, [true, true, true, true, false, false]);
-    let (claim, chain) = given.swap_remove(0);
-    let last = &takers[5].exchange;
-    // Whoever has verified the blob meanwhile knows the states as well.
-    assert_eq!(within(last.claimed(digest, map.size(), claim.states)).await.ok(), chain);
-    let unknown = within(last.claimed(digest, map.size(), digest)).await;
+    let taker = giver.taker(2);
+    let (claim, spared) = within(taker.exchange.claim(digest, map.size())).await.unwrap();
+    assert_eq!(spared, None);
+    // Whoever has verified the blob knows the states, and gives those that were claimed and no others.
+    let chain = within(taker.exchange.claimed(digest, map.size(), claim.states)).await.unwrap();
+    let unknown = within(taker.exchange.claimed(digest, map.size(), digest)).await;
     assert_eq!(unknown, Err(ExchangeError::NotHere(key(1).node())));
-    // Whoever has found nobody asks again.
-    assert_eq!(within(last.held(digest, map.size(), None)).await, Ok((claim, chain)));
+    // Whoever has found nobody insists; and when the others have theirs there is one for everybody.
+    assert_eq!(
+        within(taker.exchange.held(digest, map.size(), None)).await,
+        Ok((claim.clone(), chain.clone()))
+    );
+    drop(waiting);
+    let given = within(async {
+        loop {
+            let (_, given) = taker.exchange.claim(digest, map.size()).await.unwrap();
+            if given.is_some() {
+                break given;
+            }
+        }
+    });
+    assert_eq!(given.await, Some(chain));
 }
 
 #[tokio::test]

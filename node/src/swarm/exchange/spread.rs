@@ -3,7 +3,7 @@
 //! While upload is scarce, a chunk that one follower has is better taken from that follower: a node that gave each
 //! chunk to each would be the bottleneck of its site.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use wherry_proto::{BlobName, ChunkIndex, ChunkMap, ChunkSet, NodeId};
 
@@ -13,11 +13,6 @@ const MAX_BLOBS: usize = 32;
 /// How many receivers of a blob are remembered, so that what they got can be given again when they are gone: at most
 /// 16 KiB each, for the longest blob.
 const MAX_RECEIVERS: usize = 64;
-
-/// To how many followers of a blob its whole chain is given before others are to take it from these. A chain is up to a
-/// thousandth of its blob, so that a site that waits for one holder would wait for all its chains first; and four take as
-/// much as a node has slots.
-const CHAINS_GIVEN: usize = 4;
 
 /// The memory of all blobs that somebody follows here.
 #[derive(Default)]
@@ -34,9 +29,6 @@ struct Given {
     // To how many followers each chunk was given that are still there.
     counts: Vec<u16>,
     receivers: HashMap<NodeId, ChunkSet>,
-    // How often the whole chain was given, and who was told to take it from others.
-    chains: usize,
-    sent_on: HashSet<NodeId>,
 }
 
 impl Given {
@@ -80,8 +72,6 @@ impl Spread {
             followers: HashMap::new(),
             counts: vec![0; map.count() as usize],
             receivers: HashMap::new(),
-            chains: 0,
-            sent_on: HashSet::new(),
         });
         given.used = self.clock;
         *given.followers.entry(by).or_default() += 1;
@@ -99,7 +89,6 @@ impl Spread {
             *subscriptions -= 1;
             if *subscriptions == 0 {
                 given.followers.remove(&by);
-                given.sent_on.remove(&by);
             }
         }
         if given.followers.is_empty() {
@@ -138,17 +127,6 @@ impl Spread {
         }
         given.note(map, index, to);
         true
-    }
-
-    /// Whether a follower is given the states of the blob's chain, or is to take them from those who were: the first few are,
-    /// and whoever asks again, since it has found none.
-    pub(super) fn give_chain(&mut self, blob: &BlobName, to: NodeId) -> bool {
-        let Some(given) = self.blobs.get_mut(blob).filter(|given| given.followers.contains_key(&to)) else {
-            return true;
-        };
-        let gives = given.chains < CHAINS_GIVEN || !given.sent_on.insert(to);
-        given.chains += usize::from(gives);
-        gives
     }
 
     /// What was to be given was not.
@@ -210,20 +188,6 @@ mod tests {
         assert!(give(&mut spread, 0, 2));
         // Each has now gone to one or two, and chunk 0 to both.
         assert!(give(&mut spread, 1, 1));
-    }
-
-    #[test]
-    fn a_chain_goes_to_a_few_followers_and_to_others_only_if_they_ask_again() {
-        let mut spread = followed_by(&[1, 2, 3, 4, 5, 6]);
-        let chain = |spread: &mut Spread, to| spread.give_chain(&blob(0), node(to));
-        assert!((1..=4).all(|to| chain(&mut spread, to)));
-        assert_eq!([5, 6, 5, 6].map(|to| chain(&mut spread, to)), [false, false, true, true]);
-        // Whoever does not follow the blob knows nobody else to take it from.
-        assert!(chain(&mut spread, 7) && chain(&mut spread, 7));
-        // Whoever comes back begins anew.
-        spread.unfollow(&blob(0), node(5));
-        spread.follow(blob(0), map(), node(5));
-        assert_eq!([5, 5].map(|to| chain(&mut spread, to)), [false, true]);
     }
 
     #[test]

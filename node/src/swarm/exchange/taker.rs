@@ -108,10 +108,9 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
             Response::Chunk { id, len } => self.chunk(id, len).await,
             Response::Chain { id, claim, len } => {
                 let fits = |part: &Part| match part {
-                    Part::Chain { blob, len: expected, known } => {
-                        // Without states where they are known, or where none are and others are to give them.
-                        let without = len == 0 && known.is_none_or(|known| known == claim.states);
-                        (without || len == *expected)
+                    Part::Chain { blob, len: expected, known, spares } => {
+                        let known = *known == Some(claim.states);
+                        (len == *expected || (len == 0 && (known || *spares)))
                             && claim.signer == node
                             && (claim.digest, claim.size) == (blob.digest, blob.size)
                     }

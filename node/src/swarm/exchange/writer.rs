@@ -66,10 +66,11 @@ impl Body {
     }
 }
 
-/// A response with what it holds until it is written: a slot, and its connection's turn.
+/// A response with what it holds until it is sent: a slot, a place among the chains that are, and its connection's turn.
 pub(super) struct Outgoing {
     pub(super) answer: Answer,
     pub(super) slot: Option<Slot>,
+    pub(super) chain: Option<Arc<()>>,
     pub(super) _turn: OwnedSemaphorePermit,
 }
 
@@ -100,11 +101,12 @@ pub(super) async fn write<S: AsyncWrite>(
                     }
                 }
                 response = responses.recv() => {
-                    let Outgoing { answer, slot, _turn } = response.ok_or_else(gone)?;
+                    let Outgoing { answer, slot, chain, _turn } = response.ok_or_else(gone)?;
                     writer.send(buffers, answer).await?;
                     writer.flush().await?;
-                    // What holds a slot is on its way before the slot is given back.
-                    if let Some(backlog) = backlog.as_ref().filter(|_| slot.is_some()) {
+                    // What others wait for is on its way before they are let go.
+                    let holds = slot.is_some() || chain.is_some();
+                    if let Some(backlog) = backlog.as_ref().filter(|_| holds) {
                         drain(backlog).await?;
                     }
                     drop(slot);

@@ -199,6 +199,7 @@ impl Planner {
         }
         let is_followed = self.peers.remove(&idle).is_some_and(|peer| peer.followed.is_some());
         self.forget_states(idle);
+        self.forget_sought(idle);
         if is_followed {
             self.effects.push(Effect::Unfollow(idle));
         }
@@ -219,7 +220,7 @@ impl Planner {
             peer.chain = Chain::None;
             return;
         }
-        self.ask_chain(node);
+        self.ask_claim(node);
     }
 
     pub(super) fn updated(&mut self, node: NodeId, update: &Update) {
@@ -303,7 +304,7 @@ impl Planner {
         self.dropped.insert(node, Dropped { why, times, for_good, is_near, since, led, reading, known });
         self.release_all(Source::Peer(node));
         self.forget_states(node);
-        self.claims_asked.take_if(|asked| *asked == node);
+        self.forget_sought(node);
         self.ledger.drop_signer(node);
         self.count_taken();
         was_there

@@ -129,6 +129,8 @@ pub enum Effect {
     Unfollow(NodeId),
     /// Ask the nodes of the site what they do with the blob, but these, who tell it themselves or are not believed.
     AskRoles(BTreeSet<NodeId>),
+    /// Ask a peer for its claim, and for its chain unless it has given that to several others.
+    AskClaim(NodeId),
     /// Ask a peer for its claim and chain.
     AskChain(NodeId),
     /// Ask a peer that takes the blob like this node for the states with this digest, which a holder has claimed.

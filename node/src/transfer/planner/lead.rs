@@ -282,7 +282,8 @@ impl Planner {
         {
             self.is_led_by(node);
         }
-        let vacant = !self.limited && !self.leads() && leader.is_none() && !self.has_holder();
+        let vacant =
+            !self.limited && !self.leads() && leader.is_none() && !self.has_holder() && !self.awaits_states();
         self.lead.vacant = if vacant { self.lead.vacant + 1 } else { 0 };
     }
 

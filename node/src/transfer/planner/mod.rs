@@ -20,6 +20,7 @@ pub use sizes::Sizes;
 pub use summary::{Leads, PeerNow, Summary};
 
 use crate::swarm::LinkClass;
+use claims::Sought;
 use company::{Dropped, FOLLOWED_A_TICK};
 use lead::{Lead, Request};
 use origin::Origin;
@@ -104,8 +105,8 @@ pub struct Planner {
     lack: Option<Lack>,
     // How long a chunk takes that comes from a peer of this site, smoothed.
     pace: Option<Duration>,
-    // Who was asked for states that a holder has claimed.
-    claims_asked: Option<NodeId>,
+    // Who was asked for the states that holders have claimed.
+    sought: BTreeMap<Digest, Sought>,
     // How many more peers may be followed in this tick.
     may_follow: usize,
     searched_site: bool,
@@ -170,7 +171,7 @@ impl Planner {
             allowed: None,
             lack: None,
             pace: None,
-            claims_asked: None,
+            sought: BTreeMap::new(),
             may_follow: FOLLOWED_A_TICK,
             searched_site: false,
             network: Network::Unasked,
@@ -361,6 +362,7 @@ impl Planner {
         } else {
             self.decide_lead();
         }
+        self.ask_claimed();
         self.lead_with_chain();
         if self.has_holder() {
             self.stop_origin();
@@ -368,7 +370,6 @@ impl Planner {
                 return self.settle_dispute(index, &sides);
             }
         }
-        self.ask_claimed();
         self.ask_states();
         self.ask_peers();
         if self.is_to_look_farther() {

@@ -1,6 +1,6 @@
 //! What is known of one peer in one transfer, and how much is asked of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,11 +45,10 @@ pub(super) enum Chain {
     /// It has none, since the blob is still on its way there, or is not to be asked for it now.
     None,
     Asked,
-    /// It has signed the chain whose states have this digest, and they are to be had of others, of whom these were asked.
+    /// It has signed the chain whose states have this digest, and they are to be had of others.
     Elsewhere {
         states: Digest,
         since: u64,
-        asked: BTreeSet<NodeId>,
     },
     /// Contradicts what the origin is sending: nobody can know who is right before that ends.
     Aside(Arc<StateChain>),
@@ -125,8 +124,8 @@ pub(super) struct Peer {
     pub(super) followed: Option<u64>,
     // The tick at which it was first asked for its chain, if it was.
     pub(super) chain_since: Option<u64>,
-    // Whether it was asked before, and said that others have its chain.
-    pub(super) was_elsewhere: bool,
+    // How often it said that its states are to be had of others.
+    pub(super) sent_on: u8,
     pub(super) rank: u64,
     // How much it is one that this node is to know: see `lead::lot`.
     pub(super) lot: u64,
@@ -150,7 +149,7 @@ impl Peer {
             strange: 0,
             followed: None,
             chain_since: None,
-            was_elsewhere: false,
+            sent_on: 0,
             rank,
             lot,
         }
@@ -172,6 +171,20 @@ impl Peer {
 
     pub(super) fn has(&self, index: ChunkIndex) -> bool {
         self.is_claimed() || (!self.holds() && self.here.contains(index))
+    }
+
+    /// What it has claimed, if the states are to be had of others, and since when it says so.
+    pub(super) fn claims_elsewhere(&self) -> Option<(Digest, u64)> {
+        match self.chain {
+            Chain::Elsewhere { states, since } if self.holds() => Some((states, since)),
+            _ => None,
+        }
+    }
+
+    /// Whether it takes the blob from holders, by a chain that one of them has claimed.
+    pub(super) fn takes_by_chain(&self) -> bool {
+        let by_chain = matches!(self.role, Some(Role::Following { stream: None, .. }));
+        by_chain && self.trades() && self.tells && !self.here.is_empty()
     }
 
     /// Whether it may be asked for a chunk.

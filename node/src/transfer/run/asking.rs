@@ -14,6 +14,9 @@ use crate::swarm::LinkClass;
 use crate::transfer::planner::{Event, Source};
 use crate::transfer::sources::{Claim, Found, PeerError};
 
+/// How often a peer may be too busy to give its chain before it is no source.
+const MAX_BUSY: usize = 16;
+
 /// How many members are asked to lead before the transfer looks elsewhere.
 const MAX_ASKED_TO_LEAD: usize = 16;
 
@@ -98,7 +101,8 @@ impl Driver {
         });
     }
 
-    pub(super) fn ask_chain(&self, node: NodeId) {
+    /// Asks a holder for its claim, whose states may be had of others if it `spares` them.
+    pub(super) fn ask_chain(&self, node: NodeId, spares: bool) {
         let (digest, size) = (self.digest(), self.map().size());
         let ledger = self.planner.ledger();
         // Whoever has followed a leader to the end has all states: they need not come again.
@@ -106,9 +110,15 @@ impl Driver {
         let known = ledger.chain().cloned().or_else(|| read().map(Arc::new));
         let (parts, events) = (self.parts.clone(), self.events.clone());
         let is_dear = parts.peers.class(&node) == Some(LinkClass::Wan);
+        let pause = self.planner.busy_pause();
         self.spawn(async move {
+            let mut busy = 0;
             let event = loop {
-                match parts.peers.chain(node, digest, size, known.clone()).await {
+                let claim = match spares && known.is_none() {
+                    true => parts.peers.claim(node, digest, size).await,
+                    false => parts.peers.chain(node, digest, size, known.clone()).await.map(Claim::Chain),
+                };
+                match claim {
                     Ok(Claim::Chain(chain)) => {
                         // One that is known already does not come again.
                         if is_dear && known.is_none_or(|known| known != chain) {
@@ -118,7 +128,10 @@ impl Driver {
                     }
                     Ok(Claim::Elsewhere(states)) => break Event::Claimed(node, states),
                     // A long chain takes a slot.
-                    Err(PeerError::Busy) => parts.peers.ready(node).await,
+                    Err(PeerError::Busy) if busy < MAX_BUSY => {
+                        busy += 1;
+                        let _ = tokio::time::timeout(pause, parts.peers.ready(node)).await;
+                    }
                     Err(why) => break no_source(node, why),
                 }
             };

@@ -21,9 +21,12 @@ pub(crate) const ORIGIN: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
 /// The cloud's side of the link to it.
 const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 2);
 
-/// How many bytes a node lets wait for its own port: a thousand packets, as Linux does unless it is told otherwise. Its TCP
-/// sees to it that there are few.
+/// How many bytes a node lets wait for its own port until [`OWN_ORDER`] is set: a thousand packets.
 const OWN_QUEUE: f64 = 1_514e3;
+
+/// In which order packets leave a node, and how many wait: as with Linux unless it is told otherwise, which lets a thousand wait
+/// and those of higher priority go first. Its TCP sees to it that there are few.
+const OWN_ORDER: &str = "qdisc replace dev eth0 parent 1:1 pfifo_fast";
 
 /// The longest that a packet waits at an uplink, in seconds: what modest routers hold.
 const UPLINK_QUEUE: f64 = 0.25;
@@ -164,7 +167,8 @@ impl Links {
     /// Sets a machine's port to so many bits a second, both ways.
     pub(crate) fn set_port(&self, machine: &Machine, rate: f64) -> Result<()> {
         machine.space.ip(&[format!("link set eth0 gso_max_segs {}", bundle(rate))])?;
-        machine.space.tc(&[format!("qdisc replace dev eth0 root {}", shape(rate, OWN_QUEUE))])?;
+        let own = format!("qdisc replace dev eth0 root handle 1: {}", shape(rate, OWN_QUEUE));
+        machine.space.tc(&[own, OWN_ORDER.into()])?;
         let shape = shape(rate, queue(rate, PORT_QUEUE));
         self.sites[machine.site].space.tc(&[format!("qdisc replace dev {} root {shape}", machine.port)])
     }
