@@ -40,8 +40,8 @@ impl Planner {
     }
 
     pub(super) fn ask_claim(&mut self, node: NodeId) {
-        // Whoever goes by a reading lacks few states, and its neighbours, who go by it too, have not got the chain either.
-        let goes_by_reading = self.lead.attempt.is_some() || self.ledger.stream().known() > 0;
+        // Where there was a reading its followers lack few states, and their neighbours have no other chain.
+        let goes_by_reading = self.lead.attempt.is_some() || self.lead.watched() > 0;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let spares = !goes_by_reading && peer.class == LinkClass::Lan && peer.sent_on < SENT_ON;
         peer.chain = Chain::Asked;
