@@ -105,7 +105,7 @@ pub enum Response {
         /// At most [`MAX_CHAIN_LEN`]; 0 if the asker has these states, or is spared them.
         len: u32,
     },
-    /// No slot is free, and the line is full: ask somebody else, or again after [`Response::Free`].
+    /// No slot is free: ask somebody else, or again after [`Response::Free`].
     Busy {
         /// That of the request.
         id: u32,

@@ -97,14 +97,14 @@ impl World {
 
     /// Whether the states of a blob's chain go to somebody who can have them of others.
     fn gives_chain(&mut self, giver: usize, blob: BlobNo) -> bool {
-        let len = 32 * (self.blobs[blob].map().count() as usize - 1);
+        let len = 32 * (self.blobs[blob].map().count() - 1);
         let (now, up) = (self.clock.now(), self.nodes[giver].setup.up);
         let giving = &mut self.nodes[giver].giving;
         giving.chains.retain(|end| now < *end);
         let gives = len <= SMALL_CHAIN || giving.chains.len() < CHAINS_AT_ONCE;
         if gives {
             // They share the link.
-            let time = (giving.chains.len() + 1) as f64 * len as f64 / up;
+            let time = (giving.chains.len() + 1) as f64 * f64::from(len) / up;
             giving.chains.push(now + (time * 1e9) as Time);
         }
         gives

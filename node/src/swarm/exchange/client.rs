@@ -17,7 +17,7 @@ use super::buffers::Buffers;
 use super::downlink::Downlink;
 use super::follow::{Follow, Inbox};
 use super::taker::Taker;
-use super::{ExchangeError, MAX_FOLLOWED, MAX_IN_FLIGHT, Patience};
+use super::{ExchangeError, MAX_FOLLOWED, MAX_IN_FLIGHT, Patience, chain_len};
 
 /// How many written requests wait for the connection: each in flight, and each blob that is followed, may have been
 /// cancelled too.
@@ -347,11 +347,6 @@ impl Exchange {
     pub fn close(&self) {
         self.0.closed.cancel();
     }
-}
-
-/// How many bytes the states of a chain have: at most MAX_CHAIN_LEN, since the map is within its bounds.
-fn chain_len(digest: Digest, map: ChunkMap) -> u32 {
-    (map.count() - 1) * digest.algorithm().output_len() as u32
 }
 
 impl std::fmt::Debug for Exchange {

@@ -27,7 +27,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wherry_proto::{ClaimError, NodeId, Refusal, TooLarge};
+use wherry_proto::{ChunkMap, ClaimError, Digest, NodeId, Refusal, TooLarge};
 
 pub(super) use buffers::Buffers;
 pub use client::Exchange;
@@ -66,7 +66,7 @@ pub const SLOTS_PER_PEER: usize = 2;
 pub const CHAINS_AT_ONCE: usize = UPLOAD_SLOTS / SLOTS_PER_PEER;
 
 /// A chain of so many bytes goes to everybody: to have it of somebody else takes about as many in words.
-pub const SMALL_CHAIN: usize = 2 << 10;
+pub const SMALL_CHAIN: u32 = 2 << 10;
 
 /// How many blobs may be followed by one exchange at a time.
 pub const MAX_FOLLOWED: usize = 64;
@@ -77,6 +77,12 @@ pub const UPDATE_TIME: Duration = Duration::from_millis(50);
 
 /// The same at most, on links on which a chunk takes seconds.
 pub(super) const MOST_UPDATE_TIME: Duration = UPDATE_TIME.saturating_mul(32);
+
+/// How many bytes the states of a chain have: at most [`MAX_CHAIN_LEN`](wherry_proto::MAX_CHAIN_LEN), since the map is within
+/// its bounds.
+fn chain_len(digest: Digest, map: ChunkMap) -> u32 {
+    (map.count() - 1) * digest.algorithm().output_len() as u32
+}
 
 /// How long the taking side waits.
 #[derive(Clone, Copy)]

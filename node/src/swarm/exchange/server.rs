@@ -20,7 +20,7 @@ use super::pusher::Followed;
 use super::slots::{Slot, Slots};
 use super::spread::Spread;
 use super::writer::{Answer, Outgoing, write};
-use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER, SMALL_CHAIN};
+use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER, SMALL_CHAIN, chain_len};
 use crate::swarm::backlog::Backlog;
 use crate::swarm::codec::{WireError, read_after_prefix};
 use crate::swarm::holdings::Holdings;
@@ -337,7 +337,8 @@ impl Connection {
             }
             _ if !uploader.holdings.gives_to(&self.guest.node) => return Err(GIVES_NOTHING),
             Part::Chain { known, spares } => {
-                if spares && chain_len(&blob) > SMALL_CHAIN {
+                let map = ChunkMap::new(blob.size).map_err(|_| Unanswered::NotHeld)?;
+                if spares && chain_len(blob.digest, map) > SMALL_CHAIN {
                     chain = uploader.chains.begin(Instant::now());
                     gives_states = chain.is_some();
                 }
@@ -431,12 +432,6 @@ impl Connection {
             }
         }
     }
-}
-
-/// How many bytes the states of a blob's chain have.
-fn chain_len(blob: &BlobName) -> usize {
-    let inner = ChunkMap::new(blob.size).map_or(0, |map| map.count() - 1);
-    inner as usize * blob.digest.algorithm().output_len()
 }
 
 /// Returns when bytes may go to a peer by the rate that is set for it, if that is soon. Where none is set it does not
