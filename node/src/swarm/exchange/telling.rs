@@ -14,6 +14,10 @@ const TOGETHER: u32 = 8;
 /// stalled.
 const COMPANY_TIME: Duration = Duration::from_secs(2);
 
+/// The same for one who leads: it must be seen that it reads on, and whoever follows it from another site hears of its chunks
+/// from nobody else.
+const COMPANY_TIME_OF_READING: Duration = Duration::from_secs(1);
+
 /// For how many times as long as rare news what is common waits for company where links are slow. In the simulation of 64
 /// nodes whose upload is scarce, words about chunks are a tenth of all bytes with two, and all are done 2 % sooner with six.
 const COMPANY_WAITS: u32 = 6;
@@ -32,8 +36,12 @@ fn patience(pace: Option<Duration>) -> Duration {
     patience
 }
 
-/// How many followers of a blob are told soon of a rare chunk where links are slow: twice as many as can be given it at a
-/// time. The others hear of it together with more, and of most of it from these.
+/// How many followers of a blob are told soon of a rare chunk where links are slow, and of one that has just been read: about
+/// as many as can be given it at a time. The others hear of it together with more, and of most of it from these.
+///
+/// The whole site follows whoever leads, and asks it for states: were all told at once, words would fill most of its link at the
+/// beginning. In the simulation of 64 nodes whose upload is scarce all are done 0.8 % sooner by that, with 2 % fewer messages, and
+/// where it is not with 8 % fewer.
 const FIRST_TOLD: usize = 8;
 
 /// What one follower has been told of a blob that arrives.
@@ -92,8 +100,9 @@ impl Telling {
         let since = *self.since.get_or_insert(now);
         let patience = patience(audience.pace);
         let rare = fresh.without(&audience.no_news);
+        let leads = matches!(role, Role::Leading { .. } | Role::Candidate { .. });
         let is_urgent = match patience {
-            UPDATE_TIME => !rare.is_empty(),
+            UPDATE_TIME if !leads => !rare.is_empty(),
             _ => {
                 let share = (audience.followers / FIRST_TOLD).max(1) as u32;
                 rare.iter().any(|index| index.get().wrapping_add(self.lot).is_multiple_of(share))
@@ -112,12 +121,12 @@ impl Telling {
                     // Nor is it news of its own how many more states are known: whoever reads them has their chunks in a
                     // moment, and whoever follows asks where there are chunks.
                     false => {
-                        let leads = matches!(role, Role::Leading { .. } | Role::Candidate { .. });
                         let waits = match leads || fresh.is_empty() {
                             true => COMPANY_WAITS_OF_READING,
                             false => COMPANY_WAITS,
                         };
-                        self.at + COMPANY_TIME.max(waits * patience)
+                        let least = if leads { COMPANY_TIME_OF_READING } else { COMPANY_TIME };
+                        self.at + least.max(waits * patience)
                     }
                 }
             }
@@ -181,6 +190,23 @@ mod tests {
         assert_eq!(telling.next(following(0), &set(3..10), &knows(&common), now), News::Wait(COMPANY_TIME));
         assert_eq!(telling.next(following(0), &set(3..12), &knows(&common), now), News::Wait(UPDATE_TIME));
         assert_eq!(said(telling.next(following(0), &set([3, 5]), &knows(&common), now + COMPANY_TIME)), [5]);
+    }
+
+    #[test]
+    fn whoever_leads_tells_a_few_of_many_followers_soon_and_all_in_the_end() {
+        let (none, ms) = (set([]), Duration::from_millis);
+        let audience = Audience { followers: 64, ..knows(&none) };
+        let leading = |known| Role::Leading { attempt: 1, known };
+        let mut waits = Vec::new();
+        for lot in 0..64 {
+            let mut telling = Telling::new(map(), lot);
+            telling.next(leading(0), &none, &audience, ms(10));
+            let News::Wait(wait) = telling.next(leading(1), &set([0]), &audience, ms(10)) else { panic!() };
+            assert_eq!(said(telling.next(leading(1), &set([0]), &audience, ms(10) + wait)), [0]);
+            waits.push(wait);
+        }
+        assert_eq!(waits.iter().filter(|wait| **wait == UPDATE_TIME).count(), FIRST_TOLD);
+        assert!(waits.iter().all(|wait| *wait <= COMPANY_TIME_OF_READING), "{waits:?}");
     }
 
     #[test]
