@@ -193,23 +193,6 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leads_tells_a_few_of_many_followers_soon_and_all_in_the_end() {
-        let (none, ms) = (set([]), Duration::from_millis);
-        let audience = Audience { followers: 64, ..knows(&none) };
-        let leading = |known| Role::Leading { attempt: 1, known };
-        let mut waits = Vec::new();
-        for lot in 0..64 {
-            let mut telling = Telling::new(map(), lot);
-            telling.next(leading(0), &none, &audience, ms(10));
-            let News::Wait(wait) = telling.next(leading(1), &set([0]), &audience, ms(10)) else { panic!() };
-            assert_eq!(said(telling.next(leading(1), &set([0]), &audience, ms(10) + wait)), [0]);
-            waits.push(wait);
-        }
-        assert_eq!(waits.iter().filter(|wait| **wait == UPDATE_TIME).count(), FIRST_TOLD);
-        assert!(waits.iter().all(|wait| *wait <= COMPANY_TIME_OF_READING), "{waits:?}");
-    }
-
-    #[test]
     fn common_chunks_at_the_end_of_a_blob_are_told_soon() {
         let count = map().count();
         let mut telling = Telling::new(map(), 0);
@@ -271,19 +254,35 @@ mod tests {
         assert_eq!(wait(|known| Role::Leading { attempt: 1, known }, &set([3])), 2 * ms(1_600));
     }
 
+    /// For how long each of many followers waits until it is told of a rare chunk; each is, then.
+    fn waits_for_a_rare_chunk(role: Role, audience: &Audience) -> Vec<Duration> {
+        let (none, now) = (set([]), Duration::from_millis(10));
+        let tell = |lot| {
+            let mut telling = Telling::new(map(), lot);
+            telling.next(role, &none, audience, now);
+            let News::Wait(wait) = telling.next(role, &set([5]), audience, now) else { panic!() };
+            assert_eq!(said(telling.next(role, &set([5]), audience, now + wait)), [5]);
+            wait
+        };
+        (0..audience.followers as u32).map(tell).collect()
+    }
+
     #[test]
     fn on_slow_links_a_rare_chunk_is_told_soon_to_some_of_many_followers_and_to_all_in_the_end() {
         let (none, ms) = (set([]), Duration::from_millis);
         let slow = Audience { pace: Some(ms(1_300)), followers: 32, ..knows(&none) };
-        let mut waits = Vec::new();
-        for lot in 0..32 {
-            let mut telling = Telling::new(map(), lot);
-            telling.next(following(0), &none, &slow, ms(10));
-            let News::Wait(wait) = telling.next(following(0), &set([5]), &slow, ms(20)) else { panic!() };
-            assert_eq!(said(telling.next(following(0), &set([5]), &slow, ms(20) + wait)), [5]);
-            waits.push(wait);
-        }
+        let waits = waits_for_a_rare_chunk(following(0), &slow);
         assert_eq!(waits.iter().filter(|wait| **wait < ms(1_600)).count(), FIRST_TOLD);
         assert!(waits.iter().all(|wait| *wait <= COMPANY_WAITS * ms(1_600)), "{waits:?}");
+    }
+
+    #[test]
+    fn whoever_leads_tells_some_of_many_followers_soon_on_quick_links_too_and_all_in_the_end() {
+        let quick = Audience { followers: 64, ..knows(&set([])) };
+        let waits = waits_for_a_rare_chunk(Role::Leading { attempt: 1, known: 7 }, &quick);
+        assert_eq!(waits.iter().filter(|wait| **wait == UPDATE_TIME).count(), FIRST_TOLD);
+        assert!(waits.iter().all(|wait| *wait <= COMPANY_TIME_OF_READING), "{waits:?}");
+        let waits = waits_for_a_rare_chunk(following(0), &quick);
+        assert!(waits.iter().all(|wait| *wait == UPDATE_TIME), "{waits:?}");
     }
 }
