@@ -38,7 +38,6 @@ fn world(seed: u64) -> Setup {
     setup.view = (random.below(3) == 0).then(|| 3 + random.below(4));
     setup.readers = random.below(2) == 0;
     setup.exchange.all_spread = random.below(2) == 0;
-    setup.exchange.waiting = random.below(3);
     let spread = [0, 20, 3_000][random.below(3)];
     let reach = random.below(3);
     for (number, node) in setup.nodes.iter_mut().enumerate() {

@@ -1,5 +1,4 @@
-//! The giving side of an exchange: few upload slots, a short line behind them, everybody else is sent away at once;
-//! and telling followers what is new.
+//! The giving side of an exchange: few upload slots, everybody else is sent away at once; and telling followers what is new.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +7,12 @@ use wherry_node::swarm::{Audience, CHAINS_AT_ONCE, News, SMALL_CHAIN, Telling, U
 use wherry_node::transfer::planner::{Event, NoStates};
 use wherry_proto::{Attempt, ChunkIndex, Digest, List, Role, SignedStates, StatePrefix, StreamClaim, Update};
 
+use super::blob::Content;
 use super::clock::{Time, nanos};
 use super::message::{BlobNo, Job, Message, Part, RequestId};
 use super::node::Serving;
 use super::spread::Spread;
 use super::world::{Carries, Happening, World};
-
-/// How long a request waits for a slot.
-const SLOT_WAIT: Duration = Duration::from_secs(1);
 
 impl World {
     pub(super) fn asked(&mut self, giver: usize, taker: usize, job: Job) {
@@ -138,7 +135,7 @@ impl World {
             return self.send(giver, taker, Message::Elsewhere { blob, index, request });
         }
         let giving = &mut node.giving;
-        if giving.places >= exchange.slots + exchange.waiting {
+        if giving.slots >= exchange.slots {
             giving.sent_away += 1;
             giving.sent_away_at = Some(now);
             return self.send_away(giver, taker, blob, index, request);
@@ -159,24 +156,18 @@ impl World {
                 return self.send(giver, taker, Message::Elsewhere { blob, index, request });
             }
         }
-        giving.places += 1;
         let content = carried.content[index.get() as usize];
-        let free = giving.slots < exchange.slots;
-        if !free {
-            giving.line.push_back(taker);
-        }
-        let connection = giving.connections.entry(taker).or_default();
-        connection.given_at = Some(sent_away);
-        connection.serving = Some(Serving { request, blob, index, content, flow: None, slot: false });
-        if free {
-            self.send_chunk(giver, taker);
-        } else {
-            self.clock.after(nanos(SLOT_WAIT), Happening::SlotWait { giver, taker, request });
-        }
+        self.send_chunk(giver, taker, (request, blob, index, content), sent_away);
     }
 
-    /// Begins to send the chunk whose turn it is on a connection, in a slot that is free.
-    fn send_chunk(&mut self, giver: usize, taker: usize) {
+    /// Begins to send a chunk, in a slot that is free.
+    fn send_chunk(
+        &mut self,
+        giver: usize,
+        taker: usize,
+        (request, blob, index, content): (RequestId, BlobNo, ChunkIndex, Content),
+        given_at: u64,
+    ) {
         let (now, domain) = (self.clock.now(), self.domain(taker));
         let (from, to) = (self.nodes[giver].setup.site, self.nodes[taker].setup.site);
         let (up, down) = (self.nodes[giver].up, self.nodes[taker].down);
@@ -185,15 +176,13 @@ impl World {
         let ports = if from == to { &near[..] } else { &far[..] };
         // Through both ports goes what each has on average; what is too much for one of them is its credit.
         let owed = f64::midpoint(self.nodes[giver].owed.0, self.nodes[taker].owed.1).max(0.0);
+        let bytes = f64::from(self.blobs[blob].map().len(index)) * (1.0 + self.setup.overhead) + owed;
+        let flow = self.links[domain].fluid.begin(now, bytes, ports, Carries::Chunk { giver, taker });
         let giving = &mut self.nodes[giver].giving;
-        let serving = giving.connections.get_mut(&taker).and_then(|connection| connection.serving.as_mut());
-        let Some(serving) = serving else { return };
-        let bytes =
-            f64::from(self.blobs[serving.blob].map().len(serving.index)) * (1.0 + self.setup.overhead) + owed;
-        serving.slot = true;
-        serving.flow =
-            Some(self.links[domain].fluid.begin(now, bytes, ports, Carries::Chunk { giver, taker }));
         giving.slots += 1;
+        let connection = giving.connections.entry(taker).or_default();
+        connection.given_at = Some(given_at);
+        connection.serving = Some(Serving { request, blob, index, content, flow });
         self.nodes[giver].owed.0 -= owed;
         self.nodes[taker].owed.1 -= owed;
     }
@@ -213,25 +202,15 @@ impl World {
             self.send_now(giver, taker, message, 0);
         }
         self.slot_is_free(giver);
-        self.place_is_free(giver);
         self.serve(giver, taker);
     }
 
+    /// Those who were sent away first are told that there is a slot.
     fn slot_is_free(&mut self, giver: usize) {
-        let giving = &mut self.nodes[giver].giving;
-        giving.slots -= 1;
-        while self.nodes[giver].giving.slots < self.setup.exchange.slots {
-            let Some(next) = self.nodes[giver].giving.line.pop_front() else { return };
-            self.send_chunk(giver, next);
-        }
-    }
-
-    /// Those who were sent away first are told that there is a place.
-    fn place_is_free(&mut self, giver: usize) {
         let exchange = self.setup.exchange;
         let giving = &mut self.nodes[giver].giving;
-        giving.places -= 1;
-        let most = exchange.slots + exchange.waiting - giving.places;
+        giving.slots -= 1;
+        let most = exchange.slots - giving.slots;
         let mut told = Vec::new();
         while told.len() < most
             && let Some(taker) = giving.away.pop_front()
@@ -247,24 +226,6 @@ impl World {
         }
     }
 
-    pub(super) fn slot_wait(&mut self, giver: usize, taker: usize, request: RequestId) {
-        let giving = &mut self.nodes[giver].giving;
-        let Some(connection) = giving.connections.get_mut(&taker) else { return };
-        let Some(serving) = &connection.serving else { return };
-        if serving.request != request || serving.slot {
-            return;
-        }
-        let (blob, index) = (serving.blob, serving.index);
-        connection.serving = None;
-        giving.line.retain(|waiting| *waiting != taker);
-        if let Some(spread) = giving.spread.get_mut(&blob) {
-            spread.take_back(index, taker);
-        }
-        self.send_away(giver, taker, blob, index, request);
-        self.place_is_free(giver);
-        self.serve(giver, taker);
-    }
-
     /// A taker's connection has ended.
     pub(super) fn taker_gone(&mut self, giver: usize, taker: usize) {
         let (now, domain) = (self.clock.now(), self.domain(taker));
@@ -274,13 +235,9 @@ impl World {
         });
         giving.spread.values_mut().for_each(|spread| spread.gone(taker));
         let Some(connection) = giving.connections.remove(&taker) else { return };
-        giving.line.retain(|waiting| *waiting != taker);
         let Some(serving) = connection.serving else { return };
-        if let Some(flow) = serving.flow {
-            self.links[domain].fluid.end(now, flow);
-            self.slot_is_free(giver);
-        }
-        self.place_is_free(giver);
+        self.links[domain].fluid.end(now, serving.flow);
+        self.slot_is_free(giver);
     }
 
     /// Everything that is on its way from or to a node breaks off.

@@ -106,10 +106,8 @@ pub(super) struct OriginFlow {
 pub(super) struct Giving {
     pub(super) connections: BTreeMap<usize, Connection>,
     pub(super) slots: usize,
-    pub(super) places: usize,
     // Until when each of the chains that were given is on its way.
     pub(super) chains: Vec<Time>,
-    pub(super) line: VecDeque<usize>,
     pub(super) sent_away: u64,
     // Those who were, in that order, and have not been told since that there is a place.
     pub(super) away: VecDeque<usize>,
@@ -136,9 +134,7 @@ pub(super) struct Serving {
     pub(super) blob: BlobNo,
     pub(super) index: ChunkIndex,
     pub(super) content: Content,
-    pub(super) flow: Option<FlowId>,
-    // While it waits for one, it has none.
-    pub(super) slot: bool,
+    pub(super) flow: FlowId,
 }
 
 /// What a node has sent and taken.

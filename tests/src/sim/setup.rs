@@ -79,8 +79,6 @@ pub struct Churn {
 pub struct Exchange {
     /// How many chunks a node sends at a time.
     pub slots: usize,
-    /// How many further ones wait for a slot, before others are sent away.
-    pub waiting: usize,
     /// Whether all that a node has goes out once while upload is scarce, and not only what it has from elsewhere.
     pub all_spread: bool,
     /// For how long nobody may have been sent away before upload counts as plentiful.
@@ -90,7 +88,7 @@ pub struct Exchange {
 impl Exchange {
     /// What the node does.
     pub const USUAL: Self =
-        Self { slots: UPLOAD_SLOTS, waiting: 0, all_spread: false, quiet: Duration::from_millis(200) };
+        Self { slots: UPLOAD_SLOTS, all_spread: false, quiet: Duration::from_millis(200) };
 }
 
 /// A world to simulate.

@@ -55,14 +55,6 @@ impl Spread {
         true
     }
 
-    /// What was to be given was not.
-    pub(super) fn take_back(&mut self, index: ChunkIndex, from: usize) {
-        if self.receivers.get_mut(&from).is_some_and(|chunks| chunks.remove(index)) {
-            let count = &mut self.counts[index.get() as usize];
-            *count = count.saturating_sub(1);
-        }
-    }
-
     /// A node is gone, with all that it got.
     pub(super) fn gone(&mut self, node: usize) {
         for index in self.receivers.remove(&node).iter().flat_map(ChunkSet::iter) {

@@ -71,12 +71,6 @@ pub(super) enum Happening {
         peer: usize,
         token: u64,
     },
-    // Who waits for a slot has waited too long.
-    SlotWait {
-        giver: usize,
-        taker: usize,
-        request: RequestId,
-    },
     // It is noticed that a peer's life is over.
     Lost {
         node: usize,
@@ -349,7 +343,7 @@ impl World {
     pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
         if message.is_answer()
             && let Some(connection) = self.nodes[from].giving.connections.get_mut(&to)
-            && connection.serving.as_ref().is_some_and(|serving| serving.flow.is_some())
+            && connection.serving.is_some()
         {
             connection.behind.push(message);
             return;
@@ -453,7 +447,6 @@ impl World {
                     self.pause_is_over(node, blob, peer, token);
                 }
             }
-            Happening::SlotWait { giver, taker, request } => self.slot_wait(giver, taker, request),
             Happening::Lost { node, peer, life } => self.lost(node, peer, life),
             Happening::SitePatience { node, blob, run } => {
                 if self.runs(node, blob, run) {
