@@ -13,15 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use planner_support::site::{
-    FOLLOWING, Site, asked, leading, leads, may_lead, may_lead_after_asking, says, ticks,
+    FOLLOWING, Site, asked, leading, leads, may_lead, may_lead_after_asking, says, signed, ticks,
 };
 use planner_support::{CHUNK, blob, true_chain};
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, NoStates, Planner, Proof, Source};
-use wherry_proto::{
-    Algorithm, Attempt, Certificate, ChunkIndex, ChunkMap, End, List, NodeId, Role, Roles, SecretKey,
-    SignedStates, State, StatePrefix, StreamClaim, Update, link,
-};
+use wherry_proto::{Attempt, ChunkIndex, ChunkMap, End, List, NodeId, Role, SecretKey, State, Update, link};
 
 #[test]
 fn a_leader_that_others_go_by_is_believed_before_it_has_said_anything_itself() {
@@ -333,18 +330,6 @@ fn whoever_names_ever_new_leaders_that_nobody_has_seen_keeps_nobody_from_leading
         ticks(&mut planner, 3);
     }
     assert!(planner.leads());
-}
-
-/// What a node signs of a reading in which it has come to these states.
-fn signed(site: &Site, attempt: Attempt, words: &[u32]) -> Arc<SignedStates> {
-    let operator = SecretKey::from_seed([99; 32]);
-    let keys = (0..=u8::MAX).map(|seed| SecretKey::from_seed([seed; 32]));
-    let key = keys.into_iter().find(|key| key.node() == attempt.signer).unwrap();
-    let mut prefix = StatePrefix::new(Algorithm::Sha256, ChunkMap::new(64 << 20).unwrap());
-    words.iter().for_each(|word| assert!(prefix.push(State::Sha256([*word; 8]))));
-    let claim = StreamClaim::sign(&key, &operator.network(), site.digest, attempt.number, &prefix);
-    let certificate = Certificate::sign(&operator, key.node(), Roles::MEMBER, 0, u64::MAX);
-    Arc::new(SignedStates { claim, certificate, prefix })
 }
 
 #[test]

@@ -238,6 +238,19 @@ fn where_all_links_are_slow_a_leader_that_dies_is_followed_by_the_next_within_se
     assert!(died <= alive + 15.0, "{died:.1} s, {alive:.1} s where it lives");
 }
 
+/// Most chunks are then heard of late and had from few, long after the reading has come to its end.
+#[test]
+fn where_links_are_thin_and_neighbours_few_what_was_read_is_not_read_again() {
+    for seed in seeds(2) {
+        let mut setup = Setup::herd(seed, 32, 2_000_000, mbit(1.0), mbit(0.4));
+        setup.view = Some(20);
+        allow_time(&mut setup);
+        let report = run(seed, &setup);
+        let read = report.uplinks[0] as f64 / setup.size() as f64;
+        assert!(read <= 1.2, "seed {seed}: {read:.3} of the blob came over the uplink");
+    }
+}
+
 /// A node has its neighbours, and the rest of its site is nothing to it.
 #[test]
 fn what_a_node_says_and_hears_and_remembers_grows_with_its_neighbours_and_not_with_its_site() {

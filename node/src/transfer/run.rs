@@ -382,7 +382,8 @@ impl Driver {
                 info!(blob = %digest.short(), "this node makes way for another leader: its link is much slower than theirs");
             }
             Effect::LedBy(leader) => {
-                debug!(blob = %digest.short(), peer = %leader, "this node follows a leader")
+                debug!(blob = %digest.short(), peer = %leader, "this node follows a leader");
+                self.meet(leader);
             }
             Effect::AskLead(but) => self.ask_lead(but),
             Effect::Cancel(node, index) => {

@@ -1,10 +1,14 @@
 //! A site whose nodes are known by their rank, and planners of them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{Effect, Event, Planner};
-use wherry_proto::{Attempt, ChunkMap, Digest, List, NodeId, Role, SecretKey, Update, rank};
+use wherry_proto::{
+    Algorithm, Attempt, Certificate, ChunkMap, Digest, List, NodeId, Role, Roles, SecretKey, SignedStates,
+    State, StatePrefix, StreamClaim, Update, rank,
+};
 
 /// Nodes of a site by their rank for the blob, the highest first.
 pub struct Site {
@@ -83,4 +87,16 @@ pub fn may_lead_after_asking(planner: &mut Planner) -> Vec<Effect> {
         effects.extend(planner.apply(Event::Tick));
     }
     effects
+}
+
+/// What a node signs of a reading in which it has come to these states.
+pub fn signed(site: &Site, attempt: Attempt, words: &[u32]) -> Arc<SignedStates> {
+    let operator = SecretKey::from_seed([99; 32]);
+    let keys = (0..=u8::MAX).map(|seed| SecretKey::from_seed([seed; 32]));
+    let key = keys.into_iter().find(|key| key.node() == attempt.signer).unwrap();
+    let mut prefix = StatePrefix::new(Algorithm::Sha256, ChunkMap::new(64 << 20).unwrap());
+    words.iter().for_each(|word| assert!(prefix.push(State::Sha256([*word; 8]))));
+    let claim = StreamClaim::sign(&key, &operator.network(), site.digest, attempt.number, &prefix);
+    let certificate = Certificate::sign(&operator, key.node(), Roles::MEMBER, 0, u64::MAX);
+    Arc::new(SignedStates { claim, certificate, prefix })
 }

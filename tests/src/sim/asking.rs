@@ -67,6 +67,14 @@ impl World {
         }
     }
 
+    /// A planner hears of one that it may know already, or that is connected.
+    pub(super) fn meet_leader(&mut self, node: usize, blob: BlobNo, leader: NodeId) {
+        let Some(&number) = self.ids.get(&leader) else { return };
+        if self.nodes[number].alive && self.nodes[node].neighbours.contains(&number) {
+            self.apply(node, blob, Event::Met(leader, self.class(node, number), None));
+        }
+    }
+
     pub(super) fn ask_roles(&mut self, node: usize, blob: BlobNo, but: &BTreeSet<NodeId>) {
         let is_asked = |other: &usize| self.nodes[*other].alive && !but.contains(&self.nodes[*other].id);
         let asked: BTreeSet<usize> = self.nodes[node].neighbours.iter().copied().filter(is_asked).collect();

@@ -87,7 +87,8 @@ impl Planner {
             Some(dropped) => !dropped.for_good && dropped.times <= MAX_RETURNS,
             None => self.dropped.len() < MAX_DROPPED,
         };
-        if !may_return || self.peers.contains_key(&node) || !self.has_place(&node, holds || leads) {
+        let is_needed = holds || leads || self.lead.is_by(&node);
+        if !may_return || self.peers.contains_key(&node) || !self.has_place(&node, is_needed) {
             return;
         }
         let map = self.ledger.map();

@@ -141,7 +141,8 @@ pub enum Effect {
     Lead(Option<Succession>),
     /// This node leads no more, since its followers find its link slow.
     MakeWay,
-    /// This node goes by what another one reads.
+    /// This node goes by what another one reads. It may have heard of it from others only: if the two are connected they are to
+    /// [meet](Event::Met).
     LedBy(NodeId),
     /// Ask members to lead, the best in rank first; not these, who cannot, or did not when they had said so.
     AskLead(BTreeSet<NodeId>),

@@ -329,7 +329,12 @@ impl Planner {
         let least = if self.lead.made_way && !others.is_empty() { LAST_RESORT } else { 0 };
         let laden = if self.lead.laden { LADEN } else { 0 };
         let patience = least + laden + before * PATIENCE + self.handicap();
-        if self.lead.vacant >= patience && !self.asks() {
+        // What has been read to its end is given by those who have some of it, and nobody need lead for it.
+        let waited = match self.is_read() && !self.is_alone() {
+            true => self.lacks_for().map(|ticks| ticks.min(self.lead.vacant)),
+            false => Some(self.lead.vacant),
+        };
+        if waited.is_some_and(|ticks| ticks >= patience) && !self.asks() {
             self.renumber();
             if !self.ask_roles() && !self.awaits_words() {
                 self.begin_to_lead();

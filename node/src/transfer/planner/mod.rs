@@ -113,8 +113,8 @@ pub struct Planner {
     network: Network,
     // How many chunks were here when the last search began.
     here_at_search: Option<u32>,
-    // For how many ticks there has been a chunk that no peer has, though its states are known.
-    sourceless: u64,
+    // The first chunk that no peer has though its states are known, and for how many ticks it has been that.
+    sourceless: Option<(ChunkIndex, u64)>,
     ticks: u64,
     random: u64,
     // Whether a limit keeps bytes from coming into the site: nobody here leads then, and nobody is dead for it.
@@ -176,7 +176,7 @@ impl Planner {
             searched_site: false,
             network: Network::Unasked,
             here_at_search: None,
-            sourceless: 0,
+            sourceless: None,
             ticks: 0,
             random: rank | 1,
             limited: false,
@@ -331,7 +331,7 @@ impl Planner {
         for peer in self.peers.values_mut() {
             peer.forget_refused(self.ticks);
         }
-        self.sourceless = if self.leads() && self.gap().is_some() { self.sourceless + 1 } else { 0 };
+        self.watch_gap();
         self.hedge();
         self.meet_again();
         self.follow_more();

@@ -6,9 +6,14 @@ use wherry_proto::{ChunkIndex, Digest, End, Link, State};
 
 use super::peer::Peer;
 use super::{Asked, Effect, ORIGIN_ATTEMPTS, Planner, Source};
+use crate::swarm::LinkClass;
 
 /// For how many ticks a chunk may be nowhere before whoever leads reads it again: peers tell of theirs with a delay.
 const SOURCELESS: u64 = 2;
+
+/// How many more on the slowest links, where much is heard of late: 20 s. In the simulation of 64 nodes with 24 neighbours each, on
+/// ports of 0.4 Mbit/s, 93 % of the blobs were read again by nodes that did not wait, and 13 % by those that do.
+const SOURCELESS_SLOWLY: u64 = 40;
 
 #[derive(Debug, Default)]
 pub(super) struct Origin {
@@ -146,7 +151,7 @@ impl Planner {
         if !self.origin.offered || self.origin.exhausted {
             return self.step_down();
         }
-        let lacking = self.sourceless >= SOURCELESS;
+        let lacking = self.lacks_for().is_some();
         if self.origin.reading.is_some() {
             // Behind the place of the reading there is something that nobody else has any more.
             if lacking && self.reads_on() && self.gap().is_some() {
@@ -168,7 +173,7 @@ impl Planner {
             self.ledger.forget_orphans();
             self.void();
         }
-        let alone = !self.peers.values().any(Peer::trades);
+        let alone = self.is_alone();
         let mut gap = self.gap_but(&self.origin.refuted).filter(|_| alone || lacking);
         if gap.is_none() && !self.origin.refuted.is_empty() && (alone || lacking) && self.gap().is_some() {
             // All that this attempt can give is here, and not all that it gave was right.
@@ -180,7 +185,7 @@ impl Planner {
             gap = self.gap();
         }
         if gap.is_some() {
-            self.sourceless = 0;
+            self.sourceless = None;
         }
         let Some((first, state)) = gap.or_else(|| self.frontier()) else { return };
         let map = self.ledger.map();
@@ -224,6 +229,37 @@ impl Planner {
         // Where it is being written the stream will be longer in a moment. That a peer has it is of no use before its
         // states are known, which only the last chunk needs no further one of.
         Some((index, stream.at(index.get())?)).filter(|_| self.is_for_origin(index))
+    }
+
+    /// Whether nobody here is about to get the blob as well.
+    pub(super) fn is_alone(&self) -> bool {
+        !self.peers.values().any(Peer::trades)
+    }
+
+    /// Whether all states are known that there are, by a reading or claim of somebody at this site: what he has had is here
+    /// somewhere.
+    pub(super) fn is_read(&self) -> bool {
+        let is_at_end = || self.ledger.stream().known() + 1 >= self.ledger.map().count();
+        let is_far = |peer: &Peer| peer.class == LinkClass::Wan && peer.is_claimed();
+        let goes_by_one = self.lead.attempt.is_some() || self.claims_lead();
+        let knows_all = self.ledger.has_chain() || (goes_by_one && is_at_end());
+        knows_all && !self.peers.values().any(is_far)
+    }
+
+    /// Time goes by for the first chunk that nobody has. That there is one at any time, each time another, is what trading looks
+    /// like.
+    pub(super) fn watch_gap(&mut self) {
+        let gap = if self.leads() || self.is_read() { self.gap() } else { None };
+        self.sourceless = gap.map(|(index, _)| match self.sourceless {
+            Some((before, ticks)) if before == index => (index, ticks + 1),
+            _ => (index, 1),
+        });
+    }
+
+    /// For how many ticks nobody has had that chunk, beyond those in which somebody may still say that it has it.
+    pub(super) fn lacks_for(&self) -> Option<u64> {
+        let (_, ticks) = self.sourceless?;
+        ticks.checked_sub(SOURCELESS + self.slowness(SOURCELESS_SLOWLY))
     }
 
     /// The first chunk, from where a client reads on, whose states are known and which no peer has, or none that has it

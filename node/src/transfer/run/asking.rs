@@ -42,6 +42,15 @@ impl Driver {
         self.tell_found(found, Event::RolesAsked);
     }
 
+    /// Tells the planner of a node that it has heard of, if it is connected.
+    pub(super) fn meet(&self, node: NodeId) {
+        let Some(class) = self.parts.peers.class(&node) else { return };
+        let events = self.events.clone();
+        self.spawn(async move {
+            let _ = events.send(Happening::Event(Event::Met(node, class, None))).await;
+        });
+    }
+
     /// Tells the planner of those who are found, and at last that these are all.
     fn tell_found(&self, mut found: BoxStream<'static, Found>, end: Event) {
         let (digest, size) = (self.digest(), self.map().size());
