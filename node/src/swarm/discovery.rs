@@ -19,6 +19,14 @@ pub const LONELY_WAIT: Duration = Duration::from_secs(30);
 /// The longest wait while there are neighbours: an address that never answers costs next to nothing.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 
+/// How many nodes that multicast DNS found are dialed at a time. Where a whole site comes up together all find each other in the
+/// same moment: 64 handshakes at once share a link that may be thin, where each would take longer than it may, and the other
+/// side takes in [`MAX_HANDSHAKES`](super::MAX_HANDSHAKES).
+const LOCAL_AT_ONCE: usize = 8;
+
+/// For how long a dial counts as one of these: a node that does not answer keeps the others waiting no longer.
+const LOCAL_TIME: Duration = Duration::from_secs(2);
+
 /// How many addresses are kept of one node that multicast DNS found.
 const MAX_LOCAL_ADDRESSES: usize = 8;
 
@@ -43,7 +51,10 @@ struct Target {
     addresses: Vec<Multiaddr>,
     failures: u32,
     due: Instant,
-    dialing: bool,
+    // Since when, if it is.
+    dialing: Option<Instant>,
+    // Which of those that are due is dialed first: were it the same for all nodes, all would dial one.
+    lot: u32,
     // Whether it has been reached, or not, at least once.
     tried: bool,
     // What is told of a bootstrap address while it is not connected.
@@ -62,7 +73,8 @@ impl Target {
             addresses,
             failures: 0,
             due: now,
-            dialing: false,
+            dialing: None,
+            lot: rand::random(),
             tried: false,
             unreached: None,
             said: false,
@@ -194,24 +206,46 @@ impl Discovery {
         lonely: bool,
         connected: impl Fn(&PeerId) -> bool,
     ) -> (Vec<Dial>, Option<Instant>) {
+        let local = self.targets.iter().flatten().filter(|target| target.source == Source::Local);
+        // When each of the dials ends that count.
+        let mut ends: Vec<Instant> =
+            local.filter_map(|target| Some(target.dialing? + LOCAL_TIME)).filter(|end| now < *end).collect();
+        let mut places = LOCAL_AT_ONCE.saturating_sub(ends.len());
+        let mut all: Vec<(usize, &mut Target)> = self
+            .targets
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(at, target)| Some((at, target.as_mut()?)))
+            .collect();
+        all.sort_by_key(|(_, target)| (target.source == Source::Local).then_some(target.lot));
         let mut dials = Vec::new();
         let mut next: Option<Instant> = None;
-        for (at, target) in self.targets.iter_mut().enumerate() {
-            let Some(target) = target else { continue };
+        for (at, target) in all {
             let wanted = target.source != Source::Remembered || lonely;
-            if target.dialing || !wanted || target.leads_to().is_some_and(|peer| connected(&peer)) {
+            let is_dialed = target.dialing.is_some();
+            if is_dialed || !wanted || target.leads_to().is_some_and(|peer| connected(&peer)) {
                 continue;
             }
             // Whoever is alone does not wait out what was planned in company.
             if lonely {
                 target.due = target.due.min(now + LONELY_WAIT);
             }
-            if target.due <= now {
-                target.dialing = true;
-                dials.push(Dial { peer: target.peer, addresses: target.to_try(), target: at });
-            } else {
-                next = Some(next.map_or(target.due, |next| next.min(target.due)));
+            let is_local = target.source == Source::Local;
+            let later = match target.due <= now {
+                true if is_local && places == 0 => ends.iter().min().copied(),
+                true => None,
+                false => Some(target.due),
+            };
+            if later.is_some() {
+                next = next.into_iter().chain(later).min();
+                continue;
             }
+            target.dialing = Some(now);
+            if is_local {
+                places -= 1;
+                ends.push(now + LOCAL_TIME);
+            }
+            dials.push(Dial { peer: target.peer, addresses: target.to_try(), target: at });
         }
         (dials, next)
     }
@@ -241,7 +275,7 @@ impl Discovery {
     /// A dial did not begin because another address of the same node is being tried: that tells nothing of this one.
     pub(super) fn deferred(&mut self, dial: &Dial, now: Instant) {
         if let Some(Some(target)) = self.targets.get_mut(dial.target) {
-            target.dialing = false;
+            target.dialing = None;
             target.tried = true;
             target.due = now + jittered(FIRST_WAIT);
         }
@@ -270,7 +304,7 @@ impl Discovery {
         {
             target.met = Some(peer);
             target.tried = true;
-            target.dialing = false;
+            target.dialing = None;
             target.said = false;
         }
     }
@@ -313,7 +347,7 @@ impl Discovery {
 
     fn wait(&mut self, at: usize, now: Instant, lonely: bool) {
         let Some(Some(target)) = self.targets.get_mut(at) else { return };
-        target.dialing = false;
+        target.dialing = None;
         target.met = None;
         target.tried = true;
         let most = if lonely { LONELY_WAIT } else { LONGEST_WAIT };
@@ -392,6 +426,33 @@ mod tests {
         plan.failed(connection, WHY, now, true);
         let (_, next) = plan.due(now, true, |known| *known == peer);
         assert!(next.is_some(), "an address that failed waits for whom it led to before");
+    }
+
+    /// All of a site finds all of it in one moment when it comes up.
+    #[test]
+    fn of_many_that_are_found_at_once_a_few_are_dialed_at_a_time_and_those_who_do_not_answer_hold_up_nobody()
+    {
+        let mut now = Instant::now();
+        let mut plan = plan(&[], &[], now);
+        let found: Vec<PeerId> = (0..3 * LOCAL_AT_ONCE).map(|_| PeerId::random()).collect();
+        for (n, peer) in found.iter().enumerate() {
+            plan.found(*peer, format!("/ip4/192.0.2.{n}/tcp/1").parse().unwrap(), now);
+        }
+        let (first, _) = plan.due(now, true, |_| false);
+        assert_eq!(first.len(), LOCAL_AT_ONCE);
+        let (more, next) = plan.due(now, true, |_| false);
+        assert_eq!((more, next), (Vec::new(), Some(now + LOCAL_TIME)));
+        // One is reached, which makes place for one.
+        let connection = ConnectionId::new_unchecked(1);
+        plan.began(&first[0], connection);
+        plan.connected(connection, first[0].peer.unwrap());
+        let reached = |peer: &PeerId| Some(*peer) == first[0].peer;
+        assert_eq!(plan.due(now, false, reached).0.len(), 1);
+        // The others say nothing.
+        now += LOCAL_TIME;
+        assert_eq!(plan.due(now, false, reached).0.len(), LOCAL_AT_ONCE);
+        now += LOCAL_TIME;
+        assert_eq!(plan.due(now, false, reached).0.len(), LOCAL_AT_ONCE - 1);
     }
 
     #[test]
