@@ -249,7 +249,11 @@ impl World {
             }
             Effect::Unfollow(_) => {}
             Effect::AskRoles(_) => self.soon(Event::RolesAsked),
-            Effect::AskStates(..) | Effect::StreamVoid(_) | Effect::LedBy(_) | Effect::MakeWay => {
+            Effect::AskStates(..)
+            | Effect::StreamVoid(_)
+            | Effect::LedBy(_)
+            | Effect::Meet(_)
+            | Effect::MakeWay => {
                 panic!("nobody reads but this node")
             }
             Effect::AskLead(_) => self.soon(Event::NobodyLeads),

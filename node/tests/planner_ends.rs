@@ -50,7 +50,7 @@ fn a_leader_that_is_only_heard_of_has_a_place_among_the_peers_once_this_node_goe
     let is_followed = |effects: &[Effect]| effects.contains(&Effect::Follow(leader));
     let before = planner.apply(Event::Met(leader, LinkClass::Lan, None));
     assert!(!is_followed(&before), "there is no place for just anybody");
-    assert!(ticks(&mut planner, 1).contains(&Effect::LedBy(leader)));
+    assert!(ticks(&mut planner, 8).contains(&Effect::Meet(leader)));
     let mut effects = planner.apply(Event::Met(leader, LinkClass::Lan, None));
     effects.extend(ticks(&mut planner, 1));
     assert!(is_followed(&effects), "{effects:?}");

@@ -217,7 +217,10 @@ impl Discovery {
             .enumerate()
             .filter_map(|(at, target)| Some((at, target.as_mut()?)))
             .collect();
-        all.sort_by_key(|(_, target)| (target.source == Source::Local).then_some(target.lot));
+        // Those who did not answer come last: they keep nobody from being dialed who was not dialed yet.
+        all.sort_by_key(|(_, target)| {
+            (target.source == Source::Local).then_some((target.failures, target.lot))
+        });
         let mut dials = Vec::new();
         let mut next: Option<Instant> = None;
         for (at, target) in all {

@@ -382,9 +382,9 @@ impl Driver {
                 info!(blob = %digest.short(), "this node makes way for another leader: its link is much slower than theirs");
             }
             Effect::LedBy(leader) => {
-                debug!(blob = %digest.short(), peer = %leader, "this node follows a leader");
-                self.meet(leader);
+                debug!(blob = %digest.short(), peer = %leader, "this node follows a leader")
             }
+            Effect::Meet(node) => self.meet(node),
             Effect::AskLead(but) => self.ask_lead(but),
             Effect::Cancel(node, index) => {
                 if let Some(request) = self.fetching.remove(&(node, index)) {

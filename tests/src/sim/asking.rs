@@ -67,11 +67,11 @@ impl World {
         }
     }
 
-    /// A planner hears of one that it may know already, or that is connected.
-    pub(super) fn meet_leader(&mut self, node: usize, blob: BlobNo, leader: NodeId) {
-        let Some(&number) = self.ids.get(&leader) else { return };
+    /// A planner meets a node that it has heard of, if that is a neighbour, when it has done what it is about to do.
+    pub(super) fn introduce(&mut self, node: usize, blob: BlobNo, peer: NodeId) {
+        let Some(&number) = self.ids.get(&peer) else { return };
         if self.nodes[number].alive && self.nodes[node].neighbours.contains(&number) {
-            self.apply(node, blob, Event::Met(leader, self.class(node, number), None));
+            self.clock.after(0, Happening::Met { node, blob, peer: number });
         }
     }
 

@@ -113,8 +113,8 @@ impl World {
                 self.pull(node, blob, peer, Part::States(attempt, before))
             }
             Effect::Lead(_) => self.report.leads += 1,
-            Effect::LedBy(leader) => self.meet_leader(node, blob, leader),
-            Effect::MakeWay => {}
+            Effect::LedBy(_) | Effect::MakeWay => {}
+            Effect::Meet(peer) => self.introduce(node, blob, peer),
             Effect::AskLead(but) => self.ask_lead(node, blob, &but),
             Effect::Cancel(peer, index) => {
                 self.report.hedged += 1;

@@ -93,6 +93,11 @@ pub(super) enum Happening {
         blob: BlobNo,
         run: u64,
     },
+    Met {
+        node: usize,
+        blob: BlobNo,
+        peer: usize,
+    },
     Kill {
         node: usize,
         back: Option<Duration>,
@@ -458,6 +463,10 @@ impl World {
                 if self.runs(node, blob, run) {
                     self.network_asked(node, blob);
                 }
+            }
+            Happening::Met { node, blob, peer } => {
+                let (id, class) = (self.nodes[peer].id, self.class(node, peer));
+                self.apply(node, blob, Event::Met(id, class, None));
             }
             Happening::Kill { node, back } => self.kill(node, back),
             Happening::Churn(number) => self.churn(number),

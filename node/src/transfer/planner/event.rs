@@ -141,9 +141,10 @@ pub enum Effect {
     Lead(Option<Succession>),
     /// This node leads no more, since its followers find its link slow.
     MakeWay,
-    /// This node goes by what another one reads. It may have heard of it from others only: if the two are connected they are to
-    /// [meet](Event::Met).
+    /// This node goes by what another one reads.
     LedBy(NodeId),
+    /// Say that this node is [met](Event::Met), if it is connected.
+    Meet(NodeId),
     /// Ask members to lead, the best in rank first; not these, who cannot, or did not when they had said so.
     AskLead(BTreeSet<NodeId>),
     /// Ask a peer for a chunk, and hash it from each of these states.

@@ -47,6 +47,9 @@ pub(super) const QUIET: u64 = 10;
 /// 30 s. Where a whole site begins at once on slow machines, handshakes alone take ten.
 pub(super) const MUTE: u64 = 60;
 
+/// Once in how many ticks a node that goes by a leader which is none of its peers tries to meet it: they may be connected later.
+const MEETING: u64 = 4;
+
 /// How many ticks those may take who are asked what they do, before nobody waits for them any more.
 const ASKING: u64 = 4;
 
@@ -281,6 +284,10 @@ impl Planner {
             && let Some(node) = reads
         {
             self.is_led_by(node);
+            // It was heard of from others, and its place may have been given away before it led.
+            if !self.peers.contains_key(&node) && self.ticks.is_multiple_of(MEETING) {
+                self.effects.push(Effect::Meet(node));
+            }
         }
         let vacant =
             !self.limited && !self.leads() && leader.is_none() && !self.has_holder() && !self.awaits_states();
