@@ -236,8 +236,8 @@ impl Planner {
         !self.peers.values().any(Peer::trades)
     }
 
-    /// Whether all states are known that there are, by a reading or claim of somebody at this site: what he has had is here
-    /// somewhere.
+    /// Whether all states are known, by a reading or a claim of somebody at this site, who has or had the chunks: as a rule they are
+    /// here somewhere.
     pub(super) fn is_read(&self) -> bool {
         let is_at_end = || self.ledger.stream().known() + 1 >= self.ledger.map().count();
         let is_far = |peer: &Peer| peer.class == LinkClass::Wan && peer.is_claimed();
