@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use planner_support::{CHUNK, blob, invent, true_chain};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{DropReason, Effect, Event, Planner, Source};
-use wherry_proto::{List, NodeId, Role, Run, SecretKey, Update};
+use wherry_node::transfer::planner::{DropReason, Effect, Event, Planner, Source, USUAL_ROOM};
+use wherry_proto::{ChunkIndex, List, NodeId, Role, Run, SecretKey, Update};
 
 /// Of whom chunks are asked where two sign chains that contradict each other, one of them at another site, and a limit
 /// holds.
@@ -164,4 +164,49 @@ fn a_holder_at_another_site_is_not_asked_for_its_chain_while_a_limit_says_no() {
         effects.iter().any(|effect| matches!(effect, Effect::Fetch(node, ..) if *node == far)),
         "{effects:?}"
     );
+}
+
+#[test]
+fn whoever_sends_a_chunk_is_asked_for_the_next_one_meanwhile_and_no_more_nodes_are_than_have_a_place() {
+    let truth = blob(128 * CHUNK, 5);
+    let chain = Arc::new(true_chain(&truth));
+    let me = SecretKey::from_seed([99; 32]).node();
+    let mut planner = Planner::new(me, chain.digest(), chain.map(), &[], 1);
+    planner.trust(chain.clone());
+    planner.apply(Event::SearchedSite);
+    let role = Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false };
+    let half = Update { role, here: List::first_of([Run { from: 0, len: 64 }]) };
+    let mut asked: BTreeMap<NodeId, Vec<ChunkIndex>> = BTreeMap::new();
+    let take = |effects: Vec<Effect>, asked: &mut BTreeMap<NodeId, Vec<ChunkIndex>>| {
+        for effect in effects {
+            if let Effect::Fetch(node, index, _) = effect {
+                asked.entry(node).or_default().push(index);
+            }
+        }
+    };
+    for seed in 1..=15 {
+        let node = SecretKey::from_seed([seed; 32]).node();
+        planner.apply(Event::Met(node, LinkClass::Lan, None));
+        take(planner.apply(Event::Updated(node, half.clone())), &mut asked);
+    }
+    assert_eq!(asked.len(), USUAL_ROOM);
+    // Those who were asked before it was known that many trade may have been asked for more.
+    let (sender, chunks) = asked.iter().find(|(_, chunks)| chunks.len() == 1).unwrap();
+    let (sender, sent) = (*sender, chunks[0]);
+    let mut further = BTreeMap::new();
+    take(planner.apply(Event::Begun(sender, sent)), &mut further);
+    assert_eq!(further.keys().collect::<Vec<_>>(), [&sender]);
+    assert_eq!(further[&sender].len(), 1);
+    // One in line is enough.
+    take(planner.apply(Event::Begun(sender, sent)), &mut further);
+    assert_eq!(further[&sender].len(), 1);
+    // What nobody sends keeps nobody's place, nor does what was never asked for.
+    let stranger = asked.keys().find(|node| **node != sender).unwrap();
+    assert_eq!(planner.apply(Event::Begun(*stranger, sent)), []);
+    // It goes on with what stood in line, and is asked for one more.
+    let link = chain.link(sent);
+    planner.apply(Event::Arrived(Source::Peer(sender), sent, vec![link], Duration::from_millis(300)));
+    let next = further[&sender][0];
+    take(planner.apply(Event::Begun(sender, next)), &mut further);
+    assert_eq!(further[&sender].len(), 2);
 }

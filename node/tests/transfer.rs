@@ -21,7 +21,7 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::origin::{OriginSettings, Origins};
 use wherry_gateway::server::{
@@ -66,6 +66,7 @@ impl Peers for Nobody {
         _: Digest,
         _: ChunkMap,
         _: ChunkIndex,
+        _: oneshot::Sender<()>,
     ) -> BoxFuture<'_, Result<Bytes, PeerError>> {
         async { Err(PeerError::Failed("nobody is there".to_owned())) }.boxed()
     }

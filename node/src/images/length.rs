@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::{Either, ready, select};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 use wherry_gateway::origin::OriginError;
@@ -106,7 +107,7 @@ impl Images {
         let from =
             peers.chain(node, digest, size, None).await.map_err(|error| error.to_string())?.from(map.last());
         let bytes = loop {
-            match peers.chunk(node, digest, map, map.last()).await {
+            match peers.chunk(node, digest, map, map.last(), oneshot::channel().0).await {
                 Ok(bytes) => break bytes,
                 Err(PeerError::Busy) => peers.ready(node).await,
                 Err(why) => return Err(why.to_string()),

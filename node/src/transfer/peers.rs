@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::oneshot;
 use wherry_proto::{
     Attempt, BlobName, ChunkIndex, ChunkMap, ClaimError, Digest, Lead, NodeId, Refusal, SignedStates,
     StateChain, StatePrefix, Update,
@@ -186,8 +187,19 @@ impl Peers for Client {
         digest: Digest,
         map: ChunkMap,
         index: ChunkIndex,
+        begun: oneshot::Sender<()>,
     ) -> BoxFuture<'_, Result<Bytes, PeerError>> {
-        async move { Ok(self.exchange(node).await?.chunk(digest, map, index, |_| {}).await?) }.boxed()
+        let (mut left, mut begun) = (map.len(index) as usize, Some(begun));
+        let progress = move |bytes: usize| {
+            left = left.saturating_sub(bytes);
+            if let Some(begun) = begun.take()
+                && left > 0
+            {
+                // Not everybody wants to know.
+                let _ = begun.send(());
+            }
+        };
+        async move { Ok(self.exchange(node).await?.chunk(digest, map, index, progress).await?) }.boxed()
     }
 
     fn ready(&self, node: NodeId) -> BoxFuture<'_, ()> {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::oneshot;
 use wherry_gateway::{Host, Repository};
 use wherry_proto::{
     Attempt, ChunkIndex, ChunkMap, Digest, Lead, NodeId, Role, SignedStates, StateChain, StatePrefix, Update,
@@ -136,13 +137,15 @@ pub trait Peers: Send + Sync + 'static {
         std::future::ready(None).boxed()
     }
 
-    /// One chunk of a blob, unverified, of the length that the map says. Fails within seconds when no byte comes.
+    /// One chunk of a blob, unverified, of the length that the map says. Fails within seconds when no byte comes. `begun` is
+    /// told when some bytes have come, and others are still to.
     fn chunk(
         &self,
         node: NodeId,
         digest: Digest,
         map: ChunkMap,
         index: ChunkIndex,
+        begun: oneshot::Sender<()>,
     ) -> BoxFuture<'_, Result<Bytes, PeerError>>;
 
     /// Returns when a node that was busy may be asked again.

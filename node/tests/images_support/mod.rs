@@ -14,7 +14,7 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use wherry_gateway::origin::{Credential, OriginSettings, Origins};
 use wherry_gateway::server::{
@@ -314,6 +314,7 @@ impl Peers for Holders {
         digest: Digest,
         map: ChunkMap,
         index: ChunkIndex,
+        _: oneshot::Sender<()>,
     ) -> BoxFuture<'_, Result<Bytes, PeerError>> {
         async move {
             let bytes = self.of(node, digest, map.size());

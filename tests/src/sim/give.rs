@@ -34,19 +34,6 @@ impl World {
             if connection.serving.is_some() {
                 return;
             }
-            // Those who found no place meanwhile go first, however much this peer has in line.
-            if connection.given_at.take().is_some_and(|before| before != giving.sent_away) {
-                let line = std::mem::take(&mut connection.line);
-                let (chunks, rest): (Vec<Job>, Vec<Job>) =
-                    line.into_iter().partition(|job| matches!(job.part, Part::Chunk(_)));
-                connection.line = rest.into();
-                for job in chunks {
-                    if let Part::Chunk(index) = job.part {
-                        self.send_away(giver, taker, job.blob, index, job.request);
-                    }
-                }
-                continue;
-            }
             let Some(Job { request, blob, part }) = connection.line.pop_front() else { return };
             match part {
                 Part::States(attempt, before) => {
@@ -77,6 +64,49 @@ impl World {
                     self.send(giver, taker, Message::Chain { blob, request, chain, known });
                 }
                 Part::Chunk(index) => self.serve_chunk(giver, taker, request, blob, index),
+            }
+        }
+    }
+
+    /// A chunk is sent: its slot goes to what stands in the connection's line next, or to others. Those who found none meanwhile
+    /// go first at last, however much this peer has in line.
+    fn keep_or_free(&mut self, giver: usize, taker: usize) {
+        let most = self.setup.exchange.in_a_row;
+        let giving = &mut self.nodes[giver].giving;
+        let is_wanted = !giving.away.is_empty();
+        let Some(connection) = giving.connections.get_mut(&taker) else { return };
+        let goes_on = connection.line.iter().any(|job| matches!(job.part, Part::Chunk(_)));
+        let gives_way = goes_on && is_wanted && connection.in_a_row >= most;
+        if goes_on && !gives_way {
+            giving.slots -= 1;
+            self.serve(giver, taker);
+            // It may have asked for nothing that is here.
+            let connection = self.nodes[giver].giving.connections.get_mut(&taker);
+            let goes_on = connection.is_some_and(|connection| connection.serving.is_some());
+            if goes_on {
+                return;
+            }
+            self.nodes[giver].giving.slots += 1;
+        }
+        if let Some(connection) = self.nodes[giver].giving.connections.get_mut(&taker) {
+            connection.in_a_row = 0;
+        }
+        self.slot_is_free(giver);
+        if gives_way {
+            self.give_way(giver, taker);
+        }
+        self.serve(giver, taker);
+    }
+
+    fn give_way(&mut self, giver: usize, taker: usize) {
+        let Some(connection) = self.nodes[giver].giving.connections.get_mut(&taker) else { return };
+        let line = std::mem::take(&mut connection.line);
+        let (chunks, rest): (Vec<Job>, Vec<Job>) =
+            line.into_iter().partition(|job| matches!(job.part, Part::Chunk(_)));
+        connection.line = rest.into();
+        for job in chunks {
+            if let Part::Chunk(index) = job.part {
+                self.send_away(giver, taker, job.blob, index, job.request);
             }
         }
     }
@@ -136,11 +166,9 @@ impl World {
         }
         let giving = &mut node.giving;
         if giving.slots >= exchange.slots {
-            giving.sent_away += 1;
             giving.sent_away_at = Some(now);
             return self.send_away(giver, taker, blob, index, request);
         }
-        let sent_away = giving.sent_away;
         let followers = giving.subscriptions.get(&blob);
         if spreads && followers.is_some_and(|followers| followers.contains_key(&taker)) {
             let rivals = followers.is_some_and(|followers| followers.len() > 1);
@@ -157,7 +185,7 @@ impl World {
             }
         }
         let content = carried.content[index.get() as usize];
-        self.send_chunk(giver, taker, (request, blob, index, content), sent_away);
+        self.send_chunk(giver, taker, (request, blob, index, content));
     }
 
     /// Begins to send a chunk, in a slot that is free.
@@ -166,7 +194,6 @@ impl World {
         giver: usize,
         taker: usize,
         (request, blob, index, content): (RequestId, BlobNo, ChunkIndex, Content),
-        given_at: u64,
     ) {
         let (now, domain) = (self.clock.now(), self.domain(taker));
         let (from, to) = (self.nodes[giver].setup.site, self.nodes[taker].setup.site);
@@ -181,10 +208,12 @@ impl World {
         let giving = &mut self.nodes[giver].giving;
         giving.slots += 1;
         let connection = giving.connections.entry(taker).or_default();
-        connection.given_at = Some(given_at);
+        connection.in_a_row += 1;
         connection.serving = Some(Serving { request, blob, index, content, flow });
         self.nodes[giver].owed.0 -= owed;
         self.nodes[taker].owed.1 -= owed;
+        let delay = self.half_rtt(giver, taker) + self.queued(giver, taker);
+        self.clock.after(delay, Happening::Begun { node: taker, blob, peer: giver, request });
     }
 
     pub(super) fn chunk_sent(&mut self, giver: usize, taker: usize) {
@@ -201,8 +230,7 @@ impl World {
         for message in behind {
             self.send_now(giver, taker, message, 0);
         }
-        self.slot_is_free(giver);
-        self.serve(giver, taker);
+        self.keep_or_free(giver, taker);
     }
 
     /// Those who were sent away first are told that there is a slot.

@@ -108,7 +108,6 @@ pub(super) struct Giving {
     pub(super) slots: usize,
     // Until when each of the chains that were given is on its way.
     pub(super) chains: Vec<Time>,
-    pub(super) sent_away: u64,
     // Those who were, in that order, and have not been told since that there is a place.
     pub(super) away: VecDeque<usize>,
     pub(super) sent_away_at: Option<Time>,
@@ -121,7 +120,8 @@ pub(super) struct Giving {
 pub(super) struct Connection {
     pub(super) line: VecDeque<Job>,
     pub(super) serving: Option<Serving>,
-    pub(super) given_at: Option<u64>,
+    // How many chunks it has had in a row.
+    pub(super) in_a_row: u32,
     pub(super) told_busy: bool,
     // What has to wait for the chunk that is being sent.
     pub(super) behind: Vec<super::message::Message>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wherry_node::swarm::UPLOAD_SLOTS;
+use wherry_node::swarm::{MOST_IN_A_ROW, UPLOAD_SLOTS};
 
 /// How a node behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,8 @@ pub struct Churn {
 pub struct Exchange {
     /// How many chunks a node sends at a time.
     pub slots: usize,
+    /// How many chunks a peer takes in one slot while others have none.
+    pub in_a_row: u32,
     /// Whether all that a node has goes out once while upload is scarce, and not only what it has from elsewhere.
     pub all_spread: bool,
     /// For how long nobody may have been sent away before upload counts as plentiful.
@@ -87,8 +89,12 @@ pub struct Exchange {
 
 impl Exchange {
     /// What the node does.
-    pub const USUAL: Self =
-        Self { slots: UPLOAD_SLOTS, all_spread: false, quiet: Duration::from_millis(200) };
+    pub const USUAL: Self = Self {
+        slots: UPLOAD_SLOTS,
+        in_a_row: MOST_IN_A_ROW,
+        all_spread: false,
+        quiet: Duration::from_millis(200),
+    };
 }
 
 /// A world to simulate.

@@ -272,6 +272,18 @@ impl World {
         self.watch(node, blob, run, number, request);
     }
 
+    /// What is left of a request that was taken back is not told.
+    pub(super) fn begun(&mut self, node: usize, blob: BlobNo, peer: usize, request: RequestId) {
+        let (id, now) = (self.nodes[peer].id, self.clock.now());
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        let is_crowd = transfer.planner.is_crowd();
+        if let Some(fetching) = transfer.fetching.get_mut(&request).filter(|_| is_crowd) {
+            fetching.since = now;
+            let index = fetching.index;
+            self.apply(node, blob, Event::Begun(id, index));
+        }
+    }
+
     fn pull(&mut self, node: usize, blob: BlobNo, peer: NodeId, part: Part) {
         let number = self.ids[&peer];
         let life = self.nodes[number].life;

@@ -41,6 +41,13 @@ pub(super) enum Happening {
         blob: BlobNo,
         run: u64,
     },
+    /// The first bytes of a chunk are there.
+    Begun {
+        node: usize,
+        blob: BlobNo,
+        peer: usize,
+        request: RequestId,
+    },
     Kept {
         node: usize,
         blob: BlobNo,
@@ -422,6 +429,7 @@ impl World {
                     self.apply(node, blob, Event::Room);
                 }
             }
+            Happening::Begun { node, blob, peer, request } => self.begun(node, blob, peer, request),
             Happening::Push { node, blob, run } => {
                 if self.runs(node, blob, run) {
                     let now = self.clock.now();

@@ -20,7 +20,7 @@ use super::pusher::Followed;
 use super::slots::{Slot, Slots};
 use super::spread::Spread;
 use super::writer::{Answer, Outgoing, write};
-use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER, SMALL_CHAIN, chain_len};
+use super::{IDLE_TIME, MAX_IN_FLIGHT, MOST_IN_A_ROW, SLOTS_PER_PEER, SMALL_CHAIN, chain_len};
 use crate::swarm::backlog::Backlog;
 use crate::swarm::codec::{WireError, read_after_prefix};
 use crate::swarm::holdings::Holdings;
@@ -168,11 +168,23 @@ enum Part {
     Chunk(u32),
 }
 
-/// An answer, and what it holds until it is sent.
+/// An answer, and the place among the chains that are given which it holds until it is sent.
 struct Found {
     answer: Answer,
-    slot: Option<Slot>,
     chain: Option<Arc<()>>,
+}
+
+/// The slot that a connection has for what it sends, and what was sent in it.
+#[derive(Default)]
+struct Held {
+    slot: Option<Slot>,
+    in_a_row: u32,
+}
+
+impl Held {
+    fn free(&mut self) {
+        *self = Self::default();
+    }
 }
 
 /// One connection, and its requests that wait.
@@ -283,16 +295,10 @@ impl Connection {
     async fn drain(&self, ready: mpsc::Sender<Outgoing>) -> WireError {
         // A request gets its slot when the one before it is written: a slot stands for bytes on their way.
         let turns = Arc::new(Semaphore::new(1));
-        let mut open = Open::default();
-        let slots = &self.guest.uploader.slots;
-        // How many had found no place when this peer was last given one.
-        let mut given_at = None;
+        let (mut open, mut held) = (Open::default(), Held::default());
         loop {
             let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return ended() };
-            // Those who found none meanwhile go first, however much this peer has in line.
-            if given_at.take().is_some_and(|before| before != slots.sent_away()) {
-                self.give_way().await;
-            }
+            self.keep_or_free(&mut held).await;
             let wanted = match timeout(OPEN_TIME, self.next()).await {
                 Ok(wanted) => wanted,
                 Err(_) => {
@@ -300,16 +306,30 @@ impl Connection {
                     self.next().await
                 }
             };
-            let sent_away = slots.sent_away();
-            match self.find(wanted, &mut open).await {
-                Ok(Found { answer, slot, chain }) => {
-                    given_at = slot.as_ref().map(|_| sent_away);
-                    if ready.send(Outgoing { answer, slot, chain, _turn: turn }).await.is_err() {
+            match self.find(wanted, &mut open, &mut held).await {
+                Ok(Found { answer, chain }) => {
+                    let waits = held.slot.is_some() || chain.is_some();
+                    if ready.send(Outgoing { answer, waits, chain, _turn: turn }).await.is_err() {
                         return ended();
                     }
                 }
                 Err(unanswered) => self.say(wanted.id, unanswered).await,
             }
+        }
+    }
+
+    /// What was sent is on its way: its slot goes to what stands in line next, or to others.
+    async fn keep_or_free(&self, held: &mut Held) {
+        if held.slot.is_none() {
+            return;
+        }
+        let goes_on = self.requests().iter().any(|wanted| matches!(wanted.part, Part::Chunk(_)));
+        if !goes_on {
+            held.free();
+        } else if held.in_a_row >= MOST_IN_A_ROW && self.guest.uploader.slots.are_wanted() {
+            // Those who found none go first, however much this peer has in line.
+            held.free();
+            self.give_way().await;
         }
     }
 
@@ -327,13 +347,18 @@ impl Connection {
         }
     }
 
-    async fn find(&self, Wanted { id, blob, part }: Wanted, open: &mut Open) -> Result<Found, Unanswered> {
+    async fn find(
+        &self,
+        Wanted { id, blob, part }: Wanted,
+        open: &mut Open,
+        held: &mut Held,
+    ) -> Result<Found, Unanswered> {
         let uploader = &self.guest.uploader;
         let (mut chain, mut gives_states) = (None, true);
         let make = match part {
             Part::Chunk(number) => {
-                let (answer, slot) = self.find_chunk(id, blob, number, open).await?;
-                return Ok(Found { answer, slot: Some(slot), chain });
+                let answer = self.find_chunk((id, blob, number), open, held).await?;
+                return Ok(Found { answer, chain });
             }
             _ if !uploader.holdings.gives_to(&self.guest.node) => return Err(GIVES_NOTHING),
             Part::Chain { known, spares } => {
@@ -363,21 +388,19 @@ impl Connection {
             tokio::task::spawn_blocking(make).await.map_err(|_| UNREADABLE)??
         };
         let len = answer.body.len();
-        let slot = match len <= FREE_STATES {
-            true => None,
-            false => Some(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?),
-        };
+        if len > FREE_STATES && held.slot.is_none() {
+            held.slot = Some(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?);
+        }
         uploader.holdings.gave(&self.guest.node, u32::try_from(len).unwrap_or(u32::MAX));
-        Ok(Found { answer, slot, chain })
+        Ok(Found { answer, chain })
     }
 
     async fn find_chunk(
         &self,
-        id: u32,
-        blob: BlobName,
-        number: u32,
+        (id, blob, number): (u32, BlobName, u32),
         open: &mut Open,
-    ) -> Result<(Answer, Slot), Unanswered> {
+        held: &mut Held,
+    ) -> Result<Answer, Unanswered> {
         let Guest { node, own, uploader } = &*self.guest;
         let map = ChunkMap::new(blob.size).map_err(|_| Unanswered::NotHeld)?;
         let source = match open.get(blob) {
@@ -398,19 +421,28 @@ impl Connection {
         if !uploader.holdings.gives_to(node) {
             return Err(GIVES_NOTHING);
         }
+        if !uploader.holdings.until_giving(node).is_zero() {
+            // Others can use it meanwhile.
+            held.free();
+        }
         until_giving(&*uploader.holdings, node).await?;
         // Before the slot is taken, which makes upload scarcer.
         let plentiful = uploader.slots.are_plentiful(Instant::now());
-        let slot = uploader.slots.take(own).ok_or(Unanswered::Busy)?;
+        if held.slot.is_none() {
+            held.slot = Some(uploader.slots.take(own).ok_or(Unanswered::Busy)?);
+        }
         let first_hand = source.first_hand();
         // What came from others of the site they have as well: only where a chunk comes from must it go out evenly.
         let is_others = first_hand.as_ref().is_some_and(|chunks| !chunks.contains(index));
         if !uploader.spread().give(blob, map, index, *node, plentiful || is_others, || first_hand) {
             return Err(Unanswered::Elsewhere);
         }
-        let given = source.piece(id, blob.digest, map, index).await.map(|answer| (answer, slot));
+        let given = source.piece(id, blob.digest, map, index).await;
         match given {
-            Ok(_) => uploader.holdings.gave(node, map.len(index)),
+            Ok(_) => {
+                held.in_a_row = held.in_a_row.saturating_add(1);
+                uploader.holdings.gave(node, map.len(index));
+            }
             Err(_) => uploader.spread().take_back(&blob, index, *node),
         }
         given

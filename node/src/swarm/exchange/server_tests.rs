@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::io::{AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +19,8 @@ use wherry_proto::{
 
 use super::server::until_giving;
 use super::{
-    Buffers, CHAINS_AT_ONCE, Exchange, ExchangeError, Follow, MAX_FOLLOWED, Patience, SLOTS_PER_PEER,
-    UPLOAD_SLOTS, Uploader, serve, start,
+    Buffers, CHAINS_AT_ONCE, Exchange, ExchangeError, Follow, MAX_FOLLOWED, MOST_IN_A_ROW, Patience,
+    SLOTS_PER_PEER, UPLOAD_SLOTS, Uploader, serve, start,
 };
 use crate::swarm::arriving::Arriving;
 use crate::swarm::codec::read_payload;
@@ -141,7 +141,7 @@ struct Giver {
 
 impl Giver {
     fn new(open: usize) -> Self {
-        let (reads, entered) = mpsc::channel(64);
+        let (reads, entered) = mpsc::channel(1024);
         let (gate, closed) = std::sync::mpsc::sync_channel(64);
         let gated = Gated { reads, gate: Arc::new(Mutex::new(closed)) };
         let open = Arc::new((0..open).map(|at| (at / 100 % 251) as u8).collect());
@@ -301,14 +301,15 @@ async fn a_peer_that_asks_for_much_and_reads_nothing_holds_one_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_with_many_requests_in_line_lets_others_go_first() {
+async fn a_peer_keeps_its_slot_for_what_it_has_in_line_and_lets_others_go_first_in_the_end() {
     let mut giver = Giver::new(0);
     let blob = BlobName { digest: Digest::sha256(&GATED), size: GATED.len() as u64 };
     // One more than there are slots.
     let mut crowd: Vec<_> =
         (0..=UPLOAD_SLOTS).map(|number| giver.connect(key(10 + number as u8).node())).collect();
+    let many = MOST_IN_A_ROW + 2;
     for stream in &mut crowd {
-        for id in 0..3 {
+        for id in 0..many {
             say(stream, Request::Chunk { id, blob, index: 0 }).await;
         }
     }
@@ -317,18 +318,34 @@ async fn a_peer_with_many_requests_in_line_lets_others_go_first() {
     let (answer, one, _) = futures::future::select_all(answers).await;
     assert_eq!(answer, Response::Busy { id: 0 });
     let mut sent_away = crowd.swap_remove(one);
-    for id in 1..3 {
+    for id in 1..many {
         assert_eq!(response(&mut sent_away).await, Response::Busy { id });
     }
     for _ in 0..UPLOAD_SLOTS {
         within(giver.reads.recv()).await.unwrap();
     }
-    // One of the others is served, and wants more.
-    giver.gate.as_ref().unwrap().try_send(()).unwrap();
-    assert_eq!(response(&mut sent_away).await, Response::Free);
-    say(&mut sent_away, Request::Chunk { id: 3, blob, index: 0 }).await;
     giver.gate = None;
-    assert_eq!(response(&mut sent_away).await, Response::Chunk { id: 3, len: GATED.len() as u32 });
+    // Of all who have slots the first that is through lets the other one in.
+    assert_eq!(response(&mut sent_away).await, Response::Free);
+    let given = crowd.iter_mut().map(|stream| {
+        Box::pin(async move {
+            let mut given = 0;
+            while let Response::Chunk { len, .. } = response(stream).await {
+                let mut bytes = vec![0; len as usize];
+                within(stream.read_exact(&mut bytes)).await.unwrap();
+                given += 1;
+                if given == many {
+                    break;
+                }
+            }
+            given
+        })
+    });
+    let given = futures::future::join_all(given).await;
+    assert!(given.contains(&MOST_IN_A_ROW), "{given:?}");
+    assert!(given.iter().all(|given| [MOST_IN_A_ROW, many].contains(given)), "{given:?}");
+    say(&mut sent_away, Request::Chunk { id: many, blob, index: 0 }).await;
+    assert_eq!(response(&mut sent_away).await, Response::Chunk { id: many, len: GATED.len() as u32 });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Who may be sent something now: few at a time, and everybody else is told at once.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ const SCARCE_TIME: Duration = Duration::from_millis(200);
 /// The slots of a node.
 pub(super) struct Slots {
     slots: Arc<Semaphore>,
-    // Counts those who found none, and when the last one did.
-    sent_away: AtomicU64,
+    // When somebody last found none.
     last_sent_away: Mutex<Option<Instant>>,
+    // How many are to be told when there is one.
+    waiting: AtomicUsize,
     // That a slot came free, for those who were told that there is none, in the order in which they were.
     freed: Notify,
 }
@@ -27,8 +28,8 @@ impl Slots {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             slots: Arc::new(Semaphore::new(UPLOAD_SLOTS)),
-            sent_away: AtomicU64::new(0),
             last_sent_away: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             freed: Notify::new(),
         })
     }
@@ -38,16 +39,15 @@ impl Slots {
     pub(super) fn take(self: &Arc<Self>, own: &Arc<Semaphore>) -> Option<Slot> {
         let own = Arc::clone(own).try_acquire_owned().ok()?;
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            self.sent_away.fetch_add(1, Ordering::Relaxed);
             *self.last_sent_away.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             return None;
         };
         Some(Slot { permits: Some((own, slot)), slots: Arc::clone(self) })
     }
 
-    /// Changes when somebody finds no slot: whoever had one since then lets others go first.
-    pub(super) fn sent_away(&self) -> u64 {
-        self.sent_away.load(Ordering::Relaxed)
+    /// Whether somebody waits to be told of a slot.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Whether upload is plentiful: at least half of the slots are free, and everybody found one lately.
@@ -59,6 +59,7 @@ impl Slots {
 
     /// Returns when there is a slot for a peer with these of its own.
     pub(super) async fn free_for(&self, own: &Semaphore) {
+        let _waits = Waits::new(&self.waiting);
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             // In line before it is looked: what comes free meanwhile is not missed.
@@ -68,6 +69,22 @@ impl Slots {
             }
             freed.await;
         }
+    }
+}
+
+/// That somebody waits, for as long as this lives.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -104,13 +121,12 @@ mod tests {
     async fn whoever_finds_no_slot_is_sent_away_at_once_and_told_when_there_is_one() {
         let slots = Slots::new();
         let mut sent: Vec<_> = (0..UPLOAD_SLOTS).map(|_| slots.take(&own()).unwrap()).collect();
-        let (late, before) = (own(), slots.sent_away());
-        assert!(slots.take(&late).is_none());
-        assert_ne!(slots.sent_away(), before);
+        let late = own();
+        assert!(slots.take(&late).is_none() && !slots.are_wanted());
         let mut told = Box::pin(slots.free_for(&late));
-        assert!(told.as_mut().now_or_never().is_none());
+        assert!(told.as_mut().now_or_never().is_none() && slots.are_wanted());
         sent.pop();
-        assert!(told.as_mut().now_or_never().is_some());
+        assert!(told.as_mut().now_or_never().is_some() && !slots.are_wanted());
         assert!(slots.take(&late).is_some());
     }
 
@@ -137,7 +153,7 @@ mod tests {
         let (slots, own) = (Slots::new(), own());
         let _share: Vec<_> = (0..SLOTS_PER_PEER).map(|_| slots.take(&own).unwrap()).collect();
         assert!(slots.take(&own).is_none());
-        assert_eq!(slots.sent_away(), 0);
+        assert!(slots.last_sent_away.lock().unwrap().is_none());
     }
 
     #[test]

@@ -10,7 +10,6 @@ use tokio::time::{sleep, timeout};
 use wherry_proto::{Digest, Response, encode_frame};
 
 use super::buffers::{Buffer, Buffers};
-use super::slots::Slot;
 use crate::swarm::backlog::Backlog;
 use crate::swarm::codec::WireError;
 use crate::swarm::holdings::ReadAt;
@@ -66,10 +65,12 @@ impl Body {
     }
 }
 
-/// A response with what it holds until it is sent: a slot, a place among the chains that are, and its connection's turn.
+/// A response with what it holds until it is sent: a place among the chains that are, and its connection's turn, with which
+/// others wait for its slot.
 pub(super) struct Outgoing {
     pub(super) answer: Answer,
-    pub(super) slot: Option<Slot>,
+    /// Whether others wait until it is on its way.
+    pub(super) waits: bool,
     pub(super) chain: Option<Arc<()>>,
     pub(super) _turn: OwnedSemaphorePermit,
 }
@@ -101,15 +102,13 @@ pub(super) async fn write<S: AsyncWrite>(
                     }
                 }
                 response = responses.recv() => {
-                    let Outgoing { answer, slot, chain, _turn } = response.ok_or_else(gone)?;
+                    let Outgoing { answer, waits, chain: _chain, _turn } = response.ok_or_else(gone)?;
                     writer.send(buffers, answer).await?;
                     writer.flush().await?;
                     // What others wait for is on its way before they are let go.
-                    let holds = slot.is_some() || chain.is_some();
-                    if let Some(backlog) = backlog.as_ref().filter(|_| holds) {
+                    if let Some(backlog) = backlog.as_ref().filter(|_| waits) {
                         drain(backlog).await?;
                     }
-                    drop(slot);
                 }
             }
             Ok(())

@@ -14,6 +14,19 @@ use crate::swarm::LinkClass;
 const MAX_STRANGE: u8 = 3;
 
 impl Planner {
+    /// A peer has begun to send a chunk.
+    pub(super) fn begun(&mut self, node: NodeId, index: ChunkIndex) {
+        let Some(asked) = self.asked.get_mut(&index).filter(|asked| asked.source == Source::Peer(node))
+        else {
+            return;
+        };
+        // Before, it stood behind another one.
+        asked.since = self.ticks;
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.sends = Some(index);
+        }
+    }
+
     pub(super) fn arrived(&mut self, source: Source, index: ChunkIndex, links: &[Link], took: Duration) {
         let Some(asked) = self.asked.get(&index).filter(|asked| asked.source == source) else {
             self.effects.push(Effect::Discard(source, index));
@@ -161,6 +174,7 @@ impl Planner {
             && let Some(peer) = self.peers.get_mut(&node)
         {
             peer.asked = peer.asked.saturating_sub(1);
+            peer.sends.take_if(|sent| *sent == index);
         }
     }
 

@@ -80,7 +80,10 @@ pub enum Event {
     ClaimedStates(NodeId, Digest, Option<Arc<StateChain>>),
     /// States of a leader's reading that were asked of a peer have come, or not.
     States(NodeId, Attempt, Result<Arc<SignedStates>, NoStates>),
-    /// The bytes of a chunk are here, so long after they were asked for; one link for each start state.
+    /// The first bytes of a chunk have come, and more are to: the peer has a slot for this node.
+    Begun(NodeId, ChunkIndex),
+    /// The bytes of a chunk are here, so long after they were asked for or had [begun](Event::Begun) to come; one link for
+    /// each start state.
     Arrived(Source, ChunkIndex, Vec<Link>, Duration),
     /// The chunk is on disk.
     Kept(Source, ChunkIndex, Link),

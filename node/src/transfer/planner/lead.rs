@@ -75,6 +75,8 @@ pub(super) struct Lead {
     pub(super) signed: Option<Arc<SignedStates>>,
     // Who is asked for states, and how many were known then.
     pub(super) pulling: Option<(NodeId, u32)>,
+    // How many chunks were here when that was last done, and at which tick.
+    pub(super) pulled: (u32, u64),
     // The attempt whose states do not go on from those that are here, and must come from the first one on.
     pub(super) anew: Option<Attempt>,
     pub(super) watched: BTreeMap<Attempt, Watched>,
@@ -118,6 +120,7 @@ impl Lead {
             attempt: None,
             signed: None,
             pulling: None,
+            pulled: (0, 0),
             anew: None,
             watched: BTreeMap::new(),
             vacant: 0,

@@ -262,6 +262,7 @@ impl Planner {
             Event::Claimed(node, states) => self.claimed(node, states),
             Event::ClaimedStates(node, states, chain) => self.claimed_states(node, states, chain),
             Event::States(node, attempt, states) => self.states(node, attempt, states),
+            Event::Begun(node, index) => self.begun(node, index),
             Event::Arrived(source, index, links, took) => self.arrived(source, index, &links, took),
             Event::Kept(source, index, link) => self.kept(source, index, link),
             Event::Busy(node, index) => {

@@ -108,6 +108,8 @@ pub(super) struct Peer {
     // What it has while it does not hold the blob.
     pub(super) here: ChunkSet,
     pub(super) asked: usize,
+    // The chunk that it is sending, as far as is known: it has a slot for this node.
+    pub(super) sends: Option<ChunkIndex>,
     pub(super) depth: Depth,
     // How long one of its chunks takes, smoothed.
     pub(super) pace: Option<Duration>,
@@ -140,6 +142,7 @@ impl Peer {
             chain: Chain::None,
             here: nothing,
             asked: 0,
+            sends: None,
             depth: Depth::new(FIRST_PIPELINE, 1, PIPELINE),
             pace: None,
             sent: (0, 0),
@@ -207,8 +210,18 @@ impl Peer {
         self.refused.retain(|_, refused| now < refused.until + (GIVEN << refused.times));
     }
 
+    /// Whether it has not said lately that it gives nothing.
+    fn is_willing(&self) -> bool {
+        !self.busy && self.refused.len() < MAX_REFUSED
+    }
+
     pub(super) fn is_ready(&self) -> bool {
-        !self.busy && self.asked < self.depth.get() && self.refused.len() < MAX_REFUSED
+        self.is_willing() && self.asked < self.depth.get()
+    }
+
+    /// Whether it has a slot for this node, and nothing to send in it when what it sends is here.
+    pub(super) fn has_slot_to_keep(&self) -> bool {
+        self.is_willing() && self.sends.is_some() && self.asked == 1
     }
 
     /// Whether it has been followed for long and tells nothing: what it said once counts no more.

@@ -42,7 +42,7 @@ impl Planner {
 
     /// Whether so many peers have something to give to each other that one chunk of each, and few more of them than each
     /// has slots, keeps all links busy. Whoever took more then would leave less to others, and wait in lines instead.
-    fn is_crowd(&self) -> bool {
+    pub fn is_crowd(&self) -> bool {
         let gives =
             |peer: &&Peer| peer.class == LinkClass::Lan && (peer.is_claimed() || !peer.here.is_empty());
         self.trades() && self.peers.values().filter(gives).count() >= LEAST_WINDOW
@@ -67,7 +67,7 @@ impl Planner {
         }
         let is_engaged = |peer: &Peer| peer.class == LinkClass::Lan && (peer.asked > 0 || peer.busy);
         let engaged = self.peers.iter().filter(|(_, peer)| is_engaged(peer)).map(|(node, _)| *node).collect();
-        Needs { asked: self.asked_near(), pace: self.pace, engaged, lack: self.lack }
+        Needs { asked: self.engaged_near(), pace: self.pace, engaged, lack: self.lack }
     }
 
     /// How long a peer that said it was busy is left alone at most. It says itself when it has a slot free, and these are taken
@@ -76,8 +76,9 @@ impl Planner {
         self.quickest().map_or(BUSY_PAUSE, |pace| (4 * pace).clamp(BUSY_PAUSE, MOST_BUSY_PAUSE))
     }
 
-    fn asked_near(&self) -> usize {
-        self.peers.values().filter(|peer| peer.class == LinkClass::Lan).map(|peer| peer.asked).sum()
+    /// How many nodes of this site are asked for chunks.
+    fn engaged_near(&self) -> usize {
+        self.peers.values().filter(|peer| peer.class == LinkClass::Lan && peer.asked > 0).count()
     }
 
     pub(super) fn ask_peers(&mut self) {
@@ -89,7 +90,7 @@ impl Planner {
             let is_full = match (crowd, &self.allowed) {
                 (false, _) => asked >= self.window.get(),
                 (true, Some(allowed)) => allowed.room == 0,
-                (true, None) => self.asked_near() >= USUAL_ROOM,
+                (true, None) => self.engaged_near() >= USUAL_ROOM,
             };
             let waiting = (asked + self.keeping.len()) as u64;
             if waiting > 0 && (waiting + 1) * chunk_len > IN_FLIGHT {
@@ -97,6 +98,10 @@ impl Planner {
             }
             if is_full && !crowd {
                 return;
+            }
+            if crowd && let Some((node, index, for_reader)) = self.pick_to_keep_a_slot() {
+                self.ask_linked(node, index, for_reader);
+                continue;
             }
             let able = self.peers.iter().filter(|(_, peer)| peer.is_ready() && self.is_source(peer));
             let (near, far): (Vec<_>, Vec<_>) = able.partition(|(_, peer)| peer.class == LinkClass::Lan);
@@ -116,14 +121,28 @@ impl Planner {
             }
             let picked = if self.trades() { self.pick_trading(&ready) } else { self.pick_in_order(&ready) };
             let Some((node, index, for_reader)) = picked else { return };
-            let Some(link) = self.ledger.expected(index) else { return };
             if let Some(allowed) = &mut self.allowed
                 && self.peers.get(&node).is_some_and(|peer| peer.class == LinkClass::Lan)
             {
                 allowed.room = allowed.room.saturating_sub(1);
             }
-            self.ask(node, index, vec![link.from], for_reader);
+            self.ask_linked(node, index, for_reader);
         }
+    }
+
+    /// Asks for a chunk whose states are known.
+    fn ask_linked(&mut self, node: NodeId, index: ChunkIndex, for_reader: bool) {
+        let starts = self.ledger.expected(index).map(|link| link.from).into_iter().collect();
+        self.ask(node, index, starts, for_reader);
+    }
+
+    /// The next chunk of a peer that is sending one, and goes on with this node if that is asked for by then. Who takes from
+    /// whom so changes seldom: words are saved, and since each takes from as many as it gives to, all links are full.
+    fn pick_to_keep_a_slot(&mut self) -> Option<(NodeId, ChunkIndex, bool)> {
+        let sends = |peer: &Peer| peer.class == LinkClass::Lan && peer.has_slot_to_keep();
+        let ready: Vec<NodeId> =
+            self.peers.iter().filter(|(_, peer)| sends(peer)).map(|(node, _)| *node).collect();
+        if ready.is_empty() { None } else { self.pick_trading(&ready) }
     }
 
     /// The last chunk first, since it proves the length; then what clients need next; then in order.

@@ -1,10 +1,9 @@
 //! What the transfers of a node may ask of nodes that trade, together.
 //!
-//! Each node sends a few chunks at a time, so each is to take as many: where all take more, most are sent away, ask again
-//! and are sent away again, and those who are given something share links with many. The layers of an image come at the
-//! same time, so what one of them may ask for depends on the others. They take turns, and each asks nodes that no other has
-//! asked: a node answers one request after the other, so a second one would wait there and count as one under way. Whoever
-//! has no slot for one blob has none for another.
+//! Each node sends to a few others at a time, so each is to take from as many: where all take from more, most are sent away,
+//! ask again and are sent away again, and those who are given something share links with many. The layers of an image come at
+//! the same time, so what one of them may ask for depends on the others. They take turns, and each asks nodes that no other
+//! has asked: a node answers one request after the other. Whoever has no slot for one blob has none for another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -17,18 +16,19 @@ use crate::swarm::UPLOAD_SLOTS;
 /// asked in vain.
 const HANDOVER: Duration = Duration::from_millis(10);
 
-/// How many chunks a node asks for at a time: half as many again as one sends, since of these about a third are on their way
-/// as words, to a node that turns out to be busy or from it, and wait behind what fills the links.
-pub const USUAL_ROOM: usize = UPLOAD_SLOTS + UPLOAD_SLOTS / 2;
+/// Of how many nodes one takes chunks at a time: as many as it gives to. All have as many slots as the others then, and keep
+/// them, where with half as many again some always have too few: in the simulation of 64 nodes whose upload is scarce the last
+/// of them is done a tenth later then.
+pub const USUAL_ROOM: usize = UPLOAD_SLOTS;
 
-/// How many a node asks for while it reads an origin: its site waits for what it reads, which has to share its link with them.
+/// Of how many while it reads an origin: its site waits for what it reads, which has to share its link with them.
 const WHILE_READING: usize = 2;
 
-/// How many it asks for afterwards: it has fallen behind the others, who have their links for themselves.
-const CATCHING_UP: usize = 2 * UPLOAD_SLOTS;
+/// Of how many afterwards: it has fallen behind the others, who have their links for themselves.
+const CATCHING_UP: usize = UPLOAD_SLOTS + 1;
 
-/// How many chunks are asked for at most: on quick links most of the time of one would pass with messages.
-pub const MOST_ROOM: usize = 2 * USUAL_ROOM;
+/// Of how many at most: on quick links most of the time of a chunk would pass with messages.
+pub const MOST_ROOM: usize = 3 * UPLOAD_SLOTS;
 
 /// One of the transfers that share.
 pub type Sharer = u64;
@@ -36,7 +36,7 @@ pub type Sharer = u64;
 /// What a transfer may ask for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allowance {
-    /// How many more chunks.
+    /// Of how many more nodes.
     pub room: usize,
     /// Nodes that are engaged with other transfers: asked for a chunk, or without a slot for one. Nobody where there is no
     /// room either.
@@ -46,7 +46,7 @@ pub struct Allowance {
 /// What a transfer has asked for, and what it lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// How many chunks it has asked for that are not here yet.
+    /// Of how many nodes it has asked for chunks that are not here yet.
     pub asked: usize,
     /// How long one takes.
     pub pace: Option<Duration>,
@@ -59,7 +59,7 @@ pub struct Needs {
 /// What a transfer waits for that could ask for more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
-    /// Room for one more chunk.
+    /// Room for one more node.
     Room,
     /// A node that is engaged with another transfer.
     Node,
@@ -67,9 +67,9 @@ pub enum Lack {
 
 #[derive(Debug, Default)]
 struct Share {
-    // Asked for and not here yet.
+    // Asked and not done yet.
     used: usize,
-    // Its turn has come to ask for so many more.
+    // Its turn has come to ask so many more.
     granted: usize,
     pace: Option<Duration>,
     engaged: BTreeSet<NodeId>,
@@ -90,7 +90,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// How many chunks are asked for at a time; more where a chunk takes less than what has to be said about it.
+    /// How many nodes are asked at a time; more where a chunk takes less than what has to be said about it.
     fn size(&self) -> usize {
         let quickest = self.shares.values().filter_map(|share| share.pace).min();
         let more = quickest.map_or(0.0, |pace| HANDOVER.as_secs_f64() / pace.as_secs_f64().max(1e-6));

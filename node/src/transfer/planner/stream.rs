@@ -6,7 +6,27 @@ use wherry_proto::{Attempt, ChunkIndex, NodeId, Role, SignedStates, StatePrefix}
 
 use super::{DropReason, Effect, NoStates, ORIGIN_ATTEMPTS, Planner, Proof};
 
+/// From so many chunks on that are known and neither here nor asked for, a node can wait for more states.
+const CHOICE: u32 = 8;
+
+/// After so many further chunks it asks for more all the same: were nobody to know of what was read last, that could go to
+/// nobody. In the simulation of 64 nodes whose upload is scarce, states filled a fifth of the link of whoever leads when all
+/// asked for each as soon as it was there, and all are done 1.3 % sooner since they do not.
+const PULL_AFTER: u32 = 3;
+
+/// After so many ticks it does too: 8 s.
+const PULL_AT_LATEST: u64 = 16;
+
 impl Planner {
+    /// Whether the states that are known give enough to ask for, and more were asked for lately.
+    fn has_states_for_now(&self) -> bool {
+        let (here, at) = self.lead.pulled;
+        let known = self.ledger.stream().known();
+        known.saturating_sub(self.taken.len()) >= CHOICE
+            && self.ledger.linked().len() < here + PULL_AFTER
+            && self.ticks < at + PULL_AT_LATEST
+    }
+
     /// Asks a peer for the states that the leader has found since.
     pub(super) fn ask_states(&mut self) {
         if self.lead.pulling.is_some() || self.claims_lead() || self.ledger.has_chain() {
@@ -32,6 +52,10 @@ impl Planner {
         if able.is_empty() {
             return;
         }
+        if ours > 0 && !is_new && self.has_states_for_now() {
+            return;
+        }
+        self.lead.pulled = (self.ledger.linked().len(), self.ticks);
         let (node, known) = able[self.random() as usize % able.len()];
         let map = self.ledger.map();
         let before = match ours {

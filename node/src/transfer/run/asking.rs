@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use tokio::sync::oneshot;
 use tracing::debug;
 use wherry_proto::{Attempt, ChunkIndex, Digest, Lead, NodeId, State, StateChain, StatePrefix, rank};
 
@@ -203,7 +204,7 @@ impl Driver {
         let is_dear = parts.peers.class(&node) == Some(LinkClass::Wan);
         let stop = self.stop.child_token();
         self.fetching.insert((node, index), stop.clone());
-        let pause = self.planner.busy_pause();
+        let (pause, trades) = (self.planner.busy_pause(), self.planner.is_crowd());
         self.spawn(async move {
             let fetched = async {
                 // Memory is taken after the turn, and the time after both: a thin link neither holds up what comes from
@@ -212,14 +213,26 @@ impl Driver {
                     parts.limits.turn(u64::from(map.len(index))).await;
                 }
                 let Some(share) = parts.share(map.len(index)).await else { return };
-                let asked = Instant::now();
-                let event = match parts.peers.chunk(node, digest, map, index).await {
+                let mut since = Instant::now();
+                let (begins, begun) = oneshot::channel();
+                let mut chunk = parts.peers.chunk(node, digest, map, index, begins);
+                let taken = tokio::select! {
+                    biased;
+                    taken = &mut chunk => taken,
+                    // Elsewhere many requests wait at each peer, and how long they do says how many there should be.
+                    Ok(()) = begun, if trades => {
+                        since = Instant::now();
+                        let _ = events.send(Happening::Event(Event::Begun(node, index))).await;
+                        chunk.await
+                    }
+                };
+                let event = match taken {
                     Ok(bytes) => {
                         if is_dear {
                             parts.limits.count(bytes.len() as u64);
                         }
                         // What a link takes is measured, not what hashing does.
-                        let took = asked.elapsed();
+                        let took = since.elapsed();
                         match hash(map, index, starts, bytes).await {
                             Ok((links, bytes)) => {
                                 let held = Held { bytes, _share: share };
