@@ -13,8 +13,9 @@ use wherry_tests::wait::wait_until;
 /// What an address that is tried time and again may take to be so.
 const SOON: Duration = Duration::from_secs(60);
 
-/// The end of a connection shows at once; of a second one that says no word, once its neighbour has not answered for 5 s.
-const AT_ONCE: Duration = Duration::from_secs(10);
+/// The end of a connection shows at once; of a second one that says no word, once its neighbour has not answered for 10 s, and
+/// long before 45 s of silence end it.
+const AT_ONCE: Duration = Duration::from_secs(20);
 
 fn with(addresses: &[&str]) -> Options {
     let bootstrap = addresses.iter().map(|address| (*address).to_owned()).collect();
