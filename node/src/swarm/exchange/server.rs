@@ -20,7 +20,10 @@ use super::pusher::Followed;
 use super::slots::{Slot, Slots};
 use super::spread::Spread;
 use super::writer::{Answer, Outgoing, write};
-use super::{IDLE_TIME, MAX_IN_FLIGHT, MOST_IN_A_ROW, SLOTS_PER_PEER, SMALL_CHAIN, chain_len};
+use super::{
+    IDLE_TIME, MAX_IN_FLIGHT, MOST_BYTES_IN_A_ROW, MOST_IN_A_ROW, MOST_TIME_IN_A_ROW, SLOTS_PER_PEER,
+    SMALL_CHAIN, chain_len,
+};
 use crate::swarm::backlog::Backlog;
 use crate::swarm::codec::{WireError, read_after_prefix};
 use crate::swarm::holdings::Holdings;
@@ -177,13 +180,32 @@ struct Found {
 /// The slot that a connection has for what it sends, and what was sent in it.
 #[derive(Default)]
 struct Held {
-    slot: Option<Slot>,
-    in_a_row: u32,
+    slot: Option<(Slot, Instant)>,
+    answers: u32,
+    bytes: usize,
 }
 
 impl Held {
+    fn take(&mut self, slot: Slot) {
+        *self = Self { slot: Some((slot, Instant::now())), answers: 0, bytes: 0 };
+    }
+
     fn free(&mut self) {
         *self = Self::default();
+    }
+
+    /// So many bytes are sent, in the slot if there is one.
+    fn sends(&mut self, bytes: usize) {
+        self.answers = self.answers.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Whether it has been used for as long as it may be while others find none.
+    fn has_had_its_time(&self) -> bool {
+        let since = self.slot.as_ref().map(|(_, since)| since.elapsed());
+        self.answers >= MOST_IN_A_ROW
+            || self.bytes >= MOST_BYTES_IN_A_ROW
+            || since.is_some_and(|since| since >= MOST_TIME_IN_A_ROW)
     }
 }
 
@@ -326,7 +348,7 @@ impl Connection {
         let goes_on = self.requests().iter().any(|wanted| matches!(wanted.part, Part::Chunk(_)));
         if !goes_on {
             held.free();
-        } else if held.in_a_row >= MOST_IN_A_ROW && self.guest.uploader.slots.are_wanted() {
+        } else if held.has_had_its_time() && self.guest.uploader.slots.are_wanted() {
             // Those who found none go first, however much this peer has in line.
             held.free();
             self.give_way().await;
@@ -389,8 +411,9 @@ impl Connection {
         };
         let len = answer.body.len();
         if len > FREE_STATES && held.slot.is_none() {
-            held.slot = Some(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?);
+            held.take(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?);
         }
+        held.sends(len);
         uploader.holdings.gave(&self.guest.node, u32::try_from(len).unwrap_or(u32::MAX));
         Ok(Found { answer, chain })
     }
@@ -426,10 +449,10 @@ impl Connection {
             held.free();
         }
         until_giving(&*uploader.holdings, node).await?;
-        // Before the slot is taken, which makes upload scarcer.
-        let plentiful = uploader.slots.are_plentiful(Instant::now());
+        // Its own slot makes upload no scarcer.
+        let plentiful = uploader.slots.are_plentiful(Instant::now(), held.slot.is_some());
         if held.slot.is_none() {
-            held.slot = Some(uploader.slots.take(own).ok_or(Unanswered::Busy)?);
+            held.take(uploader.slots.take(own).ok_or(Unanswered::Busy)?);
         }
         let first_hand = source.first_hand();
         // What came from others of the site they have as well: only where a chunk comes from must it go out evenly.
@@ -440,7 +463,7 @@ impl Connection {
         let given = source.piece(id, blob.digest, map, index).await;
         match given {
             Ok(_) => {
-                held.in_a_row = held.in_a_row.saturating_add(1);
+                held.sends(map.len(index) as usize);
                 uploader.holdings.gave(node, map.len(index));
             }
             Err(_) => uploader.spread().take_back(&blob, index, *node),

@@ -50,10 +50,11 @@ impl Slots {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether upload is plentiful: at least half of the slots are free, and everybody found one lately.
-    pub(super) fn are_plentiful(&self, now: Instant) -> bool {
+    /// Whether upload is plentiful for somebody who may have one of the slots already: at least half of them are free but for
+    /// that one, and everybody found one lately.
+    pub(super) fn are_plentiful(&self, now: Instant, has_one: bool) -> bool {
         let last = *self.last_sent_away.lock().unwrap_or_else(PoisonError::into_inner);
-        2 * self.slots.available_permits() >= UPLOAD_SLOTS
+        2 * (self.slots.available_permits() + usize::from(has_one)) >= UPLOAD_SLOTS
             && last.is_none_or(|last| now.saturating_duration_since(last) >= SCARCE_TIME)
     }
 
@@ -160,11 +161,11 @@ mod tests {
     fn upload_is_scarce_for_a_while_after_somebody_was_sent_away() {
         let slots = Slots::new();
         let now = Instant::now();
-        assert!(slots.are_plentiful(now));
+        assert!(slots.are_plentiful(now, false));
         let taken: Vec<_> = (0..UPLOAD_SLOTS).map(|_| slots.take(&own()).unwrap()).collect();
-        assert!(!slots.are_plentiful(now) && slots.take(&own()).is_none());
+        assert!(!slots.are_plentiful(now, false) && slots.take(&own()).is_none());
         drop(taken);
-        assert!(!slots.are_plentiful(now));
-        assert!(slots.are_plentiful(Instant::now() + SCARCE_TIME));
+        assert!(!slots.are_plentiful(now, false));
+        assert!(slots.are_plentiful(Instant::now() + SCARCE_TIME, false));
     }
 }

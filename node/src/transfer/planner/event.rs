@@ -80,7 +80,7 @@ pub enum Event {
     ClaimedStates(NodeId, Digest, Option<Arc<StateChain>>),
     /// States of a leader's reading that were asked of a peer have come, or not.
     States(NodeId, Attempt, Result<Arc<SignedStates>, NoStates>),
-    /// The first bytes of a chunk have come, and more are to: the peer has a slot for this node.
+    /// The first bytes of a chunk have come from a peer of this site, and more are to: it has a slot for this node.
     Begun(NodeId, ChunkIndex),
     /// The bytes of a chunk are here, so long after they were asked for or had [begun](Event::Begun) to come; one link for
     /// each start state.

@@ -40,8 +40,8 @@ impl Planner {
         self.peers.values().any(Peer::trades)
     }
 
-    /// Whether so many peers have something to give to each other that one chunk of each, and few more of them than each
-    /// has slots, keeps all links busy. Whoever took more then would leave less to others, and wait in lines instead.
+    /// Whether so many peers have something to give to each other that each need be asked for one chunk, and the next one when
+    /// that comes, to keep all links busy. Whoever took more then would leave less to others, and wait in lines instead.
     pub fn is_crowd(&self) -> bool {
         let gives =
             |peer: &&Peer| peer.class == LinkClass::Lan && (peer.is_claimed() || !peer.here.is_empty());
@@ -99,7 +99,10 @@ impl Planner {
             if is_full && !crowd {
                 return;
             }
-            if crowd && let Some((node, index, for_reader)) = self.pick_to_keep_a_slot() {
+            if crowd
+                && self.allowed.as_ref().is_none_or(|allowed| allowed.keeps)
+                && let Some((node, index, for_reader)) = self.pick_to_keep_a_slot()
+            {
                 self.ask_linked(node, index, for_reader);
                 continue;
             }

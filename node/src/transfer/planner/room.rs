@@ -41,6 +41,9 @@ pub struct Allowance {
     /// Nodes that are engaged with other transfers: asked for a chunk, or without a slot for one. Nobody where there is no
     /// room either.
     pub engaged: BTreeSet<NodeId>,
+    /// Whether it may go on with those that send to it: the node takes from no more than it has room for, and no other
+    /// transfer waits for one of them.
+    pub keeps: bool,
 }
 
 /// What a transfer has asked for, and what it lacks.
@@ -117,17 +120,23 @@ impl Room {
         self.size().saturating_sub(taken)
     }
 
+    fn keeps(&self, sharer: Sharer) -> bool {
+        let used: usize = self.shares.values().map(|share| share.used).sum();
+        used <= self.size() && !self.blocked.iter().any(|other| *other != sharer)
+    }
+
     /// What a transfer may ask for now.
     pub fn of(&self, sharer: Sharer) -> Allowance {
         let granted = self.shares.get(&sharer).map_or(0, |share| share.granted);
         // Whoever waits comes first.
         let room = granted + if self.waiting.is_empty() { self.free() } else { 0 };
+        let keeps = self.keeps(sharer);
         if room == 0 {
-            return Allowance::default();
+            return Allowance { keeps, ..Allowance::default() };
         }
         let others = self.shares.iter().filter(|(other, _)| **other != sharer);
         let engaged = others.flat_map(|(_, share)| &share.engaged).copied().collect();
-        Allowance { room, engaged }
+        Allowance { room, engaged, keeps }
     }
 
     /// What a transfer has asked for by now and what it lacks. Returns whose turn has come.
@@ -184,7 +193,7 @@ mod tests {
 
     use super::*;
 
-    /// A transfer that has asked for so many chunks on a slow link.
+    /// A transfer that has asked so many nodes on a slow link.
     fn asked(asked: usize) -> Needs {
         Needs { asked, pace: Some(Duration::from_secs(1)), ..Needs::default() }
     }
@@ -194,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn transfers_share_the_chunks_that_a_node_asks_for_at_a_time_and_take_turns() {
+    fn transfers_share_the_nodes_that_one_takes_from_at_a_time_and_take_turns() {
         let mut room = Room::default();
         assert_eq!(room.of(1).room, USUAL_ROOM);
         assert!(room.takes(1, short(USUAL_ROOM)).is_empty());
@@ -213,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn where_chunks_take_no_time_more_of_them_are_asked_for_within_bounds() {
+    fn where_chunks_take_no_time_more_nodes_are_asked_within_bounds() {
         let mut room = Room::default();
         let mut sized = |pace| {
             room.takes(1, Needs { pace: Some(pace), ..Needs::default() });
@@ -225,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_reads_an_origin_asks_for_few_chunks_and_for_more_than_others_when_it_has_read() {
+    fn a_node_that_reads_an_origin_asks_few_others_and_more_than_usual_when_it_has_read() {
         let mut room = Room::default();
         assert!(room.reads(3, true).is_empty());
         assert_eq!(room.of(1).room, WHILE_READING);
@@ -261,6 +270,22 @@ mod tests {
         room.takes(1, engaging(&[node], 1));
         room.takes(2, blocked);
         assert_eq!(room.ends(1), [2]);
+    }
+
+    #[test]
+    fn a_transfer_goes_on_with_those_that_send_to_it_unless_that_is_too_many_or_another_waits_for_them() {
+        let mut room = Room::default();
+        room.takes(1, short(USUAL_ROOM));
+        room.takes(2, short(0));
+        assert!(room.of(1).keeps, "all layers of an image wait for room all the time");
+        room.reads(2, true);
+        assert!(!room.of(1).keeps);
+        room.takes(1, short(WHILE_READING));
+        assert!(room.of(1).keeps);
+        room.takes(2, Needs { lack: Some(Lack::Node), ..asked(0) });
+        assert!(!room.of(1).keeps);
+        room.ends(2);
+        assert!(room.of(1).keeps);
     }
 
     #[test]

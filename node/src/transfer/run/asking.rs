@@ -204,7 +204,7 @@ impl Driver {
         let is_dear = parts.peers.class(&node) == Some(LinkClass::Wan);
         let stop = self.stop.child_token();
         self.fetching.insert((node, index), stop.clone());
-        let (pause, trades) = (self.planner.busy_pause(), self.planner.is_crowd());
+        let (pause, trades) = (self.planner.busy_pause(), self.planner.is_crowd() && !is_dear);
         self.spawn(async move {
             let fetched = async {
                 // Memory is taken after the turn, and the time after both: a thin link neither holds up what comes from
