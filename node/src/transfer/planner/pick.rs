@@ -99,10 +99,7 @@ impl Planner {
             if is_full && !crowd {
                 return;
             }
-            if crowd
-                && self.allowed.as_ref().is_none_or(|allowed| allowed.keeps)
-                && let Some((node, index, for_reader)) = self.pick_to_keep_a_slot()
-            {
+            if crowd && let Some((node, index, for_reader)) = self.pick_to_keep_a_slot() {
                 self.ask_linked(node, index, for_reader);
                 continue;
             }

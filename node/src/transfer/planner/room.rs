@@ -41,9 +41,6 @@ pub struct Allowance {
     /// Nodes that are engaged with other transfers: asked for a chunk, or without a slot for one. Nobody where there is no
     /// room either.
     pub engaged: BTreeSet<NodeId>,
-    /// Whether it may go on with those that send to it: the node takes from no more than it has room for, and no other
-    /// transfer waits for one of them.
-    pub keeps: bool,
 }
 
 /// What a transfer has asked for, and what it lacks.
@@ -120,23 +117,17 @@ impl Room {
         self.size().saturating_sub(taken)
     }
 
-    fn keeps(&self, sharer: Sharer) -> bool {
-        let used: usize = self.shares.values().map(|share| share.used).sum();
-        used <= self.size() && !self.blocked.iter().any(|other| *other != sharer)
-    }
-
     /// What a transfer may ask for now.
     pub fn of(&self, sharer: Sharer) -> Allowance {
         let granted = self.shares.get(&sharer).map_or(0, |share| share.granted);
         // Whoever waits comes first.
         let room = granted + if self.waiting.is_empty() { self.free() } else { 0 };
-        let keeps = self.keeps(sharer);
         if room == 0 {
-            return Allowance { keeps, ..Allowance::default() };
+            return Allowance::default();
         }
         let others = self.shares.iter().filter(|(other, _)| **other != sharer);
         let engaged = others.flat_map(|(_, share)| &share.engaged).copied().collect();
-        Allowance { room, engaged, keeps }
+        Allowance { room, engaged }
     }
 
     /// What a transfer has asked for by now and what it lacks. Returns whose turn has come.
@@ -270,22 +261,6 @@ mod tests {
         room.takes(1, engaging(&[node], 1));
         room.takes(2, blocked);
         assert_eq!(room.ends(1), [2]);
-    }
-
-    #[test]
-    fn a_transfer_goes_on_with_those_that_send_to_it_unless_that_is_too_many_or_another_waits_for_them() {
-        let mut room = Room::default();
-        room.takes(1, short(USUAL_ROOM));
-        room.takes(2, short(0));
-        assert!(room.of(1).keeps, "all layers of an image wait for room all the time");
-        room.reads(2, true);
-        assert!(!room.of(1).keeps);
-        room.takes(1, short(WHILE_READING));
-        assert!(room.of(1).keeps);
-        room.takes(2, Needs { lack: Some(Lack::Node), ..asked(0) });
-        assert!(!room.of(1).keeps);
-        room.ends(2);
-        assert!(room.of(1).keeps);
     }
 
     #[test]
