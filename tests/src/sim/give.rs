@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wherry_node::swarm::{Audience, CHAINS_AT_ONCE, News, SMALL_CHAIN, Telling, UPDATE_TIME};
+use wherry_node::swarm::{Audience, CHAINS_AT_ONCE, LinkClass, News, SMALL_CHAIN, Telling, UPDATE_TIME};
 use wherry_node::transfer::planner::{Event, NoStates};
 use wherry_proto::{Attempt, ChunkIndex, Digest, List, Role, SignedStates, StatePrefix, StreamClaim, Update};
 
@@ -214,6 +214,19 @@ impl World {
         self.nodes[taker].owed.1 -= owed;
         let delay = self.half_rtt(giver, taker) + self.queued(giver, taker);
         self.clock.after(delay, Happening::Begun { node: taker, blob, peer: giver, request });
+    }
+
+    /// The first bytes of a chunk have come, which is told unless it was taken back.
+    pub(super) fn begun(&mut self, node: usize, blob: BlobNo, peer: usize, request: RequestId) {
+        let (id, now) = (self.nodes[peer].id, self.clock.now());
+        let is_near = self.class(node, peer) == LinkClass::Lan;
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        let trades = is_near && transfer.planner.is_crowd();
+        if let Some(fetching) = transfer.fetching.get_mut(&request).filter(|_| trades) {
+            fetching.since = now;
+            let index = fetching.index;
+            self.apply(node, blob, Event::Begun(id, index));
+        }
     }
 
     pub(super) fn chunk_sent(&mut self, giver: usize, taker: usize) {

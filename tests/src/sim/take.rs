@@ -3,7 +3,6 @@
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Source};
 use wherry_proto::{ChunkIndex, NodeId, Role, State};
 
@@ -271,19 +270,6 @@ impl World {
         let job = Job { request, blob, part: Part::Chunk(index) };
         self.send_or_lose(node, number, Message::Ask(job));
         self.watch(node, blob, run, number, request);
-    }
-
-    /// What is left of a request that was taken back is not told.
-    pub(super) fn begun(&mut self, node: usize, blob: BlobNo, peer: usize, request: RequestId) {
-        let (id, now) = (self.nodes[peer].id, self.clock.now());
-        let is_near = self.class(node, peer) == LinkClass::Lan;
-        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
-        let trades = is_near && transfer.planner.is_crowd();
-        if let Some(fetching) = transfer.fetching.get_mut(&request).filter(|_| trades) {
-            fetching.since = now;
-            let index = fetching.index;
-            self.apply(node, blob, Event::Begun(id, index));
-        }
     }
 
     fn pull(&mut self, node: usize, blob: BlobNo, peer: NodeId, part: Part) {

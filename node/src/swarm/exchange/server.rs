@@ -17,13 +17,10 @@ use super::buffers::Buffers;
 use super::chains::Chains;
 use super::find::{Open, Source, Unanswered, claimed_states, held_chain, signed_states};
 use super::pusher::Followed;
-use super::slots::{Slot, Slots};
+use super::slots::{Held, Slots};
 use super::spread::Spread;
 use super::writer::{Answer, Outgoing, write};
-use super::{
-    IDLE_TIME, MAX_IN_FLIGHT, MOST_BYTES_IN_A_ROW, MOST_IN_A_ROW, MOST_TIME_IN_A_ROW, SLOTS_PER_PEER,
-    SMALL_CHAIN, chain_len,
-};
+use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER, SMALL_CHAIN, chain_len};
 use crate::swarm::backlog::Backlog;
 use crate::swarm::codec::{WireError, read_after_prefix};
 use crate::swarm::holdings::Holdings;
@@ -177,38 +174,6 @@ struct Found {
     chain: Option<Arc<()>>,
 }
 
-/// The slot that a connection has for what it sends, and what was sent in it.
-#[derive(Default)]
-struct Held {
-    slot: Option<(Slot, Instant)>,
-    answers: u32,
-    bytes: usize,
-}
-
-impl Held {
-    fn take(&mut self, slot: Slot) {
-        *self = Self { slot: Some((slot, Instant::now())), answers: 0, bytes: 0 };
-    }
-
-    fn free(&mut self) {
-        *self = Self::default();
-    }
-
-    /// So many bytes are sent, in the slot if there is one.
-    fn sends(&mut self, bytes: usize) {
-        self.answers = self.answers.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(bytes);
-    }
-
-    /// Whether it has been used for as long as it may be while others find none.
-    fn has_had_its_time(&self) -> bool {
-        let since = self.slot.as_ref().map(|(_, since)| since.elapsed());
-        self.answers >= MOST_IN_A_ROW
-            || self.bytes >= MOST_BYTES_IN_A_ROW
-            || since.is_some_and(|since| since >= MOST_TIME_IN_A_ROW)
-    }
-}
-
 /// One connection, and its requests that wait.
 struct Connection {
     guest: Arc<Guest>,
@@ -330,7 +295,7 @@ impl Connection {
             };
             match self.find(wanted, &mut open, &mut held).await {
                 Ok(Found { answer, chain }) => {
-                    let waits = held.slot.is_some() || chain.is_some();
+                    let waits = !held.is_free() || chain.is_some();
                     if ready.send(Outgoing { answer, waits, chain, _turn: turn }).await.is_err() {
                         return ended();
                     }
@@ -342,13 +307,13 @@ impl Connection {
 
     /// What was sent is on its way: its slot goes to what stands in line next, or to others.
     async fn keep_or_free(&self, held: &mut Held) {
-        if held.slot.is_none() {
+        if held.is_free() {
             return;
         }
         let goes_on = self.requests().iter().any(|wanted| matches!(wanted.part, Part::Chunk(_)));
         if !goes_on {
             held.free();
-        } else if held.has_had_its_time() && self.guest.uploader.slots.are_wanted() {
+        } else if held.has_had_its_time(Instant::now()) && self.guest.uploader.slots.are_wanted() {
             // Those who found none go first, however much this peer has in line.
             held.free();
             self.give_way().await;
@@ -410,7 +375,7 @@ impl Connection {
             tokio::task::spawn_blocking(make).await.map_err(|_| UNREADABLE)??
         };
         let len = answer.body.len();
-        if len > FREE_STATES && held.slot.is_none() {
+        if len > FREE_STATES && held.is_free() {
             held.take(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?);
         }
         held.sends(len);
@@ -450,8 +415,8 @@ impl Connection {
         }
         until_giving(&*uploader.holdings, node).await?;
         // Its own slot makes upload no scarcer.
-        let plentiful = uploader.slots.are_plentiful(Instant::now(), held.slot.is_some());
-        if held.slot.is_none() {
+        let plentiful = uploader.slots.are_plentiful(Instant::now(), !held.is_free());
+        if held.is_free() {
             held.take(uploader.slots.take(own).ok_or(Unanswered::Busy)?);
         }
         let first_hand = source.first_hand();

@@ -7,11 +7,18 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::UPLOAD_SLOTS;
+use super::{MOST_IN_A_ROW, UPLOAD_SLOTS};
 
 /// For how long upload counts as scarce after somebody found no slot. Where chunks and links are alike all slots come
 /// free in the same moment, which is no sign of plenty.
 const SCARCE_TIME: Duration = Duration::from_millis(200);
+
+/// How many bytes [`MOST_IN_A_ROW`] answers may have: 32 chunks of the shorter ones, while of the longest a few take as long.
+const MOST_BYTES_IN_A_ROW: usize = 2 << 20;
+
+/// How long a peer may keep a slot so, however slowly it takes: others are to have a place before they give up, and on slow
+/// links a few chunks take as long.
+const MOST_TIME_IN_A_ROW: Duration = Duration::from_secs(60);
 
 /// The slots of a node.
 pub(super) struct Slots {
@@ -107,6 +114,43 @@ impl Drop for Slot {
     }
 }
 
+/// The slot that a connection has for what it sends, if it has one, and what was sent in it.
+#[derive(Default)]
+pub(super) struct Held {
+    slot: Option<(Slot, Instant)>,
+    answers: u32,
+    bytes: usize,
+}
+
+impl Held {
+    pub(super) fn is_free(&self) -> bool {
+        self.slot.is_none()
+    }
+
+    pub(super) fn take(&mut self, slot: Slot) {
+        *self = Self { slot: Some((slot, Instant::now())), answers: 0, bytes: 0 };
+    }
+
+    pub(super) fn free(&mut self) {
+        *self = Self::default();
+    }
+
+    /// So many bytes are sent, in the slot if there is one.
+    pub(super) fn sends(&mut self, bytes: usize) {
+        self.answers = self.answers.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Whether the slot has been used for as much, or as long, as it may be while others find none.
+    pub(super) fn has_had_its_time(&self, now: Instant) -> bool {
+        let is_old =
+            |(_, since): &(Slot, Instant)| now.saturating_duration_since(*since) >= MOST_TIME_IN_A_ROW;
+        self.answers >= MOST_IN_A_ROW
+            || self.bytes >= MOST_BYTES_IN_A_ROW
+            || self.slot.as_ref().is_some_and(is_old)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
@@ -167,5 +211,25 @@ mod tests {
         drop(taken);
         assert!(!slots.are_plentiful(now, false));
         assert!(slots.are_plentiful(Instant::now() + SCARCE_TIME, false));
+    }
+
+    #[test]
+    fn a_slot_is_kept_for_so_many_answers_so_many_bytes_or_so_long() {
+        let slots = Slots::new();
+        let now = Instant::now();
+        let mut held = Held::default();
+        let mut has_had_its_time_after = |answers: u32, bytes: usize, later: Duration| {
+            held.free();
+            held.take(slots.take(&own()).unwrap());
+            (0..answers).for_each(|_| held.sends(bytes));
+            held.has_had_its_time(now + later)
+        };
+        let short = 64 << 10;
+        assert!(!has_had_its_time_after(MOST_IN_A_ROW - 1, short, Duration::ZERO));
+        assert!(has_had_its_time_after(MOST_IN_A_ROW, 1, Duration::ZERO));
+        assert!(!has_had_its_time_after(3, 512 << 10, Duration::ZERO));
+        assert!(has_had_its_time_after(4, 512 << 10, Duration::ZERO));
+        assert!(!has_had_its_time_after(1, short, MOST_TIME_IN_A_ROW / 2));
+        assert!(has_had_its_time_after(1, short, 2 * MOST_TIME_IN_A_ROW));
     }
 }

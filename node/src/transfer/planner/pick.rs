@@ -71,7 +71,7 @@ impl Planner {
     }
 
     /// How long a peer that said it was busy is left alone at most. It says itself when it has a slot free, and these are taken
-    /// for as long as chunks take: whoever asked much sooner would be sent away again, for two messages each time.
+    /// for several times as long as a chunk takes: whoever asked much sooner would be sent away again, for two messages each time.
     pub fn busy_pause(&self) -> Duration {
         self.quickest().map_or(BUSY_PAUSE, |pace| (4 * pace).clamp(BUSY_PAUSE, MOST_BUSY_PAUSE))
     }
@@ -271,9 +271,7 @@ impl Planner {
                 peer.refuses(index, self.ticks);
             }
             self.effects.push(Effect::Cancel(node, index));
-            if let Some(link) = self.ledger.expected(index) {
-                self.ask(other, index, vec![link.from], false);
-            }
+            self.ask_linked(other, index, false);
         }
     }
 

@@ -21,7 +21,8 @@ const HANDOVER: Duration = Duration::from_millis(10);
 /// of them is done a tenth later then.
 pub const USUAL_ROOM: usize = UPLOAD_SLOTS;
 
-/// Of how many while it reads an origin: its site waits for what it reads, which has to share its link with them.
+/// Of how many while it reads an origin: its site waits for what it reads, which has to share its link with them. It goes on
+/// with those that send to it already for as long as they do.
 const WHILE_READING: usize = 2;
 
 /// Of how many afterwards: it has fallen behind the others, who have their links for themselves.
