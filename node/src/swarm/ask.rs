@@ -26,13 +26,13 @@ use super::neighbours::Neighbours;
 pub const MAX_ASKED: usize = 256;
 
 /// How long a link is quiet before the neighbour is asked whether it is there.
-pub const PING_TIME: Duration = Duration::from_secs(20);
+pub const PING_TIME: Duration = Duration::from_secs(30);
 
 /// How long a neighbour may take to answer before it counts as gone.
 pub const REPLY_TIME: Duration = Duration::from_secs(10);
 
 /// How long an asking neighbour may be quiet: it pings more often than that.
-pub(super) const ASKER_IDLE: Duration = Duration::from_secs(90);
+pub(super) const ASKER_IDLE: Duration = Duration::from_secs(120);
 
 /// A question, and where its answer goes. No answer comes if the neighbour goes away first.
 pub(super) struct Asking {

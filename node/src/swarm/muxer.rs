@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use futures::task::AtomicWaker;
+use futures::io::BufWriter;
 use futures::{AsyncRead, AsyncWrite, ready};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
@@ -30,12 +31,17 @@ pub(super) const MAX_STREAMS: usize = 32;
 /// may have 256 KiB, and so much more goes to those that are busy on a long line.
 const MAX_WINDOW: usize = MAX_STREAMS * (256 << 10) + (4 << 20);
 
+/// What is written together, in bytes: yamux writes a frame's header and its body one after the other, and each would be a
+/// packet of its own below. A question, an answer and a few headers have room.
+const WRITE_BUFFER: usize = 512;
+
 /// Makes yamux connections, as libp2p's transports ask for it.
 #[derive(Clone)]
 pub(super) struct Upgrade;
 
 impl Upgrade {
     fn start<C: AsyncRead + AsyncWrite + Unpin>(socket: C, mode: Mode) -> Muxer<C> {
+        let socket = BufWriter::with_capacity(WRITE_BUFFER, socket);
         let mut config = yamux::Config::default();
         // The window last: it must have room for the streams.
         config.set_max_num_streams(MAX_STREAMS).set_max_connection_receive_window(Some(MAX_WINDOW));
@@ -75,7 +81,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Upgrade
 
 /// A connection.
 pub(super) struct Muxer<C> {
-    connection: Connection<C>,
+    connection: Connection<BufWriter<C>>,
     // Streams that came while the connection was driven for another reason: at most MAX_STREAMS.
     arrived: VecDeque<yamux::Stream>,
     arrival: Option<Waker>,
