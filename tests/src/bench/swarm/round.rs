@@ -32,8 +32,13 @@ const ORIGIN_PORT: u16 = 5000;
 const PATIENCE: f64 = 8.0;
 const LEAST_PATIENCE: f64 = 60.0;
 
-/// How long the machine is watched before the clients begin.
-const CALM: Duration = Duration::from_secs(2);
+/// How long the machine is watched at a time before the clients begin.
+const WATCHED: Duration = Duration::from_secs(2);
+
+/// What the machine does at most when they begin, in percent of all cores, unless it does more for so long: here two cores or
+/// so do for all nodes what each has its own for, and nodes that have just met still have much to say to each other.
+const CALM: f64 = 25.0;
+const CALM_TIME: Duration = Duration::from_secs(60);
 
 /// How long the origin may take to notice that a client is gone.
 const LATE: Duration = Duration::from_secs(1);
@@ -182,6 +187,22 @@ struct Scene<'a> {
     how: &'a How,
 }
 
+/// Waits until the machine does little; gives what it does then, in percent of all cores.
+fn calm() -> Result<f64> {
+    let begun = Instant::now();
+    loop {
+        interrupt::check()?;
+        let before = Cpu::now()?;
+        // What it does can only be seen over time.
+        std::thread::sleep(WATCHED);
+        let percent = Cpu::now()?.percent_since(before);
+        if percent <= CALM || begun.elapsed() >= CALM_TIME {
+            eprintln!("  the machine does {percent:.0} % after {:.0} s more", begun.elapsed().as_secs_f64());
+            return Ok(percent);
+        }
+    }
+}
+
 impl Scene<'_> {
     fn round(&self, outcome: &Outcome, number: usize) -> Result<Round> {
         let Self { links, origin, image, .. } = *self;
@@ -203,10 +224,7 @@ impl Scene<'_> {
         if scenario.seeded {
             self.seed(scenario, &nodes)?;
         }
-        let calm = Cpu::now()?;
-        // What the machine does besides can only be seen over time.
-        std::thread::sleep(CALM);
-        let calm = Cpu::now()?.percent_since(calm);
+        let calm = calm()?;
         let clients: Vec<Client<'_>> = scenario
             .pullers()
             .map(|node| Client { space: &links.nodes[node].space, server: GATEWAY })
