@@ -8,8 +8,8 @@ use wherry_proto::{Digest, NodeId};
 
 use super::actor::{Actor, Command};
 use super::announcements::{self, ANNOUNCERS, RENEWAL_TIME, RETRY_TIME, announcers};
-use super::client::offer;
 use super::neighbours::{Entry, LinkClass};
+use super::wants::offer;
 
 impl Actor {
     pub(super) fn add_announcement(&mut self, digest: Digest) {

@@ -7,13 +7,13 @@ use std::time::Duration;
 use futures::stream::{self, FuturesUnordered};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wherry_proto::{
-    Answer, Certificate, Digest, Holding, List, NodeId, PreloadRefusal, Preloading, Question, Role, TagPage,
-    TagRecord, Text, WanWord, WantedImage,
+    Answer, Certificate, Digest, NodeId, PreloadRefusal, Preloading, Question, TagPage, TagRecord, Text,
+    WanWord, WantedImage,
 };
 
 use super::actor::Command;
@@ -29,9 +29,7 @@ use super::shares::Shares;
 use super::streams::{OpenError, Protocol};
 use super::tls::Tls;
 use super::unreached::Unreached;
-
-/// How long a neighbour may take to say whether it holds a blob before the search goes on without it.
-pub const WANT_TIME: Duration = Duration::from_secs(2);
+use super::wants::{Offer, WANT_TIME, Wants, company_time, offer};
 
 /// How long after its start a node may still not know who of those that it is to join by can be reached; whoever asks
 /// the site waits no longer than that. Nodes of a site answer within milliseconds.
@@ -51,18 +49,6 @@ pub const MAX_REMEMBERED: usize = 64;
 
 /// How many tags of one repository are known together, here and at the neighbours.
 pub const MAX_SITE_TAGS: usize = 10_000;
-
-/// That a peer has a blob, or will have it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Offer {
-    /// The peer.
-    pub node: NodeId,
-    /// The blob's length in bytes, as the peer says.
-    pub size: u64,
-    /// What the peer has to do with the blob while that is still on its way to it, so that it can be followed there;
-    /// `None` if the peer holds it.
-    pub arriving: Option<Role>,
-}
 
 /// Why there is no exchange with a peer.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +83,7 @@ pub(super) struct Inner {
     pub(super) inbound: Arc<Inbound>,
     pub(super) buffers: Buffers,
     pub(super) downlink: Downlink,
+    pub(super) wants: Wants,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) settled: CancellationToken,
@@ -133,22 +120,6 @@ fn believed(door: &Door, node: NodeId, reference: &str, answer: Option<Answer>) 
         return None;
     }
     Some(record)
-}
-
-/// What a neighbour says of a blob; `None` if it neither has it nor will, or does not answer within [`WANT_TIME`].
-pub(super) async fn offer(entry: Entry, digest: Digest) -> Option<Offer> {
-    let question = Question::Want(List::first_of([digest]));
-    match timeout(WANT_TIME, entry.ask(question)).await {
-        Ok(Some(Answer::Want(holdings))) => {
-            let (size, arriving) = match *holdings.first()? {
-                Holding::Held { size } | Holding::Arriving { size, role: Role::Held } => (size, None),
-                Holding::Arriving { role: Role::Gone, .. } | Holding::No => return None,
-                Holding::Arriving { size, role } => (size, Some(role)),
-            };
-            Some(Offer { node: entry.neighbour.node, size, arriving })
-        }
-        _ => None,
-    }
 }
 
 impl Client {
@@ -210,16 +181,38 @@ impl Client {
         }
     }
 
-    /// Who has a blob, or will have it: all neighbours are asked at once. Offers come as the answers do, one from each peer,
-    /// until all have answered or the deadline is over. Nothing goes on when the stream is dropped. The deadline counts from
-    /// when the node is [settled](Client::settled).
+    /// Who has a blob, or will have it: all neighbours are asked at once, and where there are many, together with what else
+    /// is wanted in the same moment. Offers come as the answers do, one from each peer, until all have answered or the
+    /// deadline is over. The deadline counts from when the node is [settled](Client::settled).
     pub fn want(&self, digest: Digest, deadline: Duration) -> impl Stream<Item = Offer> + Send + use<> {
         let client = self.clone();
         let offers = async move {
             client.settled().await;
-            client.offers(client.0.neighbours.all(), digest, deadline)
+            let end = Instant::now() + deadline;
+            let mut offers = client.wanted(digest);
+            stream::poll_fn(move |cx| offers.poll_recv(cx)).take_until(sleep_until(end))
         };
         stream::once(offers).flatten()
+    }
+
+    /// Sees to it that all neighbours are asked about a blob soon.
+    fn wanted(&self, digest: Digest) -> mpsc::Receiver<Offer> {
+        let (offers, begins) = self.0.wants.add(digest);
+        if begins {
+            let Inner { wants, neighbours, tasks, stop, .. } = &*self.0;
+            let (wants, neighbours, stop) = (wants.clone(), Arc::clone(neighbours), stop.clone());
+            tasks.spawn(async move {
+                let ask = async {
+                    let wait = company_time(neighbours.all().len());
+                    if !wait.is_zero() {
+                        sleep(wait).await;
+                    }
+                    wants.ask(neighbours.all()).await;
+                };
+                stop.run_until_cancelled(ask).await;
+            });
+        }
+        offers
     }
 
     /// The same of those whom Kademlia names: a walk through the network, and connections to whoever is not connected yet.
@@ -262,15 +255,6 @@ impl Client {
     ) -> impl Stream<Item = Offer> + Send + use<> {
         let mut neighbours = self.0.neighbours.all();
         neighbours.retain(|entry| nodes.contains(&entry.neighbour.node));
-        self.offers(neighbours, digest, deadline)
-    }
-
-    fn offers(
-        &self,
-        neighbours: Vec<Entry>,
-        digest: Digest,
-        deadline: Duration,
-    ) -> impl Stream<Item = Offer> + Send + use<> {
         let end = Instant::now() + deadline;
         let offers: FuturesUnordered<_> = neighbours.into_iter().map(|entry| offer(entry, digest)).collect();
         offers.filter_map(std::future::ready).take_until(sleep_until(end))

@@ -36,6 +36,7 @@ mod tls;
 mod transport;
 mod twins;
 mod unreached;
+mod wants;
 
 pub use admission::{ADMISSION_TIME, AdmissionError};
 pub use announcements::{ANNOUNCERS, MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
@@ -47,8 +48,7 @@ pub use bulk::{
     BULK_HANDSHAKE_TIME, BulkError, MAX_BULK_CONNECTIONS, MAX_BULK_HANDSHAKES, MAX_BULK_PER_PEER,
 };
 pub use client::{
-    Client, ConnectError, DIRECT_RETRY, MAX_PROVIDERS, MAX_REMEMBERED, MAX_SITE_TAGS, Offer, SETTLE_TIME,
-    WANT_TIME,
+    Client, ConnectError, DIRECT_RETRY, MAX_PROVIDERS, MAX_REMEMBERED, MAX_SITE_TAGS, SETTLE_TIME,
 };
 pub use discovery::{LONELY_WAIT, LONGEST_WAIT};
 pub use exchange::{
@@ -65,3 +65,4 @@ pub use start::{Addresses, Swarm, start};
 pub use streams::OpenError;
 pub use transport::{CONNECT_TIME, MAX_HANDSHAKES};
 pub use unreached::Unreached;
+pub use wants::{Offer, WANT_TIME};
