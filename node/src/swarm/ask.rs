@@ -25,7 +25,8 @@ use super::neighbours::Neighbours;
 /// How many questions to one neighbour may be under way; further ones go unanswered.
 pub const MAX_ASKED: usize = 256;
 
-/// How long a link is quiet before the neighbour is asked whether it is there.
+/// How long a link is quiet before the neighbour is asked whether it is there: one whose machine has lost its power counts as
+/// gone after this and [`REPLY_TIME`]. Sooner is dearer, since each asks all others.
 pub const PING_TIME: Duration = Duration::from_secs(30);
 
 /// How long a neighbour may take to answer before it counts as gone.

@@ -29,7 +29,7 @@ use super::shares::Shares;
 use super::streams::{OpenError, Protocol};
 use super::tls::Tls;
 use super::unreached::Unreached;
-use super::wants::{Offer, WANT_TIME, Wants, company_time, offer};
+use super::wants::{Offer, Turn, WANT_TIME, Wants, company_time, offer};
 
 /// How long after its start a node may still not know who of those that it is to join by can be reached; whoever asks
 /// the site waits no longer than that. Nodes of a site answer within milliseconds.
@@ -197,21 +197,25 @@ impl Client {
 
     /// Sees to it that all neighbours are asked about a blob soon.
     fn wanted(&self, digest: Digest) -> mpsc::Receiver<Offer> {
-        let (offers, begins) = self.0.wants.add(digest);
-        if begins {
-            let Inner { wants, neighbours, tasks, stop, .. } = &*self.0;
-            let (wants, neighbours, stop) = (wants.clone(), Arc::clone(neighbours), stop.clone());
-            tasks.spawn(async move {
-                let ask = async {
-                    let wait = company_time(neighbours.all().len());
-                    if !wait.is_zero() {
-                        sleep(wait).await;
-                    }
-                    wants.ask(neighbours.all()).await;
-                };
-                stop.run_until_cancelled(ask).await;
-            });
-        }
+        let Inner { wants, neighbours, tasks, stop, .. } = &*self.0;
+        let (offers, turn) = wants.add(digest);
+        let wait = match turn {
+            Turn::Others => return offers,
+            Turn::Soon => company_time(neighbours.count()),
+            Turn::Now => Duration::ZERO,
+        };
+        let (wants, neighbours, stop) = (wants.clone(), Arc::clone(neighbours), stop.clone());
+        tasks.spawn(async move {
+            let ask = async {
+                if !wait.is_zero() {
+                    sleep(wait).await;
+                }
+                wants.ask(neighbours.all()).await;
+            };
+            if stop.run_until_cancelled(ask).await.is_none() {
+                wants.give_up();
+            }
+        });
         offers
     }
 

@@ -32,7 +32,8 @@ pub(super) const MAX_STREAMS: usize = 32;
 const MAX_WINDOW: usize = MAX_STREAMS * (256 << 10) + (4 << 20);
 
 /// What is written together, in bytes: yamux writes a frame's header and its body one after the other, and each would be a
-/// packet of its own below. A question, an answer and a few headers have room.
+/// packet of its own below. Most questions and answers have room, about a dozen blobs too; in front of longer ones the header goes
+/// alone.
 const WRITE_BUFFER: usize = 512;
 
 /// Makes yamux connections, as libp2p's transports ask for it.

@@ -144,6 +144,10 @@ impl Neighbours {
         sought.is_some_and(|at| at.elapsed() < ASTIR)
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }

@@ -1,9 +1,12 @@
 //! Who has a blob: what is asked of one neighbour, and of all of them with what else is wanted in the same moment.
 
+use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -68,50 +71,90 @@ pub(super) fn company_time(neighbours: usize) -> Duration {
     (COMPANY_TIME * u32::try_from(neighbours).unwrap_or(u32::MAX)).min(MOST_COMPANY_TIME)
 }
 
+/// How many may wait to be asked together; the one that fills it is asked at once, with all of them.
+const MOST_TOGETHER: usize = 8 * MAX_WANT;
+
 /// What is wanted of all neighbours and not asked yet. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Wants(Arc<Mutex<Vec<Want>>>);
+pub(super) struct Wants(Arc<Mutex<Waiting>>);
 
-/// One that wants a blob. Each neighbour makes it one offer at most.
-struct Want {
-    digest: Digest,
-    offers: mpsc::Sender<Offer>,
+#[derive(Default)]
+struct Waiting {
+    wanted: Wanted,
+    count: usize,
+}
+
+/// Those who want each blob. A neighbour makes each of them one offer at most.
+type Wanted = BTreeMap<Digest, Vec<mpsc::Sender<Offer>>>;
+
+/// When the one who wants something more is to see to it that all that waits is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Turn {
+    /// Another one does.
+    Others,
+    /// After the time for company.
+    Soon,
+    /// Now.
+    Now,
 }
 
 impl Wants {
-    fn lock(&self) -> MutexGuard<'_, Vec<Want>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more that is wanted. Offers come until all neighbours have answered. If nothing else was wanted yet, the caller is
-    /// told that it is to see to it that [`Wants::ask`] is called when there has been time for others.
-    pub(super) fn add(&self, digest: Digest) -> (mpsc::Receiver<Offer>, bool) {
+    /// One more that is wanted. Offers come until all neighbours have answered.
+    pub(super) fn add(&self, digest: Digest) -> (mpsc::Receiver<Offer>, Turn) {
         let (offers, offered) = mpsc::channel(MAX_CONNECTIONS as usize);
-        let mut wants = self.lock();
-        wants.push(Want { digest, offers });
-        (offered, wants.len() == 1)
+        let mut waiting = self.lock();
+        waiting.wanted.entry(digest).or_default().push(offers);
+        waiting.count += 1;
+        let turn = match waiting.count {
+            1 => Turn::Soon,
+            MOST_TOGETHER.. => Turn::Now,
+            _ => Turn::Others,
+        };
+        (offered, turn)
+    }
+
+    /// All that waits is asked of nobody.
+    pub(super) fn give_up(&self) {
+        *self.lock() = Waiting::default();
     }
 
     /// Asks these about all that is wanted by now.
     pub(super) async fn ask(&self, neighbours: Vec<Entry>) {
-        let mut wants = std::mem::take(&mut *self.lock());
+        let mut wanted = std::mem::take(&mut *self.lock()).wanted;
         // Whoever has found it elsewhere meanwhile wants it no more.
-        wants.retain(|want| !want.offers.is_closed());
-        let mut digests: Vec<Digest> = wants.iter().map(|want| want.digest).collect();
-        digests.sort_unstable();
-        digests.dedup();
-        let questions = digests.chunks(MAX_WANT);
-        let asked = neighbours.iter().flat_map(|entry| {
-            questions.clone().map(move |digests| async move { (digests, offers(entry, digests).await) })
+        wanted.retain(|_, offers| {
+            offers.retain(|offers| !offers.is_closed());
+            !offers.is_empty()
         });
-        let mut answers: FuturesUnordered<_> = asked.collect();
-        while let Some((digests, offers)) = answers.next().await {
-            for (digest, offer) in digests.iter().zip(offers) {
-                let Some(offer) = offer else { continue };
-                for want in wants.iter().filter(|want| want.digest == *digest) {
-                    // There is room for an offer of each; one that wants it no more is gone.
-                    let _ = want.offers.try_send(offer);
-                }
+        let mut wanted = wanted.into_iter().peekable();
+        let mut questions = Vec::new();
+        while wanted.peek().is_some() {
+            questions.push(ask_together(&neighbours, wanted.by_ref().take(MAX_WANT).collect()));
+        }
+        join_all(questions).await;
+    }
+}
+
+/// Puts one question to each neighbour, until all have answered or nobody wants to know any more.
+async fn ask_together(neighbours: &[Entry], wanted: Vec<(Digest, Vec<mpsc::Sender<Offer>>)>) {
+    let digests: Vec<Digest> = wanted.iter().map(|(digest, _)| *digest).collect();
+    let mut answers: FuturesUnordered<_> = neighbours.iter().map(|entry| offers(entry, &digests)).collect();
+    let mut given_up = pin!(join_all(wanted.iter().flat_map(|(_, all)| all).map(mpsc::Sender::closed)));
+    loop {
+        let offers = tokio::select! {
+            answer = answers.next() => answer,
+            _ = &mut given_up => None,
+        };
+        let Some(offers) = offers else { return };
+        for ((_, all), offer) in wanted.iter().zip(offers) {
+            let Some(offer) = offer else { continue };
+            for one in all {
+                // There is room for an offer of each; one that wants it no more is gone.
+                let _ = one.try_send(offer);
             }
         }
     }
@@ -173,12 +216,11 @@ mod tests {
         let (two, mut asked_two) = neighbour(2, vec![digest(1), digest(2)]);
         let nodes = [one.neighbour.node, two.neighbour.node];
         let wants = Wants::default();
-        let (first, begins) = wants.add(digest(1));
-        assert!(begins);
+        let (first, turn) = wants.add(digest(1));
+        assert_eq!(turn, Turn::Soon);
         let others = [digest(2), digest(3), digest(1)].map(|digest| wants.add(digest));
-        assert!(others.iter().all(|(_, begins)| !begins));
-        let (given_up, _) = wants.add(digest(4));
-        drop(given_up);
+        assert!(others.iter().all(|(_, turn)| *turn == Turn::Others));
+        drop(wants.add(digest(4)));
         wants.ask(vec![one, two]).await;
         assert_eq!((asked_one.recv().await, asked_two.recv().await), (Some(3), Some(3)));
         assert!(asked_one.try_recv().is_err() && asked_two.try_recv().is_err());
@@ -189,7 +231,7 @@ mod tests {
         assert_eq!(all(second).await, nodes[1..]);
         assert_eq!(all(third).await, []);
         assert_eq!(all(again).await.len(), 2);
-        assert!(wants.add(digest(1)).1, "the next one begins anew");
+        assert_eq!(wants.add(digest(1)).1, Turn::Soon, "the next one begins anew");
     }
 
     #[tokio::test]
@@ -205,6 +247,38 @@ mod tests {
         for offers in offers {
             assert_eq!(all(offers).await.len(), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn a_question_that_nobody_waits_for_any_more_is_not_waited_for() {
+        let (mut entry, _asked) = neighbour(1, Vec::new());
+        // It never answers.
+        let (asks, mut questions) = mpsc::channel(8);
+        entry.asks = asks;
+        let wants = Wants::default();
+        let wanted = [wants.add(digest(1)).0, wants.add(digest(2)).0];
+        let mut asking = pin!(wants.ask(vec![entry]));
+        assert!(futures::poll!(&mut asking).is_pending());
+        let asked = questions.recv().await.unwrap();
+        drop(wanted);
+        asking.await;
+        assert!(asked.reply.is_closed());
+    }
+
+    #[tokio::test]
+    async fn when_all_is_given_up_nobody_waits_and_the_next_one_begins_anew() {
+        let wants = Wants::default();
+        let (offers, _) = wants.add(digest(1));
+        wants.give_up();
+        assert_eq!(all(offers).await, []);
+        assert_eq!(wants.add(digest(1)).1, Turn::Soon);
+    }
+
+    #[test]
+    fn what_waits_has_a_bound_at_which_it_is_asked_at_once() {
+        let wants = Wants::default();
+        let turns: Vec<Turn> = (0..MOST_TOGETHER).map(|number| wants.add(digest(number)).1).collect();
+        assert_eq!(turns.iter().position(|turn| *turn == Turn::Now), Some(MOST_TOGETHER - 1));
     }
 
     #[test]

@@ -35,9 +35,11 @@ const LEAST_PATIENCE: f64 = 60.0;
 /// How long the machine is watched at a time before the clients begin.
 const WATCHED: Duration = Duration::from_secs(2);
 
-/// What the machine does at most when they begin, in percent of all cores, unless it does more for so long: here two cores or
-/// so do for all nodes what each has its own for, and nodes that have just met still have much to say to each other.
+/// What the machine does at most when they begin, in percent of all cores: here two cores or so do for all nodes what each has
+/// its own for, and nodes that have just met still have much to say to each other.
 const CALM: f64 = 25.0;
+
+/// How long that is waited for. Then they begin all the same, and the table says what the machine did.
 const CALM_TIME: Duration = Duration::from_secs(60);
 
 /// How long the origin may take to notice that a client is gone.
