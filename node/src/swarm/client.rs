@@ -195,30 +195,6 @@ impl Client {
         stream::once(offers).flatten()
     }
 
-    /// Sees to it that all neighbours are asked about a blob soon.
-    fn wanted(&self, digest: Digest) -> mpsc::Receiver<Offer> {
-        let Inner { wants, neighbours, tasks, stop, .. } = &*self.0;
-        let (offers, turn) = wants.add(digest);
-        let wait = match turn {
-            Turn::Others => return offers,
-            Turn::Soon => company_time(neighbours.count()),
-            Turn::Now => Duration::ZERO,
-        };
-        let (wants, neighbours, stop) = (wants.clone(), Arc::clone(neighbours), stop.clone());
-        tasks.spawn(async move {
-            let ask = async {
-                if !wait.is_zero() {
-                    sleep(wait).await;
-                }
-                wants.ask(neighbours.all()).await;
-            };
-            if stop.run_until_cancelled(ask).await.is_none() {
-                wants.give_up();
-            }
-        });
-        offers
-    }
-
     /// The same of those whom Kademlia names: a walk through the network, and connections to whoever is not connected yet.
     pub fn want_of_providers(
         &self,
@@ -262,6 +238,30 @@ impl Client {
         let end = Instant::now() + deadline;
         let offers: FuturesUnordered<_> = neighbours.into_iter().map(|entry| offer(entry, digest)).collect();
         offers.filter_map(std::future::ready).take_until(sleep_until(end))
+    }
+
+    /// Sees to it that all neighbours are asked about a blob soon.
+    fn wanted(&self, digest: Digest) -> mpsc::Receiver<Offer> {
+        let Inner { wants, neighbours, tasks, stop, .. } = &*self.0;
+        let (offers, turn) = wants.add(digest);
+        let wait = match turn {
+            Turn::Others => return offers,
+            Turn::Soon => company_time(neighbours.count()),
+            Turn::Now => Duration::ZERO,
+        };
+        let (wants, neighbours, stop) = (wants.clone(), Arc::clone(neighbours), stop.clone());
+        tasks.spawn(async move {
+            let ask = async {
+                if !wait.is_zero() {
+                    sleep(wait).await;
+                }
+                wants.ask(neighbours.all()).await;
+            };
+            if stop.run_until_cancelled(ask).await.is_none() {
+                wants.give_up();
+            }
+        });
+        offers
     }
 
     async fn providers(&self, digest: Digest) -> Option<mpsc::Receiver<NodeId>> {

@@ -215,4 +215,42 @@ mod tests {
         streams.pop();
         assert!(open().is_some());
     }
+
+    /// Keeps how long each piece is that is written, and has nothing to read.
+    #[derive(Default)]
+    struct Pieces(Vec<usize>);
+
+    impl AsyncRead for &mut Pieces {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut [u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for &mut Pieces {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.push(buf.len());
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_is_said_on_a_stream_is_written_in_one_piece_with_its_header() {
+        let mut pieces = Pieces::default();
+        let mut muxer = Upgrade::start(&mut pieces, Mode::Client);
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(Ok(mut stream)) = muxer.poll_outbound_unpin(&mut cx) else { panic!("no stream") };
+        assert!(matches!(Pin::new(&mut stream).poll_write(&mut cx, b"a question"), Poll::Ready(Ok(10))));
+        assert!(muxer.poll_unpin(&mut cx).is_pending());
+        drop((stream, muxer));
+        // What yamux says for itself at the beginning goes before.
+        assert!(pieces.0.last().is_some_and(|last| *last > b"a question".len()), "in {:?}", pieces.0);
+    }
 }

@@ -19,8 +19,8 @@ use super::neighbours::Entry;
 pub const WANT_TIME: Duration = Duration::from_secs(2);
 
 /// For how long a question to many waits for others, for each of them: a client asks for all layers of an image within
-/// milliseconds, and where a site begins at once a question for each of them and each pair of nodes would be most of what
-/// there is to send. As long as it takes to ask them, or a few times that.
+/// milliseconds, and where a site begins at once a question for each of them and each pair of nodes would fill slow links
+/// for seconds. As long as it takes to ask them, or a few times that.
 const COMPANY_TIME: Duration = Duration::from_micros(250);
 
 /// The longest that it waits.
