@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use wherry_proto::{Digest, Response, encode_frame};
 
 use super::buffers::{Buffer, Buffers};
@@ -122,13 +122,8 @@ pub(super) async fn write<S: AsyncWrite>(
 /// Returns when a socket has sent what was written, but for what its link takes at once. Else chunks that are shorter than
 /// what a socket holds would free their slots at once, and share the link with all that follow them.
 async fn drain(backlog: &Backlog) -> Result<(), WireError> {
-    let draining = async {
-        while let Some(wait) = backlog.wait() {
-            sleep(wait).await;
-        }
-    };
     let patience = patience(IN_SOCKET);
-    timeout(patience, draining).await.map_err(|_| WireError::Silent(patience))
+    timeout(patience, backlog.drained()).await.map_err(|_| WireError::Silent(patience))
 }
 
 fn gone() -> WireError {
