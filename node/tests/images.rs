@@ -507,7 +507,7 @@ async fn an_origin_for_which_a_node_has_credentials_is_asked_nothing_for_others(
     assert_eq!(lab.origin.asked.load(Ordering::Relaxed), 0);
     // It asks for itself.
     node.images.manifest(&reference).await.unwrap();
-    assert_eq!(lab.node().images.resolve_for(&reference).await.unwrap().digest, image.digest);
+    assert_eq!(lab.node().images.resolve_for(&reference).await.unwrap().record.digest, image.digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use images_support::*;
 use tokio::net::TcpListener;
 use wherry_gateway::Reference;
 use wherry_node::swarm::RESOLVE_TIME;
+use wherry_proto::{List, Resolution, TagRecord};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_origin_that_is_back_is_asked_again_as_soon_as_it_has_answered_anything() {
@@ -95,6 +96,11 @@ async fn serves(node: &Node, reference: &Reference, image: &Image) -> Duration {
 
 const AT_ONCE: Duration = Duration::from_secs(1);
 
+/// At once, without the manifest.
+fn says(record: TagRecord) -> Resolver {
+    Resolver::Says(Box::new(Resolution { record, manifest: None }), Duration::ZERO)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_every_cable_cut_what_is_known_is_served_within_5_s_and_then_at_once() {
     let (_silent, lab) = silent_lab().await;
@@ -135,9 +141,32 @@ async fn what_the_first_in_rank_has_from_the_origin_spares_asking_it() {
     lab.origin.tag("app", "1", &new);
     let node = long_known(&lab, &reference, &old).await;
     node.put(&new);
-    node.site.has(Resolver::Says(Box::new(record(&reference, &new, NOW + 1, NOW)), Duration::ZERO));
+    node.site.has(says(record(&reference, &new, NOW + 1, NOW)));
     serves(&node, &reference, &new).await;
     assert_eq!(lab.origin.asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manifest_comes_with_the_answer_of_the_first_in_rank_and_whatever_else_comes_is_passed_over() {
+    let lab = Lab::new().await;
+    let (reference, image, other) = (lab.reference("app:1"), lab.image("app"), lab.image("other"));
+    lab.origin.tag("app", "1", &image);
+    let first = lab.node();
+    let told = first.images.resolve_for(&reference).await.unwrap();
+    let manifest = told.manifest.clone().unwrap();
+    assert_eq!(*manifest, **image.parsed().raw());
+    let asked = lab.origin.asked.load(Ordering::Relaxed);
+
+    let node = lab.node();
+    node.site.has(Resolver::Says(Box::new(told.clone()), Duration::ZERO));
+    serves(&node, &reference, &image).await;
+    assert_eq!(lab.origin.asked.load(Ordering::Relaxed), asked, "no peer holds it, and no origin was asked");
+
+    let lie = List::first_of(other.parsed().raw().iter().copied());
+    let node = lab.node();
+    node.site.has(Resolver::Says(Box::new(Resolution { manifest: Some(lie), ..told }), Duration::ZERO));
+    serves(&node, &reference, &image).await;
+    assert!(node.store.look(other.parsed().digest()).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,7 +183,7 @@ async fn a_first_in_rank_that_lies_hides_no_answer_of_the_origin() {
     ] {
         let node = lab.node();
         node.put(&liars);
-        node.site.has(Resolver::Says(Box::new(lie), Duration::ZERO));
+        node.site.has(says(lie));
         serves(&node, &reference, &honest).await;
     }
 }
@@ -169,6 +198,6 @@ async fn a_node_that_knows_nothing_of_a_tag_asks_all_who_may_reach_its_origin() 
     assert!(node.images.manifest(&reference).await.is_err());
     assert_eq!(node.site.asking_anybody.load(Ordering::Relaxed), 1);
     node.put(&image);
-    node.site.has(Resolver::Says(Box::new(record(&reference, &image, NOW, NOW)), Duration::ZERO));
+    node.site.has(says(record(&reference, &image, NOW, NOW)));
     serves(&node, &reference, &image).await;
 }

@@ -50,7 +50,7 @@ async fn a_pull_of_a_tag_that_has_moved_to_what_cannot_be_had_names_what_it_mean
     // As for a neighbour that wants to know what the tag means.
     lab.origin.tag("app", "1", &new);
     lab.clock_to(NOW + 100);
-    assert_eq!(node.images.resolve_for(&tag).await.unwrap().digest, new.digest);
+    assert_eq!(node.images.resolve_for(&tag).await.unwrap().record.digest, new.digest);
     lab.origin.stop();
     let by_digest = lab.reference(&format!("app@{}", old.digest)).to_string();
 

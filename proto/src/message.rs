@@ -22,7 +22,9 @@ use crate::{BlobName, Digest, PauseRecord, Role, TagRecord, WanWord};
 /// each says whether its leader is slow; nodes of a site tell each other what a tag means as soon as it means something
 /// else; a hello says which life of a node it comes from.
 /// 6: whoever is about to read an origin says so.
-pub const PROTOCOL_VERSION: u16 = 7;
+/// 7: tag records say on whose word a tag means what it means.
+/// 8: whoever asks an origin what a reference means for another node gives the manifest with the answer.
+pub const PROTOCOL_VERSION: u16 = 8;
 
 /// The longest name of a site, in bytes.
 pub const MAX_SITE_LEN: usize = 64;
@@ -32,6 +34,10 @@ pub const MAX_WANT: usize = 64;
 
 /// How many tags one answer may name; whoever wants more asks for those behind the last.
 pub const MAX_TAG_PAGE: usize = 128;
+
+/// The longest manifest that is given with an answer, in bytes. Manifests of images with a hundred layers are shorter; longer
+/// ones, as of indexes for many platforms with attestations, are had as all blobs are.
+pub const MAX_MANIFEST_TOLD: usize = 16 << 10;
 
 /// The longest name of a platform, `OS/ARCH[/VARIANT]`, in bytes.
 pub const MAX_PLATFORM_LEN: usize = 128;
@@ -200,8 +206,10 @@ pub enum Answer {
     Pong,
     /// To [`Question::Want`]: one for each digest, in the same order.
     Want(List<Holding, MAX_WANT>),
-    /// To [`Question::Tag`] and [`Question::Resolve`].
+    /// To [`Question::Tag`].
     Tag(Option<TagRecord>),
+    /// To [`Question::Resolve`].
+    Resolved(Option<Resolution>),
     /// To [`Question::Tags`].
     Tags(TagPage),
     /// To [`Question::Lead`].
@@ -214,6 +222,16 @@ pub enum Answer {
     Preloading(Option<Preloading>),
     /// To [`Question::Moved`]: whether the peer knows that now, or something newer, or nothing at all of the tag.
     Moved(bool),
+}
+
+/// What an origin says that a reference means.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Resolution {
+    /// The digest that it means.
+    pub record: TagRecord,
+    /// The bytes with this digest, if they are at hand and not longer than this. They spare the asker a search and a
+    /// connection, and count only if they have the digest.
+    pub manifest: Option<List<u8, MAX_MANIFEST_TOLD>>,
 }
 
 /// Why a node does not bring an image to itself.

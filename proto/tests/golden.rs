@@ -146,6 +146,17 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("reply-want", frame(Reply { id: 70_000, answer: holdings })),
         ("reply-tag-unknown", frame(Reply { id: 2, answer: Answer::Tag(None) })),
         ("reply-tag", frame(Reply { id: 2, answer: Answer::Tag(Some(record())) })),
+        ("reply-resolved-unknown", frame(Reply { id: 2, answer: Answer::Resolved(None) })),
+        (
+            "reply-resolved",
+            frame(Reply {
+                id: 2,
+                answer: Answer::Resolved(Some(Resolution {
+                    record: record(),
+                    manifest: Some(List::first_of(*b"{}")),
+                })),
+            }),
+        ),
         ("reply-tags-none", frame(Reply { id: 3, answer: tags([], false) })),
         ("reply-tags", frame(Reply { id: 4, answer: tags(["3.20", "latest"], true) })),
         ("reply-want-arriving", arriving(following(None))),

@@ -48,7 +48,7 @@ use wherry_gateway::server::Source;
 use wherry_gateway::{
     Descriptor, Host, Manifest, ManifestContent, Names, Reference, Repository, TagOrDigest,
 };
-use wherry_proto::{Certificate, Digest, SecretKey, TagRecord};
+use wherry_proto::{Certificate, Digest, Resolution, SecretKey, TagRecord};
 
 use crate::flights::Flights;
 use crate::seldom::Seldom;
@@ -92,7 +92,7 @@ pub trait Site: Send + Sync + 'static {
 
     /// What that node finds, or, with `anybody`, the first of the others that finds it. Waits for a time that is the
     /// implementor's. `None` if nobody can say.
-    fn resolve(&self, reference: &Reference, anybody: bool) -> BoxFuture<'_, Option<TagRecord>>;
+    fn resolve(&self, reference: &Reference, anybody: bool) -> BoxFuture<'_, Option<Resolution>>;
 
     /// Tells all of them what a tag means now. Waits for them for a short time that is the implementor's.
     fn moved(&self, record: TagRecord) -> BoxFuture<'_, ()>;
@@ -170,6 +170,16 @@ struct Inner {
     // What of the records that are passed over the log says.
     seldom: Seldom,
     news: watch::Sender<u64>,
+}
+
+/// The bytes are the digest's and mostly say themselves what they are. What others say of them counts only where it lets them
+/// be read: it may be false, and must hide nothing.
+fn parse(raw: Bytes, media_type: Option<&str>, digest: &Digest) -> Result<Manifest, ManifestError> {
+    let media_type = media_type.filter(|media_type| !media_type.is_empty());
+    match Manifest::parse_as(raw.clone(), media_type, digest) {
+        Err(_) if media_type.is_some() => Manifest::parse_as(raw, None, digest),
+        read => read,
+    }
 }
 
 impl Images {
@@ -340,9 +350,13 @@ impl Images {
         reference: &Reference,
         anybody: bool,
     ) -> Result<Option<Manifest>, ImageError> {
-        let Some(record) = self.0.parts.site.resolve(reference, anybody).await else { return Ok(None) };
+        let Some(told) = self.0.parts.site.resolve(reference, anybody).await else { return Ok(None) };
+        let record = &told.record;
         if reference.target().digest() != Some(&record.digest) {
             return Ok(None);
+        }
+        if let Some(manifest) = self.manifest_told(reference, &told).await {
+            return Ok(Some(manifest));
         }
         let found = self.manifest_from_peers(record.digest, &record.media_type).await?;
         if let Some(manifest) = &found {
@@ -473,15 +487,23 @@ impl Images {
             Err(_) if blob.is_lost() => return Ok(None),
             Err(error) => return Err(ImageError::Unreadable { digest, why: error.to_string() }),
         };
-        let raw = Bytes::from(raw);
-        // The bytes are the digest's and mostly say themselves what they are. What others say of them counts only where
-        // it lets them be read: it may be false, and must hide nothing.
-        let media_type = media_type.filter(|media_type| !media_type.is_empty());
-        let read = match Manifest::parse_as(raw.clone(), media_type, &digest) {
-            Err(_) if media_type.is_some() => Manifest::parse_as(raw, None, &digest),
-            read => read,
-        };
+        let read = parse(raw.into(), media_type, &digest);
         read.map(Some).map_err(|source| ImageError::NotAManifest { digest, source })
+    }
+
+    /// The manifest that another node has given with what it says of a reference, if it is that; it is kept.
+    async fn manifest_told(&self, reference: &Reference, told: &Resolution) -> Option<Manifest> {
+        let Resolution { record, manifest } = told;
+        let raw = Bytes::from(manifest.clone()?.into_vec());
+        self.0.parts.metrics.from_peers.inc_by(raw.len() as u64);
+        let kept = match parse(raw, Some(&record.media_type), &record.digest) {
+            Ok(manifest) => self.keep(reference, &manifest).await.map(|()| manifest),
+            Err(source) => Err(ImageError::NotAManifest { digest: record.digest, source }),
+        };
+        kept.inspect_err(
+            |error| debug!(%reference, %error, "the manifest that came with an answer is not kept"),
+        )
+        .ok()
     }
 
     /// A manifest that peers hold; `None` if none of them can give it. Nothing is reserved for it before one of them has

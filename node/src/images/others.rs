@@ -6,7 +6,7 @@
 use tracing::debug;
 use wherry_gateway::Reference;
 use wherry_gateway::origin::OriginError;
-use wherry_proto::{Digest, LeadRefusal, TagRecord};
+use wherry_proto::{Digest, LeadRefusal, List, MAX_MANIFEST_TOLD, Resolution};
 
 use super::{ImageError, Images, blocking};
 use crate::transfer::Route;
@@ -14,7 +14,7 @@ use crate::transfer::Route;
 impl Images {
     /// What a node of the site is told that asked this one to ask the origin. `None` as well for an origin for which this
     /// node has credentials that are not for all members.
-    pub async fn resolve_for(&self, reference: &Reference) -> Option<TagRecord> {
+    pub async fn resolve_for(&self, reference: &Reference) -> Option<Resolution> {
         let is_for_members = self.is_for_members(reference.host());
         if !is_for_members
             && self.0.parts.origins.has_credentials(reference.host(), reference.repository()).await
@@ -22,13 +22,19 @@ impl Images {
             debug!(%reference, "is not resolved for another node: this one has credentials for the origin");
             return None;
         }
-        let resolved = self.resolved(reference, true).await;
-        if let Err(error) = resolved {
-            debug!(%reference, %error, "cannot resolve for another node");
-            return None;
-        }
+        let manifest = match self.resolved(reference, true).await {
+            Ok(resolved) => resolved.manifest,
+            Err(error) => {
+                debug!(%reference, %error, "cannot resolve for another node");
+                return None;
+            }
+        };
         let (images, reference) = (self.clone(), reference.clone());
-        tokio::task::spawn_blocking(move || images.vouch(&reference)).await.ok()?
+        let record = tokio::task::spawn_blocking(move || images.vouch(&reference)).await.ok()??;
+        // It may mean something else by now.
+        let is_it = *manifest.digest() == record.digest && manifest.raw().len() <= MAX_MANIFEST_TOLD;
+        let manifest = is_it.then(|| List::first_of(manifest.raw().iter().copied()));
+        Some(Resolution { record, manifest })
     }
 
     /// Whether this node reads a blob from an origin for another node, and why not. The origin is asked, and nothing is

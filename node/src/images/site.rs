@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tracing::debug;
 use wherry_gateway::{Host, Reference, Repository};
-use wherry_proto::{Digest, NodeId, TagRecord, rank};
+use wherry_proto::{Digest, NodeId, Resolution, TagRecord, rank};
 
 use super::Site;
 use crate::swarm::{Client, LinkClass};
@@ -50,14 +50,15 @@ impl Site for Client {
         resolvers(self, reference, false).next().is_some()
     }
 
-    fn resolve(&self, reference: &Reference, anybody: bool) -> BoxFuture<'_, Option<TagRecord>> {
+    fn resolve(&self, reference: &Reference, anybody: bool) -> BoxFuture<'_, Option<Resolution>> {
         let most = if anybody { MAX_RESOLVERS } else { 1 };
         let nodes: Vec<NodeId> = resolvers(self, reference, anybody).take(most).collect();
         let reference = reference.to_string();
         async move {
             for node in nodes {
-                if let Some(record) = self.resolve(node, &reference).await {
-                    return Some(record);
+                let resolution = self.resolve(node, &reference).await;
+                if resolution.is_some() {
+                    return resolution;
                 }
             }
             None

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use wherry_gateway::origin::{ManifestHead, OriginError, describe};
 use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, TagOrDigest};
-use wherry_proto::{NodeId, TagMeaning, TagRecord, TagWord};
+use wherry_proto::{NodeId, Resolution, TagMeaning, TagRecord, TagWord};
 
 use super::heard::{Asking, Heard};
 use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, TagPolicy, Unasked, blocking};
@@ -63,9 +63,9 @@ impl Resolved {
 impl Images {
     /// What a tag means as the first of the other nodes says that reaches the origin.
     pub(super) async fn tag_by_anybody(&self, reference: &Reference) -> Result<Option<Resolved>, ImageError> {
-        let Some(record) = self.0.parts.site.resolve(reference, true).await else { return Ok(None) };
+        let Some(told) = self.0.parts.site.resolve(reference, true).await else { return Ok(None) };
         let mut heard = self.remembered(reference)?;
-        self.hear(reference, record, &mut heard).await?;
+        self.hear_with_manifest(reference, told, &mut heard).await?;
         let resolved = self.fresh(reference, &heard, Instant::now() + ANSWER_TIME).await?;
         Ok(resolved.map(Resolved::just_asked))
     }
@@ -118,8 +118,8 @@ impl Images {
         if !for_all && !in_vain {
             patience = PATIENCE_AFTER_ANOTHER;
             let resolving = self.0.parts.site.resolve(reference, false);
-            if let Some(Some(record)) = heard.unless_late(until, resolving).await {
-                self.hear(reference, record, &mut heard).await?;
+            if let Some(Some(told)) = heard.unless_late(until, resolving).await {
+                self.hear_with_manifest(reference, told, &mut heard).await?;
                 if let Some(resolved) = self.fresh(reference, &heard, until).await? {
                     return Ok(resolved.just_asked());
                 }
@@ -152,9 +152,9 @@ impl Images {
         // Others may reach what this node does not. Where an answer is known, there is no time for it.
         if !for_all
             && !heard.has_answer()
-            && let Some(record) = self.0.parts.site.resolve(reference, true).await
+            && let Some(told) = self.0.parts.site.resolve(reference, true).await
         {
-            self.hear(reference, record, &mut heard).await?;
+            self.hear_with_manifest(reference, told, &mut heard).await?;
         }
         let until = (began + ANSWER_TIME).max(Instant::now() + (ANSWER_TIME - ASKING_TIME));
         if let Some(record) = heard.ahead.clone() {
@@ -218,6 +218,20 @@ impl Images {
             heard.known = blocking(change).await?;
             heard.source = Source::Peer;
             self.is_news();
+        }
+        Ok(())
+    }
+
+    /// The same with the manifest, if it came too and is what the tag means as far as is known now.
+    async fn hear_with_manifest(
+        &self,
+        reference: &Reference,
+        told: Resolution,
+        heard: &mut Heard,
+    ) -> Result<(), ImageError> {
+        self.hear(reference, told.record.clone(), heard).await?;
+        if heard.known.as_ref().is_some_and(|known| known.record.digest == told.record.digest) {
+            self.manifest_told(reference, &told).await;
         }
         Ok(())
     }

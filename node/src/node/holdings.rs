@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use tokio::time::timeout;
 use wherry_gateway::{Host, Repository};
 use wherry_proto::{
-    BlobName, Digest, Lead, LeadRefusal, NodeId, PreloadRefusal, Preloading, StateChain, TagRecord, WanWord,
-    WantedImage,
+    BlobName, Digest, Lead, LeadRefusal, NodeId, PreloadRefusal, Preloading, Resolution, StateChain,
+    TagRecord, WanWord, WantedImage,
 };
 
 use super::bring::Preloads;
@@ -175,7 +175,7 @@ impl Holdings for Shelf {
         .boxed()
     }
 
-    fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<TagRecord>> {
+    fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<Resolution>> {
         async move { self.images.get()?.resolve_for(&reference.parse().ok()?).await }.boxed()
     }
 

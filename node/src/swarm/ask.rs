@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use wherry_proto::{
     Answer, Ask, BlobName, Digest, Holding, Lead, LeadRefusal, List, MAX_TAG_PAGE, NodeId, Question, Reply,
-    Role, TagPage,
+    Resolution, Role, TagPage,
 };
 
 use super::codec::{WireError, read_within, write_within};
@@ -111,12 +111,45 @@ const MAX_ERRANDS: usize = 32;
 /// other question, and fewer than all, so that nobody takes the place of everybody.
 const MAX_ERRANDS_FOR_ONE: usize = 16;
 
-/// The questions of all neighbours that wait for an origin.
-pub(super) struct Errands(Semaphore);
+/// The questions of all neighbours that wait for an origin, each with how many ask it. What many ask takes one place: a site
+/// that begins at once asks one node about the same image.
+#[derive(Default)]
+pub(super) struct Errands(Mutex<Vec<(Question, usize)>>);
 
-impl Default for Errands {
-    fn default() -> Self {
-        Self(Semaphore::new(MAX_ERRANDS))
+impl Errands {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Question, usize)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a question, if there is one.
+    fn begin<'a>(&'a self, question: &'a Question) -> Option<Errand<'a>> {
+        let mut asked = self.lock();
+        // To lead is asked of a node by each for itself.
+        let is_shared = matches!(question, Question::Resolve(_));
+        let known = asked.iter().position(|(other, _)| is_shared && other == question);
+        match known {
+            Some(place) => asked[place].1 += 1,
+            None if asked.len() < MAX_ERRANDS => asked.push((question.clone(), 1)),
+            None => return None,
+        }
+        Some(Errand { errands: self, question })
+    }
+}
+
+/// A place among the errands.
+struct Errand<'a> {
+    errands: &'a Errands,
+    question: &'a Question,
+}
+
+impl Drop for Errand<'_> {
+    fn drop(&mut self) {
+        let mut asked = self.errands.lock();
+        let Some(place) = asked.iter().position(|(question, _)| question == self.question) else { return };
+        asked[place].1 -= 1;
+        if asked[place].1 == 0 {
+            asked.swap_remove(place);
+        }
     }
 }
 
@@ -149,7 +182,7 @@ where
         stream::unfold(questions, |mut questions| async { Some((questions.recv().await?, questions)) });
     let own_errands = Semaphore::new(MAX_ERRANDS_FOR_ONE);
     let answers = questions.map(|Ask { id, question }| {
-        let (holdings, own_errands, errands) = (Arc::clone(&holdings), &own_errands, &errands.0);
+        let (holdings, own_errands, errands) = (Arc::clone(&holdings), &own_errands, &errands);
         if matches!(question, Question::Want(_) | Question::Tag(_) | Question::Resolve(_)) {
             neighbours.seeks(&asker);
         }
@@ -157,10 +190,10 @@ where
             let answer = match question {
                 Question::Ping => Ok(Answer::Pong),
                 Question::Resolve(_) | Question::Lead { .. } => {
-                    let room = own_errands.try_acquire().and_then(|own| Ok((own, errands.try_acquire()?)));
-                    match room {
-                        Ok(_room) => Ok(run_errand(&*holdings, asker, &question).await),
-                        Err(_) => Ok(decline(&question)),
+                    let own = own_errands.try_acquire().ok();
+                    match own.and_then(|own| Some((own, errands.begin(&question)?))) {
+                        Some(_room) => Ok(run_errand(&*holdings, asker, &question).await),
+                        None => Ok(decline(&question)),
                     }
                 }
                 _ => tokio::task::spawn_blocking(move || look_up(&*holdings, asker, &question)).await,
@@ -196,7 +229,15 @@ where
 async fn run_errand(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answer {
     let answered = match question {
         Question::Resolve(reference) => {
-            timeout(RESOLVE_TIME, holdings.resolve(reference)).await.map(Answer::Tag)
+            timeout(RESOLVE_TIME, holdings.resolve(reference)).await.map(|resolution| {
+                Answer::Resolved(resolution.map(|it| {
+                    let manifest = it.manifest.filter(|_| holdings.gives_to(&asker));
+                    if let Some(manifest) = &manifest {
+                        holdings.gave(&asker, u32::try_from(manifest.len()).unwrap_or(u32::MAX));
+                    }
+                    Resolution { manifest, ..it }
+                }))
+            })
         }
         Question::Lead { blob, origin, repository } => {
             let lead = holdings.lead(asker, *blob, origin, repository);
@@ -211,7 +252,7 @@ async fn run_errand(holdings: &dyn Holdings, asker: NodeId, question: &Question)
 fn decline(question: &Question) -> Answer {
     match question {
         Question::Lead { .. } => Answer::Lead(Lead::Refuse(LeadRefusal::Budget)),
-        _ => Answer::Tag(None),
+        _ => Answer::Resolved(None),
     }
 }
 
@@ -341,7 +382,7 @@ mod tests {
             Ok(None)
         }
 
-        fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<TagRecord>> {
+        fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Resolution>> {
             pending().boxed()
         }
 
@@ -352,13 +393,17 @@ mod tests {
 
     /// The ids of the answers to so many questions for an origin and one that needs none, in the order in which they come
     /// at once.
-    async fn asks_for_the_origin(errands: &Arc<Errands>, many: u32) -> (Vec<u32>, impl Sized) {
+    async fn asks_for_the_origin(
+        errands: &Arc<Errands>,
+        many: u32,
+        tag: impl Fn(u32) -> u32,
+    ) -> (Vec<u32>, impl Sized) {
         let (ours, mut theirs) = tokio::io::duplex(64 << 10);
         let asker = SecretKey::from_seed([2; 32]).node();
         tokio::spawn(answer(ours.compat(), asker, Arc::new(Unanswered), Arc::clone(errands), nobody()));
-        let resolve = Question::Resolve("r.example/a:1".parse().unwrap());
         for id in 0..many {
-            let ask = Ask { id, question: resolve.clone() };
+            let reference = format!("r.example/a:{}", tag(id)).parse().unwrap();
+            let ask = Ask { id, question: Question::Resolve(reference) };
             theirs.write_all(&encode_frame(&ask).unwrap()).await.unwrap();
         }
         let other = Ask { id: many, question: Question::Tag("r.example/a:1".parse().unwrap()) };
@@ -375,13 +420,32 @@ mod tests {
     {
         let errands = Arc::<Errands>::default();
         let own = MAX_ERRANDS_FOR_ONE as u32;
-        let (answered, _first) = asks_for_the_origin(&errands, own + 2).await;
+        let (answered, _first) = asks_for_the_origin(&errands, own + 2, |id| id).await;
         assert_eq!(answered, [own, own + 1, own + 2]);
-        let (answered, _second) = asks_for_the_origin(&errands, own).await;
+        let (answered, _second) = asks_for_the_origin(&errands, own, |id| 100 + id).await;
         assert_eq!(answered, [own]);
         // All of them together.
-        let (answered, _third) = asks_for_the_origin(&errands, 1).await;
+        let (answered, _third) = asks_for_the_origin(&errands, 1, |id| 200 + id).await;
         assert_eq!(answered, [0, 1]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_whole_site_asks_takes_one_place_among_those_that_wait_for_an_origin() {
+        let errands = Arc::<Errands>::default();
+        let mut askers = Vec::new();
+        for _ in 0..=MAX_ERRANDS {
+            let (answered, asker) = asks_for_the_origin(&errands, 1, |_| 1).await;
+            assert_eq!(answered, [1], "none is declined");
+            askers.push(asker);
+        }
+        assert_eq!(errands.lock().len(), 1);
+        drop(askers);
+        let empty = async {
+            while !errands.lock().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), empty).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -394,9 +458,9 @@ mod tests {
         theirs.write_all(&encode_frame(&ask).unwrap()).await.unwrap();
         let began = tokio::time::Instant::now();
         let reply = read_within::<Reply>(&mut theirs, RESOLVE_TIME * 2).await.unwrap();
-        assert_eq!((reply.id, reply.answer), (0, Answer::Tag(None)));
+        assert_eq!((reply.id, reply.answer), (0, Answer::Resolved(None)));
         assert!(began.elapsed() <= RESOLVE_TIME + Duration::from_secs(1));
-        assert_eq!(errands.0.available_permits(), MAX_ERRANDS);
+        assert!(errands.lock().is_empty());
     }
 
     /// Holds everything, and gives it to one peer alone.

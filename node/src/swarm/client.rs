@@ -12,8 +12,8 @@ use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wherry_proto::{
-    Answer, Certificate, Digest, NodeId, PreloadRefusal, Preloading, Question, TagPage, TagRecord, Text,
-    WanWord, WantedImage,
+    Answer, Certificate, Digest, NodeId, PreloadRefusal, Preloading, Question, Resolution, TagPage,
+    TagRecord, Text, WanWord, WantedImage,
 };
 
 use super::actor::Command;
@@ -108,8 +108,8 @@ struct LaneState {
 }
 
 /// A record of a reference that a neighbour gave, if it is about that and holds.
-fn believed(door: &Door, node: NodeId, reference: &str, answer: Option<Answer>) -> Option<TagRecord> {
-    let Some(Answer::Tag(Some(record))) = answer else { return None };
+fn believed(door: &Door, node: NodeId, reference: &str, record: Option<TagRecord>) -> Option<TagRecord> {
+    let record = record?;
     let keeper = &door.keeper;
     if record.reference.as_str() != reference {
         tracing::info!(peer = %node, reference, "a tag record about something else is passed over");
@@ -285,7 +285,8 @@ impl Client {
             .collect();
         let mut records = Vec::new();
         while let Ok(Some((node, answer))) = timeout_at(end, answers.next()).await {
-            if let Some(record) = believed(door, node, reference, answer)
+            let Some(Answer::Tag(record)) = answer else { continue };
+            if let Some(record) = believed(door, node, reference, record)
                 && !records.contains(&record)
             {
                 records.push(record);
@@ -295,12 +296,14 @@ impl Client {
     }
 
     /// What an origin says that a reference means, by way of a neighbour that asks it; see [`Client::tag`]. `None` if
-    /// it does not know, or does not answer within [`RESOLVE_TIME`].
-    pub async fn resolve(&self, node: NodeId, reference: &str) -> Option<TagRecord> {
+    /// it does not know, or does not answer within [`RESOLVE_TIME`]. Whether the manifest, if it gives that, has the digest is
+    /// for the caller to check.
+    pub async fn resolve(&self, node: NodeId, reference: &str) -> Option<Resolution> {
         let (door, question) = (self.0.door.as_ref()?, Question::Resolve(reference.parse().ok()?));
         let entry = self.0.neighbours.get(&node)?;
         let answer = timeout(RESOLVE_TIME, entry.ask(question)).await.ok()?;
-        believed(door, node, reference, answer)
+        let Some(Answer::Resolved(Some(Resolution { record, manifest }))) = answer else { return None };
+        Some(Resolution { record: believed(door, node, reference, Some(record))?, manifest })
     }
 
     /// Tells a neighbour what this node does with the links that lead out of the site, and returns what that one does.

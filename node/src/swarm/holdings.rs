@@ -10,8 +10,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rustix::io::{ReadWriteFlags, preadv2};
 use wherry_proto::{
-    BlobName, Digest, Lead, LeadRefusal, NodeId, PreloadRefusal, Preloading, StateChain, TagRecord, WanWord,
-    WantedImage,
+    BlobName, Digest, Lead, LeadRefusal, NodeId, PreloadRefusal, Preloading, Resolution, StateChain,
+    TagRecord, WanWord, WantedImage,
 };
 
 use super::arriving::Arriving;
@@ -65,7 +65,7 @@ pub trait Holdings: Send + Sync + 'static {
 
     /// What an origin says that a reference means: asked now, unless it was lately. Whoever asks no origin knows
     /// nothing. The future is dropped when the asker's time, [`RESOLVE_TIME`](super::RESOLVE_TIME), is over.
-    fn resolve<'a>(&'a self, _reference: &'a str) -> BoxFuture<'a, Option<TagRecord>> {
+    fn resolve<'a>(&'a self, _reference: &'a str) -> BoxFuture<'a, Option<Resolution>> {
         ready(None).boxed()
     }
 

@@ -31,8 +31,8 @@ use wherry_node::store::{Store, StoreSettings};
 use wherry_node::swarm::{LinkClass, RESOLVE_TIME};
 use wherry_node::transfer::{Found, PeerError, Peers, Progress, Signer, Transfers};
 use wherry_proto::{
-    Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Roles, SecretKey, StateChain,
-    TagMeaning, TagRecord, TagWord,
+    Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Resolution, Roles, SecretKey,
+    StateChain, TagMeaning, TagRecord, TagWord,
 };
 
 pub const NOW: u64 = 1_700_000_000;
@@ -141,7 +141,7 @@ impl Image {
 #[derive(Clone)]
 pub enum Resolver {
     /// It says this, after so long.
-    Says(Box<TagRecord>, Duration),
+    Says(Box<Resolution>, Duration),
     /// It says nothing.
     Silent,
 }
@@ -198,15 +198,15 @@ impl Site for Said {
         self.resolver.lock().unwrap().is_some()
     }
 
-    fn resolve(&self, _: &Reference, anybody: bool) -> BoxFuture<'_, Option<TagRecord>> {
+    fn resolve(&self, _: &Reference, anybody: bool) -> BoxFuture<'_, Option<Resolution>> {
         let count = if anybody { &self.asking_anybody } else { &self.resolving };
         count.fetch_add(1, Ordering::Relaxed);
         let resolver = self.resolver.lock().unwrap().clone();
         async move {
             match resolver? {
-                Resolver::Says(record, after) => {
+                Resolver::Says(told, after) => {
                     tokio::time::sleep(after).await;
-                    Some(*record)
+                    Some(*told)
                 }
                 Resolver::Silent => {
                     tokio::time::sleep(RESOLVE_TIME).await;
