@@ -35,8 +35,8 @@ pub const MAX_WANT: usize = 64;
 /// How many tags one answer may name; whoever wants more asks for those behind the last.
 pub const MAX_TAG_PAGE: usize = 128;
 
-/// The longest manifest that is given with an answer, in bytes. Manifests of images with a hundred layers are shorter; longer
-/// ones, as of indexes for many platforms with attestations, are had as all blobs are.
+/// The longest manifest that is given with an answer, in bytes. Those of images with seventy layers are shorter, indented too;
+/// longer ones are had as all blobs are.
 pub const MAX_MANIFEST_TOLD: usize = 16 << 10;
 
 /// The longest name of a platform, `OS/ARCH[/VARIANT]`, in bytes.

@@ -119,6 +119,13 @@ fn answer() -> impl Strategy<Value = Answer> {
         Just(Answer::Pong),
         prop::collection::vec(holding, 0..=MAX_WANT).prop_map(|h| Answer::Want(List::first_of(h))),
         prop::option::of(record()).prop_map(Answer::Tag),
+        (record(), prop::option::of(prop::collection::vec(any::<u8>(), 0..=MAX_MANIFEST_TOLD))).prop_map(
+            |(record, manifest)| {
+                let manifest = manifest.map(List::first_of);
+                Answer::Resolved(Some(Resolution { record, manifest }))
+            }
+        ),
+        Just(Answer::Resolved(None)),
         (prop::collection::vec(tag_name(), 0..=MAX_TAG_PAGE), any::<bool>())
             .prop_map(|(names, more)| Answer::Tags(TagPage { names: List::first_of(names), more })),
         lead().prop_map(Answer::Lead),
@@ -342,6 +349,36 @@ fn the_longest_page_of_tags_fits_into_a_reply() {
     let longest: TagName = "x".repeat(MAX_TAG_LEN).parse().unwrap();
     round(tags(List::first_of(std::iter::repeat_n(longest, MAX_TAG_PAGE))));
     assert!("x".repeat(MAX_TAG_LEN + 1).parse::<TagName>().is_err());
+}
+
+#[test]
+fn the_longest_manifest_fits_into_a_reply_with_the_longest_record_and_no_longer_one_is_read() {
+    let text = |len: usize| "x".repeat(len);
+    let key = SecretKey::from_seed([1; 32]);
+    let certificate = Certificate::sign(&key, key.node(), Roles::MEMBER, u32::MAX, u64::MAX);
+    let meaning = TagMeaning {
+        reference: text(MAX_REFERENCE_LEN).parse().unwrap(),
+        digest: Digest::sha256(b"a manifest"),
+        media_type: text(MAX_MEDIA_TYPE_LEN).parse().unwrap(),
+        size: u64::MAX,
+        sequence: u64::MAX,
+        time: u64::MAX,
+        word: TagWord::Resolved,
+    };
+    let record = TagRecord::sign(&key, &certificate, meaning);
+    let reply = |len: usize| {
+        let manifest = Some(List::first_of(std::iter::repeat_n(255, len)));
+        let answer = Answer::Resolved(Some(Resolution { record: record.clone(), manifest }));
+        Reply { id: u32::MAX, answer }
+    };
+    round(reply(MAX_MANIFEST_TOLD));
+    let mut payload = encode_frame(&reply(MAX_MANIFEST_TOLD)).unwrap().split_off(PREFIX_LEN);
+    // Its length, as a number of two bytes, stands before it.
+    let place = payload.len() - MAX_MANIFEST_TOLD - 2;
+    assert_eq!(payload[place..place + 2], (MAX_MANIFEST_TOLD as u16).to_le_bytes());
+    payload[place..place + 2].copy_from_slice(&(MAX_MANIFEST_TOLD as u16 + 1).to_le_bytes());
+    payload.push(255);
+    assert!(decode_payload::<Reply>(&payload).is_err());
 }
 
 #[test]

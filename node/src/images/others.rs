@@ -6,7 +6,7 @@
 use tracing::debug;
 use wherry_gateway::Reference;
 use wherry_gateway::origin::OriginError;
-use wherry_proto::{Digest, LeadRefusal, List, MAX_MANIFEST_TOLD, Resolution};
+use wherry_proto::{Digest, LeadRefusal, List, MAX_MANIFEST_TOLD, Resolution, TagWord};
 
 use super::{ImageError, Images, blocking};
 use crate::transfer::Route;
@@ -31,8 +31,10 @@ impl Images {
         };
         let (images, reference) = (self.clone(), reference.clone());
         let record = tokio::task::spawn_blocking(move || images.vouch(&reference)).await.ok()??;
-        // It may mean something else by now.
-        let is_it = *manifest.digest() == record.digest && manifest.raw().len() <= MAX_MANIFEST_TOLD;
+        // It may mean something else by now, or nothing.
+        let is_it = record.word != TagWord::Removed
+            && *manifest.digest() == record.digest
+            && manifest.raw().len() <= MAX_MANIFEST_TOLD;
         let manifest = is_it.then(|| List::first_of(manifest.raw().iter().copied()));
         Some(Resolution { record, manifest })
     }

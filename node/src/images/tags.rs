@@ -230,7 +230,7 @@ impl Images {
         heard: &mut Heard,
     ) -> Result<(), ImageError> {
         self.hear(reference, told.record.clone(), heard).await?;
-        if heard.known.as_ref().is_some_and(|known| known.record.digest == told.record.digest) {
+        if heard.meaning().is_some_and(|known| known.record.digest == told.record.digest) {
             self.manifest_told(reference, &told).await;
         }
         Ok(())

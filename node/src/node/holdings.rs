@@ -175,8 +175,19 @@ impl Holdings for Shelf {
         .boxed()
     }
 
-    fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<Resolution>> {
-        async move { self.images.get()?.resolve_for(&reference.parse().ok()?).await }.boxed()
+    fn resolve<'a>(&'a self, asker: NodeId, reference: &'a str) -> BoxFuture<'a, Option<Resolution>> {
+        async move {
+            let Resolution { record, manifest } =
+                self.images.get()?.resolve_for(&reference.parse().ok()?).await?;
+            // What leaves the site is held to its rate, which answers to questions are not.
+            let manifest = manifest.filter(|_| self.class(&asker) == Some(LinkClass::Lan));
+            Some(Resolution { record, manifest })
+        }
+        .boxed()
+    }
+
+    fn told(&self, bytes: usize) {
+        self.metrics.to_peers.inc_by(bytes as u64);
     }
 
     fn gives_to(&self, node: &NodeId) -> bool {

@@ -111,26 +111,37 @@ const MAX_ERRANDS: usize = 32;
 /// other question, and fewer than all, so that nobody takes the place of everybody.
 const MAX_ERRANDS_FOR_ONE: usize = 16;
 
-/// The questions of all neighbours that wait for an origin, each with how many ask it. What many ask takes one place: a site
-/// that begins at once asks one node about the same image.
+/// How many bytes of manifests are given together to those who ask the same at the same time. Whoever is left out has them from
+/// these: a site that begins at once would wait for one node's link.
+const MOST_TOLD: usize = 64 << 10;
+
+/// The questions of all neighbours that wait for an origin. What many ask takes one place: a site that begins at once asks one
+/// node about the same image.
 #[derive(Default)]
-pub(super) struct Errands(Mutex<Vec<(Question, usize)>>);
+pub(super) struct Errands(Mutex<Vec<Asked>>);
+
+/// A question, how many ask it now, and how many bytes of manifests were given to them.
+struct Asked {
+    question: Question,
+    askers: usize,
+    told: usize,
+}
 
 impl Errands {
-    fn lock(&self) -> MutexGuard<'_, Vec<(Question, usize)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Asked>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for a question, if there is one.
     fn begin<'a>(&'a self, question: &'a Question) -> Option<Errand<'a>> {
-        let mut asked = self.lock();
+        let mut all = self.lock();
         // To lead is asked of a node by each for itself.
         let is_shared = matches!(question, Question::Resolve(_));
-        let known = asked.iter().position(|(other, _)| is_shared && other == question);
+        let known = all.iter().position(|asked| is_shared && asked.question == *question);
         match known {
-            Some(place) => asked[place].1 += 1,
-            None if asked.len() < MAX_ERRANDS => asked.push((question.clone(), 1)),
-            None => return None,
+            Some(place) => all[place].askers += 1,
+            None if all.len() >= MAX_ERRANDS => return None,
+            None => all.push(Asked { question: question.clone(), askers: 1, told: 0 }),
         }
         Some(Errand { errands: self, question })
     }
@@ -142,13 +153,26 @@ struct Errand<'a> {
     question: &'a Question,
 }
 
+impl Errand<'_> {
+    /// Whether so many bytes of a manifest may be given; then they count as given.
+    fn may_tell(&self, len: usize) -> bool {
+        let mut all = self.errands.lock();
+        let asked = all.iter_mut().find(|asked| asked.question == *self.question);
+        asked.is_some_and(|asked| {
+            let may = asked.told + len <= MOST_TOLD;
+            asked.told += if may { len } else { 0 };
+            may
+        })
+    }
+}
+
 impl Drop for Errand<'_> {
     fn drop(&mut self) {
-        let mut asked = self.errands.lock();
-        let Some(place) = asked.iter().position(|(question, _)| question == self.question) else { return };
-        asked[place].1 -= 1;
-        if asked[place].1 == 0 {
-            asked.swap_remove(place);
+        let mut all = self.errands.lock();
+        let Some(place) = all.iter().position(|asked| asked.question == *self.question) else { return };
+        all[place].askers -= 1;
+        if all[place].askers == 0 {
+            all.swap_remove(place);
         }
     }
 }
@@ -192,7 +216,7 @@ where
                 Question::Resolve(_) | Question::Lead { .. } => {
                     let own = own_errands.try_acquire().ok();
                     match own.and_then(|own| Some((own, errands.begin(&question)?))) {
-                        Some(_room) => Ok(run_errand(&*holdings, asker, &question).await),
+                        Some((_own, errand)) => Ok(run_errand(&*holdings, asker, &errand).await),
                         None => Ok(decline(&question)),
                     }
                 }
@@ -226,16 +250,15 @@ where
 }
 
 /// Answers a question that an origin has to be asked about, within the time that the asker waits.
-async fn run_errand(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answer {
-    let answered = match question {
+async fn run_errand(holdings: &dyn Holdings, asker: NodeId, errand: &Errand<'_>) -> Answer {
+    let answered = match errand.question {
         Question::Resolve(reference) => {
-            timeout(RESOLVE_TIME, holdings.resolve(reference)).await.map(|resolution| {
-                Answer::Resolved(resolution.map(|it| {
-                    let manifest = it.manifest.filter(|_| holdings.gives_to(&asker));
-                    if let Some(manifest) = &manifest {
-                        holdings.gave(&asker, u32::try_from(manifest.len()).unwrap_or(u32::MAX));
-                    }
-                    Resolution { manifest, ..it }
+            let resolved = timeout(RESOLVE_TIME, holdings.resolve(asker, reference)).await;
+            resolved.map(|resolution| {
+                Answer::Resolved(resolution.map(|Resolution { record, manifest }| {
+                    let manifest = manifest.filter(|manifest| errand.may_tell(manifest.len()));
+                    holdings.told(manifest.as_ref().map_or(0, |manifest| manifest.len()));
+                    Resolution { record, manifest }
                 }))
             })
         }
@@ -243,9 +266,9 @@ async fn run_errand(holdings: &dyn Holdings, asker: NodeId, question: &Question)
             let lead = holdings.lead(asker, *blob, origin, repository);
             timeout(LEAD_TIME, lead).await.map(Answer::Lead)
         }
-        _ => return decline(question),
+        question => return decline(question),
     };
-    answered.unwrap_or_else(|_| decline(question))
+    answered.unwrap_or_else(|_| decline(errand.question))
 }
 
 /// The answer of a node that asks no origin now.
@@ -305,7 +328,7 @@ mod tests {
     use futures::FutureExt as _;
     use futures::future::BoxFuture;
     use tokio_util::compat::TokioAsyncReadCompatExt as _;
-    use wherry_proto::{MAX_WANT, SecretKey, StateChain, TagRecord, encode_frame};
+    use wherry_proto::{MAX_MANIFEST_TOLD, MAX_WANT, SecretKey, StateChain, TagRecord, encode_frame};
 
     use super::super::holdings::ReadAt;
     use super::*;
@@ -382,7 +405,7 @@ mod tests {
             Ok(None)
         }
 
-        fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Resolution>> {
+        fn resolve<'a>(&'a self, _: NodeId, _: &'a str) -> BoxFuture<'a, Option<Resolution>> {
             pending().boxed()
         }
 
@@ -446,6 +469,19 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(10), empty).await.unwrap();
+    }
+
+    #[test]
+    fn a_node_gives_few_of_those_who_ask_the_same_a_long_manifest_and_all_of_them_a_short_one() {
+        let errands = Errands::default();
+        let question = Question::Resolve("r.example/a:1".parse().unwrap());
+        let told = |len: usize| {
+            let askers: Vec<_> = (0..64).map(|_| errands.begin(&question).unwrap()).collect();
+            askers.iter().filter(|errand| errand.may_tell(len)).count()
+        };
+        assert_eq!(told(1_000), 64);
+        assert_eq!(told(MAX_MANIFEST_TOLD), MOST_TOLD / MAX_MANIFEST_TOLD);
+        assert_eq!(told(1_000), 64, "those who ask later begin anew");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -19,10 +19,13 @@ const DELIVERY_RATE: usize = 160;
 /// bytes come.
 const REST: Duration = Duration::from_millis(5);
 
-/// After how long it is looked again: never sooner than the first, nor later than the second where nothing is known of the
-/// link, or than the third where its rate is.
+/// The shortest time after which it is looked again.
 const SOONEST: Duration = Duration::from_millis(1);
+
+/// The longest, where nothing is known of the link.
 const LATEST_UNKNOWN: Duration = Duration::from_millis(20);
+
+/// The longest, where its rate is known.
 const LATEST: Duration = Duration::from_millis(250);
 
 /// A socket's bytes that are not on their way yet. It keeps the socket open.

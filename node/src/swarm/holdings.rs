@@ -63,11 +63,14 @@ pub trait Holdings: Send + Sync + 'static {
         ready(Lead::Refuse(LeadRefusal::NoRoute)).boxed()
     }
 
-    /// What an origin says that a reference means: asked now, unless it was lately. Whoever asks no origin knows
-    /// nothing. The future is dropped when the asker's time, [`RESOLVE_TIME`](super::RESOLVE_TIME), is over.
-    fn resolve<'a>(&'a self, _reference: &'a str) -> BoxFuture<'a, Option<Resolution>> {
+    /// What an origin says that a reference means, with the manifest if the asker is to have that: asked now, unless it was
+    /// lately. Whoever asks no origin knows nothing. The future is dropped when the asker's time, [`RESOLVE_TIME`](super::RESOLVE_TIME), is over.
+    fn resolve<'a>(&'a self, _asker: NodeId, _reference: &'a str) -> BoxFuture<'a, Option<Resolution>> {
         ready(None).boxed()
     }
+
+    /// So many bytes of a manifest went to a neighbour with an answer.
+    fn told(&self, _bytes: usize) {}
 
     /// Whether a peer is given anything now. What it is not given it is not told of either. Does not block.
     fn gives_to(&self, _node: &NodeId) -> bool {
