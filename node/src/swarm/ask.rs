@@ -111,9 +111,9 @@ const MAX_ERRANDS: usize = 32;
 /// other question, and fewer than all, so that nobody takes the place of everybody.
 const MAX_ERRANDS_FOR_ONE: usize = 16;
 
-/// How many bytes of manifests are given together to those who ask the same at the same time. Whoever is left out has them from
-/// these: a site that begins at once would wait for one node's link.
-const MOST_TOLD: usize = 64 << 10;
+/// How many bytes of manifests are given together to those who ask the same at the same time: 64 times a manifest of a dozen
+/// layers, and at 400 kbit/s what goes out within [`RESOLVE_TIME`]. Whoever is left out has it from the others.
+const MOST_TOLD: usize = 128 << 10;
 
 /// The questions of all neighbours that wait for an origin. What many ask takes one place: a site that begins at once asks one
 /// node about the same image.

@@ -64,7 +64,8 @@ pub trait Holdings: Send + Sync + 'static {
     }
 
     /// What an origin says that a reference means, with the manifest if the asker is to have that: asked now, unless it was
-    /// lately. Whoever asks no origin knows nothing. The future is dropped when the asker's time, [`RESOLVE_TIME`](super::RESOLVE_TIME), is over.
+    /// lately. Whoever asks no origin knows nothing. The future is dropped when the asker's time,
+    /// [`RESOLVE_TIME`](super::RESOLVE_TIME), is over.
     fn resolve<'a>(&'a self, _asker: NodeId, _reference: &'a str) -> BoxFuture<'a, Option<Resolution>> {
         ready(None).boxed()
     }
