@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::stream;
@@ -18,6 +18,7 @@ use wherry_proto::{
 };
 
 use super::codec::{WireError, read_within, write_within};
+use super::errands::{Errand, Errands};
 use super::holdings::Holdings;
 use super::leading::{LEAD_TIME, RESOLVE_TIME};
 use super::neighbours::Neighbours;
@@ -103,79 +104,9 @@ where
 /// How many questions of one neighbour are being answered at a time; the next is read when one of them is.
 const MAX_ANSWERING: usize = 32;
 
-/// How many questions this node asks an origin about at a time, for all neighbours together. One more is refused at
-/// once: whoever asks has others to ask, or asks the origin itself.
-const MAX_ERRANDS: usize = 32;
-
-/// How many of them may be one neighbour's. Fewer than [`MAX_ANSWERING`], so that those who wait for an origin hold up no
+/// How many of the [`Errands`] may be one neighbour's. Fewer than [`MAX_ANSWERING`], so that those who wait for an origin hold up no
 /// other question, and fewer than all, so that nobody takes the place of everybody.
 const MAX_ERRANDS_FOR_ONE: usize = 16;
-
-/// How many bytes of manifests are given together to those who ask the same at the same time: 64 times a manifest of a dozen
-/// layers, and at 400 kbit/s what goes out within [`RESOLVE_TIME`]. Whoever is left out has it from the others.
-const MOST_TOLD: usize = 128 << 10;
-
-/// The questions of all neighbours that wait for an origin. What many ask takes one place: a site that begins at once asks one
-/// node about the same image.
-#[derive(Default)]
-pub(super) struct Errands(Mutex<Vec<Asked>>);
-
-/// A question, how many ask it now, and how many bytes of manifests were given to them.
-struct Asked {
-    question: Question,
-    askers: usize,
-    told: usize,
-}
-
-impl Errands {
-    fn lock(&self) -> MutexGuard<'_, Vec<Asked>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place for a question, if there is one.
-    fn begin<'a>(&'a self, question: &'a Question) -> Option<Errand<'a>> {
-        let mut all = self.lock();
-        // To lead is asked of a node by each for itself.
-        let is_shared = matches!(question, Question::Resolve(_));
-        let known = all.iter().position(|asked| is_shared && asked.question == *question);
-        match known {
-            Some(place) => all[place].askers += 1,
-            None if all.len() >= MAX_ERRANDS => return None,
-            None => all.push(Asked { question: question.clone(), askers: 1, told: 0 }),
-        }
-        Some(Errand { errands: self, question })
-    }
-}
-
-/// A place among the errands.
-struct Errand<'a> {
-    errands: &'a Errands,
-    question: &'a Question,
-}
-
-impl Errand<'_> {
-    /// Whether so many bytes of a manifest may be given; then they count as given.
-    fn may_tell(&self, len: usize) -> bool {
-        let mut all = self.errands.lock();
-        let asked = all.iter_mut().find(|asked| asked.question == *self.question);
-        asked.is_some_and(|asked| {
-            let may = asked.told + len <= MOST_TOLD;
-            asked.told += if may { len } else { 0 };
-            may
-        })
-    }
-}
-
-impl Drop for Errand<'_> {
-    fn drop(&mut self) {
-        let mut all = self.errands.lock();
-        let Some(place) = all.iter().position(|asked| asked.question == *self.question) else { return };
-        all[place].askers -= 1;
-        if all[place].askers == 0 {
-            all.swap_remove(place);
-        }
-    }
-}
 
 /// Answers a neighbour's questions until the stream ends. Says why it did.
 pub(super) async fn answer<S>(
@@ -251,7 +182,7 @@ where
 
 /// Answers a question that an origin has to be asked about, within the time that the asker waits.
 async fn run_errand(holdings: &dyn Holdings, asker: NodeId, errand: &Errand<'_>) -> Answer {
-    let answered = match errand.question {
+    let answered = match errand.question() {
         Question::Resolve(reference) => {
             let resolved = timeout(RESOLVE_TIME, holdings.resolve(asker, reference)).await;
             resolved.map(|resolution| {
@@ -268,7 +199,7 @@ async fn run_errand(holdings: &dyn Holdings, asker: NodeId, errand: &Errand<'_>)
         }
         question => return decline(question),
     };
-    answered.unwrap_or_else(|_| decline(errand.question))
+    answered.unwrap_or_else(|_| decline(errand.question()))
 }
 
 /// The answer of a node that asks no origin now.
@@ -328,8 +259,9 @@ mod tests {
     use futures::FutureExt as _;
     use futures::future::BoxFuture;
     use tokio_util::compat::TokioAsyncReadCompatExt as _;
-    use wherry_proto::{MAX_MANIFEST_TOLD, MAX_WANT, SecretKey, StateChain, TagRecord, encode_frame};
+    use wherry_proto::{MAX_WANT, SecretKey, StateChain, TagRecord, encode_frame};
 
+    use super::super::errands::MAX_ERRANDS;
     use super::super::holdings::ReadAt;
     use super::*;
 
@@ -461,27 +393,14 @@ mod tests {
             assert_eq!(answered, [1], "none is declined");
             askers.push(asker);
         }
-        assert_eq!(errands.lock().len(), 1);
+        assert_eq!(errands.count(), 1);
         drop(askers);
         let empty = async {
-            while !errands.lock().is_empty() {
+            while errands.count() > 0 {
                 tokio::task::yield_now().await;
             }
         };
         timeout(Duration::from_secs(10), empty).await.unwrap();
-    }
-
-    #[test]
-    fn a_node_gives_few_of_those_who_ask_the_same_a_long_manifest_and_all_of_them_a_short_one() {
-        let errands = Errands::default();
-        let question = Question::Resolve("r.example/a:1".parse().unwrap());
-        let told = |len: usize| {
-            let askers: Vec<_> = (0..64).map(|_| errands.begin(&question).unwrap()).collect();
-            askers.iter().filter(|errand| errand.may_tell(len)).count()
-        };
-        assert_eq!(told(1_000), 64);
-        assert_eq!(told(MAX_MANIFEST_TOLD), MOST_TOLD / MAX_MANIFEST_TOLD);
-        assert_eq!(told(1_000), 64, "those who ask later begin anew");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -496,7 +415,7 @@ mod tests {
         let reply = read_within::<Reply>(&mut theirs, RESOLVE_TIME * 2).await.unwrap();
         assert_eq!((reply.id, reply.answer), (0, Answer::Resolved(None)));
         assert!(began.elapsed() <= RESOLVE_TIME + Duration::from_secs(1));
-        assert!(errands.lock().is_empty());
+        assert_eq!(errands.count(), 0);
     }
 
     /// Holds everything, and gives it to one peer alone.

@@ -19,6 +19,7 @@ mod bulk;
 mod client;
 mod codec;
 mod discovery;
+mod errands;
 mod exchange;
 mod gate;
 mod holdings;
