@@ -85,6 +85,31 @@ fn two_that_have_lost_different_chunks_of_a_blob_heal_each_other() {
     assert_eq!(planner.apply(Event::Kept(source, lost, link)), [Effect::Verified]);
 }
 
+#[test]
+fn while_only_the_beginning_of_a_blob_exists_nodes_ask_for_different_chunks_of_it() {
+    const HERE: u32 = 16;
+    let chain = Arc::new(true_chain(&blob(256 * CHUNK, 5)));
+    let leader = SecretKey::from_seed([1; 32]).node();
+    let role = Role::Leading { attempt: 1, known: HERE };
+    let mut asked = BTreeMap::<ChunkIndex, usize>::new();
+    for seed in 100..164 {
+        let me = SecretKey::from_seed([seed; 32]).node();
+        let mut planner = Planner::new(me, chain.digest(), chain.map(), &[], 1);
+        planner.trust(Arc::clone(&chain));
+        planner.apply(Event::Met(leader, LinkClass::Lan, None));
+        let update = Update { role, here: List::first_of([Run { from: 0, len: HERE }]) };
+        let effects = planner.apply(Event::Updated(leader, update));
+        let first = effects.iter().find_map(|effect| match effect {
+            Effect::Fetch(_, index, _) => Some(*index),
+            _ => None,
+        });
+        *asked.entry(first.unwrap()).or_default() += 1;
+    }
+    // Of 64 nodes 4 ask for each on average.
+    assert!(asked.len() > HERE as usize * 3 / 4, "{asked:?}");
+    assert!(asked.values().all(|nodes| *nodes <= 12), "{asked:?}");
+}
+
 /// It lost a chunk after it had said that it holds the blob: it is met again as one that has some of it, and what it has
 /// lost comes from elsewhere.
 #[test]

@@ -131,6 +131,13 @@ enum Network {
     Searched,
 }
 
+/// The number after this one in xorshift64 (Marsaglia, 2003).
+const fn scrambled(mut number: u64) -> u64 {
+    number ^= number << 13;
+    number ^= number >> 7;
+    number ^ (number << 17)
+}
+
 impl Planner {
     /// A plan for a blob of which these chunks are here already, at the node `me`.
     ///
@@ -236,11 +243,9 @@ impl Planner {
         std::mem::take(&mut self.effects)
     }
 
-    /// xorshift64 (Marsaglia, 2003): ties are to be broken otherwise at each node, and alike in each run.
+    /// Ties are to be broken otherwise at each node, and alike in each run.
     const fn random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
+        self.random = scrambled(self.random);
         self.random
     }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 use wherry_proto::{ChunkIndex, ChunkSet, NodeId, State};
 
 use super::peer::Peer;
-use super::{Allowance, Asked, Effect, IN_FLIGHT, LEAST_WINDOW, Lack, Needs, Planner, Source, USUAL_ROOM};
+use super::{
+    Allowance, Asked, Effect, IN_FLIGHT, LEAST_WINDOW, Lack, Needs, Planner, Source, USUAL_ROOM, scrambled,
+};
 use crate::swarm::LinkClass;
 
 /// How many wanted chunks are weighed against each other for one request, so that the largest blob costs no more.
@@ -169,8 +171,9 @@ impl Planner {
                 return Some((node, index, true));
             }
         }
+        let mut lots = self.random();
         let map = self.ledger.map();
-        let start = map.index(self.random() as u32 % map.count()).unwrap_or(map.first());
+        let start = map.index(lots as u32 % map.count()).unwrap_or(map.first());
         // Looked up once: there are as many chunks to weigh as the blob has.
         let able: Vec<&Peer> = ready.iter().filter_map(|node| self.peers.get(node)).collect();
         let all: Vec<&Peer> = self.peers.values().filter(|peer| self.is_source(peer)).collect();
@@ -184,6 +187,7 @@ impl Planner {
             false => wanted.first_from(from),
         };
         let mut best: Option<(usize, ChunkIndex)> = None;
+        let mut alike = 0;
         let mut at = next_from(start).or_else(|| next_from(map.first()));
         let first = at;
         for _ in 0..SCAN {
@@ -191,11 +195,14 @@ impl Planner {
             if able.iter().any(|peer| peer.gives(index, self.ticks)) && self.ledger.expected(index).is_some()
             {
                 let copies = all.iter().filter(|peer| peer.has(index)).count();
-                if best.is_none_or(|(fewest, _)| copies < fewest) {
+                let fewest = best.map_or(usize::MAX, |(fewest, _)| fewest);
+                alike = if copies < fewest { 1 } else { alike + u64::from(copies == fewest) };
+                lots = scrambled(lots);
+                // The n-th of those that are equally rare takes the place of the one before with a chance of one in n. Were it the
+                // first after `start`, that would be the first of the blob for most nodes while only its beginning exists, and
+                // nobody would have anything to give to others.
+                if copies < fewest || (copies == fewest && lots.is_multiple_of(alike)) {
                     best = Some((copies, index));
-                    if copies == 1 {
-                        break;
-                    }
                 }
             }
             at = map.next(index).and_then(next_from);
