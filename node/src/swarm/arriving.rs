@@ -27,6 +27,11 @@ pub trait Arriving: ReadAt {
     /// hear of them elsewhere.
     fn no_news_to(&self, follower: &NodeId) -> ChunkSet;
 
+    /// Whether a follower is of this site, where it hears of chunks from others too.
+    fn is_near(&self, _follower: &NodeId) -> bool {
+        false
+    }
+
     /// How long a chunk takes to come from a node of this site; `None` if none has.
     fn pace(&self) -> Option<Duration> {
         None

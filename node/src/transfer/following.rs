@@ -11,7 +11,7 @@ use wherry_proto::{
 
 use super::Transfer;
 use super::run::Happening;
-use crate::swarm::{Arriving, ReadAt};
+use crate::swarm::{Arriving, LinkClass, ReadAt};
 
 /// What this node signs the states of its own readings with.
 #[derive(Clone)]
@@ -53,6 +53,10 @@ impl Arriving for Transfer {
 
     fn no_news_to(&self, follower: &NodeId) -> ChunkSet {
         self.view.no_news_to(follower)
+    }
+
+    fn is_near(&self, follower: &NodeId) -> bool {
+        self.peers.class(follower) == Some(LinkClass::Lan)
     }
 
     fn pace(&self) -> Option<Duration> {

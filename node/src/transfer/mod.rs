@@ -134,6 +134,7 @@ pub struct Transfer {
     readers: AtomicU64,
     metrics: Metrics,
     limits: Limits,
+    peers: Arc<dyn Peers>,
     signer: Signer,
     // What was signed last of this node's own reading.
     last_claim: Mutex<Option<StreamClaim>>,
@@ -306,6 +307,7 @@ async fn open(
         readers: AtomicU64::new(0),
         metrics: parts.metrics.clone(),
         limits: parts.limits.clone(),
+        peers: Arc::clone(&parts.peers),
         signer: parts.signer.clone(),
         last_claim: Mutex::default(),
         reading: AtomicUsize::new(0),

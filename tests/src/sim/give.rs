@@ -418,6 +418,7 @@ impl World {
         let begun = Duration::from_millis(7 * (giver * 31 + taker) as u64 % 800);
         let now = Duration::from_nanos(self.clock.now()) + begun;
         let id = self.nodes[taker].id;
+        let is_near = self.class(giver, taker) == LinkClass::Lan;
         loop {
             let node = &mut self.nodes[giver];
             let subscriptions = node.giving.subscriptions.get_mut(&blob)?;
@@ -431,7 +432,8 @@ impl World {
                 Some(transfer) => {
                     let mut no_news = transfer.planner.common().clone();
                     transfer.planner.here_at(&id).into_iter().for_each(|theirs| no_news.add(theirs));
-                    let audience = Audience { no_news, pace: transfer.planner.quickest(), followers };
+                    let pace = transfer.planner.quickest();
+                    let audience = Audience { no_news, pace, followers, is_near };
                     match telling.next(transfer.role, &transfer.linked, &audience, now) {
                         News::Say(update) => {
                             self.send(giver, taker, Message::Update(blob, update));

@@ -171,6 +171,7 @@ impl Telling<'_> {
                 no_news: arriving.no_news_to(&self.peer),
                 pace: arriving.pace(),
                 followers: self.uploader.spread().followers(&self.blob),
+                is_near: arriving.is_near(&self.peer),
             };
             let wait = match told.next(role, &arriving.here(), &audience, self.begun.elapsed()) {
                 News::Say(update) => {
