@@ -70,6 +70,20 @@ fn whoever_is_about_to_lead_asks_those_first_who_do_not_tell_it_yet() {
 }
 
 #[test]
+fn the_first_in_rank_that_has_asked_all_does_not_wait_until_newcomers_say_what_they_do() {
+    let site = Site::new(4);
+    for (newcomer, waits) in [(0, true), (2, false)] {
+        let mut planner = site.planner_of(1);
+        planner.apply(Event::Met(site.nodes[3], LinkClass::Lan, Some(FOLLOWING)));
+        assert!(asked(&may_lead(&mut planner)).is_some());
+        let mut effects = planner.apply(Event::Met(site.nodes[newcomer], LinkClass::Lan, None));
+        effects.extend(planner.apply(Event::Tick));
+        assert!(effects.contains(&Effect::Follow(site.nodes[newcomer])));
+        assert_eq!(leads(&planner.apply(Event::RolesAsked)), !waits);
+    }
+}
+
+#[test]
 fn where_a_site_is_larger_than_what_one_node_sees_it_asks_all_before_it_leads() {
     let count = MAX_PEERS + 2;
     let site = Site::new(count as u8);

@@ -59,7 +59,7 @@ const FIRST_TOLD: usize = 4;
 /// that are given it soon pass it on. 64 nodes whose upload is scarce, in namespaces, so were done 2.5 % sooner.
 const HELD_BACK: u32 = 32;
 
-/// For how long at least, and at most for twice as long: those who were told first may be slow, or gone.
+/// For how long at least unless so many are read before, and at most for twice as long: those who were told first may be slow, or gone.
 const HOLD_BACK_TIME: Duration = Duration::from_secs(8);
 
 /// What one follower has been told of a blob that arrives.

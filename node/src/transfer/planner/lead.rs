@@ -317,7 +317,9 @@ impl Planner {
             if !is_first || !(self.lead.begun || self.may_lead()) {
                 self.step_down();
             } else if !self.lead.begun {
-                if !self.asks() && !self.awaits_words() {
+                // The first in rank has asked all of them what they do, and who has not come to say it would stop for it.
+                let waits = (self.is_outranked() && self.awaits_roles()) || self.awaits_claims();
+                if !self.asks() && !waits {
                     self.begin_to_lead();
                 }
             } else if self.lead.slow >= SLOW_FOR {
@@ -375,13 +377,27 @@ impl Planner {
 
     /// Whether a peer may still say something that decides who leads.
     pub(super) fn awaits_words(&self) -> bool {
+        self.awaits_roles() || self.awaits_claims()
+    }
+
+    /// Whether one may still say what it does.
+    fn awaits_roles(&self) -> bool {
+        self.peers.values().any(|peer| peer.is_silent(self.ticks, INTRODUCTION))
+    }
+
+    /// Whether one that holds the blob may still claim its chain.
+    fn awaits_claims(&self) -> bool {
         let patience = CLAIMING + self.slowness(CLAIMING_SLOWLY);
         self.peers.values().any(|peer| {
-            let silent = peer.is_silent(self.ticks, INTRODUCTION);
             let claiming =
                 peer.holds() && matches!(peer.chain, super::Chain::Asked | super::Chain::Elsewhere { .. });
-            silent || (claiming && peer.chain_since.is_some_and(|since| self.ticks < since + patience))
+            claiming && peer.chain_since.is_some_and(|since| self.ticks < since + patience)
         })
+    }
+
+    /// Whether some other node of the site that wants the blob is higher in rank.
+    fn is_outranked(&self) -> bool {
+        self.peers.values().any(|peer| peer.class == LinkClass::Lan && peer.rank > self.lead.rank)
     }
 
     fn begin_to_lead(&mut self) {
