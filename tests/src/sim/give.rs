@@ -360,7 +360,12 @@ impl World {
         let arrives = !carried.held;
         let subscription = Telling::new(map, taker as u32);
         self.nodes[giver].giving.subscriptions.entry(blob).or_default().insert(taker, subscription);
-        self.tell(giver, taker, blob);
+        let (wait, now) = (self.tell(giver, taker, blob), self.clock.now());
+        if let Some(wait) = wait
+            && let Some(run) = self.nodes[giver].transfer(blob).map(|transfer| transfer.run)
+        {
+            self.clock.at(now + nanos(wait), Happening::Push { node: giver, blob, run });
+        }
         if arrives {
             let (id, class) = (self.nodes[taker].id, self.class(giver, taker));
             self.apply(giver, blob, Event::Met(id, class, None));

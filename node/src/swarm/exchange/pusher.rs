@@ -135,10 +135,10 @@ impl Telling<'_> {
         if let (Whereabouts::Held | Whereabouts::Arriving(_), Ok(map)) =
             (&blob, ChunkMap::new(self.blob.size))
         {
-            self.uploader.spread().follow(self.blob, map, self.peer);
+            let lot = self.uploader.spread().follow(self.blob, map, self.peer);
             let _counted = Counted(self);
             let held = match blob {
-                Whereabouts::Arriving(arriving) => self.arriving(&*arriving, map).await,
+                Whereabouts::Arriving(arriving) => self.arriving(&*arriving, map, lot).await,
                 _ => true,
             };
             if held {
@@ -155,10 +155,12 @@ impl Telling<'_> {
     }
 
     /// Tells of a blob while it arrives; then says whether it is held.
-    async fn arriving(&self, arriving: &dyn Arriving, map: ChunkMap) -> bool {
+    async fn arriving(&self, arriving: &dyn Arriving, map: ChunkMap, lot: u32) -> bool {
         arriving.followed(self.peer);
         let mut changes = arriving.changes();
-        let mut told = Told::new(map, rand::random());
+        // One after the other, so that no chunk is in nobody's lot.
+        let mut told = Told::new(map, lot);
+        let is_near = arriving.is_near(&self.peer);
         loop {
             changes.borrow_and_update();
             let role = arriving.role();
@@ -171,7 +173,7 @@ impl Telling<'_> {
                 no_news: arriving.no_news_to(&self.peer),
                 pace: arriving.pace(),
                 followers: self.uploader.spread().followers(&self.blob),
-                is_near: arriving.is_near(&self.peer),
+                is_near,
             };
             let wait = match told.next(role, &arriving.here(), &audience, self.begun.elapsed()) {
                 News::Say(update) => {

@@ -26,6 +26,8 @@ struct Given {
     used: u64,
     // With how many subscriptions each node follows.
     followers: HashMap<NodeId, usize>,
+    // How many have begun to.
+    begun: u32,
     // To how many followers each chunk was given that are still there.
     counts: Vec<u16>,
     receivers: HashMap<NodeId, ChunkSet>,
@@ -60,8 +62,8 @@ impl Given {
 }
 
 impl Spread {
-    /// A node follows a blob here.
-    pub(super) fn follow(&mut self, blob: BlobName, map: ChunkMap, by: NodeId) {
+    /// A node follows a blob here. Returns the how manieth it is that has begun to.
+    pub(super) fn follow(&mut self, blob: BlobName, map: ChunkMap, by: NodeId) -> u32 {
         self.clock += 1;
         if !self.blobs.contains_key(&blob) && self.blobs.len() >= MAX_BLOBS {
             let oldest = self.blobs.iter().min_by_key(|(_, given)| given.used).map(|(blob, _)| *blob);
@@ -70,11 +72,14 @@ impl Spread {
         let given = self.blobs.entry(blob).or_insert_with(|| Given {
             used: 0,
             followers: HashMap::new(),
+            begun: 0,
             counts: vec![0; map.count() as usize],
             receivers: HashMap::new(),
         });
         given.used = self.clock;
         *given.followers.entry(by).or_default() += 1;
+        given.begun = given.begun.wrapping_add(1);
+        given.begun
     }
 
     /// How many nodes follow a blob.
@@ -170,7 +175,7 @@ mod tests {
     /// Blob 0 of four chunks, which these follow.
     fn followed_by(nodes: &[u8]) -> Spread {
         let mut spread = Spread::default();
-        nodes.iter().for_each(|number| spread.follow(blob(0), map(), node(*number)));
+        nodes.iter().for_each(|number| _ = spread.follow(blob(0), map(), node(*number)));
         spread
     }
 
@@ -255,6 +260,14 @@ mod tests {
         // Nothing to take back.
         spread.take_back(&blob(0), map().first(), node(1));
         assert!(!give(&mut spread, 0, 1));
+    }
+
+    #[test]
+    fn those_who_follow_a_blob_are_counted_one_after_the_other() {
+        let mut spread = Spread::default();
+        let begun =
+            [(0, 1), (0, 2), (1, 1), (0, 3)].map(|(number, by)| spread.follow(blob(number), map(), node(by)));
+        assert_eq!(begun, [1, 2, 1, 3]);
     }
 
     #[test]

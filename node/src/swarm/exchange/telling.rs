@@ -26,10 +26,7 @@ const COMPANY_TIME_OF_READING: Duration = Duration::from_secs(1);
 /// nodes whose upload is scarce, words about chunks are a tenth of all bytes with two, and all are done 2 % sooner with six.
 const COMPANY_WAITS: u32 = 6;
 
-/// The same for whoever has nothing but more states to tell of.
-const COMPANY_WAITS_OF_STATES: u32 = 4;
-
-/// The same for one who leads: that a reading goes on must be seen.
+/// The same for one who leads, and for whoever has nothing but more states to tell of: that a reading goes on must be seen.
 const COMPANY_WAITS_OF_READING: u32 = 2;
 
 /// For how long news are kept back where a chunk takes so long to come: one to two times as long. Those who trade have
@@ -43,7 +40,7 @@ fn patience(pace: Option<Duration>) -> Duration {
     patience
 }
 
-/// With how few chunks here what is rare of them is told to all at once, as if links were quick: nobody has enough to choose from
+/// With how few chunks here those that are rare are told without delay, as if links were quick: nobody has enough to choose from
 /// yet, and links idle until they have.
 const BEGINNING: u32 = 16;
 
@@ -54,12 +51,13 @@ const BEGINNING: u32 = 16;
 /// beginning.
 const FIRST_TOLD: usize = 4;
 
-/// How many of the chunks that it has read last a leader tells only to those who are told first, each to others, as one who
-/// seeds sparingly does ("superseeding", J. Hoffman, BEP 16): what all know of all ask for, most of them in vain, and the few
+/// Of so many of the chunks that it has read last a leader tells only those who are told first, other ones for each chunk, as one
+/// who seeds sparingly does ("superseeding", J. Hoffman, BEP 16): what all know of all ask for, most of them in vain, and the few
 /// that are given it soon pass it on. 64 nodes whose upload is scarce, in namespaces, so were done 2.5 % sooner.
 const HELD_BACK: u32 = 32;
 
-/// For how long at least unless so many are read before, and at most for twice as long: those who were told first may be slow, or gone.
+/// After how long it tells all of them, or twice as long at most, if fewer than [`HELD_BACK`] more were read: those who were told
+/// first may be slow, or gone.
 const HOLD_BACK_TIME: Duration = Duration::from_secs(8);
 
 /// What one follower has been told of a blob that arrives.
@@ -79,11 +77,10 @@ pub struct Telling {
 /// How far a reading was some time ago.
 #[derive(Default)]
 struct Front {
-    // Since when `now` is what it is.
     since: Duration,
-    now: u32,
-    // What it was before.
-    before: u32,
+    known: u32,
+    // How far it was when that was looked at before.
+    known_before: u32,
 }
 
 /// What matters of those who follow a blob.
@@ -136,10 +133,14 @@ impl Telling {
     fn held_back(&mut self, role: Role, fresh: &ChunkSet, audience: &Audience, now: Duration) -> ChunkSet {
         let mut held = ChunkSet::empty(self.map);
         let Role::Leading { known, .. } = role else { return held };
-        if now >= self.front.since + HOLD_BACK_TIME {
-            self.front = Front { since: now, now: known, before: self.front.now };
+        // What has come to its end moves no more, and would look as if it stood still.
+        if known + 1 >= self.map.count() {
+            return held;
         }
-        let from = self.front.before.max(known.saturating_sub(HELD_BACK));
+        if now >= self.front.since + HOLD_BACK_TIME {
+            self.front = Front { since: now, known, known_before: self.front.known };
+        }
+        let from = self.front.known_before.max(known.saturating_sub(HELD_BACK));
         let last = (from..known).filter_map(|number| self.map.index(number));
         for index in last.filter(|index| audience.is_near && fresh.contains(*index)) {
             if !self.is_first_told(index, audience) {
@@ -188,7 +189,7 @@ impl Telling {
                     false => {
                         let (least, waits) = match (leads, fresh.is_empty()) {
                             (true, _) => (COMPANY_TIME_OF_READING, COMPANY_WAITS_OF_READING),
-                            (false, true) => (COMPANY_TIME_OF_STATES, COMPANY_WAITS_OF_STATES),
+                            (false, true) => (COMPANY_TIME_OF_STATES, COMPANY_WAITS_OF_READING),
                             (false, false) => (COMPANY_TIME, COMPANY_WAITS),
                         };
                         self.at + least.max(waits * patience)
@@ -331,7 +332,7 @@ mod tests {
             wait
         };
         assert_eq!(wait(following, &set([3])), 6 * ms(1_600));
-        assert_eq!(wait(following, &none), 4 * ms(1_600));
+        assert_eq!(wait(following, &none), 2 * ms(1_600));
         assert_eq!(wait(|known| Role::Leading { attempt: 1, known }, &set([3])), 2 * ms(1_600));
     }
 
@@ -387,6 +388,39 @@ mod tests {
         for known in [5 + HELD_BACK + 1, 5] {
             let waits = waits_for_a_chunk(Role::Leading { attempt: 1, known }, &set([]), &quick);
             assert!(waits.iter().all(|wait| *wait <= COMPANY_TIME_OF_READING), "{waits:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_back_is_told_once_enough_more_is_read_or_the_reading_ends() {
+        let quick = Audience { followers: 64, ..knows(&set([])) };
+        let (here, begin) = (set([5]), Duration::from_secs(100));
+        let leading = |known| Role::Leading { attempt: 1, known };
+        for next in [leading(5 + HELD_BACK), leading(5 + HELD_BACK + 1), following(9)] {
+            // Of another lot than chunk 5.
+            let mut telling = Telling::new(map(), 1);
+            assert_eq!(said(telling.next(leading(7), &here, &quick, begin)), [0; 0]);
+            let soon = begin + COMPANY_TIME_OF_READING;
+            let is_held = next == leading(5 + HELD_BACK);
+            assert_eq!(said(telling.next(next, &here, &quick, soon)).is_empty(), is_held, "{next:?}");
+        }
+    }
+
+    #[test]
+    fn a_reading_that_has_come_to_its_end_holds_nothing_back() {
+        let short = ChunkMap::new(20 * (32 << 10)).unwrap();
+        let none = ChunkSet::empty(short);
+        let mut here = none.clone();
+        here.insert(short.index(5).unwrap());
+        let quick = Audience { followers: 64, ..knows(&none) };
+        for (known, told) in [(18, false), (19, true)] {
+            let mut telling = Telling::new(short, 1);
+            let News::Say(first) =
+                telling.next(Role::Leading { attempt: 1, known }, &here, &quick, COMPANY_TIME)
+            else {
+                panic!()
+            };
+            assert_eq!(first.here.iter().count() > 0, told);
         }
     }
 

@@ -317,7 +317,8 @@ impl Planner {
             if !is_first || !(self.lead.begun || self.may_lead()) {
                 self.step_down();
             } else if !self.lead.begun {
-                // The first in rank has asked all of them what they do, and who has not come to say it would stop for it.
+                // The first in rank has asked all what they do. A newcomer that reads already, or knows who does, makes it stop
+                // at its first word: a little is read twice then.
                 let waits = (self.is_outranked() && self.awaits_roles()) || self.awaits_claims();
                 if !self.asks() && !waits {
                     self.begin_to_lead();

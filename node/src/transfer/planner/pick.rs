@@ -211,6 +211,7 @@ impl Planner {
                 break;
             }
         }
+        self.random = lots;
         let (_, index) = best?;
         Some((self.giver(ready, index)?, index, false))
     }
