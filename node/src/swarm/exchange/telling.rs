@@ -53,7 +53,8 @@ const FIRST_TOLD: usize = 4;
 
 /// Of so many of the chunks that it has read last a leader tells only those who are told first, other ones for each chunk, as one
 /// who seeds sparingly does ("superseeding", J. Hoffman, BEP 16): what all know of all ask for, most of them in vain, and the few
-/// that are given it soon pass it on. 64 nodes whose upload is scarce, in namespaces, so were done 2.5 % sooner.
+/// that are given it soon pass it on. In the simulation of 64 nodes whose upload is scarce all are done 0.6 % sooner by that and by
+/// [`BEGINNING`], with 3 % fewer messages.
 const HELD_BACK: u32 = 32;
 
 /// After how long it tells all of them, or twice as long at most, if fewer than [`HELD_BACK`] more were read: those who were told
@@ -368,8 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leads_tells_some_of_many_followers_soon_of_what_it_has_read_and_the_others_if_they_wait_too_long()
-     {
+    fn whoever_leads_tells_some_of_many_followers_soon_of_what_it_reads_and_all_in_the_end() {
         let leading = Role::Leading { attempt: 1, known: 7 };
         let quick = Audience { followers: 64, ..knows(&set([])) };
         let waits = waits_for_a_chunk(leading, &set([]), &quick);
