@@ -147,7 +147,7 @@ async fn two_nodes_that_dial_each_other_at_once_become_neighbours() {
     let (mut of_a, mut of_b) = (settings(&key(11), &address(port_b)), settings(&key(12), &address(port_a)));
     of_a.peers = ([127, 0, 0, 1], port_a).into();
     of_b.peers = ([127, 0, 0, 1], port_b).into();
-    let (a, b) = futures::future::join(start(of_a), start(of_b)).await;
+    let (a, b) = futures::future::join(Box::pin(start(of_a)), Box::pin(start(of_b))).await;
     meet(&a.client(), b.id()).await;
     meet(&b.client(), a.id()).await;
     let digest = a.shelf.add(&noise(1000, 1));

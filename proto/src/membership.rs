@@ -187,13 +187,27 @@ impl Certificate {
         now: u64,
         min_epoch: u32,
     ) -> Result<(), CertificateError> {
+        if self.network == *network && self.node == *node {
+            network.verify(&self.message(), &self.signature)?;
+        }
+        self.check_again(network, node, now, min_epoch)
+    }
+
+    /// The same of a certificate that this very network's operator is known to have signed, since it was [checked](Self::check)
+    /// before.
+    pub fn check_again(
+        &self,
+        network: &NetworkId,
+        node: &NodeId,
+        now: u64,
+        min_epoch: u32,
+    ) -> Result<(), CertificateError> {
         if self.network != *network {
             return Err(CertificateError::OtherNetwork { expected: *network, found: self.network });
         }
         if self.node != *node {
             return Err(CertificateError::OtherNode { expected: *node, found: self.node });
         }
-        self.network.verify(&self.message(), &self.signature)?;
         if !self.roles.contains(Roles::MEMBER) {
             return Err(CertificateError::NoMember(self.roles));
         }
@@ -261,27 +275,32 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_admits_its_node_to_its_network_until_it_expires() {
+    fn a_certificate_admits_its_node_to_its_network_until_it_expires_whether_its_signature_is_known_or_not() {
         let (network, node) = (operator().network(), node());
-        let certificate = certificate();
-        assert_eq!(certificate.check(&network, &node, NOW, 3), Ok(()));
-        assert_eq!(
-            certificate.check(&network, &node, NOW + 1, 3),
-            Err(CertificateError::Expired { expires: NOW + 1, now: NOW + 1 })
-        );
-        assert_eq!(
-            certificate.check(&network, &node, NOW, 4),
-            Err(CertificateError::Revoked { epoch: 3, min_epoch: 4 })
-        );
         let stranger = SecretKey::from_seed([9; 32]);
-        assert!(matches!(
-            certificate.check(&stranger.network(), &node, NOW, 0),
-            Err(CertificateError::OtherNetwork { .. })
-        ));
-        assert!(matches!(
-            certificate.check(&network, &stranger.node(), NOW, 0),
-            Err(CertificateError::OtherNode { .. })
-        ));
+        for is_known in [false, true] {
+            let check = |network: &NetworkId, node: &NodeId, now, min_epoch| match is_known {
+                true => certificate().check_again(network, node, now, min_epoch),
+                false => certificate().check(network, node, now, min_epoch),
+            };
+            assert_eq!(check(&network, &node, NOW, 3), Ok(()));
+            assert_eq!(
+                check(&network, &node, NOW + 1, 3),
+                Err(CertificateError::Expired { expires: NOW + 1, now: NOW + 1 })
+            );
+            assert_eq!(
+                check(&network, &node, NOW, 4),
+                Err(CertificateError::Revoked { epoch: 3, min_epoch: 4 })
+            );
+            assert!(matches!(
+                check(&stranger.network(), &node, NOW, 0),
+                Err(CertificateError::OtherNetwork { .. })
+            ));
+            assert!(matches!(
+                check(&network, &stranger.node(), NOW, 0),
+                Err(CertificateError::OtherNode { .. })
+            ));
+        }
     }
 
     #[test]

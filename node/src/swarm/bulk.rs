@@ -24,7 +24,7 @@ use super::codec::plainly;
 use super::exchange::{self, Uploader};
 use super::gate::Gate;
 use super::identity::Host;
-use super::tls::{self, Tls};
+use super::tls::{Proofs, Tls};
 
 /// How many bulk connections of admitted peers there may be at a time.
 pub const MAX_BULK_CONNECTIONS: usize = 256;
@@ -134,7 +134,7 @@ pub(super) async fn dial(
     let connect = TlsConnector::from(config).connect(name, socket);
     let connected = timeout(BULK_HANDSHAKE_TIME, connect).await.map_err(|_| failed(late()))?;
     let mut stream = connected.map_err(failed)?;
-    if tls::peer(stream.get_ref().1) != Some(node) {
+    if tls.proofs().peer(stream.get_ref().1) != Some(node) {
         return Err(failed(io::Error::other("the peer does not speak the bulk plane's protocol")));
     }
     let hello = doorkeeper
@@ -203,6 +203,7 @@ impl Drop for Entered {
 pub(super) struct Server {
     pub(super) doorkeeper: Arc<Doorkeeper>,
     pub(super) tls: TlsAcceptor,
+    pub(super) proofs: Proofs,
     pub(super) uploader: Arc<Uploader>,
     pub(super) inbound: Arc<Inbound>,
     pub(super) stop: CancellationToken,
@@ -275,7 +276,7 @@ async fn admit(server: &Server, socket: TcpStream, address: SocketAddr) -> Optio
             return None;
         }
     };
-    let Some(peer) = tls::peer(stream.get_ref().1) else {
+    let Some(peer) = server.proofs.peer(stream.get_ref().1) else {
         tracing::debug!(%address, "not the bulk plane's protocol, or no node's key");
         return None;
     };

@@ -181,6 +181,7 @@ async fn start_settling_by(
     let server = bulk::Server {
         doorkeeper: Arc::clone(&keeper),
         tls: tls.server().into(),
+        proofs: tls.proofs().clone(),
         uploader: Arc::clone(&uploader),
         inbound: Arc::clone(&inner.inbound),
         stop: inner.stop.clone(),

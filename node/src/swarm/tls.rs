@@ -3,13 +3,14 @@
 //! The certificates are libp2p's: self-signed by a fresh key, with the node's key and its signature in an
 //! extension. Only TLS 1.3, no resumption, no early data, a protocol name of its own.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
@@ -17,18 +18,24 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
     SignatureScheme,
 };
-use wherry_proto::NodeId;
+use wherry_proto::{Digest, NodeId};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
 use super::identity::{node_of, peer_of};
 
 /// The name of the bulk plane's protocol in the TLS handshake.
 const ALPN: &[u8] = b"wherry-bulk/1";
 
+/// How many certificates are remembered that were found good.
+const MAX_PROOFS: usize = 1024;
+
 /// Makes the configurations of both sides.
 pub(super) struct Tls {
     certificate: Arc<CertifiedKey>,
     provider: Arc<CryptoProvider>,
     server: Arc<ServerConfig>,
+    proofs: Proofs,
 }
 
 impl Tls {
@@ -37,10 +44,11 @@ impl Tls {
         let key = ring::sign::any_supported_type(&key).map_err(|e| e.to_string())?;
         let certificate = Arc::new(CertifiedKey::new(vec![certificate], key));
         let provider = Arc::new(provider());
+        let proofs = Proofs::new(&provider);
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| e.to_string())?
-            .with_client_cert_verifier(Arc::new(Verifier { expected: None }))
+            .with_client_cert_verifier(Arc::new(Verifier { expected: None, proofs: proofs.clone() }))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&certificate))));
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.send_tls13_tickets = 0;
@@ -48,7 +56,11 @@ impl Tls {
         server.max_early_data_size = 0;
         // The side that accepts decides, by what its processor does best.
         server.ignore_client_order = true;
-        Ok(Self { certificate, provider, server: Arc::new(server) })
+        Ok(Self { certificate, provider, server: Arc::new(server), proofs })
+    }
+
+    pub(super) const fn proofs(&self) -> &Proofs {
+        &self.proofs
     }
 
     pub(super) fn server(&self) -> Arc<ServerConfig> {
@@ -61,7 +73,10 @@ impl Tls {
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier { expected: Some(expected) }))
+            .with_custom_certificate_verifier(Arc::new(Verifier {
+                expected: Some(expected),
+                proofs: self.proofs.clone(),
+            }))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&self.certificate))));
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = rustls::client::Resumption::disabled();
@@ -69,16 +84,6 @@ impl Tls {
         client.enable_sni = false;
         Ok(Arc::new(client))
     }
-}
-
-/// The node that a verified TLS session ends at; `None` if the peer has not both proved a key and agreed on the
-/// bulk plane's protocol.
-pub(super) fn peer(session: &rustls::CommonState) -> Option<NodeId> {
-    if session.alpn_protocol() != Some(ALPN) {
-        return None;
-    }
-    let [certificate] = session.peer_certificates()? else { return None };
-    node_of(&libp2p_tls::certificate::parse(certificate).ok()?.peer_id())
 }
 
 /// AES first where the processor has instructions for it, ChaCha20 first where not. ring's AES-GCM uses the wide AES
@@ -109,10 +114,71 @@ fn has_aes() -> bool {
     }
 }
 
+/// What a good certificate proves.
+#[derive(Debug)]
+struct Proof {
+    peer: PeerId,
+    // The key that its bearer signs the handshake with.
+    key: SubjectPublicKeyInfoDer<'static>,
+}
+
+/// The certificates that were found good, by their digests: each takes two signatures to check, a handshake asks for it three
+/// times, and where a site begins at once each node shakes hands with dozens, both ways. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Proofs(Arc<Proven>);
+
+#[derive(Debug)]
+struct Proven {
+    proofs: Mutex<HashMap<Digest, Arc<Proof>>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Proofs {
+    fn new(provider: &CryptoProvider) -> Self {
+        let algorithms = provider.signature_verification_algorithms;
+        Self(Arc::new(Proven { proofs: Mutex::default(), algorithms }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Proof>>> {
+        self.0.proofs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a certificate of libp2p's proves, if it is good.
+    fn of(&self, certificate: &CertificateDer<'_>) -> Result<Arc<Proof>, Error> {
+        let digest = Digest::sha256(certificate);
+        if let Some(proof) = self.lock().get(&digest) {
+            return Ok(Arc::clone(proof));
+        }
+        let bad = || Error::InvalidCertificate(CertificateError::BadEncoding);
+        let peer = libp2p_tls::certificate::parse(certificate).map_err(|_| bad())?.peer_id();
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| bad())?;
+        let key = SubjectPublicKeyInfoDer::from(parsed.public_key().raw.to_vec());
+        let proof = Arc::new(Proof { peer, key });
+        let mut proven = self.lock();
+        // Whoever comes with ever new ones makes the others be checked once more, and no worse.
+        if proven.len() >= MAX_PROOFS {
+            proven.clear();
+        }
+        proven.insert(digest, Arc::clone(&proof));
+        Ok(proof)
+    }
+
+    /// The node that a verified TLS session ends at; `None` if the peer has not both proved a key and agreed on the
+    /// bulk plane's protocol.
+    pub(super) fn peer(&self, session: &rustls::CommonState) -> Option<NodeId> {
+        if session.alpn_protocol() != Some(ALPN) {
+            return None;
+        }
+        let [certificate] = session.peer_certificates()? else { return None };
+        node_of(&self.of(certificate).ok()?.peer)
+    }
+}
+
 /// Checks the certificate by which libp2p binds a TLS key to a node's key.
 #[derive(Debug)]
 struct Verifier {
     expected: Option<PeerId>,
+    proofs: Proofs,
 }
 
 /// The one scheme of the keys that libp2p's certificates are made with here, and the other that they may have.
@@ -123,8 +189,7 @@ impl Verifier {
         if !others.is_empty() {
             return Err(Error::General("one certificate was expected, a chain came".into()));
         }
-        let bad = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
-        let peer = libp2p_tls::certificate::parse(certificate).map_err(bad)?.peer_id();
+        let peer = self.proofs.of(certificate)?.peer;
         match self.expected {
             Some(expected) if expected != peer => {
                 Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
@@ -132,18 +197,19 @@ impl Verifier {
             _ => Ok(()),
         }
     }
-}
 
-fn check_signature(
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signed: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, Error> {
-    let bad = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
-    let wrong = |_| Error::InvalidCertificate(CertificateError::BadSignature);
-    let certificate = libp2p_tls::certificate::parse(certificate).map_err(bad)?;
-    certificate.verify_signature(signed.scheme, message, signed.signature()).map_err(wrong)?;
-    Ok(HandshakeSignatureValid::assertion())
+    fn check_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        if !SCHEMES.contains(&signed.scheme) {
+            return Err(rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        }
+        let proof = self.proofs.of(certificate)?;
+        verify_tls13_signature_with_raw_key(message, &proof.key, signed, &self.proofs.0.algorithms)
+    }
 }
 
 fn no_tls12() -> Error {
@@ -177,7 +243,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        check_signature(message, cert, dss)
+        self.check_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -214,10 +280,50 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        check_signature(message, cert, dss)
+        self.check_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         SCHEMES.to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(seed: u8) -> (PeerId, CertificateDer<'static>) {
+        let keypair = Keypair::ed25519_from_bytes([seed; 32]).unwrap();
+        (keypair.public().to_peer_id(), libp2p_tls::certificate::generate(&keypair).unwrap().0)
+    }
+
+    #[test]
+    fn a_certificate_that_is_known_to_be_good_makes_no_other_one_good() {
+        let proofs = Proofs::new(&provider());
+        let (peer, good) = certificate(1);
+        for _ in 0..2 {
+            assert_eq!(proofs.of(&good).unwrap().peer, peer);
+            for place in [20, good.len() / 2, good.len() - 1] {
+                let mut forged = good.to_vec();
+                forged[place] ^= 1;
+                proofs.of(&forged.into()).unwrap_err();
+            }
+        }
+        assert_eq!(proofs.lock().len(), 1);
+    }
+
+    #[test]
+    fn what_is_known_of_certificates_has_a_bound_however_many_come() {
+        let proofs = Proofs::new(&provider());
+        let (_, good) = certificate(1);
+        let proof = proofs.of(&good).unwrap();
+        let mut proven = proofs.lock();
+        for number in proven.len()..MAX_PROOFS {
+            proven.insert(Digest::sha256(&number.to_be_bytes()), Arc::clone(&proof));
+        }
+        drop(proven);
+        let (peer, next) = certificate(2);
+        assert_eq!(proofs.of(&next).unwrap().peer, peer);
+        assert!(proofs.lock().len() <= MAX_PROOFS);
     }
 }
