@@ -110,6 +110,7 @@ impl Driver {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let first_attempt = now << 20 | u64::from(rand::random::<u32>() >> 12);
         let mut planner = Planner::new(parts.peers.me(), partial.digest(), map, &here, first_attempt);
+        planner.set_site(&parts.peers.site());
         if let Some(chain) = partial.chain() {
             planner.trust(chain);
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{Event, Planner, Room, TICK};
 use wherry_proto::Role;
 
@@ -32,13 +33,17 @@ impl World {
         let run = self.number();
         let now = self.clock.now();
         let (map, digest) = (self.blobs[blob].map(), self.blobs[blob].digest());
+        let near = self.nodes[node].neighbours.iter();
+        let near = near.filter(|other| self.class(node, **other) == LinkClass::Lan);
+        let site: Vec<_> = near.map(|other| self.nodes[*other].id).collect();
         let Node { id, blobs, setup, .. } = &mut self.nodes[node];
         let carried = &mut blobs[blob];
         // Milliseconds, as the driver takes them.
         let first_attempt = (now / 1_000_000 + 1).max(carried.last_attempt + 100);
         carried.last_attempt = first_attempt;
         carried.failed = false;
-        let planner = Planner::new(*id, digest, map, &carried.links, first_attempt);
+        let mut planner = Planner::new(*id, digest, map, &carried.links, first_attempt);
+        planner.set_site(&site);
         let linked = planner.ledger().linked().clone();
         carried.transfer = Some(Transfer {
             run,

@@ -2,6 +2,7 @@
 
 use wherry_proto::{ChunkIndex, ChunkSet, NodeId, Role, Update, lot, rank};
 
+use super::circle::STRANGE;
 use super::event::{DropReason, Effect, Proof, Source};
 use super::lead::{INTRODUCTION, LADEN, Request};
 use super::peer::{Chain, Peer};
@@ -16,7 +17,7 @@ pub const MAX_PEERS: usize = 16;
 const COMMON: usize = 4;
 
 /// How many of these are those of highest rank, one of whom leads.
-const RANKED: usize = 4;
+pub(super) const RANKED: usize = 4;
 
 /// How many peers that are only on their way to the blob are begun to be followed in one tick, beside these and whoever
 /// leads: each is a connection to be made, and where a whole site begins at once all nodes make theirs.
@@ -94,19 +95,26 @@ impl Planner {
         let map = self.ledger.map();
         let rank = rank(&self.ledger.digest(), &node);
         let high = self.high_rank();
-        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), rank, lot(&self.me, &node)));
+        let lot = lot(&self.me, &node);
+        self.peers.insert(node, Peer::new(class, ChunkSet::empty(map), rank, lot, self.ticks));
         // The site is larger than it was when nobody was there to lead.
         if self.lead.request == Request::Denied && !self.dropped.contains_key(&node) {
             self.lead.request = Request::Unasked;
         }
         if holds {
             self.hold(node);
-        } else if rank >= high {
-            self.follow(node);
-        } else if self.may_follow > 0 {
-            self.may_follow -= 1;
-            self.follow(node);
+        } else if self.circle.has(rank, lot) {
+            self.follow_in_turn(node, rank >= high);
         }
+    }
+
+    /// Follows a peer at once, if it `is_high` in rank, or as one of the few of this tick.
+    fn follow_in_turn(&mut self, node: NodeId, is_high: bool) {
+        if !is_high {
+            let Some(left) = self.may_follow.checked_sub(1) else { return };
+            self.may_follow = left;
+        }
+        self.follow(node);
     }
 
     /// The least of those ranks that are the highest.
@@ -131,21 +139,22 @@ impl Planner {
     /// blobs are shared too: one connection is enough for all.
     pub(super) fn follow_more(&mut self) {
         self.may_follow = FOLLOWED_A_TICK;
-        let unfollowed = self.peers.iter().filter(|(_, peer)| peer.followed.is_none());
+        let leader = self.leader().map(|seen| seen.attempt.signer);
+        let is_due = |(node, peer): &(&NodeId, &Peer)| {
+            let has_waited = self.searched_site && self.ticks >= peer.met + STRANGE;
+            let is_near = has_waited || self.circle.has(peer.rank, peer.lot) || leader == Some(**node);
+            peer.followed.is_none() && is_near
+        };
+        let unfollowed = self.peers.iter().filter(is_due);
         let mut waiting: Vec<(u64, NodeId, u64)> =
             unfollowed.map(|(node, peer)| (peer.lot, *node, peer.rank)).collect();
         if waiting.is_empty() {
             return;
         }
         waiting.sort_unstable_by(|one, two| two.cmp(one));
-        let (high, leader) = (self.high_rank(), self.leader().map(|seen| seen.attempt.signer));
+        let high = self.high_rank();
         for (_, node, rank) in waiting {
-            if rank >= high || leader == Some(node) {
-                self.follow(node);
-            } else if self.may_follow > 0 {
-                self.may_follow -= 1;
-                self.follow(node);
-            }
+            self.follow_in_turn(node, rank >= high || leader == Some(node));
         }
     }
 

@@ -20,6 +20,7 @@ pub use sizes::Sizes;
 pub use summary::{Leads, PeerNow, Summary};
 
 use crate::swarm::LinkClass;
+use circle::Circle;
 use claims::Sought;
 use company::{Dropped, FOLLOWED_A_TICK};
 use lead::{Lead, Request};
@@ -27,6 +28,7 @@ use origin::Origin;
 use peer::{Chain, Depth, Peer};
 
 mod chunks;
+mod circle;
 mod claims;
 mod company;
 mod event;
@@ -107,6 +109,7 @@ pub struct Planner {
     pace: Option<Duration>,
     // Who was asked for the states that holders have claimed.
     sought: BTreeMap<Digest, Sought>,
+    circle: Circle,
     // How many more peers may be followed in this tick.
     may_follow: usize,
     searched_site: bool,
@@ -179,6 +182,7 @@ impl Planner {
             lack: None,
             pace: None,
             sought: BTreeMap::new(),
+            circle: Circle::default(),
             may_follow: FOLLOWED_A_TICK,
             searched_site: false,
             network: Network::Unasked,
@@ -196,6 +200,12 @@ impl Planner {
     pub fn trust(&mut self, chain: Arc<StateChain>) {
         self.ledger.trust(chain);
         self.count_taken();
+    }
+
+    /// These are the other nodes of this site, of whom some may come for the blob: where they are many, it is decided by them
+    /// whom this node follows without waiting for others to come.
+    pub fn set_site(&mut self, site: &[NodeId]) {
+        self.circle = Circle::of(&self.me, &self.ledger.digest(), site);
     }
 
     /// What is known of the blob.

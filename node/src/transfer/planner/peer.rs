@@ -122,6 +122,8 @@ pub(super) struct Peer {
     pub(super) refused: BTreeMap<ChunkIndex, Refused>,
     // How many chunks it sent that link to another reading than the one that this node goes by.
     pub(super) strange: u8,
+    // The tick at which it was met.
+    pub(super) met: u64,
     // The tick from which on it is followed, if it is.
     pub(super) followed: Option<u64>,
     // The tick at which it was first asked for its chain, if it was.
@@ -134,7 +136,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(class: LinkClass, nothing: ChunkSet, rank: u64, lot: u64) -> Self {
+    pub(super) fn new(class: LinkClass, nothing: ChunkSet, rank: u64, lot: u64, now: u64) -> Self {
         Self {
             class,
             role: None,
@@ -150,6 +152,7 @@ impl Peer {
             busy: false,
             refused: BTreeMap::new(),
             strange: 0,
+            met: now,
             followed: None,
             chain_since: None,
             sent_on: 0,
@@ -195,9 +198,9 @@ impl Peer {
         self.has(index) && self.refused.get(&index).is_none_or(|refused| now >= refused.until)
     }
 
-    /// Whether it has said nothing yet, though it has been followed for less than so many ticks.
+    /// Whether it has said nothing yet, and has been followed, or known while it is not followed, for less than so many ticks.
     pub(super) fn is_silent(&self, now: u64, ticks: u64) -> bool {
-        self.role.is_none() && self.followed.is_some_and(|since| now < since + ticks)
+        self.role.is_none() && now < self.followed.unwrap_or(self.met) + ticks
     }
 
     /// It does not give a chunk.

@@ -34,6 +34,7 @@ impl Driver {
     }
 
     pub(super) fn search_network(&self) {
+        debug!(blob = %self.digest().short(), "searches the network for a blob");
         self.tell_found(self.parts.peers.search_network(self.digest()), Event::SearchedNetwork);
     }
 
