@@ -53,8 +53,8 @@ pub(super) enum Command {
     Open { node: NodeId, protocol: Protocol, reply: oneshot::Sender<Result<libp2p::Stream, OpenError>> },
     /// Find who provides a blob, and connect to them.
     Providers { digest: Digest, found: mpsc::Sender<NodeId> },
-    /// Announce a blob from now on.
-    Announce(Digest),
+    /// Announce a blob, from then on.
+    Announce { digest: Digest, due: Instant },
     /// Tell the network of a blob now: nobody else of the site does.
     Provide(Digest),
     /// Others of the site tell the network of a blob; look again after a while whether they do.
@@ -197,7 +197,7 @@ impl Actor {
                     self.searches.insert(query, found);
                 }
             }
-            Command::Announce(digest) => self.add_announcement(digest),
+            Command::Announce { digest, due } => self.add_announcement(digest, due),
             Command::Provide(digest) => self.provide(digest, Instant::now()),
             Command::LeaveToOthers { digest, pause } => self.leave_to_others(digest, pause, Instant::now()),
             Command::Withdraw(digest) => self.withdraw(&digest),

@@ -17,6 +17,10 @@ pub const ANNOUNCERS: usize = 3;
 /// After what time an announcement is renewed: records live twice as long, and a little.
 pub const RENEWAL_TIME: Duration = Duration::from_secs(14 * 60);
 
+/// How long a node that is not one of these waits until it asks whether they hold what it has got: where a site gets an image
+/// at once, all have it a moment later.
+pub(super) const LEAVING_TIME: Duration = Duration::from_secs(10);
+
 /// How many announcements are on their way at once.
 pub const MAX_ANNOUNCING: usize = 8;
 
@@ -63,15 +67,15 @@ pub(super) struct Announcements {
 }
 
 impl Announcements {
-    /// Announces a blob from now on; `false` if there are too many.
-    pub(super) fn add(&mut self, digest: Digest, now: Instant) -> bool {
+    /// Announces a blob from `due` on; `false` if there are too many.
+    pub(super) fn add(&mut self, digest: Digest, due: Instant) -> bool {
         if self.due.contains_key(&digest) {
             return true;
         }
         if self.due.len() >= MAX_ANNOUNCED {
             return false;
         }
-        self.plan(digest, now);
+        self.plan(digest, due);
         true
     }
 
@@ -164,6 +168,18 @@ mod tests {
         plan.remove(&digest);
         plan.done(&digest, RENEWAL_TIME, now);
         assert_eq!(plan.next(now + 2 * RENEWAL_TIME), Err(None));
+    }
+
+    #[test]
+    fn what_is_to_be_announced_later_holds_up_nothing_that_is_due() {
+        let now = Instant::now();
+        let mut plan = Announcements::default();
+        let [later, soon] = digests(2).collect::<Vec<_>>()[..] else { unreachable!() };
+        plan.add(later, now + LEAVING_TIME);
+        assert_eq!(plan.next(now), Err(Some(now + LEAVING_TIME)));
+        plan.add(soon, now);
+        assert_eq!(plan.next(now), Ok(soon));
+        assert_eq!(plan.next(now + LEAVING_TIME), Ok(later));
     }
 
     #[test]

@@ -8,12 +8,12 @@ use wherry_proto::{Digest, NodeId};
 
 use super::actor::{Actor, Command};
 use super::announcements::{self, ANNOUNCERS, RENEWAL_TIME, RETRY_TIME, announcers};
-use super::neighbours::{Entry, LinkClass};
+use super::neighbours::Entry;
 use super::wants::offer;
 
 impl Actor {
-    pub(super) fn add_announcement(&mut self, digest: Digest) {
-        if !self.announcements.add(digest, Instant::now()) {
+    pub(super) fn add_announcement(&mut self, digest: Digest, due: Instant) {
+        if !self.announcements.add(digest, due) {
             tracing::warn!(%digest, "too many blobs are announced: this one is held in silence");
         }
     }
@@ -25,10 +25,8 @@ impl Actor {
                 Ok(digest) => digest,
                 Err(next) => return next,
             };
-            let neighbours = self.neighbours.all().into_iter().map(|entry| entry.neighbour);
-            let near = neighbours.filter(|neighbour| neighbour.class == LinkClass::Lan);
             let me = &self.doorkeeper.certificate.node;
-            match announcers(&digest, me, near.map(|neighbour| neighbour.node)) {
+            match announcers(&digest, me, self.neighbours.near().into_iter()) {
                 Some(others) => self.ask_whether_others_do(digest, others),
                 None => self.provide(digest, now),
             }
@@ -61,6 +59,7 @@ impl Actor {
         }
         match self.swarm.behaviour_mut().kad.start_providing(announcements::key(&digest)) {
             Ok(query) => {
+                tracing::debug!(%digest, "tells the network that it holds a blob");
                 self.announcing.insert(query, digest);
             }
             Err(error) => {

@@ -18,6 +18,7 @@ use wherry_proto::{
 
 use super::actor::Command;
 use super::admission::Doorkeeper;
+use super::announcements::{LEAVING_TIME, announcers};
 use super::bans::Ban;
 use super::bulk::{self, BulkError, Inbound};
 use super::exchange::{self, Buffers, Downlink, Exchange, Patience};
@@ -136,6 +137,11 @@ impl Client {
     /// The members that are connected.
     pub fn neighbours(&self) -> Vec<Neighbour> {
         self.0.neighbours.all().into_iter().map(|entry| entry.neighbour).collect()
+    }
+
+    /// Those of this site.
+    pub fn near(&self) -> Vec<NodeId> {
+        self.0.neighbours.near()
     }
 
     /// Counts up whenever a neighbour of this site comes.
@@ -413,7 +419,10 @@ impl Client {
     /// Tells the network from now on that this node holds a blob, or leaves that to others of the site who hold it too
     /// ([`ANNOUNCERS`](super::ANNOUNCERS)). Waits only while very many are told at once.
     pub async fn announce(&self, digest: Digest) {
-        let _ = self.0.commands.send(Command::Announce(digest)).await;
+        let is_left = announcers(&digest, &self.0.me, self.near().into_iter()).is_some();
+        let pause = if is_left { LEAVING_TIME } else { Duration::ZERO };
+        let due = std::time::Instant::now() + pause;
+        let _ = self.0.commands.send(Command::Announce { digest, due }).await;
     }
 
     /// Tells it no more; what was told is forgotten within [`RECORD_TIME`](super::RECORD_TIME).

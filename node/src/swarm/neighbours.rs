@@ -125,6 +125,13 @@ impl Neighbours {
         self.lock().values().cloned().collect()
     }
 
+    /// Those of this site.
+    pub(super) fn near(&self) -> Vec<NodeId> {
+        let entries = self.lock();
+        let near = entries.iter().filter(|(_, entry)| entry.neighbour.class == LinkClass::Lan);
+        near.map(|(node, _)| *node).collect()
+    }
+
     /// Counts up whenever one of this site comes.
     pub(super) fn meetings(&self) -> u64 {
         self.meetings.load(Ordering::Acquire)

@@ -79,8 +79,7 @@ impl Peers for Client {
     }
 
     fn site(&self) -> Vec<NodeId> {
-        let near = self.neighbours().into_iter().filter(|neighbour| neighbour.class == LinkClass::Lan);
-        near.map(|neighbour| neighbour.node).collect()
+        self.near()
     }
 
     fn are_astir(&self) -> bool {
