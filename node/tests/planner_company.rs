@@ -11,9 +11,9 @@ mod planner_support;
 
 use std::collections::BTreeSet;
 
-use planner_support::site::{FOLLOWING, Site};
+use planner_support::site::{FOLLOWING, Site, leads, may_lead, ticks};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner};
+use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL};
 use wherry_proto::{NodeId, Role, lot, rank};
 
 const ME: usize = 40;
@@ -92,4 +92,27 @@ fn whoever_leads_or_holds_the_blob_is_followed_at_once_whoever_it_is() {
         let stranger = strangers(&others)[0];
         assert_eq!(followed(&planner.apply(event(stranger))), BTreeSet::from([stranger]));
     }
+}
+
+#[test]
+fn one_of_higher_rank_that_is_not_followed_yet_has_its_turn_to_lead_and_not_for_ever() {
+    // After how many ticks a node begins to lead.
+    let waits = |is_known: bool| {
+        let (mut planner, others) = one_of_many();
+        let (me, digest) = (Site::new(64).nodes[ME], Site::new(0).digest);
+        let is_higher = |node: &NodeId| rank(&digest, node) > rank(&digest, &me);
+        if is_known {
+            let higher = strangers(&others).into_iter().find(is_higher).unwrap();
+            planner.apply(Event::Met(higher, LinkClass::Lan, None));
+        }
+        let mut effects = may_lead(&mut planner);
+        let mut waited = 0;
+        while !leads(&effects) && waited < 4 * STALL {
+            effects = ticks(&mut planner, 1);
+            waited += 1;
+        }
+        waited
+    };
+    let (alone, with_another) = (waits(false), waits(true));
+    assert!(alone < with_another && with_another < 4 * STALL, "{alone} and {with_another} ticks");
 }

@@ -284,10 +284,17 @@ async fn of_a_site_that_holds_a_blob_three_announce_it_and_where_these_do_not_ho
     site.sort_by_key(|node| std::cmp::Reverse(rank(&digest, &node.id())));
     let (before, behind) = site.split_at(ANNOUNCERS);
     site.iter().for_each(|node| assert_eq!(node.shelf.add(&bytes), digest));
-    // What nobody else holds, announced behind the other: when it is found, that has been decided.
+    // What nobody else holds and is for others to announce too, behind the other: when it is found, that has been decided.
+    let nodes: Vec<NodeId> = site.iter().map(Node::id).collect();
+    let is_left = |bytes: &[u8], node: &NodeId| {
+        let rank = |node: &NodeId| rank(&Digest::sha256(bytes), node);
+        nodes.iter().filter(|other| rank(other) > rank(node)).count() >= ANNOUNCERS
+    };
+    let mut all = (50..).map(|seed| noise(5_000, seed));
     let mut own = Vec::new();
-    for (place, node) in behind.iter().enumerate() {
-        let digest = node.shelf.add(&noise(5_000, 50 + place as u64));
+    for node in behind {
+        let bytes_of_its_own = all.find(|bytes| is_left(bytes, &node.id())).unwrap();
+        let digest = node.shelf.add(&bytes_of_its_own);
         node.client().announce(Digest::sha256(&bytes)).await;
         node.client().announce(digest).await;
         own.push((digest, node.id()));
@@ -301,6 +308,9 @@ async fn of_a_site_that_holds_a_blob_three_announce_it_and_where_these_do_not_ho
             return nodes;
         }
     };
+    for (digest, _) in &own {
+        assert_eq!(within(found(*digest, 0)).await, BTreeSet::new());
+    }
     for (digest, node) in own {
         assert_eq!(within(found(digest, 1)).await, BTreeSet::from([node]));
     }

@@ -187,6 +187,7 @@ impl Certificate {
         now: u64,
         min_epoch: u32,
     ) -> Result<(), CertificateError> {
+        // Of another network or node it is said that it is that.
         if self.network == *network && self.node == *node {
             network.verify(&self.message(), &self.signature)?;
         }

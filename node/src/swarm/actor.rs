@@ -53,7 +53,7 @@ pub(super) enum Command {
     Open { node: NodeId, protocol: Protocol, reply: oneshot::Sender<Result<libp2p::Stream, OpenError>> },
     /// Find who provides a blob, and connect to them.
     Providers { digest: Digest, found: mpsc::Sender<NodeId> },
-    /// Announce a blob, from then on.
+    /// Announce a blob, from the time when it is due on.
     Announce { digest: Digest, due: Instant },
     /// Tell the network of a blob now: nobody else of the site does.
     Provide(Digest),

@@ -94,7 +94,7 @@ pub(super) struct Doorkeeper {
     guests: Mutex<HashMap<NodeId, Guest>>,
 }
 
-/// What an admitted peer said, and over how many libp2p connections it is there.
+/// What an admitted peer said, and over how many libp2p connections it is there. Its certificate has been checked.
 struct Guest {
     hello: Hello,
     connections: usize,
@@ -476,5 +476,47 @@ impl<M: StreamMuxer<Substream: Unpin> + Unpin> StreamMuxer for Admitted<M> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, Self::Error>> {
         self.muxer.poll_unpin(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::core::transport::PortUse;
+    use wherry_proto::{Roles, SecretKey};
+
+    use super::*;
+
+    const NOW: u64 = 1_000;
+
+    #[test]
+    fn a_connected_node_is_admitted_by_its_certificate_and_by_no_other_until_it_expires() {
+        let [operator, me, guest] = [1, 2, 3].map(|seed| SecretKey::from_seed([seed; 32]));
+        let admit = |key: &SecretKey| Certificate::sign(&operator, key.node(), Roles::MEMBER, 1, NOW + 9);
+        let now = Arc::new(std::sync::atomic::AtomicU64::new(NOW));
+        let clock: Clock = {
+            let now = Arc::clone(&now);
+            Arc::new(move || now.load(Ordering::Relaxed))
+        };
+        let site: SiteName = "site".parse().unwrap();
+        let doorkeeper = Arc::new(Doorkeeper::new(admit(&me), site.clone(), 0, clock));
+        let (node, certificate) = (guest.node(), admit(&guest));
+        let ports = Ports { tcp: 1, quic: 1, bulk: 1 };
+        let hello = Hello { version: Version::OURS, certificate: certificate.clone(), site, ports, life: 1 };
+        let point = ConnectedPoint::Dialer {
+            address: "/ip4/127.0.0.1/tcp/1".parse().unwrap(),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        let _stay = Stay::begin(Arc::clone(&doorkeeper), node, hello, &point);
+        doorkeeper.check(&node, &certificate).unwrap();
+        let changes: [fn(&mut Certificate); 2] =
+            [|c| c.expires += 1, |c| c.roles = c.roles | Roles::RESOLVER];
+        for change in changes {
+            let mut forged = certificate.clone();
+            change(&mut forged);
+            doorkeeper.check(&node, &forged).unwrap_err();
+        }
+        now.store(NOW + 9, Ordering::Relaxed);
+        doorkeeper.check(&node, &certificate).unwrap_err();
     }
 }

@@ -17,9 +17,9 @@ pub const ANNOUNCERS: usize = 3;
 /// After what time an announcement is renewed: records live twice as long, and a little.
 pub const RENEWAL_TIME: Duration = Duration::from_secs(14 * 60);
 
-/// How long a node that is not one of these waits until it asks whether they hold what it has got: where a site gets an image
-/// at once, all have it a moment later.
-pub(super) const LEAVING_TIME: Duration = Duration::from_secs(10);
+/// How long a node that is not one of the [`ANNOUNCERS`] waits until it asks whether these hold what it has got: where a site gets
+/// an image at once, all have it a moment later.
+pub const LEAVING_TIME: Duration = Duration::from_secs(10);
 
 /// How many announcements are on their way at once.
 pub const MAX_ANNOUNCING: usize = 8;

@@ -21,13 +21,17 @@ use rustls::{
 use wherry_proto::{Digest, NodeId};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
+use x509_parser::time::ASN1Time;
 
 use super::identity::{node_of, peer_of};
 
 /// The name of the bulk plane's protocol in the TLS handshake.
 const ALPN: &[u8] = b"wherry-bulk/1";
 
-/// How many certificates are remembered that were found good.
+/// The longest certificate that is looked at, in bytes: a node's has about 400.
+const MAX_CERTIFICATE_LEN: usize = 2048;
+
+/// How many certificates are remembered that were found good, with a key each that is shorter than they are: 2 MiB at most.
 const MAX_PROOFS: usize = 1024;
 
 /// Makes the configurations of both sides.
@@ -42,7 +46,11 @@ impl Tls {
     pub(super) fn new(keypair: &Keypair) -> Result<Self, String> {
         let (certificate, key) = libp2p_tls::certificate::generate(keypair).map_err(|e| e.to_string())?;
         let key = ring::sign::any_supported_type(&key).map_err(|e| e.to_string())?;
-        let certificate = Arc::new(CertifiedKey::new(vec![certificate], key));
+        Self::with(CertifiedKey::new(vec![certificate], key))
+    }
+
+    fn with(certificate: CertifiedKey) -> Result<Self, String> {
+        let certificate = Arc::new(certificate);
         let provider = Arc::new(provider());
         let proofs = Proofs::new(&provider);
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -120,6 +128,7 @@ struct Proof {
     peer: PeerId,
     // The key that its bearer signs the handshake with.
     key: SubjectPublicKeyInfoDer<'static>,
+    until: ASN1Time,
 }
 
 /// The certificates that were found good, by their digests: each takes two signatures to check, a handshake asks for it three
@@ -145,15 +154,19 @@ impl Proofs {
 
     /// What a certificate of libp2p's proves, if it is good.
     fn of(&self, certificate: &CertificateDer<'_>) -> Result<Arc<Proof>, Error> {
-        let digest = Digest::sha256(certificate);
-        if let Some(proof) = self.lock().get(&digest) {
-            return Ok(Arc::clone(proof));
-        }
         let bad = || Error::InvalidCertificate(CertificateError::BadEncoding);
+        if certificate.len() > MAX_CERTIFICATE_LEN {
+            return Err(bad());
+        }
+        let digest = Digest::sha256(certificate);
+        let known = self.lock().get(&digest).cloned();
+        if let Some(proof) = known.filter(|proof| ASN1Time::now() <= proof.until) {
+            return Ok(proof);
+        }
         let peer = libp2p_tls::certificate::parse(certificate).map_err(|_| bad())?.peer_id();
         let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| bad())?;
         let key = SubjectPublicKeyInfoDer::from(parsed.public_key().raw.to_vec());
-        let proof = Arc::new(Proof { peer, key });
+        let proof = Arc::new(Proof { peer, key, until: parsed.validity().not_after });
         let mut proven = self.lock();
         // Whoever comes with ever new ones makes the others be checked once more, and no worse.
         if proven.len() >= MAX_PROOFS {
@@ -292,9 +305,52 @@ impl ClientCertVerifier for Verifier {
 mod tests {
     use super::*;
 
+    fn keypair(seed: u8) -> Keypair {
+        Keypair::ed25519_from_bytes([seed; 32]).unwrap()
+    }
+
     fn certificate(seed: u8) -> (PeerId, CertificateDer<'static>) {
-        let keypair = Keypair::ed25519_from_bytes([seed; 32]).unwrap();
+        let keypair = keypair(seed);
         (keypair.public().to_peer_id(), libp2p_tls::certificate::generate(&keypair).unwrap().0)
+    }
+
+    /// Whom each side finds at the other end, if anybody: the side that accepts, and the one that connects to `node`.
+    async fn meet(server: &Tls, client: &Tls, node: NodeId) -> (Option<NodeId>, Option<NodeId>) {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let accept = tokio_rustls::TlsAcceptor::from(server.server()).accept(near);
+        let config = client.client(&node).unwrap();
+        let connect =
+            tokio_rustls::TlsConnector::from(config).connect("node.invalid".try_into().unwrap(), far);
+        let (accepted, connected) = futures::future::join(Box::pin(accept), Box::pin(connect)).await;
+        (
+            accepted.ok().and_then(|stream| server.proofs().peer(stream.get_ref().1)),
+            connected.ok().and_then(|stream| client.proofs().peer(stream.get_ref().1)),
+        )
+    }
+
+    #[tokio::test]
+    async fn whoever_shows_anothers_certificate_and_has_not_its_key_is_nobody_however_well_that_is_known() {
+        let nodes = [1, 2].map(|seed| node_of(&keypair(seed).public().to_peer_id()).unwrap());
+        let (one, two) = (Tls::new(&keypair(1)).unwrap(), Tls::new(&keypair(2)).unwrap());
+        let certificate = two.certificate.cert.clone();
+        let thief = Tls::with(CertifiedKey::new(certificate, Arc::clone(&one.certificate.key))).unwrap();
+        for _ in 0..2 {
+            assert_eq!(meet(&one, &two, nodes[0]).await, (Some(nodes[1]), Some(nodes[0])));
+            assert_eq!(meet(&two, &one, nodes[1]).await, (Some(nodes[0]), Some(nodes[1])));
+            assert_eq!(meet(&one, &thief, nodes[0]).await.0, None);
+            assert_eq!(meet(&thief, &one, nodes[1]).await.1, None);
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_longer_than_any_of_a_node_is_not_looked_at() {
+        let proofs = Proofs::new(&provider());
+        let (_, mut long) = certificate(1);
+        assert!(long.len() < MAX_CERTIFICATE_LEN / 2);
+        // What follows a certificate is passed over where it is read.
+        long = [long.to_vec(), vec![0; MAX_CERTIFICATE_LEN]].concat().into();
+        proofs.of(&long).unwrap_err();
+        assert!(proofs.lock().is_empty());
     }
 
     #[test]

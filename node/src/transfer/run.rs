@@ -314,6 +314,10 @@ impl Driver {
         if is_burden && matches!(event, Event::SearchedSite | Event::Tick) {
             self.planner.set_laden(self.sibling.is_laden() && self.parts.peers.are_astir());
         }
+        // By now a node that has just begun knows its site.
+        if matches!(event, Event::SearchedSite) {
+            self.planner.set_site(&self.parts.peers.site());
+        }
         self.planner.may_ask(self.sibling.allowance());
         let effects = self.planner.apply(event);
         self.sibling.takes(self.planner.needs());

@@ -103,14 +103,14 @@ impl Planner {
         }
         if holds {
             self.hold(node);
-        } else if self.circle.has(rank, lot) {
+        } else if self.circle.has(rank, lot) || self.dropped.contains_key(&node) {
             self.follow_in_turn(node, rank >= high);
         }
     }
 
-    /// Follows a peer at once, if it `is_high` in rank, or as one of the few of this tick.
-    fn follow_in_turn(&mut self, node: NodeId, is_high: bool) {
-        if !is_high {
+    /// Follows a peer at once, if it `is_first`, since it is high in rank or leads, or as one of the few of this tick.
+    fn follow_in_turn(&mut self, node: NodeId, is_first: bool) {
+        if !is_first {
             let Some(left) = self.may_follow.checked_sub(1) else { return };
             self.may_follow = left;
         }
@@ -135,8 +135,8 @@ impl Planner {
         }
     }
 
-    /// Whoever leads is followed, and the few of highest rank, then some of the others. Those come first with whom other
-    /// blobs are shared too: one connection is enough for all.
+    /// Whoever leads is followed, and the few of highest rank, then some of the others: those of the circle, and whoever has waited
+    /// for these. Those come first with whom other blobs are shared too: one connection is enough for all.
     pub(super) fn follow_more(&mut self) {
         self.may_follow = FOLLOWED_A_TICK;
         let leader = self.leader().map(|seen| seen.attempt.signer);

@@ -203,7 +203,7 @@ impl Planner {
     }
 
     /// These are the other nodes of this site, of whom some may come for the blob: where they are many, it is decided by them
-    /// whom this node follows without waiting for others to come.
+    /// whom this node follows without waiting for others to come. Without a word of it there are few.
     pub fn set_site(&mut self, site: &[NodeId]) {
         self.circle = Circle::of(&self.me, &self.ledger.digest(), site);
     }
