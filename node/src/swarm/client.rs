@@ -418,7 +418,7 @@ impl Client {
 
     /// Tells the network from now on that this node holds a blob, or leaves that to others of the site who hold it too
     /// ([`ANNOUNCERS`](super::ANNOUNCERS)): where it is for others to tell, this is seen to after
-    /// [`LEAVING_TIME`](super::LEAVING_TIME). Waits only while very many are told at once.
+    /// [`LEAVING_TIME`]. Waits only while very many are told at once.
     pub async fn announce(&self, digest: Digest) {
         let is_left = announcers(&digest, &self.0.me, self.near().into_iter()).is_some();
         let pause = if is_left { LEAVING_TIME } else { Duration::ZERO };
