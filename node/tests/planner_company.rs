@@ -95,16 +95,14 @@ fn whoever_leads_or_holds_the_blob_is_followed_at_once_whoever_it_is() {
 }
 
 #[test]
-fn one_of_higher_rank_that_is_not_followed_yet_has_its_turn_to_lead_and_not_for_ever() {
-    // After how many ticks a node begins to lead.
-    let waits = |is_known: bool| {
+fn one_of_higher_rank_that_is_not_followed_yet_has_its_turn_to_lead() {
+    // After how many ticks a node begins to lead that has met one, of higher rank or of lower.
+    let waits = |is_higher: bool| {
         let (mut planner, others) = one_of_many();
         let (me, digest) = (Site::new(64).nodes[ME], Site::new(0).digest);
-        let is_higher = |node: &NodeId| rank(&digest, node) > rank(&digest, &me);
-        if is_known {
-            let higher = strangers(&others).into_iter().find(is_higher).unwrap();
-            planner.apply(Event::Met(higher, LinkClass::Lan, None));
-        }
+        let fits = |node: &NodeId| (rank(&digest, node) > rank(&digest, &me)) == is_higher;
+        let met = strangers(&others).into_iter().find(fits).unwrap();
+        planner.apply(Event::Met(met, LinkClass::Lan, None));
         let mut effects = may_lead(&mut planner);
         let mut waited = 0;
         while !leads(&effects) && waited < 4 * STALL {
@@ -113,6 +111,18 @@ fn one_of_higher_rank_that_is_not_followed_yet_has_its_turn_to_lead_and_not_for_
         }
         waited
     };
-    let (alone, with_another) = (waits(false), waits(true));
-    assert!(alone < with_another && with_another < 4 * STALL, "{alone} and {with_another} ticks");
+    let (lower, higher) = (waits(false), waits(true));
+    assert!(lower < higher && higher < 4 * STALL, "{lower} and {higher} ticks");
+}
+
+#[test]
+fn whoever_was_there_before_is_followed_at_once_when_it_comes_back_whoever_it_is() {
+    let (mut planner, others) = one_of_many();
+    let stranger = strangers(&others)[0];
+    planner.apply(Event::Met(stranger, LinkClass::Lan, Some(FOLLOWING)));
+    planner.apply(Event::SearchedSite);
+    while followed(&planner.apply(Event::Tick)).is_empty() {}
+    planner.apply(Event::PeerLeft(stranger, "its machine is switched off".into()));
+    let effects = planner.apply(Event::Met(stranger, LinkClass::Lan, Some(FOLLOWING)));
+    assert_eq!(followed(&effects), BTreeSet::from([stranger]));
 }

@@ -139,7 +139,7 @@ impl Client {
         self.0.neighbours.all().into_iter().map(|entry| entry.neighbour).collect()
     }
 
-    /// Those of this site.
+    /// The members of this site that are connected.
     pub fn near(&self) -> Vec<NodeId> {
         self.0.neighbours.near()
     }

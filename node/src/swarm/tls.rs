@@ -31,7 +31,8 @@ const ALPN: &[u8] = b"wherry-bulk/1";
 /// The longest certificate that is looked at, in bytes: a node's has about 400.
 const MAX_CERTIFICATE_LEN: usize = 2048;
 
-/// How many certificates are remembered that were found good, with a key each that is shorter than they are: 2 MiB at most.
+/// How many certificates are remembered that were found good, each with a key that is shorter than it: 2 MiB of these
+/// at most.
 const MAX_PROOFS: usize = 1024;
 
 /// Makes the configurations of both sides.
@@ -366,6 +367,19 @@ mod tests {
             }
         }
         assert_eq!(proofs.lock().len(), 1);
+    }
+
+    #[test]
+    fn what_a_certificate_proved_counts_until_it_expires() {
+        let proofs = Proofs::new(&provider());
+        let ((peer, good), (other, _)) = (certificate(1), certificate(2));
+        let key = proofs.of(&good).unwrap().key.clone();
+        let later = proofs.of(&good).unwrap().until;
+        for (until, found) in [(later, other), (ASN1Time::from_timestamp(0).unwrap(), peer)] {
+            let known = Proof { peer: other, key: key.clone(), until };
+            proofs.lock().insert(Digest::sha256(&good), Arc::new(known));
+            assert_eq!(proofs.of(&good).unwrap().peer, found);
+        }
     }
 
     #[test]

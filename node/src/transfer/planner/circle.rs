@@ -5,7 +5,7 @@ use wherry_proto::{Digest, NodeId, lot, rank};
 use super::company::{MAX_PEERS, RANKED};
 
 /// For how many ticks a peer outside the circle is left alone, and until the site has been searched: by then those in it have
-/// come, if they come at all.
+/// come, if they come at all. One that comes back does not wait again.
 pub(super) const STRANGE: u64 = 2;
 
 /// Those of a site whom a node follows without waiting for better ones to come: the few of highest rank, and those whom lot has

@@ -101,9 +101,11 @@ impl Planner {
         if self.lead.request == Request::Denied && !self.dropped.contains_key(&node) {
             self.lead.request = Request::Unasked;
         }
+        // Whoever comes back has waited before.
+        let is_known = self.dropped.contains_key(&node);
         if holds {
             self.hold(node);
-        } else if self.circle.has(rank, lot) || self.dropped.contains_key(&node) {
+        } else if is_known || self.circle.has(rank, lot) {
             self.follow_in_turn(node, rank >= high);
         }
     }
@@ -142,7 +144,10 @@ impl Planner {
         let leader = self.leader().map(|seen| seen.attempt.signer);
         let is_due = |(node, peer): &(&NodeId, &Peer)| {
             let has_waited = self.searched_site && self.ticks >= peer.met + STRANGE;
-            let is_near = has_waited || self.circle.has(peer.rank, peer.lot) || leader == Some(**node);
+            let is_near = has_waited
+                || self.dropped.contains_key(*node)
+                || self.circle.has(peer.rank, peer.lot)
+                || leader == Some(**node);
             peer.followed.is_none() && is_near
         };
         let unfollowed = self.peers.iter().filter(is_due);
