@@ -66,6 +66,7 @@ struct State {
     sent: HashMap<Digest, u64>,
     sent_total: u64,
     gate: Option<u64>,
+    held: HashMap<Digest, u64>,
     /// Bytes a second over all connections, and when the next piece may leave.
     pace: Option<(u64, Instant)>,
     clients: Vec<(u64, TcpStream)>,
@@ -142,9 +143,18 @@ impl Relay {
         self.shared.changed.notify_all();
     }
 
+    /// Holds the answers about this blob once this many of its bytes have left; those about others pass.
+    pub fn hold_at(&self, blob: Digest, bytes: u64) {
+        self.shared.lock().held.insert(blob, bytes);
+        self.shared.changed.notify_all();
+    }
+
     /// Lets everything pass again.
     pub fn open_gate(&self) {
-        self.shared.lock().gate = None;
+        let mut state = self.shared.lock();
+        state.gate = None;
+        state.held.clear();
+        drop(state);
         self.shared.changed.notify_all();
     }
 
@@ -198,6 +208,8 @@ impl Shared {
         let mut state = self.lock();
         let allowed = loop {
             let room = state.gate.map_or(u64::MAX, |gate| gate.saturating_sub(state.sent_total));
+            let sent = state.sent.get(blob).copied().unwrap_or(0);
+            let room = room.min(state.held.get(blob).map_or(u64::MAX, |held| held.saturating_sub(sent)));
             let allowed = wanted.min(usize::try_from(room).unwrap_or(usize::MAX));
             if allowed > 0 || self.ends() {
                 break allowed;

@@ -18,11 +18,14 @@ use wherry_tests::wait::wait_until;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// The layers, of which all but one are soon here.
-const LAYERS: [u64; 3] = [300_000, 12 << 20, 2 << 20];
+/// The layers, of which all but the large one are soon here: it is the last, since some clients take one after the other.
+const LAYERS: [u64; 3] = [300_000, 2 << 20, 12 << 20];
 
-/// How much of the image reaches the gateway before it breaks off: the small ones and a part of the large one.
-const BEFORE: u64 = 6 << 20;
+/// Which one is large.
+const LARGE: usize = 2;
+
+/// How much of it reaches the gateway before that breaks off.
+const BEFORE: u64 = 4 << 20;
 
 /// What is the matter with the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,18 +97,34 @@ where
         Matter::Unknown => {}
         Matter::OriginAway => origin.stop()?,
         Matter::Paused => _ = node.run(&["wan", "pause"])?,
-        Matter::OriginDies | Matter::GatewayDies => relay.gate_at(BEFORE),
+        Matter::OriginDies | Matter::GatewayDies => relay.hold_at(image.layers[LARGE].digest, BEFORE),
     }
-    let places = Places { gateway: node.gateway()?, second: second.addr(), origin: relay.host(), image };
+    let places = Places {
+        gateway: node.gateway()?,
+        second: second.addr(),
+        origin: relay.host(),
+        image: image.clone(),
+    };
     let pull = prepare(&lab, &places)?;
     let pulled = std::thread::scope(|scope| {
         let pulling = scope.spawn(pull);
         let broken = (|| -> Result<()> {
             if is_cut {
-                wait_until("half of the image is here", SOON, || {
-                    ensure!(!pulling.is_finished(), "the pull has ended before");
-                    Ok(relay.sent_total() >= BEFORE)
-                })?;
+                wait_until(
+                    "the client has the small layers, and the gateway a part of the large one",
+                    SOON,
+                    || {
+                        ensure!(!pulling.is_finished(), "the pull has ended before");
+                        let log = node.log()?;
+                        let has = |layer: &Blob| {
+                            let words = [layer.digest.to_string(), format!("bytes={} ", layer.size)];
+                            log.lines().any(|line| words.iter().all(|word| line.contains(word)))
+                        };
+                        let large = image.layers[LARGE];
+                        let mut small = image.layers.iter().filter(|layer| **layer != large);
+                        Ok(relay.sent(&large.digest) >= BEFORE && small.all(has))
+                    },
+                )?;
             }
             match matter {
                 Matter::OriginDies => {
@@ -123,7 +142,6 @@ where
         Ok::<_, anyhow::Error>(pulled)
     })?;
 
-    let image = places.image;
     let log = second.accesses()?.split_off(before);
     let given: Vec<u64> = image.blobs().iter().map(|blob| log.bytes_of(&blob.digest)).collect();
     let is_whole = image
@@ -137,13 +155,10 @@ where
             if is_whole {
                 Outcome::Whole
             } else {
-                // What was on its way is gone on with where the gateway broke off, and nothing is asked for again. Of the large
-                // layer some has come in any case; how much of the others is for the origin and its link to say.
-                let goes_on = |blob: &Blob| {
-                    let (given, is_large) = (log.bytes_of(&blob.digest), blob.size > BEFORE);
-                    given < blob.size || (given == blob.size && !is_large)
-                };
-                ensure!(image.blobs().iter().all(goes_on) && all >= image.size() - BEFORE, "{log:#?}");
+                // What was on its way is gone on with where the gateway broke off, and nothing is asked for again.
+                let in_part = |blob: &Blob| log.bytes_of(&blob.digest) < blob.size;
+                let rest = image.layers[LARGE].size - BEFORE;
+                ensure!(image.blobs().iter().all(in_part) && all >= rest, "{log:#?}");
                 Outcome::Rest
             }
         }
