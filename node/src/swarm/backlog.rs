@@ -1,19 +1,12 @@
 //! What was written to a TCP socket and is still to be sent.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-/// As much of Linux's `struct tcp_info` as is asked for: up to the end of `tcpi_delivery_rate`.
-const TCP_INFO_LEN: usize = 168;
-
-/// Where `tcpi_notsent_bytes` is in it.
-const NOT_SENT: usize = 144;
-
-/// Where `tcpi_delivery_rate` is, in bytes a second.
-const DELIVERY_RATE: usize = 160;
+use super::tcp::{self, Info};
 
 /// How long what is left may take to be sent while something counts as sent: the link must not idle until the next
 /// bytes come.
@@ -44,37 +37,12 @@ impl Backlog {
     /// Returns when all is sent but what the link takes at once, or if that cannot be known.
     pub(super) async fn drained(&self) {
         let mut looks = 0;
-        while let Ok((unsent, rate)) = self.unsent()
-            && let Some(wait) = wait(unsent, rate, looks)
+        while let Ok(Info { unsent, delivery_rate, .. }) = tcp::info(&self.0)
+            && let Some(wait) = wait(unsent, delivery_rate, looks)
         {
             looks += 1;
             sleep(wait).await;
         }
-    }
-
-    /// How many bytes are not sent yet, and how many a second the peer's kernel confirmed lately, 0 if that is unknown.
-    fn unsent(&self) -> io::Result<(u32, u64)> {
-        let mut info = [0_u8; TCP_INFO_LEN];
-        let mut len = TCP_INFO_LEN as libc::socklen_t;
-        // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes, which the buffer has.
-        let result = unsafe {
-            libc::getsockopt(
-                self.0.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                info.as_mut_ptr().cast(),
-                &raw mut len,
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if (len as usize) < TCP_INFO_LEN {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let unsent = info[NOT_SENT..NOT_SENT + 4].try_into().map(u32::from_ne_bytes);
-        let rate = info[DELIVERY_RATE..].try_into().map(u64::from_ne_bytes);
-        unsent.ok().zip(rate.ok()).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 }
 

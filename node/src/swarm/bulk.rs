@@ -25,6 +25,7 @@ use super::exchange::{self, Uploader};
 use super::gate::Gate;
 use super::identity::Host;
 use super::tls::{Proofs, Tls};
+use super::windowed::Windowed;
 
 /// How many bulk connections of admitted peers there may be at a time.
 pub const MAX_BULK_CONNECTIONS: usize = 256;
@@ -57,7 +58,7 @@ const MAX_UNSENT: u32 = 64 << 10;
 const ASKING_PRIORITY: u32 = 6;
 
 /// A TLS stream whose socket is read in large pieces.
-pub(super) type ClientStream = tokio_rustls::client::TlsStream<BufReader<TcpStream>>;
+pub(super) type ClientStream = tokio_rustls::client::TlsStream<BufReader<Windowed>>;
 
 type ServerStream = tokio_rustls::server::TlsStream<BufReader<TcpStream>>;
 
@@ -128,7 +129,7 @@ pub(super) async fn dial(
     }
     let failed = |error| BulkError::Tls { address: address(), error };
     let config = tls.client(&node).map_err(|error| failed(io::Error::other(error)))?;
-    let socket = BufReader::with_capacity(READ_BUFFER, socket);
+    let socket = BufReader::with_capacity(READ_BUFFER, Windowed::new(socket));
     // The name is not sent: the peer is known by its key.
     let name = ServerName::IpAddress(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into());
     let connect = TlsConnector::from(config).connect(name, socket);

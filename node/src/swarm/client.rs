@@ -21,7 +21,7 @@ use super::admission::Doorkeeper;
 use super::announcements::{LEAVING_TIME, announcers};
 use super::bans::Ban;
 use super::bulk::{self, BulkError, Inbound};
-use super::exchange::{self, Buffers, Downlink, Exchange, Patience};
+use super::exchange::{self, Buffers, Downlink, Exchange, Inflow, Patience};
 use super::identity::peer_of;
 use super::leading::RESOLVE_TIME;
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours, Notice};
@@ -493,7 +493,12 @@ impl Client {
         let (reply, opened) = oneshot::channel();
         let _ = self.0.commands.send(Command::Open { node, protocol: Protocol::Exchange, reply }).await;
         match opened.await.unwrap_or(Err(OpenError::NotConnected)) {
-            Ok(stream) => Ok(self.start(door, node, entry.certificate.clone(), stream.compat(), false)),
+            Ok(stream) => Ok(self.start(
+                door,
+                node,
+                entry.certificate.clone(),
+                (stream.compat(), false, Inflow::default()),
+            )),
             Err(stream) => Err(ConnectError::Unreachable { node, direct, stream }),
         }
     }
@@ -505,7 +510,8 @@ impl Client {
         let node = entry.neighbour.node;
         let (stream, certificate) =
             bulk::dial(&door.tls, &door.keeper, node, &entry.host, entry.ports.bulk).await?;
-        Ok(self.start(door, node, certificate, stream, true))
+        let inflow = stream.get_ref().0.get_ref().inflow().clone();
+        Ok(self.start(door, node, certificate, (stream, true, inflow)))
     }
 
     fn start<S>(
@@ -513,14 +519,13 @@ impl Client {
         door: &Door,
         node: NodeId,
         certificate: Certificate,
-        stream: S,
-        direct: bool,
+        (stream, direct, inflow): (S, bool, Inflow),
     ) -> Exchange
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
         let stop = self.0.stop.child_token();
-        let shared = (self.0.buffers.clone(), self.0.downlink.clone());
+        let shared = (self.0.buffers.clone(), self.0.downlink.clone(), inflow);
         let (exchange, work) =
             exchange::start(stream, node, door.keeper.network, direct, shared, Patience::USUAL, stop);
         let (keeper, watched) = (Arc::clone(&door.keeper), exchange.clone());

@@ -33,11 +33,13 @@ mod settings;
 mod shares;
 mod start;
 mod streams;
+mod tcp;
 mod tls;
 mod transport;
 mod twins;
 mod unreached;
 mod wants;
+mod windowed;
 
 pub use admission::{ADMISSION_TIME, AdmissionError};
 pub use announcements::{ANNOUNCERS, LEAVING_TIME, MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};

@@ -16,6 +16,7 @@ use wherry_proto::{
 use super::buffers::Buffers;
 use super::downlink::Downlink;
 use super::follow::{Follow, Inbox};
+use super::inflow::Inflow;
 use super::taker::Taker;
 use super::{ExchangeError, MAX_FOLLOWED, MAX_IN_FLIGHT, Patience, chain_len};
 
@@ -113,7 +114,7 @@ pub(in crate::swarm) fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static
     node: NodeId,
     network: NetworkId,
     direct: bool,
-    (buffers, downlink): (Buffers, Downlink),
+    (buffers, downlink, inflow): (Buffers, Downlink, Inflow),
     patience: Patience,
     stop: CancellationToken,
 ) -> (Exchange, impl Future<Output = ()> + Send) {
@@ -140,7 +141,7 @@ pub(in crate::swarm) fn start<S: AsyncRead + AsyncWrite + Send + Unpin + 'static
         why: OnceLock::new(),
     });
     let (reader, writer) = tokio::io::split(stream);
-    let taker = Taker { shared: Arc::clone(&shared), reader, buffers };
+    let taker = Taker { shared: Arc::clone(&shared), reader, buffers, inflow };
     let work = {
         let shared = Arc::clone(&shared);
         async move {

@@ -12,6 +12,7 @@ mod find;
 mod follow;
 #[cfg(test)]
 mod follow_tests;
+mod inflow;
 mod pusher;
 mod server;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use client::Exchange;
 pub(super) use client::start;
 pub(super) use downlink::Downlink;
 pub use follow::Follow;
+pub(super) use inflow::Inflow;
 pub(super) use server::{Uploader, serve};
 pub use telling::{Audience, News, Telling};
 pub(super) use writer::MAX_PIECE;

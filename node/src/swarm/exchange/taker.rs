@@ -12,15 +12,20 @@ use super::ExchangeError;
 use super::buffers::{Buffer, Buffers};
 use super::client::{Part, Shared, Taken, Waiting};
 use super::downlink::Silence;
+use super::inflow::Inflow;
 use crate::swarm::codec::{WireError, read_after_prefix};
 
 /// How often it is looked whether a peer whose patience is over is still excused.
 const LOOK_TIME: Duration = Duration::from_millis(500);
 
+/// How many bytes must come after the first to tell how fast they do: fewer may have come in the same packet.
+const MEASURED: usize = 8 << 10;
+
 pub(super) struct Taker<S> {
     pub(super) shared: Arc<Shared>,
     pub(super) reader: ReadHalf<S>,
     pub(super) buffers: Buffers,
+    pub(super) inflow: Inflow,
 }
 
 impl<S: AsyncRead + AsyncWrite> Taker<S> {
@@ -271,6 +276,8 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
         let len = len as usize;
         let mut buffer = self.buffers.take(len);
         buffer.bytes.clear();
+        // How much had come when its first bytes had, and when that was.
+        let mut begun = None;
         while buffer.bytes.len() < len {
             let rest = len - buffer.bytes.len();
             let mut room = (&mut buffer.bytes).limit(rest);
@@ -279,9 +286,15 @@ impl<S: AsyncRead + AsyncWrite> Taker<S> {
                 Ok(some) => {
                     self.shared.downlink.received(some);
                     progress(some);
+                    begun.get_or_insert_with(|| (some, Instant::now()));
                 }
                 Err(error) => return Err(self.io(&error)),
             }
+        }
+        if let Some((before, since)) = begun
+            && len - before >= MEASURED
+        {
+            self.inflow.came(len - before, since.elapsed());
         }
         Ok(buffer)
     }

@@ -9,7 +9,7 @@ use wherry_proto::{
     SecretKey, decode_payload, encode_frame,
 };
 
-use super::{Buffers, Downlink, Exchange, ExchangeError, Patience, start};
+use super::{Buffers, Downlink, Exchange, ExchangeError, Inflow, Patience, start};
 use crate::swarm::codec::read_payload;
 
 pub(super) fn key(number: u8) -> SecretKey {
@@ -29,9 +29,14 @@ pub(super) fn exchange() -> (Exchange, DuplexStream) {
 }
 
 fn exchange_over(downlink: Downlink) -> (Exchange, DuplexStream) {
+    exchange_of(downlink, Inflow::default())
+}
+
+fn exchange_of(downlink: Downlink, inflow: Inflow) -> (Exchange, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let (node, network, stop) = (key(2).node(), key(1).network(), CancellationToken::new());
-    let (exchange, work) = start(ours, node, network, true, (Buffers::default(), downlink), LITTLE, stop);
+    let shared = (Buffers::default(), downlink, inflow);
+    let (exchange, work) = start(ours, node, network, true, shared, LITTLE, stop);
     tokio::spawn(work);
     (exchange, theirs)
 }
@@ -302,6 +307,37 @@ async fn only_states_that_are_known_may_stay_away() {
         match held {
             Ok((_, chain)) => assert!(fits && chain == self::chain(1)),
             Err(why) => assert!(!fits && matches!(why, ExchangeError::Protocol { .. }), "{why}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn how_fast_a_chunk_came_is_known_unless_it_came_at_once() {
+    const HALF: usize = 16 << 10;
+    let map = ChunkMap::new(2 * HALF as u64).unwrap();
+    for pause in [Duration::ZERO, Duration::from_millis(500)] {
+        let inflow = Inflow::default();
+        let (exchange, mut stream) = exchange_of(Downlink::default(), inflow.clone());
+        let peer = async {
+            let Request::Chunk { id, .. } = request(&mut stream).await else { panic!("another request") };
+            let len = 2 * HALF as u32;
+            match pause {
+                Duration::ZERO => say(&mut stream, &Response::Chunk { id, len }, &[7; 2 * HALF]).await,
+                pause => {
+                    say(&mut stream, &Response::Chunk { id, len }, &[7; HALF]).await;
+                    tokio::time::sleep(pause).await;
+                    stream.write_all(&[7; HALF]).await.unwrap();
+                }
+            }
+            stream
+        };
+        let asking = exchange.chunk(Digest::sha256(&[7; 2 * HALF]), map, map.first(), |_| {});
+        let (chunk, _stream) = futures::future::join(asking, peer).await;
+        chunk.unwrap();
+        match inflow.rate() {
+            // The second half took as long as the pause, or longer on a busy machine.
+            Some(rate) => assert!(!pause.is_zero() && rate <= 2 * HALF as u64, "{rate}"),
+            None => assert!(pause.is_zero()),
         }
     }
 }

@@ -12,6 +12,8 @@ const AIM: f64 = 1.0;
 /// Who is away and who is next.
 pub(crate) struct Killer {
     churn: Churn,
+    // For how many times as long as without a scale.
+    scale: f64,
     seed: u64,
     kills: usize,
     away: Vec<(usize, f64)>,
@@ -25,9 +27,10 @@ pub(crate) struct Killer {
 }
 
 impl Killer {
-    /// Nobody is away yet.
-    pub(crate) fn new(churn: Churn, seed: u64, nodes: usize) -> Self {
-        Self { churn, seed, kills: 0, away: Vec::new(), taken: None, nodes, lost: 0, log: Vec::new() }
+    /// Nobody is away yet. Rates that are divided by `scale` make all take as many times as long, and so do the times between
+    /// kills: a leader's death costs as much of the image as it would, and as many leaders die.
+    pub(crate) fn new(churn: Churn, seed: u64, nodes: usize, scale: f64) -> Self {
+        Self { churn, scale, seed, kills: 0, away: Vec::new(), taken: None, nodes, lost: 0, log: Vec::new() }
     }
 
     /// Kills and revives whoever is due, at so many seconds from the start.
@@ -39,7 +42,7 @@ impl Killer {
         for (node, _) in self.away.extract_if(.., |away| due(away)) {
             nodes.revive(node)?;
         }
-        let next = (self.kills + 1) as f64 * KILL_EVERY;
+        let next = (self.kills + 1) as f64 * KILL_EVERY * self.scale;
         let aimed = self.churn == Churn::Leaders && (self.kills + 1).is_multiple_of(AIMED);
         if aimed && self.taken.is_none() && now >= next - AIM {
             self.taken = Some(self.look(nodes));
@@ -52,7 +55,7 @@ impl Killer {
         let victim = leader.unwrap_or_else(|| self.somebody());
         self.lost += nodes.taken_from_origin(victim);
         nodes.kill(victim)?;
-        self.away.push((victim, now + AWAY));
+        self.away.push((victim, now + AWAY * self.scale));
         self.log.push((now, victim, leader.is_some()));
         Ok(())
     }

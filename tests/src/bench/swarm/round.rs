@@ -237,7 +237,7 @@ impl Scene<'_> {
         // A link that was cut is left alone.
         let uplinks: &[Rate] = if scenario.cut { &[] } else { &scenario.uplinks };
         let course = Course::begin(links, uplinks)?;
-        let killer = Killer::new(scenario.churn, number as u64, links.nodes.len());
+        let killer = Killer::new(scenario.churn, number as u64, links.nodes.len(), scenario.scale);
         let mut meanwhile = FromNodes { course, nodes: &mut nodes, killer, ended: None };
         let cpu = Cpu::now()?;
         let pulled = herd::pull(&clients, image, Duration::from_secs_f64(limit), &mut meanwhile)?;
