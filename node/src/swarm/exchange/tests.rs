@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wherry_proto::{
     Algorithm, ChainBuilder, ChunkMap, ClaimError, Digest, HeldClaim, MAX_CHUNK_LEN, Request, Response,
@@ -314,30 +315,29 @@ async fn only_states_that_are_known_may_stay_away() {
 #[tokio::test]
 async fn how_fast_a_chunk_came_is_known_unless_it_came_at_once() {
     const HALF: usize = 16 << 10;
+    const PAUSE: Duration = Duration::from_millis(50);
     let map = ChunkMap::new(2 * HALF as u64).unwrap();
-    for pause in [Duration::ZERO, Duration::from_millis(500)] {
+    for at_once in [true, false] {
         let inflow = Inflow::default();
         let (exchange, mut stream) = exchange_of(Downlink::default(), inflow.clone());
+        let (came, mut coming) = mpsc::channel(2);
         let peer = async {
             let Request::Chunk { id, .. } = request(&mut stream).await else { panic!("another request") };
-            let len = 2 * HALF as u32;
-            match pause {
-                Duration::ZERO => say(&mut stream, &Response::Chunk { id, len }, &[7; 2 * HALF]).await,
-                pause => {
-                    say(&mut stream, &Response::Chunk { id, len }, &[7; HALF]).await;
-                    tokio::time::sleep(pause).await;
-                    stream.write_all(&[7; HALF]).await.unwrap();
-                }
-            }
+            let (chunk, first) = (vec![7; 2 * HALF], if at_once { 2 * HALF } else { HALF });
+            say(&mut stream, &Response::Chunk { id, len: chunk.len() as u32 }, &chunk[..first]).await;
+            // The time is taken from when the first half has been read.
+            assert_eq!(coming.recv().await, Some(first));
+            tokio::time::sleep(PAUSE).await;
+            stream.write_all(&chunk[first..]).await.unwrap();
             stream
         };
-        let asking = exchange.chunk(Digest::sha256(&[7; 2 * HALF]), map, map.first(), |_| {});
+        let progress = move |bytes| came.try_send(bytes).unwrap();
+        let asking = exchange.chunk(Digest::sha256(&[7; 2 * HALF]), map, map.first(), progress);
         let (chunk, _stream) = futures::future::join(asking, peer).await;
         chunk.unwrap();
         match inflow.rate() {
-            // The second half took as long as the pause, or longer on a busy machine.
-            Some(rate) => assert!(!pause.is_zero() && rate <= 2 * HALF as u64, "{rate}"),
-            None => assert!(pause.is_zero()),
+            Some(rate) => assert!(!at_once && rate as f64 <= HALF as f64 / PAUSE.as_secs_f64(), "{rate}"),
+            None => assert!(at_once),
         }
     }
 }
