@@ -57,11 +57,21 @@ fn insists(planner: &mut Planner, chain: &StateChain, holder: NodeId) {
     }
 }
 
-/// A neighbour says that it has some chunks.
-fn has_some(planner: &mut Planner, node: NodeId) -> Vec<Effect> {
+/// What a node says that takes a blob from holders and knows so many states of the chain that they claim.
+fn following(known: u32) -> Role {
+    Role::Following { stream: None, known, may_lead: false, led_slowly: false }
+}
+
+/// A neighbour says that it has some chunks and knows so many states.
+fn says(planner: &mut Planner, node: NodeId, known: u32) -> Vec<Effect> {
     planner.apply(Event::Met(node, LinkClass::Lan, None));
-    let role = Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false };
-    planner.apply(Event::Updated(node, Update { role, here: List::first_of([Run { from: 3, len: 2 }]) }))
+    let here = List::first_of([Run { from: 3, len: 2 }]);
+    planner.apply(Event::Updated(node, Update { role: following(known), here }))
+}
+
+/// It knows all.
+fn knows(planner: &mut Planner, node: NodeId) -> Vec<Effect> {
+    says(planner, node, 7)
 }
 
 fn fetches(effects: &[Effect]) -> bool {
@@ -69,14 +79,18 @@ fn fetches(effects: &[Effect]) -> bool {
 }
 
 #[test]
-fn states_that_a_holder_gives_to_few_come_from_whoever_tells_of_chunks_and_count_for_all_who_claim_them() {
+fn states_that_a_holder_gives_to_few_come_from_whoever_knows_them_and_count_for_all_who_claim_them() {
     let chain = true_chain(&blob(8 * CHUNK, 5));
     let mut planner = sent_on(&chain, &[node(1), node(2)]);
     let other = node(3);
-    assert_eq!(has_some(&mut planner, other), [Effect::AskClaimed(other, states(&chain))]);
+    assert_eq!(says(&mut planner, other, 0), []);
+    assert_eq!(planner.role(), following(0));
+    assert_eq!(knows(&mut planner, other), [Effect::AskClaimed(other, states(&chain))]);
     let effects = planner.apply(Event::ClaimedStates(other, states(&chain), Some(Arc::new(chain))));
     assert!(fetches(&effects), "{effects:?}");
     assert_eq!(planner.sources(), 3);
+    // Others have them from here now.
+    assert_eq!(planner.role(), following(7));
 }
 
 #[test]
@@ -84,14 +98,14 @@ fn whoever_lacks_the_states_is_asked_once_and_then_somebody_else() {
     let chain = true_chain(&blob(8 * CHUNK, 5));
     let mut planner = sent_on(&chain, &[node(1)]);
     let claimed = states(&chain);
-    assert_eq!(has_some(&mut planner, node(3)), [Effect::AskClaimed(node(3), claimed)]);
-    assert_eq!(has_some(&mut planner, node(4)), []);
+    assert_eq!(knows(&mut planner, node(3)), [Effect::AskClaimed(node(3), claimed)]);
+    assert_eq!(knows(&mut planner, node(4)), []);
     assert_eq!(
         planner.apply(Event::ClaimedStates(node(3), claimed, None)),
         [Effect::AskClaimed(node(4), claimed)]
     );
     // One that goes is as good as one that has none.
-    assert_eq!(has_some(&mut planner, node(5)), []);
+    assert_eq!(knows(&mut planner, node(5)), []);
     assert!(
         planner
             .apply(Event::PeerLeft(node(4), "it has gone".into()))
@@ -116,12 +130,12 @@ fn whoever_says_nothing_when_it_is_asked_for_states_or_claims_others_keeps_nobod
         effects.iter().filter_map(asked).collect()
     };
     // Of the mute one both are asked, at once.
-    let mut first = asked(&has_some(&mut planner, node(3)));
+    let mut first = asked(&knows(&mut planner, node(3)));
     first.sort_unstable();
     let mut both = [(node(3), states(&chain)), (node(3), states(&invented))];
     both.sort_unstable();
     assert_eq!(first, both);
-    assert_eq!(asked(&has_some(&mut planner, node(4))), []);
+    assert_eq!(asked(&knows(&mut planner, node(4))), []);
     let next =
         (0..SOON).find_map(|_| Some(asked(&planner.apply(Event::Tick))).filter(|asked| !asked.is_empty()));
     assert!(next.unwrap().contains(&(node(4), states(&chain))));
@@ -192,7 +206,7 @@ fn invented_states_are_proof_against_the_holder_that_claimed_them_and_not_agains
     let (invented, _) = invent(&truth, &chain, 4, 9);
     let [liar, relay, honest] = [1, 2, 3].map(node);
     let mut planner = sent_on(&invented, &[liar]);
-    has_some(&mut planner, relay);
+    knows(&mut planner, relay);
     let claimed = states(&invented);
     let mut effects = planner.apply(Event::ClaimedStates(relay, claimed, Some(Arc::new(invented))));
     effects.extend(planner.apply(Event::Offered(honest, LinkClass::Lan)));

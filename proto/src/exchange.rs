@@ -227,7 +227,8 @@ pub enum Role {
     Following {
         /// Whose states it goes by, if it has any.
         stream: Option<Attempt>,
-        /// How many of them it knows beside the initial one.
+        /// How many of them it knows beside the initial one; without a stream those of a chain that a holder has claimed, all of
+        /// them or none.
         known: u32,
         /// Whether it could read the origin, should nobody else.
         may_lead: bool,
@@ -239,13 +240,13 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether two roles differ in no more than how far they have come.
+    /// Whether two roles differ in no more than how far they have come. Whether a chain is known is more than that.
     #[must_use]
     pub fn is_alike(self, other: Self) -> bool {
         let come = |role| match role {
             Self::Leading { attempt, .. } => Self::Leading { attempt, known: 0 },
             Self::Candidate { attempt, .. } => Self::Candidate { attempt, known: 0 },
-            Self::Following { stream, may_lead, led_slowly, .. } => {
+            Self::Following { stream: stream @ Some(_), may_lead, led_slowly, .. } => {
                 Self::Following { stream, known: 0, may_lead, led_slowly }
             }
             other => other,

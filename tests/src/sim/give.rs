@@ -49,6 +49,7 @@ impl World {
                         None => carried.held.then(|| Arc::clone(self.blobs[blob].chain())),
                     };
                     let chain = chain.filter(|chain| Digest::sha256(&chain.to_bytes()) == states);
+                    let chain = chain.filter(|_| self.gives_chain(giver, blob));
                     self.send(giver, taker, Message::ClaimedStates { blob, request, states, chain });
                 }
                 Part::Chain { known, spares } => {

@@ -68,7 +68,7 @@ pub const SLOTS_PER_PEER: usize = 2;
 /// up to 5 % later than with 32.
 pub const MOST_IN_A_ROW: u32 = 32;
 
-/// How many whole chains are given at a time to those who can have them of others as well. A chain is up to a thousandth of its
+/// How many whole chains, or the states of one, are given at a time to those who can have them of others as well. A chain is up to a thousandth of its
 /// blob, so a site that waits for one holder would wait for a chain for each of its nodes first. These few can take what a
 /// node gives at a time, as each may have [`SLOTS_PER_PEER`] slots.
 pub const CHAINS_AT_ONCE: usize = UPLOAD_SLOTS / SLOTS_PER_PEER;

@@ -362,6 +362,11 @@ impl Connection {
                 Box::new(make) as Box<dyn FnOnce() -> Result<Answer, Unanswered> + Send>
             }
             Part::Claimed { states } => {
+                let map = ChunkMap::new(blob.size).map_err(|_| Unanswered::NotHeld)?;
+                if chain_len(blob.digest, map) > SMALL_CHAIN {
+                    // Whoever is sent away has them sooner from those few than all would from here.
+                    chain = Some(uploader.chains.begin(Instant::now()).ok_or(Unanswered::Busy)?);
+                }
                 let holdings = Arc::clone(&uploader.holdings);
                 Box::new(move || claimed_states(&*holdings, id, blob, states))
             }

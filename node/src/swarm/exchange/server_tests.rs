@@ -482,7 +482,7 @@ async fn the_states_of_a_chain_that_is_known_do_not_travel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_can_have_a_long_chain_of_others_gets_the_claim_alone_while_several_are_sent_one() {
+async fn whoever_can_have_the_states_of_a_long_chain_of_others_is_given_none_while_several_are_sent_them() {
     // Its chain is longer than what everybody gets.
     let giver = Giver::new(80 * (32 << 10));
     let (digest, map) = giver.blob();
@@ -500,15 +500,12 @@ async fn whoever_can_have_a_long_chain_of_others_gets_the_claim_alone_while_seve
     let taker = giver.taker(2);
     let (claim, spared) = within(taker.exchange.claim(digest, map.size())).await.unwrap();
     assert_eq!(spared, None);
-    // Whoever has verified the blob knows the states, and gives those that were claimed and no others.
-    let chain = within(taker.exchange.claimed(digest, map.size(), claim.states)).await.unwrap();
-    let unknown = within(taker.exchange.claimed(digest, map.size(), digest)).await;
-    assert_eq!(unknown, Err(ExchangeError::NotHere(key(1).node())));
+    // The states alone are as long.
+    let states = within(taker.exchange.claimed(digest, map.size(), claim.states)).await;
+    assert_eq!(states, Err(ExchangeError::Busy(key(1).node())));
     // Whoever has found nobody insists; and when the others have theirs there is one for everybody.
-    assert_eq!(
-        within(taker.exchange.held(digest, map.size(), None)).await,
-        Ok((claim.clone(), chain.clone()))
-    );
+    let (insisted, chain) = within(taker.exchange.held(digest, map.size(), None)).await.unwrap();
+    assert_eq!(insisted, claim);
     drop(waiting);
     let given = within(async {
         loop {
@@ -518,7 +515,11 @@ async fn whoever_can_have_a_long_chain_of_others_gets_the_claim_alone_while_seve
             }
         }
     });
-    assert_eq!(given.await, Some(chain));
+    assert_eq!(given.await, Some(chain.clone()));
+    // Whoever has verified the blob gives the states that were claimed, and no others.
+    assert_eq!(within(taker.exchange.claimed(digest, map.size(), claim.states)).await, Ok(chain));
+    let unknown = within(taker.exchange.claimed(digest, map.size(), digest)).await;
+    assert_eq!(unknown, Err(ExchangeError::NotHere(key(1).node())));
 }
 
 #[tokio::test]

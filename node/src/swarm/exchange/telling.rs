@@ -215,6 +215,8 @@ impl Telling {
 
 #[cfg(test)]
 mod tests {
+    use wherry_proto::{Attempt, SecretKey};
+
     use super::*;
 
     /// One follower on a quick link.
@@ -235,6 +237,13 @@ mod tests {
     }
 
     fn following(known: u32) -> Role {
+        let signer = SecretKey::from_seed([1; 32]).node();
+        let stream = Some(Attempt { signer, number: 1 });
+        Role::Following { stream, known, may_lead: true, led_slowly: false }
+    }
+
+    /// Where nobody leads, and so many states of a claimed chain are known.
+    fn by_chain(known: u32) -> Role {
         Role::Following { stream: None, known, may_lead: true, led_slowly: false }
     }
 
@@ -279,6 +288,14 @@ mod tests {
             said(telling.next(Role::Leading { attempt: 1, known: 7 }, &none, &knows(&none), now)),
             [0; 0]
         );
+    }
+
+    #[test]
+    fn it_is_told_at_once_that_a_chain_is_known_since_others_wait_for_its_states() {
+        let (none, now) = (set([]), Duration::from_secs(1));
+        let mut telling = Telling::new(map(), 0);
+        telling.next(by_chain(0), &none, &knows(&none), now);
+        assert_eq!(said(telling.next(by_chain(map().count() - 1), &none, &knows(&none), now)), [0; 0]);
     }
 
     #[test]

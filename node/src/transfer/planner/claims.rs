@@ -12,8 +12,8 @@ use super::peer::{Chain, Peer};
 use super::{DropReason, Effect, Planner, Proof};
 use crate::swarm::LinkClass;
 
-/// For how many ticks claimed states are looked for among others before their holder is asked again: in this time a chunk
-/// comes to others on all but the thinnest links, and they tell of it.
+/// For how many ticks claimed states are looked for among others before their holder is asked again: in this time states
+/// come to others on all but the thinnest links, and they say so.
 const ELSEWHERE: u64 = 8;
 
 /// How often a holder may say that its states are to be had of others before it is to give them.
@@ -96,7 +96,7 @@ impl Planner {
             return;
         }
         let able =
-            self.peers.iter().filter(|(node, peer)| peer.takes_by_chain() && !sought.asked.contains(node));
+            self.peers.iter().filter(|(node, peer)| peer.knows_chain() && !sought.asked.contains(node));
         let able: Vec<NodeId> = able.map(|(node, _)| *node).collect();
         if able.is_empty() {
             return;

@@ -251,7 +251,7 @@ impl Planner {
                 let known = match (&self.lead.signed, self.lead.attempt) {
                     (Some(signed), _) => signed.prefix.known(),
                     (None, Some(_)) => known,
-                    (None, None) => 0,
+                    (None, None) => self.ledger.chain().map_or(0, |chain| chain.map().count() - 1),
                 };
                 // Who has made way is there if nobody leads.
                 let makes_way = self.lead.made_way && self.leader().is_some();

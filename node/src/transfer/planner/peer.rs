@@ -187,10 +187,10 @@ impl Peer {
         }
     }
 
-    /// Whether it takes the blob from holders, by a chain that one of them has claimed.
-    pub(super) fn takes_by_chain(&self) -> bool {
-        let by_chain = matches!(self.role, Some(Role::Following { stream: None, .. }));
-        by_chain && self.trades() && self.tells && !self.here.is_empty()
+    /// Whether it takes the blob from holders, and knows a chain that one of them has claimed.
+    pub(super) fn knows_chain(&self) -> bool {
+        let knows = matches!(self.role, Some(Role::Following { stream: None, known: 1.., .. }));
+        knows && self.trades() && self.tells
     }
 
     /// Whether it may be asked for a chunk.
