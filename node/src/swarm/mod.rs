@@ -56,8 +56,8 @@ pub use client::{
 pub use discovery::{LONELY_WAIT, LONGEST_WAIT};
 pub use exchange::{
     Audience, CHAINS_AT_ONCE, Exchange, ExchangeError, Follow, IDLE_TIME, MAX_FOLLOWED, MAX_IN_FLIGHT,
-    MOST_IN_A_ROW, News, REQUEST_LIMIT, SILENCE, SLOTS_PER_PEER, SMALL_CHAIN, Telling, UPDATE_TIME,
-    UPLOAD_SLOTS,
+    MOST_IN_A_ROW, News, REQUEST_LIMIT, SILENCE, SLOTS_PER_PEER, Telling, UPDATE_TIME, UPLOAD_SLOTS,
+    has_long_chain,
 };
 pub use holdings::{Holdings, ReadAt};
 pub use leading::{LEAD_TIME, RESOLVE_TIME, StatesError};

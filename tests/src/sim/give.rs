@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wherry_node::swarm::{Audience, CHAINS_AT_ONCE, LinkClass, News, SMALL_CHAIN, Telling, UPDATE_TIME};
+use wherry_node::swarm::{Audience, CHAINS_AT_ONCE, LinkClass, News, Telling, UPDATE_TIME, has_long_chain};
 use wherry_node::transfer::planner::{Event, NoStates};
 use wherry_proto::{Attempt, ChunkIndex, Digest, List, Role, SignedStates, StatePrefix, StreamClaim, Update};
 
@@ -125,11 +125,12 @@ impl World {
 
     /// Whether the states of a blob's chain go to somebody who can have them of others.
     fn gives_chain(&mut self, giver: usize, blob: BlobNo) -> bool {
-        let len = 32 * (self.blobs[blob].map().count() - 1);
+        let (digest, map) = (self.blobs[blob].digest(), self.blobs[blob].map());
+        let len = 32 * (map.count() - 1);
         let (now, up) = (self.clock.now(), self.nodes[giver].setup.up);
         let giving = &mut self.nodes[giver].giving;
         giving.chains.retain(|end| now < *end);
-        let gives = len <= SMALL_CHAIN || giving.chains.len() < CHAINS_AT_ONCE;
+        let gives = !has_long_chain(digest, map) || giving.chains.len() < CHAINS_AT_ONCE;
         if gives {
             // They share the link.
             let time = (giving.chains.len() + 1) as f64 * f64::from(len) / up;

@@ -69,7 +69,8 @@ impl World {
                 (Role::Held, Vec::new())
             }
             Manner::Mute { held: false } | Manner::Wrong { held: false } | Manner::Lacking => {
-                (Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false }, all)
+                let known = count - 1;
+                (Role::Following { stream: None, known, may_lead: false, led_slowly: false }, all)
             }
             Manner::IdleLeader => (Role::Leading { attempt: ATTEMPT, known: 0 }, Vec::new()),
             Manner::Inventor { .. } | Manner::EmptyLeader { .. } => {

@@ -1,4 +1,4 @@
-//! How many whole chains are on their way at a time.
+//! How many chains, or the states of one, are on their way at a time.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;

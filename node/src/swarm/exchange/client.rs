@@ -254,7 +254,7 @@ impl Exchange {
 
     /// Takes the chain that some holder has claimed from a peer that goes by it. `states` is what the claim says of them:
     /// whatever has another digest is [`ClaimError::OtherStates`]. Fails with [`ExchangeError::NotHere`] if the peer does
-    /// not go by that chain, and with [`ExchangeError::Busy`] while it gives long ones to several others.
+    /// not go by that chain, and with [`ExchangeError::Elsewhere`] while it gives long ones to several others.
     pub async fn claimed(
         &self,
         digest: Digest,

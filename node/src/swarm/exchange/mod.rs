@@ -68,13 +68,13 @@ pub const SLOTS_PER_PEER: usize = 2;
 /// up to 5 % later than with 32.
 pub const MOST_IN_A_ROW: u32 = 32;
 
-/// How many whole chains, or the states of one, are given at a time to those who can have them of others as well. A chain is up to a thousandth of its
-/// blob, so a site that waits for one holder would wait for a chain for each of its nodes first. These few can take what a
-/// node gives at a time, as each may have [`SLOTS_PER_PEER`] slots.
+/// How many whole chains, or their states alone, are given at a time to those who can have them of others as well. A chain is up
+/// to a thousandth of its blob, so a site that waits for one holder would wait for a chain for each of its nodes first. These few
+/// can take what a node gives at a time, as each may have [`SLOTS_PER_PEER`] slots.
 pub const CHAINS_AT_ONCE: usize = UPLOAD_SLOTS / SLOTS_PER_PEER;
 
 /// A chain of so many bytes goes to everybody: to have it of somebody else takes about as many in words.
-pub const SMALL_CHAIN: u32 = 2 << 10;
+const SMALL_CHAIN: u32 = 2 << 10;
 
 /// How many blobs may be followed by one exchange at a time.
 pub const MAX_FOLLOWED: usize = 64;
@@ -90,6 +90,11 @@ pub(super) const MOST_UPDATE_TIME: Duration = UPDATE_TIME.saturating_mul(32);
 /// its bounds.
 fn chain_len(digest: Digest, map: ChunkMap) -> u32 {
     (map.count() - 1) * digest.algorithm().output_len() as u32
+}
+
+/// Whether the states of a blob's chain are so long that whoever holds it gives them to few at a time, and sends others to these.
+pub fn has_long_chain(digest: Digest, map: ChunkMap) -> bool {
+    chain_len(digest, map) > SMALL_CHAIN
 }
 
 /// How long the taking side waits.
@@ -117,8 +122,9 @@ pub enum ExchangeError {
     /// reading.
     #[error("peer {0} does not have this yet")]
     NotHere(NodeId),
-    /// The peer gave this chunk to another of the blob's followers: take it from that one, or another chunk here.
-    #[error("peer {0} has given this chunk to another follower")]
+    /// The peer gave this chunk to another of the blob's followers: take it from that one, or another chunk here. Or it gives the
+    /// states of this chain to several others now, who have them sooner.
+    #[error("peer {0} gives this to another follower")]
     Elsewhere(NodeId),
     /// The peer will not answer.
     #[error("peer {node} refused: {reason}")]

@@ -20,7 +20,7 @@ use super::pusher::Followed;
 use super::slots::{Held, Slots};
 use super::spread::Spread;
 use super::writer::{Answer, Outgoing, write};
-use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER, SMALL_CHAIN, chain_len};
+use super::{IDLE_TIME, MAX_IN_FLIGHT, SLOTS_PER_PEER, has_long_chain};
 use crate::swarm::backlog::Backlog;
 use crate::swarm::codec::{WireError, read_after_prefix};
 use crate::swarm::holdings::Holdings;
@@ -350,7 +350,7 @@ impl Connection {
             _ if !uploader.holdings.gives_to(&self.guest.node) => return Err(GIVES_NOTHING),
             Part::Chain { known, spares } => {
                 let map = ChunkMap::new(blob.size).map_err(|_| Unanswered::NotHeld)?;
-                if spares && chain_len(blob.digest, map) > SMALL_CHAIN {
+                if spares && has_long_chain(blob.digest, map) {
                     chain = uploader.chains.begin(Instant::now());
                     gives_states = chain.is_some();
                 }
@@ -363,9 +363,9 @@ impl Connection {
             }
             Part::Claimed { states } => {
                 let map = ChunkMap::new(blob.size).map_err(|_| Unanswered::NotHeld)?;
-                if chain_len(blob.digest, map) > SMALL_CHAIN {
+                if has_long_chain(blob.digest, map) {
                     // Whoever is sent away has them sooner from those few than all would from here.
-                    chain = Some(uploader.chains.begin(Instant::now()).ok_or(Unanswered::Busy)?);
+                    chain = Some(uploader.chains.begin(Instant::now()).ok_or(Unanswered::Elsewhere)?);
                 }
                 let holdings = Arc::clone(&uploader.holdings);
                 Box::new(move || claimed_states(&*holdings, id, blob, states))

@@ -502,7 +502,7 @@ async fn whoever_can_have_the_states_of_a_long_chain_of_others_is_given_none_whi
     assert_eq!(spared, None);
     // The states alone are as long.
     let states = within(taker.exchange.claimed(digest, map.size(), claim.states)).await;
-    assert_eq!(states, Err(ExchangeError::Busy(key(1).node())));
+    assert_eq!(states, Err(ExchangeError::Elsewhere(key(1).node())));
     // Whoever has found nobody insists; and when the others have theirs there is one for everybody.
     let (insisted, chain) = within(taker.exchange.held(digest, map.size(), None)).await.unwrap();
     assert_eq!(insisted, claim);

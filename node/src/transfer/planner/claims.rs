@@ -73,7 +73,7 @@ impl Planner {
         self.peers.values().any(|peer| peer.claims_elsewhere().is_some())
     }
 
-    /// Asks those who must know them for the states that holders have claimed, and after a while the holders themselves.
+    /// Asks those who know them for the states that holders have claimed, and after a while the holders themselves.
     pub(super) fn ask_claimed(&mut self) {
         let claims = |(node, peer): (&NodeId, &Peer)| Some((*node, peer.claims_elsewhere()?));
         let waiting: Vec<_> = self.peers.iter().filter_map(claims).collect();
@@ -88,7 +88,7 @@ impl Planner {
         }
     }
 
-    /// Asks somebody who must know these states, unless one was asked who may still give them.
+    /// Asks somebody who knows these states, unless one was asked who may still give them.
     fn seek(&mut self, states: Digest) {
         let none = Sought::default();
         let sought = self.sought.get(&states).unwrap_or(&none);

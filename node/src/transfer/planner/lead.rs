@@ -9,12 +9,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wherry_proto::{Attempt, NodeId, Role, SignedStates, StatePrefix};
+use wherry_proto::{Attempt, NodeId, Role, SignedStates, StateChain, StatePrefix};
 
 use super::readings::{LEAD_MARGIN, Past, Seen, Watched, foremost};
 use super::relief::{LAST_RESORT, SLOW_FOR};
 use super::{Effect, LeadEnd, MAX_PEERS, Peer, Planner, Source, Succession};
-use crate::swarm::LinkClass;
+use crate::swarm::{LinkClass, has_long_chain};
 
 /// For how many ticks a leader's reading may stand still before the next in rank takes over, at least: 5 s.
 pub const STALL: u64 = 10;
@@ -251,7 +251,11 @@ impl Planner {
                 let known = match (&self.lead.signed, self.lead.attempt) {
                     (Some(signed), _) => signed.prefix.known(),
                     (None, Some(_)) => known,
-                    (None, None) => self.ledger.chain().map_or(0, |chain| chain.map().count() - 1),
+                    // Whoever holds the blob gives all of a short one.
+                    (None, None) => {
+                        let is_long = |chain: &&Arc<StateChain>| has_long_chain(chain.digest(), chain.map());
+                        self.ledger.chain().filter(is_long).map_or(0, |chain| chain.map().count() - 1)
+                    }
                 };
                 // Who has made way is there if nobody leads.
                 let makes_way = self.lead.made_way && self.leader().is_some();

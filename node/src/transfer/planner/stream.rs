@@ -111,7 +111,7 @@ impl Planner {
                 if let Some(
                     Role::Leading { known, .. }
                     | Role::Candidate { known, .. }
-                    | Role::Following { known, .. },
+                    | Role::Following { stream: Some(_), known, .. },
                 ) = self.peers.get_mut(&node).and_then(|peer| peer.role.as_mut())
                 {
                     *known = 0;
