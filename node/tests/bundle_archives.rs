@@ -447,8 +447,6 @@ fn edit_header(archive: &mut [u8], at: f64, value: u8) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
     /// Whatever happens to an archive's bytes: an image that comes in is whole and true, and what is refused
     /// leaves nothing.
     #[test]

@@ -432,7 +432,7 @@ fn sample() -> Tar {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     #[test]
     fn no_mutation_of_an_archive_gets_anything_out_of_the_folder(

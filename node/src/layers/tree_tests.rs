@@ -344,7 +344,7 @@ fn model(model: &mut Model, layer: usize, steps: &[Step]) -> Option<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     #[test]
     fn random_layers_make_what_the_plainest_model_makes_of_them(

@@ -42,7 +42,7 @@ impl Killer {
         for (node, _) in self.away.extract_if(.., |away| due(away)) {
             nodes.revive(node)?;
         }
-        let next = (self.kills + 1) as f64 * KILL_EVERY * self.scale;
+        let next = self.next_kill();
         let aimed = self.churn == Churn::Leaders && (self.kills + 1).is_multiple_of(AIMED);
         if aimed && self.taken.is_none() && now >= next - AIM {
             self.taken = Some(self.look(nodes));
@@ -55,9 +55,18 @@ impl Killer {
         let victim = leader.unwrap_or_else(|| self.somebody());
         self.lost += nodes.taken_from_origin(victim);
         nodes.kill(victim)?;
-        self.away.push((victim, now + AWAY * self.scale));
+        self.away.push((victim, self.back(now)));
         self.log.push((now, victim, leader.is_some()));
         Ok(())
+    }
+
+    fn next_kill(&self) -> f64 {
+        (self.kills + 1) as f64 * KILL_EVERY * self.scale
+    }
+
+    /// When a node comes back that is killed now.
+    fn back(&self, now: f64) -> f64 {
+        now + AWAY * self.scale
     }
 
     /// Any node that is not away.
@@ -76,5 +85,23 @@ impl Killer {
         let now = self.look(nodes);
         let grown = now.iter().zip(before).map(|(now, before)| now.saturating_sub(*before)).enumerate();
         grown.max_by_key(|(_, bytes)| *bytes).filter(|(_, bytes)| *bytes > 0).map(|(node, _)| node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_multiplies_the_times_between_kills_and_until_a_node_is_back() {
+        let times = |kills, scale| {
+            let killer = Killer { kills, ..Killer::new(Churn::Leaders, 1, 64, scale) };
+            (killer.next_kill(), killer.back(killer.next_kill()))
+        };
+        assert_eq!(times(0, 1.0), (KILL_EVERY, KILL_EVERY + AWAY));
+        for kills in 0..3 {
+            let (kill, back) = times(kills, 1.0);
+            assert_eq!(times(kills, 8.0), (8.0 * kill, 8.0 * back));
+        }
     }
 }

@@ -55,8 +55,8 @@ Scenarios, S1, S1b, S2 and S4 if none is named:
 Options:
   --nodes N        nodes of each site
   --layers N       layers of the image, all of the same length
-  --scale X        all rates divided by X and the times between kills multiplied, for machines that cannot carry them:
-                   ratios stay what they are
+  --scale X        all rates divided by X and the times between kills and changes multiplied, for machines that cannot
+                   carry them: ratios stay what they are
   --rounds N       how often each scenario is measured; the table shows the middle one
   --limit SECONDS  when a round is given up, in place of 8 times the bound
   --wherry-only    without the measurements beside

@@ -34,7 +34,10 @@ const MAX_RECEIVERS: usize = 16;
 /// Measures ports and uplinks; `ports` and `uplinks` are the rates that they are set to.
 pub(crate) fn goodput(links: &Links, port: f64, uplinks: &[f64]) -> Result<Goodput> {
     let [a, b] = [&links.nodes[0], links.nodes.get(1).unwrap_or(&links.caches[0])];
-    let ports = carried(&[Flow { from: &a.space, to: b }], port)?;
+    let there = Flow { from: &a.space, to: b };
+    let back = Flow { from: &b.space, to: a };
+    let one_way = carried(&[there], port)?;
+    let both_ways = carried(&[there, back], port)?;
     let round_trip = ping(&a.space, b)?;
     let mut flows = Vec::new();
     for (site, uplink) in uplinks.iter().enumerate() {
@@ -49,10 +52,12 @@ pub(crate) fn goodput(links: &Links, port: f64, uplinks: &[f64]) -> Result<Goodp
         |site| flows.iter().zip(&through).filter(move |(flow, _)| flow.to.site == site).map(|(_, rate)| rate);
     let shares =
         uplinks.iter().enumerate().map(|(site, uplink)| of_site(site).sum::<f64>() / uplink).collect();
-    Ok(Goodput { uplinks: shares, port: ports[0] / port, round_trip })
+    let both_ways = both_ways.into_iter().fold(f64::INFINITY, f64::min) / port;
+    Ok(Goodput { uplinks: shares, port: one_way[0] / port, port_both_ways: both_ways, round_trip })
 }
 
 /// A stream of bytes.
+#[derive(Clone, Copy)]
 struct Flow<'a> {
     from: &'a Space,
     to: &'a Machine,

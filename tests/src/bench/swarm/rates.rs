@@ -63,6 +63,17 @@ impl Rate {
             }
         }
     }
+
+    /// The same in slow motion: the rate divided by this, and the times between its changes multiplied, so that as many of them
+    /// come while so many bits do.
+    pub(crate) fn in_slow_motion(self, by: f64) -> Self {
+        match self.slower(by) {
+            Self::Changing { choices, seconds, seed } => {
+                Self::Changing { choices, seconds: seconds * by, seed }
+            }
+            steady @ Self::Steady(_) => steady,
+        }
+    }
 }
 
 /// A number that looks like chance and depends on the seed alone (splitmix64).
@@ -116,5 +127,15 @@ mod tests {
     fn a_rate_that_is_divided_takes_so_many_times_longer_on_a_steady_link() {
         assert_eq!(Rate::Steady(4e6).slower(2.0).time_for(128e6), 64.0);
         assert_eq!(changing().slower(4.0).at(0.0), changing().at(0.0) / 4.0);
+    }
+
+    #[test]
+    fn in_slow_motion_everything_takes_so_many_times_longer_on_any_link() {
+        for rate in [Rate::Steady(4e6), changing()] {
+            for bits in [1e6, 33e6, 128e6, 1e9] {
+                let (before, after) = (rate.time_for(bits), rate.in_slow_motion(4.0).time_for(bits));
+                assert!((after / before - 4.0).abs() < 1e-9, "{bits} bits in {before} s and {after} s");
+            }
+        }
     }
 }

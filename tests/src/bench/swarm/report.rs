@@ -263,6 +263,7 @@ fn machine(outcome: &Outcome) -> Value {
         "port_bits_per_second": scenario.port,
         "uplink_bits_per_second_at_start": scenario.uplinks.iter().map(|uplink| uplink.at(0.0)).collect::<Vec<_>>(),
         "goodput_of_port": outcome.goodput.port,
+        "goodput_of_port_both_ways": outcome.goodput.port_both_ways,
         "goodput_of_uplinks": outcome.goodput.uplinks,
         "round_trip_seconds": outcome.goodput.round_trip,
         "each_by_itself": beside(&outcome.alone),

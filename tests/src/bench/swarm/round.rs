@@ -107,9 +107,10 @@ pub(crate) fn measure(scenario: Scenario, how: &How) -> Result<Outcome> {
     let uplinks: Vec<f64> = scenario.uplinks.iter().map(|uplink| uplink.at(0.0)).collect();
     let goodput = probe::goodput(&links, scenario.port, &uplinks)?;
     eprintln!(
-        "  goodput: port {:.4} of {} Mbit/s, uplink {} of {} Mbit/s, round trip {:.0} µs",
+        "  goodput: port {:.4} of {} Mbit/s, {:.4} with as much the other way, uplink {} of {} Mbit/s, round trip {:.0} µs",
         goodput.port,
         scenario.port / 1e6,
+        goodput.port_both_ways,
         goodput.uplinks.iter().map(|share| format!("{share:.4}")).collect::<Vec<_>>().join(" "),
         uplinks.iter().map(|rate| format!("{}", rate / 1e6)).collect::<Vec<_>>().join(" "),
         goodput.round_trip * 1e6

@@ -181,7 +181,7 @@ impl Scenario {
         if let Some(scale) = by.scale {
             self.scale = scale;
             self.port /= scale;
-            self.uplinks = self.uplinks.into_iter().map(|uplink| uplink.slower(scale)).collect();
+            self.uplinks = self.uplinks.into_iter().map(|uplink| uplink.in_slow_motion(scale)).collect();
         }
         self.rounds = by.rounds.unwrap_or(self.rounds);
         self
