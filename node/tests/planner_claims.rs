@@ -69,7 +69,7 @@ fn says(planner: &mut Planner, node: NodeId, known: u32) -> Vec<Effect> {
     planner.apply(Event::Updated(node, Update { role: following(known), here }))
 }
 
-/// It knows all.
+/// It knows all of a chain of eight chunks.
 fn knows(planner: &mut Planner, node: NodeId) -> Vec<Effect> {
     says(planner, node, 7)
 }
@@ -86,7 +86,7 @@ fn states_that_a_holder_gives_to_few_come_from_whoever_knows_them_and_count_for_
     let other = node(3);
     assert_eq!(says(&mut planner, other, 0), []);
     assert_eq!(planner.role(), following(0));
-    assert_eq!(knows(&mut planner, other), [Effect::AskClaimed(other, states(&chain))]);
+    assert_eq!(says(&mut planner, other, 79), [Effect::AskClaimed(other, states(&chain))]);
     let effects = planner.apply(Event::ClaimedStates(other, states(&chain), Some(Arc::new(chain))));
     assert!(fetches(&effects), "{effects:?}");
     assert_eq!(planner.sources(), 3);

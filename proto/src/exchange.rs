@@ -143,8 +143,8 @@ pub enum Response {
         /// At most [`MAX_CHAIN_LEN`].
         len: u32,
     },
-    /// The chunk was given to somebody else of the blob's followers: take it from them, or another one from here. Or the states of a
-    /// chain go to several others now: whoever has them by then gives them sooner.
+    /// The chunk was given to somebody else of the blob's followers: take it from them, or another one from here. Or long chains go
+    /// to several others now: the states that were asked for may be had of these, or here later.
     Elsewhere {
         /// That of the request.
         id: u32,
@@ -229,7 +229,7 @@ pub enum Role {
         /// Whose states it goes by, if it has any.
         stream: Option<Attempt>,
         /// How many of them it knows beside the initial one; without a stream those of a chain that a holder has claimed, all of
-        /// them or none, and none of a chain that is so short that holders give it to everybody.
+        /// them or none, and none of a chain that is so short that holders give it to everybody. Any but none counts as all.
         known: u32,
         /// Whether it could read the origin, should nobody else.
         may_lead: bool,

@@ -35,11 +35,11 @@ pub enum PeerError {
     /// It has no slot free; it may be asked again soon.
     #[error("it has no slot free")]
     Busy,
-    /// It has given this chunk to another follower.
-    #[error("it gives this chunk to others")]
+    /// It has given this chunk, or gives the states that it was asked for, to others.
+    #[error("it gives this to others")]
     Elsewhere,
-    /// It does not have this chunk, or no longer.
-    #[error("it does not have this chunk")]
+    /// It does not have this chunk or these states, or no longer.
+    #[error("it does not have this")]
     NotHere,
     /// It has gone, or has no longer what it had: so it is where machines come and go.
     #[error("{0}")]

@@ -11,14 +11,28 @@ use super::CHAINS_AT_ONCE;
 const CHAIN_TIME: Duration = Duration::from_secs(2);
 
 /// The chains that are on their way.
-#[derive(Default)]
-pub(super) struct Chains(Mutex<Vec<(Instant, Weak<()>)>>);
+pub(super) struct Chains {
+    all: Mutex<Vec<(Instant, Weak<()>)>>,
+    // For how long each counts at most.
+    time: Duration,
+}
+
+impl Default for Chains {
+    fn default() -> Self {
+        Self::counting_for(CHAIN_TIME)
+    }
+}
 
 impl Chains {
+    /// None yet; each counts for so long at most.
+    pub(super) fn counting_for(time: Duration) -> Self {
+        Self { all: Mutex::default(), time }
+    }
+
     /// Whether one more may go to somebody who can have it of others; what comes is to be held until it is sent.
     pub(super) fn begin(&self, now: Instant) -> Option<Arc<()>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|(since, held)| held.strong_count() > 0 && now - *since < CHAIN_TIME);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(since, held)| held.strong_count() > 0 && now - *since < self.time);
         if all.len() >= CHAINS_AT_ONCE {
             return None;
         }

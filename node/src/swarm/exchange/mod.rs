@@ -122,8 +122,8 @@ pub enum ExchangeError {
     /// reading.
     #[error("peer {0} does not have this yet")]
     NotHere(NodeId),
-    /// The peer gave this chunk to another of the blob's followers: take it from that one, or another chunk here. Or it gives the
-    /// states of this chain to several others now, who have them sooner.
+    /// The peer gave this chunk to another of the blob's followers: take it from that one, or another chunk here. Or it
+    /// gives long chains to several others now, and these states may be had of them.
     #[error("peer {0} gives this to another follower")]
     Elsewhere(NodeId),
     /// The peer will not answer.

@@ -58,7 +58,7 @@ pub(in crate::swarm) struct Uploader {
     network: NetworkId,
     buffers: Buffers,
     slots: Arc<Slots>,
-    chains: Chains,
+    pub(super) chains: Chains,
     making: Semaphore,
     guests: Mutex<HashMap<NodeId, Weak<Guest>>>,
     spread: Mutex<Spread>,
@@ -341,7 +341,7 @@ impl Connection {
         held: &mut Held,
     ) -> Result<Found, Unanswered> {
         let uploader = &self.guest.uploader;
-        let (mut chain, mut gives_states) = (None, true);
+        let (mut chain, mut gives_states, mut is_counted) = (None, true, false);
         let make = match part {
             Part::Chunk(number) => {
                 let answer = self.find_chunk((id, blob, number), open, held).await?;
@@ -363,10 +363,7 @@ impl Connection {
             }
             Part::Claimed { states } => {
                 let map = ChunkMap::new(blob.size).map_err(|_| Unanswered::NotHeld)?;
-                if has_long_chain(blob.digest, map) {
-                    // Whoever is sent away has them sooner from those few than all would from here.
-                    chain = Some(uploader.chains.begin(Instant::now()).ok_or(Unanswered::Elsewhere)?);
-                }
+                is_counted = has_long_chain(blob.digest, map);
                 let holdings = Arc::clone(&uploader.holdings);
                 Box::new(move || claimed_states(&*holdings, id, blob, states))
             }
@@ -379,6 +376,10 @@ impl Connection {
             let _making = uploader.making.acquire().await.map_err(|_| UNREADABLE)?;
             tokio::task::spawn_blocking(make).await.map_err(|_| UNREADABLE)??
         };
+        if is_counted {
+            // Whoever is sent away has them sooner of those few than all would from here.
+            chain = Some(uploader.chains.begin(Instant::now()).ok_or(Unanswered::Elsewhere)?);
+        }
         let len = answer.body.len();
         if len > FREE_STATES && held.is_free() {
             held.take(uploader.slots.take(&self.guest.own).ok_or(Unanswered::Busy)?);

@@ -102,10 +102,11 @@ pub(super) async fn write<S: AsyncWrite>(
                     }
                 }
                 response = responses.recv() => {
-                    let Outgoing { answer, waits, chain: _chain, _turn } = response.ok_or_else(gone)?;
+                    let Outgoing { answer, waits, _turn, chain: _chain } = response.ok_or_else(gone)?;
                     writer.send(buffers, answer).await?;
                     writer.flush().await?;
-                    // What others wait for is on its way before they are let go.
+                    // What others wait for is on its way before they are let go. A chain that is sent counts no more when the next
+                    // request is looked at: what stands last above ends first.
                     if let Some(backlog) = backlog.as_ref().filter(|_| waits) {
                         drain(backlog).await?;
                     }
