@@ -111,6 +111,9 @@ fn slower(mut setup: Setup, scale: f64) -> Setup {
         (node.up, node.down) = (node.up / scale, node.down / scale);
     }
     setup.sites.iter_mut().for_each(|rate| *rate /= scale);
+    if let Some(churn) = &mut setup.churn {
+        (churn.period, churn.away) = (churn.period.mul_f64(scale), churn.away.mul_f64(scale));
+    }
     setup
 }
 

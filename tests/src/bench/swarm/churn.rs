@@ -6,7 +6,7 @@ use super::nodes::Nodes;
 use super::rates::mix;
 use super::scenario::{AIMED, AWAY, Churn, KILL_EVERY};
 
-/// How long a leader is looked for before it is killed, in seconds.
+/// How long a leader is looked for before it is killed, in seconds without a scale.
 const AIM: f64 = 1.0;
 
 /// Who is away and who is next.
@@ -44,7 +44,7 @@ impl Killer {
         }
         let next = self.next_kill();
         let aimed = self.churn == Churn::Leaders && (self.kills + 1).is_multiple_of(AIMED);
-        if aimed && self.taken.is_none() && now >= next - AIM {
+        if aimed && self.taken.is_none() && now >= next - AIM * self.scale {
             self.taken = Some(self.look(nodes));
         }
         if now < next {

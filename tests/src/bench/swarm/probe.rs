@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// More nodes than this are not needed to fill an uplink.
 const MAX_RECEIVERS: usize = 16;
 
-/// Measures ports and uplinks; `ports` and `uplinks` are the rates that they are set to.
+/// Measures ports and uplinks; `port` and `uplinks` are the rates that they are set to.
 pub(crate) fn goodput(links: &Links, port: f64, uplinks: &[f64]) -> Result<Goodput> {
     let [a, b] = [&links.nodes[0], links.nodes.get(1).unwrap_or(&links.caches[0])];
     let there = Flow { from: &a.space, to: b };

@@ -132,7 +132,13 @@ impl Report {
             [(server, &outcome.alone), ("through a docker-registry as cache", &outcome.cache)]
         {
             if let Some(beside) = beside {
-                self.rows.push(beside_row(&format!("{name} {way}"), nodes, bytes, bound, beside));
+                self.rows.push(beside_row(
+                    &format!("{name} {way}"),
+                    (nodes, scenario.uplinks.len()),
+                    bytes,
+                    bound,
+                    beside,
+                ));
             }
         }
         fs::create_dir_all(folder).with_context(|| format!("folder {}", folder.display()))?;
@@ -169,7 +175,13 @@ impl Report {
     }
 }
 
-fn beside_row(what: &str, nodes: usize, bytes: f64, bound: f64, beside: &Beside) -> [String; 13] {
+fn beside_row(
+    what: &str,
+    (nodes, sites): (usize, usize),
+    bytes: f64,
+    bound: f64,
+    beside: &Beside,
+) -> [String; 13] {
     let star = if beside.small { "*" } else { "" };
     let note = if beside.small {
         format!("{:.1} s for {} kB", beside.measured, short(beside.bytes as f64 / 1e3))
@@ -186,7 +198,7 @@ fn beside_row(what: &str, nodes: usize, bytes: f64, bound: f64, beside: &Beside)
         short(beside.last) + star,
         empty(),
         format!("{:.2}", beside.last / bound),
-        format!("{:.3}", beside.uplinks.total() as f64 / beside.bytes as f64),
+        format!("{:.3}", beside.uplinks.total() as f64 / (beside.bytes * sites as u64) as f64),
         empty(),
         empty(),
         empty(),

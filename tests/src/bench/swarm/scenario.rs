@@ -228,6 +228,10 @@ mod tests {
         assert_eq!((after.port, after.uplinks[0]), (before.port / 4.0, Rate::Steady(1e6)));
         assert_eq!(after.layers, before.layers);
         assert_eq!(after.goals.faster, before.goals.faster);
+        let (before, after) = (named("S3"), named("S3").changed(&changes));
+        for (before, after) in before.uplinks.iter().zip(&after.uplinks) {
+            assert_eq!(after.time_for(128e6), 4.0 * before.time_for(128e6));
+        }
     }
 
     #[test]
