@@ -39,14 +39,15 @@ enum Manner {
     Busy,
     /// Honest, but lets others give its states as far as it may.
     Coy,
-    /// Honest, but does not hold the blob: it takes it from those who do, knows the states, and has all chunks but this one.
+    /// Honest, but does not hold the blob: it takes it from those who do, knows the states, and has all chunks but
+    /// this one, if there is one.
     Following(u32),
     /// Says so, gives no states, and serves rotten chunks.
     Pretending(u32),
 }
 
 impl Manner {
-    /// The chunk that it lacks if it does not hold the blob, or does not say so.
+    /// The chunk that it lacks, if it says that the blob is still coming.
     const fn lacks(&self) -> Option<u32> {
         match self {
             Self::Following(lacks) | Self::Pretending(lacks) => Some(*lacks),

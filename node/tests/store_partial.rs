@@ -377,7 +377,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 5, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.div_ceil(5), ..ProptestConfig::default() })]
 
     #[test]
     fn no_sequence_of_events_makes_a_wrong_blob(steps in prop::collection::vec(step(), 1..60)) {

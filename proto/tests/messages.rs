@@ -228,7 +228,7 @@ fn round<M: Message + PartialEq + std::fmt::Debug>(message: M) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 2))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(2)))]
 
     #[test]
     fn every_message_goes_round(
