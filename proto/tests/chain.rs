@@ -87,7 +87,7 @@ fn links(chain: &StateChain, bytes: &[u8], number: u32) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(3)))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(2)))]
 
     #[test]
     fn the_chain_of_a_blob_that_came_without_its_length_is_that_of_one_that_came_with_it(

@@ -522,7 +522,7 @@ async fn whoever_can_have_the_states_of_a_long_chain_of_others_is_given_none_whi
         }
     });
     assert_eq!(given.await, Some(chain.clone()));
-    // Whoever has verified the blob gives the states that were claimed.
+    // Whoever has verified the blob gives the states that were claimed, and no others.
     let given = within(async {
         loop {
             let given = taker.exchange.claimed(digest, map.size(), claim.states).await;
@@ -532,6 +532,8 @@ async fn whoever_can_have_the_states_of_a_long_chain_of_others_is_given_none_whi
         }
     });
     assert_eq!(given.await, Ok(chain));
+    let unknown = within(taker.exchange.claimed(digest, map.size(), digest)).await;
+    assert_eq!(unknown, Err(ExchangeError::NotHere(key(1).node())));
 }
 
 #[tokio::test]

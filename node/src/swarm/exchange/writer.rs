@@ -102,11 +102,11 @@ pub(super) async fn write<S: AsyncWrite>(
                     }
                 }
                 response = responses.recv() => {
+                    // A chain that is sent counts no more when the next request is looked at: what stands last here ends first.
                     let Outgoing { answer, waits, _turn, chain: _chain } = response.ok_or_else(gone)?;
                     writer.send(buffers, answer).await?;
                     writer.flush().await?;
-                    // What others wait for is on its way before they are let go. A chain that is sent counts no more when the next
-                    // request is looked at: what stands last above ends first.
+                    // What others wait for is on its way before they are let go.
                     if let Some(backlog) = backlog.as_ref().filter(|_| waits) {
                         drain(backlog).await?;
                     }

@@ -13,8 +13,8 @@ pub(crate) struct Goodput {
     pub(crate) uplinks: Vec<f64>,
     /// Of a node's port, one way, as a share of the rate that it is set to: what bounds go by.
     pub(crate) port: f64,
-    /// The same, of the slower way, where as much goes the other way, whose acknowledgements share the port: what TCP leaves to nodes that give as much
-    /// as they take.
+    /// The same, of the slower way, where as much goes the other way, whose acknowledgements share the port: what TCP leaves
+    /// to nodes that give as much as they take.
     pub(crate) port_both_ways: f64,
     /// Seconds there and back between two nodes with nothing else on the way.
     pub(crate) round_trip: f64,
