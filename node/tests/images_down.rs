@@ -12,7 +12,7 @@ use images_support::*;
 use tokio::net::TcpListener;
 use wherry_gateway::Reference;
 use wherry_node::swarm::RESOLVE_TIME;
-use wherry_proto::{List, Resolution, TagRecord};
+use wherry_proto::{List, Resolution, TagRecord, TagWord};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_origin_that_is_back_is_asked_again_as_soon_as_it_has_answered_anything() {
@@ -120,6 +120,47 @@ async fn with_every_cable_cut_what_is_known_is_served_within_5_s_and_then_at_onc
     assert!(waited < AT_ONCE, "{waited:?}");
     assert_eq!(node.site.resolving.load(Ordering::Relaxed), 1);
     assert_eq!(node.site.asking_anybody.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_at_other_sites_are_asked_by_whoever_asks_the_origin_and_by_nobody_who_is_told() {
+    let lab = Lab::new().await;
+    let (reference, image) = (lab.reference("app:1"), lab.image("app"));
+    lab.origin.tag("app", "1", &image);
+    let first = lab.node();
+    let told = first.images.resolve_for(&reference).await.unwrap();
+    assert_eq!(first.site.asking_afar.load(Ordering::Relaxed), 1);
+
+    let other = lab.node();
+    other.site.has(Resolver::Says(Box::new(told), Duration::ZERO));
+    serves(&other, &reference, &image).await;
+    assert_eq!(other.site.asking_afar.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_site_has_from_the_origin_spares_asking_it() {
+    let lab = Lab::new().await;
+    let (reference, old, new) = (lab.reference("app:1"), lab.image("old"), lab.image("new"));
+    lab.origin.tag("app", "1", &new);
+    let node = long_known(&lab, &reference, &old).await;
+    node.put(&new);
+    node.site.says_afar(record(&reference, &new, NOW + 1, NOW));
+    serves(&node, &reference, &new).await;
+    assert_eq!(lab.origin.asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_at_another_site_is_what_a_tag_means_whatever_an_origin_says() {
+    let lab = Lab::new().await;
+    let (reference, image, pushed) = (lab.reference("app:1"), lab.image("app"), lab.image("pushed"));
+    lab.origin.tag("app", "1", &image);
+    let node = lab.node();
+    node.put(&pushed);
+    let mut record = record(&reference, &pushed, NOW, NOW);
+    record.word = TagWord::Pushed;
+    node.site.says_afar(record);
+    serves(&node, &reference, &pushed).await;
+    assert_eq!(lab.origin.asked.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

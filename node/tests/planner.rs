@@ -18,7 +18,9 @@ use std::time::Duration;
 use planner_support::{CHUNK, blob, invent, true_chain};
 use proptest::prelude::*;
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, PIPELINE, Planner, Source};
+use wherry_node::transfer::planner::{
+    DropReason, Effect, Event, IN_FLIGHT, PIPELINE, Planner, Scope, Source,
+};
 use wherry_proto::{
     ChunkIndex, ChunkMap, Digest, End, Link, List, NodeId, Role, Run, SecretKey, State, StateChain, Update,
     link,
@@ -100,6 +102,8 @@ struct World {
     limited: bool,
     // The chunks that this node has lost of a blob that it had verified, if it had: nothing else may be asked for.
     lost: Option<BTreeSet<u32>>,
+    // How many of the peers are at another site.
+    far: usize,
 }
 
 fn cut(bytes: &[u8], map: ChunkMap, index: ChunkIndex) -> Vec<u8> {
@@ -109,6 +113,11 @@ fn cut(bytes: &[u8], map: ChunkMap, index: ChunkIndex) -> Vec<u8> {
 
 impl World {
     fn new(size: usize, seed: u64, manners: &[Manner], origin: Origin) -> Self {
+        Self::spread(size, seed, (manners, 0), origin)
+    }
+
+    /// The same where the first few of the peers are at another site.
+    fn spread(size: usize, seed: u64, (manners, far): (&[Manner], usize), origin: Origin) -> Self {
         let truth = blob(size, seed);
         let chain = true_chain(&truth);
         let map = chain.map();
@@ -161,9 +170,10 @@ impl World {
             limits: 0,
             limited: false,
             lost: None,
+            far,
             truth,
         };
-        world.search();
+        world.search(Scope::Site);
         world
     }
 
@@ -191,15 +201,19 @@ impl World {
         assert!(self.lost.as_ref().is_none_or(|lost| lost.contains(&index.get())), "{index} is here");
     }
 
-    fn search(&mut self) {
-        for (node, peer) in &self.peers {
+    fn search(&mut self, scope: Scope) {
+        for (number, (node, peer)) in self.peers.iter().enumerate() {
+            let class = if number < self.far { LinkClass::Wan } else { LinkClass::Lan };
+            if (class == LinkClass::Lan) != (scope == Scope::Site) {
+                continue;
+            }
             let event = match peer.manner.lacks() {
-                Some(_) => Event::Met(*node, LinkClass::Lan, None),
-                None => Event::Offered(*node, LinkClass::Lan),
+                Some(_) => Event::Met(*node, class, None),
+                None => Event::Offered(*node, class),
             };
             self.waiting.push(Step::Happens(event));
         }
-        self.soon(Event::SearchedSite);
+        self.soon(Event::Searched(scope));
     }
 
     fn happens(&mut self, event: Event) {
@@ -305,8 +319,7 @@ impl World {
             }
             Effect::Verified => self.outcome = Some(true),
             Effect::Failed(_) => self.outcome = Some(false),
-            Effect::Search => self.search(),
-            Effect::SearchNetwork => self.soon(Event::SearchedNetwork),
+            Effect::Search(scope) => self.search(scope),
         }
     }
 
@@ -419,8 +432,7 @@ impl World {
             self.idle = 0;
             let mut pick = (random >> 33) as usize % choices;
             // A search is over only when every offer has come.
-            if let Some(Step::Happens(Event::SearchedSite | Event::SearchedNetwork)) = self.waiting.get(pick)
-            {
+            if let Some(Step::Happens(Event::Searched(_))) = self.waiting.get(pick) {
                 let offer = |step: &Step| matches!(step, Step::Happens(Event::Offered(..) | Event::Met(..)));
                 pick = self.waiting.iter().position(offer).unwrap_or(pick);
             }
@@ -476,9 +488,9 @@ proptest! {
     #[test]
     fn a_transfer_ends_right_while_anybody_honest_is_there(
         chunks in 1..9usize, tail in 1..CHUNK, seed: u64, random: u64,
-        manners in prop::collection::vec(manner(), 0..6), origin in origin(),
+        manners in prop::collection::vec(manner(), 0..6), far in 0..6usize, origin in origin(),
     ) {
-        let mut world = World::new((chunks - 1) * CHUNK + tail, seed, &manners, origin);
+        let mut world = World::spread((chunks - 1) * CHUNK + tail, seed, (&manners, far), origin);
         let done = world.run(random);
 
         prop_assert!(done || !world.has_honest_source());
@@ -509,9 +521,9 @@ proptest! {
     #[test]
     fn a_transfer_outlives_limits_and_goes_on_afterwards(
         chunks in 1..9usize, tail in 1..CHUNK, seed: u64, random: u64, limits in 1..4u32,
-        manners in prop::collection::vec(manner(), 0..4),
+        manners in prop::collection::vec(manner(), 0..4), far in 0..4usize,
     ) {
-        let mut world = World::new((chunks - 1) * CHUNK + tail, seed, &manners, Origin::Honest);
+        let mut world = World::spread((chunks - 1) * CHUNK + tail, seed, (&manners, far), Origin::Honest);
         world.limits = limits;
         prop_assert!(world.run(random));
         prop_assert!(world.disk == world.truth, "the bytes on disk are those of the digest");
@@ -523,4 +535,13 @@ fn what_an_origin_gives_right_of_a_damaged_blob_is_kept_though_a_chunk_before_it
     let mut world = World::new(8 * CHUNK, 5, &[], Origin::Wrong(1)).damaged(&BTreeSet::from([1, 5]));
     assert!(!world.run(7), "nobody has the first of them");
     assert_eq!(world.disk[5 * CHUNK..], world.truth[5 * CHUNK..]);
+}
+
+#[test]
+fn an_origin_is_not_called_wrong_for_what_comes_of_states_that_somebody_at_another_site_has_made_up() {
+    for random in 0..1000 {
+        let manners = [Manner::Following(3), Manner::Inventing(3, 0)];
+        let mut world = World::spread(3 * CHUNK + 1, 0, (&manners, 1), Origin::Honest);
+        assert!(world.run(random) && world.disk == world.truth);
+    }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use planner_support::{CHUNK, blob, invent, true_chain};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, Planner, Source};
+use wherry_node::transfer::planner::{Effect, Event, Planner, Scope, Source};
 use wherry_proto::{
     Certificate, Digest, List, NodeId, Role, Roles, Run, SecretKey, SignedStates, StateChain, StatePrefix,
     StreamClaim, Update, link,
@@ -38,7 +38,7 @@ fn sent_on(chain: &StateChain, holders: &[NodeId]) -> Planner {
         let effects = planner.apply(Event::Offered(*holder, LinkClass::Lan));
         assert!(effects.contains(&Effect::AskClaim(*holder)), "{effects:?}");
     }
-    planner.apply(Event::SearchedSite);
+    planner.apply(Event::Searched(Scope::Site));
     for holder in holders {
         assert_eq!(planner.apply(Event::Claimed(*holder, states(chain))), []);
     }
@@ -174,6 +174,7 @@ fn a_holder_that_gives_its_chain_to_nobody_keeps_nobody_from_leading() {
     planner.apply(Event::PeerFailed(holder, "a claim without states came".into()));
     assert!((0..SOON).any(|_| {
         planner.apply(Event::Tick);
+        planner.apply(Event::Searched(Scope::OtherSites));
         planner.leads()
     }));
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use planner_support::site::{FOLLOWING, Site, leads, may_lead, ticks};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL};
+use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL, Scope};
 use wherry_proto::{NodeId, Role, lot, rank};
 
 const ME: usize = 40;
@@ -52,7 +52,7 @@ fn where_all_of_a_large_site_come_together_a_node_connects_to_as_many_as_it_has_
     for turned in [0, 20, 40] {
         let (mut planner, mut others) = one_of_many();
         others.rotate_left(turned);
-        let mut connected = followed(&planner.apply(Event::SearchedSite));
+        let mut connected = followed(&planner.apply(Event::Searched(Scope::Site)));
         for some in others.chunks(32) {
             for node in some {
                 connected.extend(followed(&planner.apply(Event::Met(
@@ -78,7 +78,7 @@ fn where_few_of_a_large_site_come_they_are_followed_a_moment_later_whoever_they_
         let effects = planner.apply(Event::Met(*node, LinkClass::Lan, Some(FOLLOWING)));
         assert!(followed(&effects).is_empty());
     }
-    planner.apply(Event::SearchedSite);
+    planner.apply(Event::Searched(Scope::Site));
     let connected = (0..4).flat_map(|_| followed(&planner.apply(Event::Tick))).collect::<BTreeSet<_>>();
     assert_eq!(connected, few.into_iter().collect());
 }
@@ -120,7 +120,7 @@ fn whoever_was_there_before_is_followed_at_once_when_it_comes_back_whoever_it_is
     let (mut planner, others) = one_of_many();
     let stranger = strangers(&others)[0];
     planner.apply(Event::Met(stranger, LinkClass::Lan, Some(FOLLOWING)));
-    planner.apply(Event::SearchedSite);
+    planner.apply(Event::Searched(Scope::Site));
     while followed(&planner.apply(Event::Tick)).is_empty() {}
     planner.apply(Event::PeerLeft(stranger, "its machine is switched off".into()));
     let effects = planner.apply(Event::Met(stranger, LinkClass::Lan, Some(FOLLOWING)));

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use planner_support::site::{
-    FOLLOWING, Site, asked, leading, leads, may_lead, may_lead_after_asking, says, signed, ticks,
+    FOLLOWING, Site, all_asked, asked, leading, leads, may_lead, may_lead_after_asking, says, signed, ticks,
 };
 use planner_support::{CHUNK, blob, true_chain};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, NoStates, Planner, Proof, Source};
+use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, NoStates, Planner, Proof, Scope, Source};
 use wherry_proto::{Attempt, ChunkIndex, ChunkMap, End, List, NodeId, Role, SecretKey, State, Update, link};
 
 #[test]
@@ -36,11 +36,12 @@ fn a_leader_that_others_go_by_is_believed_before_it_has_said_anything_itself() {
         assert!(!leads(&told) && !leads(&may_lead(&mut planner)) && !leads(&planner.apply(Event::Tick)));
     }
     // It says itself that it does not.
-    assert!(leads(&says(
+    says(
         &mut planner,
         leader,
-        Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false }
-    )));
+        Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false },
+    );
+    assert!(leads(&planner.apply(Event::Searched(Scope::OtherSites))));
 }
 
 #[test]
@@ -83,10 +84,13 @@ fn a_leader_keeps_its_place_however_many_come() {
     }
 }
 
-/// A search of the network costs many messages, and a thin link bears them.
+fn searches(effects: &[Effect], scope: Scope) -> bool {
+    effects.contains(&Effect::Search(scope))
+}
+
+/// A search of the network costs many messages, a question to each node elsewhere costs some, and a thin link bears them.
 #[test]
-fn the_rest_of_the_network_is_searched_by_whoever_leads_and_not_by_those_who_follow() {
-    let searches = |effects: &[Effect]| effects.contains(&Effect::SearchNetwork);
+fn nodes_elsewhere_are_asked_by_whoever_leads_and_not_by_those_who_follow() {
     let site = Site::new(3);
     let mut follower = site.planner();
     follower.apply(Event::Met(site.nodes[1], LinkClass::Lan, Some(Role::Leading { attempt: 9, known: 0 })));
@@ -95,9 +99,52 @@ fn the_rest_of_the_network_is_searched_by_whoever_leads_and_not_by_those_who_fol
         effects.extend(follower.apply(Event::Tick));
         effects.extend(says(&mut follower, site.nodes[1], Role::Leading { attempt: 9, known: 0 }));
     }
-    assert!(!searches(&effects), "{effects:?}");
+    let any = effects.iter().any(|effect| matches!(effect, Effect::Search(_)));
+    assert!(!any, "{effects:?}");
     let mut alone = site.planner();
-    assert!(searches(&may_lead(&mut alone)) && alone.leads());
+    let effects = may_lead(&mut alone);
+    assert!(searches(&effects, Scope::OtherSites) && searches(&effects, Scope::Network) && alone.leads());
+}
+
+#[test]
+fn nothing_is_read_before_those_at_other_sites_have_said_whether_they_hold_the_blob() {
+    let site = Site::new(2);
+    let start = || {
+        let mut planner = site.planner();
+        let mut effects = planner.apply(Event::OriginOffered);
+        effects.extend(planner.apply(Event::Searched(Scope::Site)));
+        effects.extend(planner.apply(Event::RolesAsked));
+        assert!(searches(&effects, Scope::OtherSites) && !searches(&effects, Scope::Network), "{effects:?}");
+        assert!(!leads(&effects) && !leads(&planner.apply(Event::Tick)));
+        planner
+    };
+    let mut planner = start();
+    let effects = planner.apply(Event::Searched(Scope::OtherSites));
+    assert!(leads(&effects) && planner.reads_origin() && searches(&effects, Scope::Network), "{effects:?}");
+    // What one of them holds comes from there, and nobody else need be searched for.
+    let mut planner = start();
+    let mut effects = planner.apply(Event::Offered(site.nodes[1], LinkClass::Wan));
+    effects.extend(planner.apply(Event::Searched(Scope::OtherSites)));
+    effects.extend(planner.apply(Event::Tick));
+    assert!(!planner.reads_origin() && !searches(&effects, Scope::Network), "{effects:?}");
+    // Unless it gives nothing after all.
+    let effects = planner.apply(Event::PeerFailed(site.nodes[1], "it is gone".into()));
+    assert!(leads(&effects) && planner.reads_origin() && searches(&effects, Scope::Network), "{effects:?}");
+}
+
+#[test]
+fn a_small_blob_is_read_rather_than_searched_for_all_over_the_network_where_there_is_an_origin() {
+    let site = Site::new(1);
+    let start = |size| Planner::new(site.nodes[0], site.digest, ChunkMap::new(size).unwrap(), &[], 1);
+    for (size, is_searched) in [(6 << 20, false), ((6 << 20) + 1, true)] {
+        let effects = may_lead(&mut start(size));
+        assert!(searches(&effects, Scope::OtherSites) && leads(&effects));
+        assert_eq!(searches(&effects, Scope::Network), is_searched);
+        let mut planner = start(size);
+        let events = [Event::Searched(Scope::Site), Event::NobodyLeads, Event::Searched(Scope::OtherSites)];
+        let effects: Vec<Effect> = events.into_iter().flat_map(|event| planner.apply(event)).collect();
+        assert!(searches(&effects, Scope::Network), "{effects:?}");
+    }
 }
 
 #[test]
@@ -114,13 +161,15 @@ fn where_nobody_has_a_way_to_a_blob_those_of_high_rank_search_the_network_first_
                 Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false },
             );
         }
-        let mut effects = planner.apply(Event::SearchedSite);
+        let mut effects = planner.apply(Event::Searched(Scope::Site));
         let mut ticks = 0;
-        while !effects.contains(&Effect::SearchNetwork) {
+        while !searches(&effects, Scope::OtherSites) {
             ticks += 1;
             assert!(ticks < 10, "{effects:?}");
             effects.extend(planner.apply(Event::Tick));
         }
+        effects.extend(planner.apply(Event::Searched(Scope::OtherSites)));
+        assert!(searches(&effects, Scope::Network));
         ticks
     };
     let waited: Vec<u32> = (0..16).map(waited).collect();
@@ -135,7 +184,8 @@ fn a_word_that_was_asked_for_counts_no_more_once_a_peer_tells_itself() {
     let mut planner = site.planner();
     planner.apply(Event::Met(peer, LinkClass::Lan, Some(Role::Leading { attempt: 9, known: 0 })));
     assert!(!leads(&may_lead(&mut planner)));
-    assert!(leads(&says(&mut planner, peer, FOLLOWING)));
+    says(&mut planner, peer, FOLLOWING);
+    assert!(leads(&planner.apply(Event::Searched(Scope::OtherSites))));
     // It was said before, and came late.
     let late = planner.apply(Event::Met(peer, LinkClass::Lan, Some(Role::Leading { attempt: 9, known: 5 })));
     assert!(late.is_empty());
@@ -153,7 +203,7 @@ fn a_word_with_more_states_than_the_blob_has_counts_for_nothing() {
     let mut effects = planner.apply(Event::RolesAsked);
     for _ in 0..4 {
         effects.extend(planner.apply(Event::Tick));
-        effects.extend(planner.apply(Event::RolesAsked));
+        effects.extend(all_asked(&mut planner));
     }
     assert!(leads(&effects));
 }
@@ -294,7 +344,7 @@ fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
     planner.apply(Event::Met(leader, LinkClass::Lan, None));
     let says = |role| Event::Updated(leader, Update { role, here: List::first_of([]) });
     planner.apply(says(Role::Leading { attempt: 7, known: 0 }));
-    planner.apply(Event::SearchedSite);
+    planner.apply(Event::Searched(Scope::Site));
     // It reads for a long time.
     for known in 1..8 {
         for _ in 0..8 {
@@ -313,6 +363,7 @@ fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
     assert!(!effects.is_empty() && effects.iter().all(is_fetch), "{effects:?}");
     // One that then says nothing more is given up all the same.
     planner.apply(Event::PeerFailed(leader, "silent".into()));
+    planner.apply(Event::Searched(Scope::OtherSites));
     assert!(planner.leads());
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use planner_support::{CHUNK, blob, invent, true_chain};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{DropReason, Effect, Event, Planner, Source, USUAL_ROOM};
+use wherry_node::transfer::planner::{DropReason, Effect, Event, Planner, Scope, Source, USUAL_ROOM};
 use wherry_proto::{ChunkIndex, List, NodeId, Role, Run, SecretKey, Update};
 
 /// Of whom chunks are asked where two sign chains that contradict each other, one of them at another site, and a limit
@@ -31,7 +31,7 @@ fn asked_while_limited(far: NodeId, near: NodeId) -> BTreeSet<NodeId> {
         Event::Limited(true),
         Event::Offered(far, LinkClass::Wan),
         Event::Offered(near, LinkClass::Lan),
-        Event::SearchedSite,
+        Event::Searched(Scope::Site),
     ]);
     let mut asked = BTreeSet::new();
     while let Some(event) = events.pop_front() {
@@ -75,7 +75,7 @@ fn two_that_have_lost_different_chunks_of_a_blob_heal_each_other() {
     let runs = [Run { from: 0, len: 5 }, Run { from: 6, len: 2 }];
     let update = Update { role, here: List::first_of(runs) };
     planner.apply(Event::Met(other, LinkClass::Lan, None));
-    planner.apply(Event::SearchedSite);
+    planner.apply(Event::Searched(Scope::Site));
     let effects = planner.apply(Event::Updated(other, update));
     let lost = map.index(2).unwrap();
     assert_eq!(effects, [Effect::Fetch(other, lost, vec![chain.from(lost)])]);
@@ -123,7 +123,7 @@ fn a_holder_that_has_not_got_a_chunk_is_not_asked_for_it_again() {
     let says = |role, runs: &[Run]| {
         Event::Updated(holder, Update { role, here: List::first_of(runs.iter().copied()) })
     };
-    let mut events = VecDeque::from([Event::Offered(holder, LinkClass::Lan), Event::SearchedSite]);
+    let mut events = VecDeque::from([Event::Offered(holder, LinkClass::Lan), Event::Searched(Scope::Site)]);
     let (mut is_whole, mut drops, mut reads) = (true, 0, Vec::new());
     for _ in 0..500 {
         for effect in planner.apply(events.pop_front().unwrap_or(Event::Tick)) {
@@ -147,6 +147,7 @@ fn a_holder_that_has_not_got_a_chunk_is_not_asked_for_it_again() {
                     events.push_back(Event::Arrived(Source::Peer(node), index, link, took));
                 }
                 Effect::Keep(source, index, link) => events.push_back(Event::Kept(source, index, link)),
+                Effect::Search(scope) => events.push_back(Event::Searched(scope)),
                 Effect::Drop(_, DropReason::Failed(_)) => drops += 1,
                 Effect::ReadOrigin(from, _, to) => {
                     reads.push((from.get(), to.get()));
@@ -175,8 +176,8 @@ fn a_holder_at_another_site_is_not_asked_for_its_chain_while_a_limit_says_no() {
     let mut planner = Planner::new(me, chain.digest(), chain.map(), &[], 1);
     planner.apply(Event::Limited(true));
     let mut effects = planner.apply(Event::Offered(far, LinkClass::Wan));
-    effects.extend(planner.apply(Event::SearchedSite));
-    effects.extend(planner.apply(Event::SearchedNetwork));
+    effects.extend(planner.apply(Event::Searched(Scope::Site)));
+    effects.extend(planner.apply(Event::Searched(Scope::OtherSites)));
     // Nor is it given up, however long that takes.
     for _ in 0..100 {
         effects.extend(planner.apply(Event::Tick));
@@ -198,7 +199,7 @@ fn whoever_sends_a_chunk_is_asked_for_the_next_one_meanwhile_and_no_more_nodes_a
     let me = SecretKey::from_seed([99; 32]).node();
     let mut planner = Planner::new(me, chain.digest(), chain.map(), &[], 1);
     planner.trust(chain.clone());
-    planner.apply(Event::SearchedSite);
+    planner.apply(Event::Searched(Scope::Site));
     let role = Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false };
     let half = Update { role, here: List::first_of([Run { from: 0, len: 64 }]) };
     let mut asked: BTreeMap<NodeId, Vec<ChunkIndex>> = BTreeMap::new();

@@ -23,7 +23,8 @@ use swarm_support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use wherry_node::swarm::{
-    self, ADMISSION_TIME, BULK_HANDSHAKE_TIME, Client, MAX_BULK_HANDSHAKES, MAX_HANDSHAKES, SwarmError,
+    self, ADMISSION_TIME, BULK_HANDSHAKE_TIME, Client, LinkClass, MAX_BULK_HANDSHAKES, MAX_HANDSHAKES,
+    SwarmError,
 };
 use wherry_proto::{
     Ask, Certificate, Digest, Hello, NodeId, Ports, Question, Roles, SecretKey, Version, encode_frame,
@@ -462,7 +463,7 @@ async fn a_node_that_is_alone_listens_to_nobody_and_asks_nobody() {
     let digest = Digest::sha256(b"");
     let mut want = std::pin::pin!(alone.client().want_of_providers(digest, PATIENCE));
     assert_eq!(within(want.next()).await, None);
-    assert_eq!(within(alone.client().tag("a:1", PATIENCE)).await, []);
+    assert_eq!(within(alone.client().tag("a:1", LinkClass::Lan, PATIENCE)).await, []);
     within(alone.client().announce(digest)).await;
     assert!(within(alone.client().exchange(member.id())).await.is_err());
     tokio::time::timeout(SILENCE, meet(&member.client(), alone.id())).await.unwrap_err();

@@ -51,7 +51,7 @@ async fn two_members_meet_by_a_bootstrap_address_and_one_takes_a_blob() {
         assert_eq!((neighbour.class, neighbour.site.as_str()), (LinkClass::Lan, "here"));
         assert_eq!(neighbour.since, NOW);
 
-        let offers: Vec<Offer> = within(b.client().want(digest, PATIENCE).collect()).await;
+        let offers: Vec<Offer> = within(b.client().want(digest, LinkClass::Lan, PATIENCE).collect()).await;
         assert_eq!(offers, [Offer { node: a.id(), size: bytes.len() as u64, arriving: None }]);
         let exchange = within(b.client().exchange(a.id())).await.unwrap();
         assert!(exchange.is_direct());
@@ -108,7 +108,7 @@ async fn what_is_not_held_or_has_another_length_or_no_such_chunk_is_said_so() {
     assert_eq!(within(exchange.chunk(digest, larger, larger.first(), |_| {})).await, Err(other_size));
     // The connection is none the worse for it.
     assert!(take(&exchange, digest, 100).await == bytes);
-    let offers: Vec<Offer> = within(b.client().want(other, PATIENCE).collect()).await;
+    let offers: Vec<Offer> = within(b.client().want(other, LinkClass::Lan, PATIENCE).collect()).await;
     assert_eq!(offers, []);
 }
 
@@ -348,9 +348,9 @@ async fn only_true_tag_records_are_passed_on() {
     for record in [&good, &elsewhere, &member, &borrowed, &forged] {
         a.shelf.tag(record.clone());
     }
-    assert_eq!(within(b.client().tag("good:1", PATIENCE)).await, [good]);
+    assert_eq!(within(b.client().tag("good:1", LinkClass::Lan, PATIENCE)).await, [good]);
     for bad in ["elsewhere:1", "member:1", "borrowed:1", "forged:1", "unknown:1"] {
-        assert_eq!(within(b.client().tag(bad, PATIENCE)).await, [], "{bad}");
+        assert_eq!(within(b.client().tag(bad, LinkClass::Lan, PATIENCE)).await, [], "{bad}");
     }
 }
 

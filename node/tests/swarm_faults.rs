@@ -114,7 +114,7 @@ async fn a_neighbour_that_moved_while_it_was_connected_is_reached_where_it_is_no
     let new = start(moved).await;
     meet(&new.client(), a.id()).await;
     // To answer, a must have taken notice of the connection on which it is asked.
-    let asked = new.client().want(a.shelf.add(&noise(1000, 2)), PATIENCE);
+    let asked = new.client().want(a.shelf.add(&noise(1000, 2)), LinkClass::Wan, PATIENCE);
     assert!(within(std::pin::pin!(asked).next()).await.is_some());
     old.end().await;
     let neighbours = a.client().neighbours();
@@ -293,7 +293,7 @@ async fn the_first_question_of_a_node_waits_until_it_knows_its_neighbours() {
                 1
             ),
             1 => {
-                let mut offers = std::pin::pin!(b.client().want(digest, PATIENCE));
+                let mut offers = std::pin::pin!(b.client().want(digest, LinkClass::Lan, PATIENCE));
                 assert_eq!(within(offers.next()).await.map(|offer| offer.node), Some(a.id()));
             }
             _ => {

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use futures::{FutureExt as _, StreamExt as _};
 use swarm_support::*;
-use wherry_node::swarm::{Client, Exchange, ExchangeError, Follow, Offer, StatesError, UPDATE_TIME};
+use wherry_node::swarm::{
+    Client, Exchange, ExchangeError, Follow, LinkClass, Offer, StatesError, UPDATE_TIME,
+};
 use wherry_proto::{
     Attempt, Certificate, CertificateError, ChunkMap, ClaimError, Digest, Lead, LeadRefusal, List, Role, Run,
     SecretKey, SignedStates, StreamClaim, Update,
@@ -279,7 +281,8 @@ async fn whoever_is_asked_for_a_blob_says_that_it_arrives_and_learns_who_wants_i
     let (a, b) = pair().await;
     let incoming = a.shelf.expect(&bytes(), leading(0));
     let digest = incoming.name().digest;
-    let want = async || -> Vec<Offer> { within(b.client().want(digest, PATIENCE).collect()).await };
+    let want =
+        async || -> Vec<Offer> { within(b.client().want(digest, LinkClass::Lan, PATIENCE).collect()).await };
     let size = incoming.name().size;
     assert_eq!(want().await, [Offer { node: a.id(), size, arriving: Some(leading(0)) }]);
     assert_eq!(incoming.followers(), [b.id()]);

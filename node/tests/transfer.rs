@@ -31,6 +31,7 @@ use wherry_gateway::{Host, TagOrDigest};
 use wherry_node::limits::{LimitParts, LimitSettings, Limits, moment};
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
+use wherry_node::transfer::planner::Scope;
 use wherry_node::transfer::{
     Fetched, Found, MAX_TRANSFERS, PeerError, Peers, Route, Signer, Transfer, TransferError, Transfers,
 };
@@ -46,7 +47,7 @@ impl Peers for Nobody {
         SecretKey::from_seed([1; 32]).node()
     }
 
-    fn search(&self, _: Digest) -> BoxStream<'static, Found> {
+    fn search(&self, _: Digest, _: Scope) -> BoxStream<'static, Found> {
         stream::empty().boxed()
     }
 

@@ -45,7 +45,7 @@ impl Images {
         if self.0.parts.tags.policy(reference) != TagPolicy::Frozen {
             return Ok(());
         }
-        self.ask_site(reference).await?;
+        self.ask_neighbours(reference).await?;
         match self.0.records.tag(reference)? {
             Some(known) if known.record.digest != *digest => {
                 Err(ImageError::Frozen { what: reference.to_string(), digest: known.record.digest })

@@ -17,6 +17,7 @@ use wherry_proto::{ChunkMap, Digest, End, NodeId, link};
 
 use super::{ImageError, Images, PEERS_PATIENCE, blocking};
 use crate::swarm::LinkClass;
+use crate::transfer::planner::Scope;
 use crate::transfer::{Found, PeerError, Route};
 
 /// From how many peers at once a last chunk is asked; each takes at most one chunk and one chain of memory.
@@ -76,7 +77,8 @@ impl Images {
     pub(super) async fn proven_length(&self, digest: Digest, most: u64) -> Option<u64> {
         let limits = self.0.parts.transfers.limits();
         let peers = &self.0.parts.peers;
-        let all = peers.search(digest).chain(peers.search_network(digest));
+        let search = |scope| peers.search(digest, scope);
+        let all = search(Scope::Site).chain(search(Scope::OtherSites)).chain(search(Scope::Network));
         let offers = all.filter_map(|found| {
             ready(match found {
                 Found { class: LinkClass::Wan, .. } if limits.limited().is_some() => None,

@@ -54,7 +54,7 @@ use crate::flights::Flights;
 use crate::seldom::Seldom;
 use crate::status::{Metrics, Remaining};
 use crate::store::{Store, StoredBlob};
-use crate::swarm::Clock;
+use crate::swarm::{Clock, LinkClass};
 use crate::transfer::{Fetched, Peers, Route, TransferError, Transfers};
 
 pub use access::{Access, AccessRules};
@@ -78,11 +78,11 @@ const PEERS_PATIENCE: Duration = Duration::from_secs(4);
 /// The longest image configuration that is read, in bytes.
 pub const MAX_CONFIG: u64 = 4 << 20;
 
-/// The other nodes of the site, as far as names go.
+/// The other nodes, as far as names go: those of the site and, where it is said, those at other sites.
 pub trait Site: Send + Sync + 'static {
-    /// What neighbours say of a reference, be it a tag or a digest. Each record is about this very reference and
-    /// signed by a member that may resolve. Waits for a short time that is the implementor's.
-    fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>>;
+    /// What the neighbours here or those at other sites say of a reference, be it a tag or a digest. Each record is about this
+    /// very reference and signed by a member that may resolve. Waits for a short time that is the implementor's.
+    fn records(&self, reference: &Reference, class: LinkClass) -> BoxFuture<'_, Vec<TagRecord>>;
 
     /// Counts up whenever a node of the site comes: what this one did not hear while they were apart, that one may know.
     fn meetings(&self) -> u64;
@@ -367,8 +367,13 @@ impl Images {
 
     /// Whether a neighbour says that a digest belongs to the repository.
     async fn is_vouched_for(&self, reference: &Reference) -> bool {
-        let records = self.0.parts.site.records(reference).await;
-        records.iter().any(|record| reference.target().digest() == Some(&record.digest))
+        for class in [LinkClass::Lan, LinkClass::Wan] {
+            let records = self.0.parts.site.records(reference, class).await;
+            if records.iter().any(|record| reference.target().digest() == Some(&record.digest)) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Remembers that a manifest, and all that it names, belongs to the repository that it was asked for in.

@@ -37,9 +37,9 @@ fn resolvers(client: &Client, reference: &Reference, all: bool) -> impl Iterator
 }
 
 impl Site for Client {
-    fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>> {
+    fn records(&self, reference: &Reference, class: LinkClass) -> BoxFuture<'_, Vec<TagRecord>> {
         let reference = reference.to_string();
-        async move { self.tag(&reference, PATIENCE).await }.boxed()
+        async move { self.tag(&reference, class, PATIENCE).await }.boxed()
     }
 
     fn meetings(&self) -> u64 {

@@ -13,6 +13,7 @@ use wherry_proto::{NodeId, Resolution, TagMeaning, TagRecord, TagWord};
 use super::heard::{Asking, Heard};
 use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, TagPolicy, Unasked, blocking};
 use crate::config::units::show_age;
+use crate::swarm::LinkClass;
 
 /// How long all that is done about a tag may take when the site knows an answer that can serve instead: clients give up
 /// after 10 s.
@@ -73,7 +74,7 @@ impl Images {
     /// What the origin says now, asked by this node itself.
     pub(super) async fn tag_anew(&self, reference: &Reference) -> Result<Resolved, ImageError> {
         // Somebody may have pushed it to another node.
-        let known = self.ask_site(reference).await?.known;
+        let known = self.ask_neighbours(reference).await?.known;
         let stays =
             |entry: &TagEntry| entry.record.word == TagWord::Pushed || self.is_frozen(reference, entry);
         if known.as_ref().is_some_and(stays) {
@@ -99,18 +100,15 @@ impl Images {
         if caught_up && let Some(resolved) = self.fresh(reference, &heard, until).await? {
             return Ok(resolved);
         }
-        for record in self.0.parts.site.records(reference).await {
-            self.hear(reference, record, &mut heard).await?;
-        }
+        self.hear_all(reference, LinkClass::Lan, &mut heard).await?;
         self.0.caught_up.add(reference, meetings);
         if (!caught_up || heard.source == Source::Peer)
             && let Some(resolved) = self.fresh(reference, &heard, until).await?
         {
             return Ok(resolved);
         }
-        heard.unless_lost(reference)?;
-        if let Some(entry) = heard.meaning().filter(|entry| self.is_frozen(reference, entry)) {
-            return self.frozen(reference, entry, for_all).await;
+        if let Some(resolved) = self.held_fast(reference, &heard, for_all).await? {
+            return Ok(resolved);
         }
         let mut patience = PATIENCE_WITH_ANSWER;
         // While the origin counts as out of reach here, the one before in rank was of no use a moment ago.
@@ -123,10 +121,20 @@ impl Images {
                 if let Some(resolved) = self.fresh(reference, &heard, until).await? {
                     return Ok(resolved.just_asked());
                 }
-                heard.unless_lost(reference)?;
-                if let Some(entry) = heard.meaning().filter(|entry| self.is_frozen(reference, entry)) {
-                    return self.frozen(reference, entry, for_all).await;
+                if let Some(resolved) = self.held_fast(reference, &heard, for_all).await? {
+                    return Ok(resolved);
                 }
+            }
+        }
+        // One node asks those at other sites, as it asks the origin: for all of its own.
+        let before = heard.known.clone();
+        self.hear_all(reference, LinkClass::Wan, &mut heard).await?;
+        if heard.known != before {
+            if let Some(resolved) = self.fresh(reference, &heard, until).await? {
+                return Ok(resolved);
+            }
+            if let Some(resolved) = self.held_fast(reference, &heard, for_all).await? {
+                return Ok(resolved);
             }
         }
         let patience = match heard.has_answer() {
@@ -175,21 +183,51 @@ impl Images {
         }
     }
 
+    /// What a tag means that means this for good, whatever an origin would say.
+    ///
+    /// # Errors
+    /// [`ImageError::Lost`] if it was pushed: an origin is not to be asked instead.
+    async fn held_fast(
+        &self,
+        reference: &Reference,
+        heard: &Heard,
+        for_all: bool,
+    ) -> Result<Option<Resolved>, ImageError> {
+        heard.unless_lost(reference)?;
+        match heard.meaning().filter(|entry| self.is_frozen(reference, entry)) {
+            Some(entry) => Ok(Some(self.frozen(reference, entry, for_all).await?)),
+            None => Ok(None),
+        }
+    }
+
     fn remembered(&self, reference: &Reference) -> Result<Heard, ImageError> {
         let known = self.0.records.tag_or_removed(reference)?;
         Ok(Heard { known, source: Source::Store, ahead: None })
     }
 
-    /// What is known of a tag once the site has been asked about it.
-    pub(super) async fn ask_site(&self, reference: &Reference) -> Result<Heard, ImageError> {
+    /// What is known of a tag once all neighbours have been asked about it.
+    pub(super) async fn ask_neighbours(&self, reference: &Reference) -> Result<Heard, ImageError> {
         let mut heard = self.remembered(reference)?;
-        for record in self.0.parts.site.records(reference).await {
-            self.hear(reference, record, &mut heard).await?;
+        for class in [LinkClass::Lan, LinkClass::Wan] {
+            self.hear_all(reference, class, &mut heard).await?;
         }
         Ok(heard)
     }
 
-    /// Takes in what a node of the site says of a tag.
+    /// Takes in what all neighbours of a class say of a tag.
+    async fn hear_all(
+        &self,
+        reference: &Reference,
+        class: LinkClass,
+        heard: &mut Heard,
+    ) -> Result<(), ImageError> {
+        for record in self.0.parts.site.records(reference, class).await {
+            self.hear(reference, record, heard).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what a node says of a tag.
     async fn hear(
         &self,
         reference: &Reference,

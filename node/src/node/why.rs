@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use wherry_gateway::{Descriptor, Reference};
 use wherry_proto::{ChunkMap, Digest, NodeId};
 
@@ -12,6 +12,7 @@ use super::Node;
 use super::backend::{image_error, platform};
 use crate::control::api::{ApiError, BlobWhy, InspectRequest, LimitNow, WhyImage, WhyState};
 use crate::images::LocalImage;
+use crate::swarm::LinkClass;
 use crate::transfer::WaitsFor;
 
 /// How long neighbours may take to say what they have.
@@ -112,7 +113,8 @@ impl Node {
     }
 
     async fn who_has(&self, digest: Digest) -> Vec<NodeId> {
-        let offers = self.swarm.want(digest, ASK_TIME);
+        let want = |class| self.swarm.want(digest, class, ASK_TIME);
+        let offers = stream::select(want(LinkClass::Lan), want(LinkClass::Wan));
         let holders =
             offers.filter(|offer| std::future::ready(offer.arriving.is_none())).map(|offer| offer.node);
         let holders: BTreeSet<NodeId> = holders.collect().await;
@@ -128,8 +130,10 @@ impl Node {
         let digest = match known {
             Some(digest) => Some(digest),
             None => {
-                let records = self.swarm.tag(&reference.to_string(), ASK_TIME).await;
-                records.into_iter().max_by_key(|record| record.sequence).map(|record| record.digest)
+                let reference = reference.to_string();
+                let tag = |class| self.swarm.tag(&reference, class, ASK_TIME);
+                let (near, far) = tokio::join!(tag(LinkClass::Lan), tag(LinkClass::Wan));
+                near.into_iter().chain(far).max_by_key(|record| record.sequence).map(|record| record.digest)
             }
         };
         match digest {

@@ -84,7 +84,8 @@ pub(super) struct Inner {
     pub(super) inbound: Arc<Inbound>,
     pub(super) buffers: Buffers,
     pub(super) downlink: Downlink,
-    pub(super) wants: Wants,
+    // What neighbours here are to be asked for, and those at other sites.
+    pub(super) wants: [Wants; 2],
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) settled: CancellationToken,
@@ -187,15 +188,21 @@ impl Client {
         }
     }
 
-    /// Who has a blob, or will have it: all neighbours are asked at once, and where there are many, together with what else
-    /// is wanted in the same moment. Offers come as the answers do, one from each peer, until all have answered or the
-    /// deadline is over. The deadline counts from when the node is [settled](Client::settled).
-    pub fn want(&self, digest: Digest, deadline: Duration) -> impl Stream<Item = Offer> + Send + use<> {
+    /// Who has a blob, or will have it: all neighbours of this site or, if `class` is [`LinkClass::Wan`], all others are asked at
+    /// once, and where there are many, together with what else is wanted in the same moment. Offers come as the answers do, one
+    /// from each peer, until all have answered or the deadline is over. The deadline counts from when the node is
+    /// [settled](Client::settled).
+    pub fn want(
+        &self,
+        digest: Digest,
+        class: LinkClass,
+        deadline: Duration,
+    ) -> impl Stream<Item = Offer> + Send + use<> {
         let client = self.clone();
         let offers = async move {
             client.settled().await;
             let end = Instant::now() + deadline;
-            let mut offers = client.wanted(digest);
+            let mut offers = client.wanted(digest, class);
             stream::poll_fn(move |cx| offers.poll_recv(cx)).take_until(sleep_until(end))
         };
         stream::once(offers).flatten()
@@ -246,13 +253,17 @@ impl Client {
         offers.filter_map(std::future::ready).take_until(sleep_until(end))
     }
 
-    /// Sees to it that all neighbours are asked about a blob soon.
-    fn wanted(&self, digest: Digest) -> mpsc::Receiver<Offer> {
-        let Inner { wants, neighbours, tasks, stop, .. } = &*self.0;
+    /// Sees to it that all neighbours of a class are asked about a blob soon.
+    fn wanted(&self, digest: Digest, class: LinkClass) -> mpsc::Receiver<Offer> {
+        let Inner { wants: [near, far], neighbours, tasks, stop, .. } = &*self.0;
+        let wants = match class {
+            LinkClass::Lan => near,
+            LinkClass::Wan => far,
+        };
         let (offers, turn) = wants.add(digest);
         let wait = match turn {
             Turn::Others => return offers,
-            Turn::Soon => company_time(neighbours.count()),
+            Turn::Soon => company_time(neighbours.of_class(class).len()),
             Turn::Now => Duration::ZERO,
         };
         let (wants, neighbours, stop) = (wants.clone(), Arc::clone(neighbours), stop.clone());
@@ -261,7 +272,7 @@ impl Client {
                 if !wait.is_zero() {
                     sleep(wait).await;
                 }
-                wants.ask(neighbours.all()).await;
+                wants.ask(neighbours.of_class(class)).await;
             };
             if stop.run_until_cancelled(ask).await.is_none() {
                 wants.give_up();
@@ -276,15 +287,15 @@ impl Client {
         Some(nodes)
     }
 
-    /// What the neighbours know a reference to mean. Each record is about this very reference, was passed on by
+    /// What the neighbours of a class know a reference to mean. Each record is about this very reference, was passed on by
     /// a member, and is signed by a member that may resolve, be it connected or not. The deadline counts from when
     /// the node is [settled](Client::settled).
-    pub async fn tag(&self, reference: &str, deadline: Duration) -> Vec<TagRecord> {
+    pub async fn tag(&self, reference: &str, class: LinkClass, deadline: Duration) -> Vec<TagRecord> {
         let (Some(door), Ok(text)) = (&self.0.door, reference.parse()) else { return Vec::new() };
         self.settled().await;
         let end = Instant::now() + deadline;
         let question = Question::Tag(text);
-        let entries = self.0.neighbours.all();
+        let entries = self.0.neighbours.of_class(class);
         let mut answers: FuturesUnordered<_> = entries
             .iter()
             .map(|entry| async { (entry.neighbour.node, entry.ask(question.clone()).await) })
@@ -325,8 +336,7 @@ impl Client {
     /// Tells the neighbours of this site what a tag means now; how many there are, and how many of them know it when all have
     /// answered or the time is up. What is on its way then still arrives.
     pub async fn moved(&self, record: &TagRecord, deadline: Duration) -> (usize, usize) {
-        let all = self.0.neighbours.all().into_iter();
-        let near: Vec<_> = all.filter(|entry| entry.neighbour.class == LinkClass::Lan).collect();
+        let near = self.0.neighbours.of_class(LinkClass::Lan);
         let end = Instant::now() + deadline;
         let mut answers: FuturesUnordered<_> =
             near.iter().map(|entry| entry.ask(Question::Moved(record.clone()))).collect();
@@ -381,8 +391,7 @@ impl Client {
         };
         self.settled().await;
         let end = Instant::now() + deadline;
-        let all = self.0.neighbours.all().into_iter();
-        let near: Vec<_> = all.filter(|entry| entry.neighbour.class == LinkClass::Lan).collect();
+        let near = self.0.neighbours.of_class(LinkClass::Lan);
         // There are at most MAX_CONNECTIONS neighbours.
         let mut shares = Shares::new(MAX_SITE_TAGS, near.len() as u16, known);
         let first = (0..).zip(near).map(|(number, entry)| self.tag_page(number, entry, question(None)));

@@ -125,6 +125,10 @@ impl Neighbours {
         self.lock().values().cloned().collect()
     }
 
+    pub(super) fn of_class(&self, class: LinkClass) -> Vec<Entry> {
+        self.lock().values().filter(|entry| entry.neighbour.class == class).cloned().collect()
+    }
+
     /// Those of this site.
     pub(super) fn near(&self) -> Vec<NodeId> {
         let entries = self.lock();
@@ -149,10 +153,6 @@ impl Neighbours {
     pub(super) fn are_astir(&self) -> bool {
         let sought = *self.sought.lock().unwrap_or_else(PoisonError::into_inner);
         sought.is_some_and(|at| at.elapsed() < ASTIR)
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.lock().len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -33,7 +33,6 @@ use super::settings::{SwarmError, SwarmSettings};
 use super::streams::{Arrived, Protocol};
 use super::tls::Tls;
 use super::transport;
-use super::wants::Wants;
 
 /// How long the listeners may take to come up.
 const LISTEN_TIME: Duration = Duration::from_secs(5);
@@ -122,7 +121,7 @@ async fn start_settling_by(
         inbound: Arc::default(),
         buffers: Buffers::default(),
         downlink: Downlink::default(),
-        wants: Wants::default(),
+        wants: Default::default(),
         tasks: TaskTracker::new(),
         stop: shutdown.child_token(),
         settled: CancellationToken::new(),

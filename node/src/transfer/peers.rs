@@ -15,12 +15,16 @@ use wherry_proto::{
     StateChain, StatePrefix, Update,
 };
 
-use super::planner::NoStates;
+use super::planner::{NoStates, Scope};
 use super::{Claim, Found, PeerError, Peers, Route};
 use crate::swarm::{Client, ConnectError, ExchangeError, LinkClass, Offer, StatesError};
 
-/// How long neighbours may take to say whether they hold a blob before an origin is asked.
+/// How long neighbours of the site may take to say whether they hold a blob before others are asked.
 const SITE_PATIENCE: Duration = Duration::from_millis(750);
+
+/// How long those at other sites may take before this node begins to read an origin: as long as the [roles](ROLE_PATIENCE) of
+/// others are waited for meanwhile, and two round trips by way of a geostationary satellite.
+const FAR_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// How long they may take to say what they do before this node begins to lead. Where a whole site begins at once all are
 /// busy, and it is worth more to wait than to read twice.
@@ -86,12 +90,13 @@ impl Peers for Client {
         self.are_neighbours_astir()
     }
 
-    fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
-        self.want(digest, SITE_PATIENCE).filter_map(found(self.clone())).boxed()
-    }
-
-    fn search_network(&self, digest: Digest) -> BoxStream<'static, Found> {
-        self.want_of_providers(digest, NETWORK_PATIENCE).filter_map(found(self.clone())).boxed()
+    fn search(&self, digest: Digest, scope: Scope) -> BoxStream<'static, Found> {
+        let offers = match scope {
+            Scope::Site => self.want(digest, LinkClass::Lan, SITE_PATIENCE).boxed(),
+            Scope::OtherSites => self.want(digest, LinkClass::Wan, FAR_PATIENCE).boxed(),
+            Scope::Network => self.want_of_providers(digest, NETWORK_PATIENCE).boxed(),
+        };
+        offers.filter_map(found(self.clone())).boxed()
     }
 
     fn ask(&self, nodes: &BTreeSet<NodeId>, digest: Digest) -> BoxStream<'static, Found> {

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use wherry_proto::{ChunkIndex, ChunkMap, Digest, Link, NodeId, Role, State, link};
 
 use super::flow::Flow;
-use super::planner::{DropReason, Effect, Event, Planner, Proof, Source, Succession, TICK};
+use super::planner::{DropReason, Effect, Event, Planner, Proof, Scope, Source, Succession, TICK};
 use super::reading::{self, Reading};
 use super::routes::Routes;
 use super::siblings::Sibling;
@@ -164,7 +164,7 @@ impl Driver {
             limits.mark_changed();
         }
         // Whatever was told before, a route above all, stands in the queue before what the search finds.
-        self.search();
+        self.search(Scope::Site);
         let stop = self.stop.clone();
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -311,11 +311,11 @@ impl Driver {
     fn apply(&mut self, event: Event) -> Vec<Effect> {
         // One chunk is no burden.
         let is_burden = self.map().count() > 1;
-        if is_burden && matches!(event, Event::SearchedSite | Event::Tick) {
+        if is_burden && matches!(event, Event::Searched(Scope::Site) | Event::Tick) {
             self.planner.set_laden(self.sibling.is_laden() && self.parts.peers.are_astir());
         }
         // By now a node that has just begun knows its site.
-        if matches!(event, Event::SearchedSite) {
+        if matches!(event, Event::Searched(Scope::Site)) {
             self.planner.set_site(&self.parts.peers.site());
         }
         self.planner.may_ask(self.sibling.allowance());
@@ -467,8 +467,7 @@ impl Driver {
                 let origin = self.routes.current();
                 info!(blob = %digest.short(), %origin, chunk = %index, "the origin sends other bytes than the chain is of that is known");
             }
-            Effect::Search => self.search(),
-            Effect::SearchNetwork => self.search_network(),
+            Effect::Search(scope) => self.search(scope),
             Effect::Verified | Effect::Failed(_) => {}
         }
     }

@@ -13,7 +13,7 @@ use wherry_proto::{
     Attempt, ChunkIndex, ChunkMap, Digest, Lead, NodeId, Role, SignedStates, StateChain, StatePrefix, Update,
 };
 
-use super::planner::NoStates;
+use super::planner::{NoStates, Scope};
 use crate::swarm::LinkClass;
 
 /// A node that says that it has a blob, or will have it.
@@ -71,14 +71,9 @@ pub trait Peers: Send + Sync + 'static {
         false
     }
 
-    /// Looks among the neighbours for those that hold a blob or are getting it. The stream ends when all have answered or
-    /// had their time.
-    fn search(&self, digest: Digest) -> BoxStream<'static, Found>;
-
-    /// Looks for holders in the rest of the network. It costs many messages, and a thin link may have to bear them.
-    fn search_network(&self, _digest: Digest) -> BoxStream<'static, Found> {
-        stream::empty().boxed()
-    }
+    /// Looks among these for those that hold a blob or are getting it. The stream ends when all have answered or had their
+    /// time.
+    fn search(&self, digest: Digest, scope: Scope) -> BoxStream<'static, Found>;
 
     /// What these nodes have to do with a blob at the moment, of those who say so in time.
     fn ask(&self, _nodes: &BTreeSet<NodeId>, _digest: Digest) -> BoxStream<'static, Found> {

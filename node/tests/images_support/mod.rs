@@ -29,6 +29,7 @@ use wherry_node::limits::Limits;
 use wherry_node::status::Metrics;
 use wherry_node::store::{Store, StoreSettings};
 use wherry_node::swarm::{LinkClass, RESOLVE_TIME};
+use wherry_node::transfer::planner::Scope;
 use wherry_node::transfer::{Found, PeerError, Peers, Progress, Signer, Transfers};
 use wherry_proto::{
     Certificate, ChainBuilder, ChunkIndex, ChunkMap, Digest, NetworkId, NodeId, Resolution, Roles, SecretKey,
@@ -150,12 +151,15 @@ pub enum Resolver {
 #[derive(Default)]
 pub struct Said {
     records: Mutex<Vec<TagRecord>>,
+    far: Mutex<Vec<TagRecord>>,
     resolver: Mutex<Option<Resolver>>,
     /// What they were told of tags that have moved.
     told: Mutex<Vec<TagRecord>>,
     /// How often the resolver was asked, and how often any other node.
     pub resolving: AtomicUsize,
     pub asking_anybody: AtomicUsize,
+    /// How often those at other sites were asked.
+    pub asking_afar: AtomicUsize,
     /// How often one of them has come.
     pub meetings: AtomicU64,
 }
@@ -163,6 +167,11 @@ pub struct Said {
 impl Said {
     pub fn says(&self, record: TagRecord) {
         self.records.lock().unwrap().push(record);
+    }
+
+    /// Somebody at another site says so.
+    pub fn says_afar(&self, record: TagRecord) {
+        self.far.lock().unwrap().push(record);
     }
 
     /// From now on another node is to ask the origin.
@@ -181,10 +190,16 @@ impl Said {
 }
 
 impl Site for Said {
-    fn records(&self, reference: &Reference) -> BoxFuture<'_, Vec<TagRecord>> {
+    fn records(&self, reference: &Reference, class: LinkClass) -> BoxFuture<'_, Vec<TagRecord>> {
         let reference = reference.to_string();
         async move {
-            let said = self.records.lock().unwrap();
+            let said = match class {
+                LinkClass::Lan => self.records.lock().unwrap(),
+                LinkClass::Wan => {
+                    self.asking_afar.fetch_add(1, Ordering::Relaxed);
+                    self.far.lock().unwrap()
+                }
+            };
             said.iter().filter(|record| record.reference.as_str() == reference).cloned().collect()
         }
         .boxed()
@@ -276,7 +291,10 @@ impl Peers for Holders {
         own_key().node()
     }
 
-    fn search(&self, digest: Digest) -> BoxStream<'static, Found> {
+    fn search(&self, digest: Digest, scope: Scope) -> BoxStream<'static, Found> {
+        if scope != Scope::Site {
+            return stream::empty().boxed();
+        }
         let held = self.held.lock().unwrap().clone();
         let offers = held.into_iter().enumerate().filter(move |(_, (held, _))| *held == digest);
         let found = offers.map(|(number, (_, bytes))| Found {

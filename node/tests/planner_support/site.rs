@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, Planner};
+use wherry_node::transfer::planner::{Effect, Event, Planner, Scope};
 use wherry_proto::{
     Algorithm, Attempt, Certificate, ChunkMap, Digest, List, NodeId, Role, Roles, SecretKey, SignedStates,
     State, StatePrefix, StreamClaim, Update, rank,
@@ -42,7 +42,14 @@ pub fn says(planner: &mut Planner, node: NodeId, role: Role) -> Vec<Effect> {
 
 /// It may lead from now on, if nobody does.
 pub fn may_lead(planner: &mut Planner) -> Vec<Effect> {
-    [Event::OriginOffered, Event::SearchedSite].into_iter().flat_map(|event| planner.apply(event)).collect()
+    let events = [Event::OriginOffered, Event::Searched(Scope::Site), Event::Searched(Scope::OtherSites)];
+    events.into_iter().flat_map(|event| planner.apply(event)).collect()
+}
+
+/// All of this site have said what they do, and nobody elsewhere holds the blob.
+pub fn all_asked(planner: &mut Planner) -> Vec<Effect> {
+    let events = [Event::RolesAsked, Event::Searched(Scope::OtherSites)];
+    events.into_iter().flat_map(|event| planner.apply(event)).collect()
 }
 
 pub fn leads(effects: &[Effect]) -> bool {
@@ -74,7 +81,7 @@ pub fn leading(site: &Site) -> (Planner, Attempt) {
 pub fn ticks(planner: &mut Planner, count: usize) -> Vec<Effect> {
     let tick = |planner: &mut Planner| {
         let mut effects = planner.apply(Event::Tick);
-        effects.extend(planner.apply(Event::RolesAsked));
+        effects.extend(all_asked(planner));
         effects
     };
     (0..count).flat_map(|_| tick(planner)).collect()
@@ -83,7 +90,7 @@ pub fn ticks(planner: &mut Planner, count: usize) -> Vec<Effect> {
 pub fn may_lead_after_asking(planner: &mut Planner) -> Vec<Effect> {
     let mut effects = may_lead(planner);
     for _ in 0..4 {
-        effects.extend(planner.apply(Event::RolesAsked));
+        effects.extend(all_asked(planner));
         effects.extend(planner.apply(Event::Tick));
     }
     effects

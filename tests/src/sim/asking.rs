@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::Event;
+use wherry_node::transfer::planner::{Event, Scope};
 use wherry_proto::{NodeId, rank};
 
 use super::clock::nanos;
@@ -27,7 +27,15 @@ const MAX_FAR: usize = 8;
 const MAX_ASKED_TO_LEAD: usize = 16;
 
 impl World {
-    pub(super) fn search(&mut self, node: usize, blob: BlobNo) {
+    pub(super) fn search(&mut self, node: usize, blob: BlobNo, scope: Scope) {
+        match scope {
+            Scope::Site => self.search_site(node, blob),
+            Scope::OtherSites => self.search_other_sites(node, blob),
+            Scope::Network => self.search_network(node, blob),
+        }
+    }
+
+    fn search_site(&mut self, node: usize, blob: BlobNo) {
         let alive: Vec<usize> =
             self.nodes[node].neighbours.iter().copied().filter(|other| self.nodes[*other].alive).collect();
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
@@ -99,11 +107,18 @@ impl World {
     pub(super) fn site_asked(&mut self, node: usize, blob: BlobNo) {
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
         if transfer.awaited.take().is_some() {
-            self.apply(node, blob, Event::SearchedSite);
+            self.apply(node, blob, Event::Searched(Scope::Site));
         }
     }
 
-    pub(super) fn search_network(&mut self, node: usize, blob: BlobNo) {
+    /// Nodes have no neighbours at other sites before the network names some.
+    fn search_other_sites(&mut self, node: usize, blob: BlobNo) {
+        let Some(transfer) = self.nodes[node].transfer(blob) else { return };
+        let run = transfer.run;
+        self.clock.after(0, Happening::OtherSitesAsked { node, blob, run });
+    }
+
+    fn search_network(&mut self, node: usize, blob: BlobNo) {
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
         let run = transfer.run;
         self.clock.after(nanos(NETWORK_SEARCH), Happening::NetworkAsked { node, blob, run });
@@ -122,7 +137,7 @@ impl World {
                 self.apply(node, blob, Event::Offered(id, LinkClass::Wan));
             }
         }
-        self.apply(node, blob, Event::SearchedNetwork);
+        self.apply(node, blob, Event::Searched(Scope::Network));
     }
 
     pub(super) fn ask_lead(&mut self, node: usize, blob: BlobNo, but: &BTreeSet<NodeId>) {

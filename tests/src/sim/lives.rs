@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Event, Planner, Room, TICK};
+use wherry_node::transfer::planner::{Event, Planner, Room, Scope, TICK};
 use wherry_proto::Role;
 
 use super::clock::nanos;
@@ -72,7 +72,7 @@ impl World {
             self.apply(node, blob, Event::OriginOffered);
         }
         self.tell_reader(node, blob);
-        self.search(node, blob);
+        self.search(node, blob, Scope::Site);
     }
 
     /// A node dies: what it sends and takes breaks off.

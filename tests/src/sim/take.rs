@@ -3,7 +3,9 @@
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use wherry_node::transfer::planner::{DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Source};
+use wherry_node::transfer::planner::{
+    DropReason, Effect, Event, IN_FLIGHT, MOST_WINDOW, NoStates, Scope, Source,
+};
 use wherry_proto::{ChunkIndex, NodeId, Role, State};
 
 use super::clock::nanos;
@@ -41,7 +43,8 @@ impl World {
             eprintln!("{:.4} {node}/{blob} <- {}", now as f64 / 1e9, brief(&event));
         }
         let measures = matches!(event, Event::Tick);
-        let laden = matches!(event, Event::SearchedSite | Event::Tick).then(|| self.is_laden(node, blob));
+        let laden =
+            matches!(event, Event::Searched(Scope::Site) | Event::Tick).then(|| self.is_laden(node, blob));
         let allowed = self.nodes[node].room.of(blob as u64);
         let Some(transfer) = self.nodes[node].transfer(blob) else { return };
         if let Some(laden) = laden {
@@ -164,8 +167,7 @@ impl World {
             }
             Effect::StreamVoid(_) | Effect::AttemptFailed | Effect::OriginWrong(_) => self.report.voids += 1,
             Effect::OriginContradicts(_) => self.report.contradictions += 1,
-            Effect::Search => self.search(node, blob),
-            Effect::SearchNetwork => self.search_network(node, blob),
+            Effect::Search(scope) => self.search(node, blob, scope),
             Effect::Verified => self.verified(node, blob),
             Effect::Failed(failure) => self.failed(node, blob, &format!("{failure:?}")),
         }

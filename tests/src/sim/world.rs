@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Event, Room, Source, TICK};
+use wherry_node::transfer::planner::{Event, Room, Scope, Source, TICK};
 use wherry_proto::{Certificate, ChunkIndex, Link, NodeId, Roles, SecretKey};
 
 use super::blob::{Blob, Content, TRUE};
@@ -94,6 +94,11 @@ pub(super) enum Happening {
         node: usize,
         blob: BlobNo,
         asking: u64,
+    },
+    OtherSitesAsked {
+        node: usize,
+        blob: BlobNo,
+        run: u64,
     },
     NetworkAsked {
         node: usize,
@@ -467,6 +472,11 @@ impl World {
                 }
             }
             Happening::RolePatience { node, blob, asking } => self.roles_asked(node, blob, asking),
+            Happening::OtherSitesAsked { node, blob, run } => {
+                if self.runs(node, blob, run) {
+                    self.apply(node, blob, Event::Searched(Scope::OtherSites));
+                }
+            }
             Happening::NetworkAsked { node, blob, run } => {
                 if self.runs(node, blob, run) {
                     self.network_asked(node, blob);

@@ -13,13 +13,13 @@ impl Images {
         manifest: &Manifest,
     ) -> Result<Option<TagRecord>, ImageError> {
         // So that its number is higher than any that the site knows.
-        self.ask_site(reference).await?;
+        self.ask_neighbours(reference).await?;
         self.given(reference, self.change(reference, manifest, None, TagWord::Pushed).await?)
     }
 
     /// Takes back what a tag means, as [`Images::set_tag`] returns it; `None` if it means nothing here.
     pub(super) async fn remove_tag(&self, reference: &Reference) -> Result<Option<TagRecord>, ImageError> {
-        self.ask_site(reference).await?;
+        self.ask_neighbours(reference).await?;
         let (images, reference) = (self.clone(), reference.clone());
         let now = (self.0.parts.clock)();
         blocking(move || {

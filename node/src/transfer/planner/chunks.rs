@@ -97,11 +97,6 @@ impl Planner {
         if self.keeping.remove(&index) != Some(link) {
             return;
         }
-        if matches!(source, Source::Peer(_)) {
-            self.from_peers.insert(index);
-        } else {
-            self.from_peers.remove(index);
-        }
         // Of one that has left meanwhile it is not known: most are near.
         let is_near = |node| self.peers.get(node).is_none_or(|peer| peer.class == LinkClass::Lan);
         match &source {
@@ -124,6 +119,10 @@ impl Planner {
     pub(super) fn keep(&mut self, source: Source, index: ChunkIndex, link: Link) {
         self.keeping.insert(index, link);
         self.taken.insert(index);
+        match source {
+            Source::Peer(_) => self.from_peers.insert(index),
+            Source::Origin => self.from_peers.remove(index),
+        };
         self.effects.push(Effect::Keep(source, index, link));
     }
 

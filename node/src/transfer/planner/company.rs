@@ -3,10 +3,10 @@
 use wherry_proto::{ChunkIndex, ChunkSet, NodeId, Role, Update, lot, rank};
 
 use super::circle::STRANGE;
-use super::event::{DropReason, Effect, Proof, Source};
+use super::event::{DropReason, Effect, Proof, Scope, Source};
 use super::lead::{INTRODUCTION, LADEN, Request};
 use super::peer::{Chain, Peer};
-use super::{Network, PROMISE, Planner};
+use super::{Farther, PROMISE, Planner};
 use crate::swarm::LinkClass;
 
 /// How many peers one transfer uses at a time; offers beyond it are left alone. Twice as many find a rare chunk a little
@@ -32,6 +32,11 @@ pub const MAX_RETURNS: u8 = 5;
 /// How many ticks, one for each that comes before it in rank, a node without a way to a blob leaves the search of the network
 /// to others, at most.
 const MAX_SEARCH_WAIT: u64 = 4;
+
+/// Of how many bytes a blob is at most that is read from an origin rather than searched for all over the network. A search is
+/// some twenty questions with answers of up to 2 kB, and a handshake with each of those that are not connected, most of them
+/// over thin links: of a larger blob that is a hundredth.
+const NOT_WORTH_A_SEARCH: u64 = 6 << 20;
 
 /// After how many ticks a peer that failed is met again for the first time.
 const AGAIN: u64 = 1;
@@ -349,16 +354,18 @@ impl Planner {
             || !self.stale.is_empty()
     }
 
-    /// Whether it is for this node to ask the rest of the network: it leads, or is about to, or those who are here have no way
-    /// to the blob. Then those of high rank ask first, since one who finds it is enough.
+    /// Whether it is for this node to ask others than those of the site: it leads, or those who are here have no way to the
+    /// blob. Then those of high rank ask first, since one who finds it is enough.
     pub(super) fn is_to_look_farther(&self) -> bool {
-        if self.network != Network::Unasked || !self.searched_site {
+        let is_enough = match self.farther {
+            Farther::Unasked => false,
+            Farther::Asking(_) | Farther::Asked(Scope::Network) => true,
+            Farther::Asked(_) => self.may_read() && self.ledger.map().size() <= NOT_WORTH_A_SEARCH,
+        };
+        if is_enough || !self.searched_site || self.is_held() {
             return false;
         }
         let near: Vec<&Peer> = self.peers.values().filter(|peer| peer.class == LinkClass::Lan).collect();
-        if near.iter().any(|peer| peer.holds()) {
-            return false;
-        }
         let before = near.iter().filter(|peer| peer.rank > self.lead.rank()).count() as u64;
         let is_stuck = !self.limited
             && self.asked.is_empty()
@@ -368,12 +375,23 @@ impl Planner {
             && !self.awaits_words()
             && !near.iter().any(|peer| peer.may_lead(self.ticks))
             && self.lead.vacant() >= before.min(MAX_SEARCH_WAIT);
-        self.claims_lead() || is_stuck
+        self.leads() || is_stuck
     }
 
-    pub(super) fn search_network(&mut self) {
-        self.network = Network::Asked;
-        self.effects.push(Effect::SearchNetwork);
+    /// Whether anybody says that it holds the blob.
+    pub(super) fn is_held(&self) -> bool {
+        self.peers.values().any(Peer::holds)
+    }
+
+    /// Asks those at other sites or, if they have been asked, the rest of the network.
+    pub(super) fn look_farther(&mut self) {
+        let scope = match self.farther {
+            Farther::Unasked => Scope::OtherSites,
+            Farther::Asked(Scope::OtherSites) => Scope::Network,
+            Farther::Asking(_) | Farther::Asked(_) => return,
+        };
+        self.farther = Farther::Asking(scope);
+        self.effects.push(Effect::Search(scope));
     }
 
     /// Nobody here leads, nor may this node: others are asked to, and more are searched for.
@@ -391,10 +409,10 @@ impl Planner {
                 }
             }
             Request::Asked => {}
-            Request::Denied => match self.network {
-                Network::Unasked => self.search_network(),
-                Network::Asked => {}
-                Network::Searched => self.search_again(),
+            Request::Denied => match self.farther {
+                Farther::Asking(_) => {}
+                Farther::Asked(Scope::Network) => self.search_again(),
+                Farther::Unasked | Farther::Asked(_) => self.look_farther(),
             },
         }
     }
@@ -416,9 +434,9 @@ impl Planner {
             return;
         }
         self.here_at_search = Some(here);
-        (self.searched_site, self.network) = (false, Network::Unasked);
+        (self.searched_site, self.farther) = (false, Farther::Unasked);
         self.lead.request = Request::Unasked;
         self.lead.broken.clear();
-        self.effects.push(Effect::Search);
+        self.effects.push(Effect::Search(Scope::Site));
     }
 }

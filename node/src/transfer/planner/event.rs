@@ -103,10 +103,8 @@ pub enum Event {
     OriginEnded(Option<String>),
     /// There is an origin to read now.
     OriginOffered,
-    /// The neighbours have been asked.
-    SearchedSite,
-    /// So has the rest of the network: nobody else will offer.
-    SearchedNetwork,
+    /// These have been asked, and none of them will offer any more.
+    Searched(Scope),
     /// A member that was asked to lead says that it does.
     Promised(NodeId),
     /// The members have been asked to lead, and none will.
@@ -121,6 +119,17 @@ pub enum Event {
     Room,
     /// [`TICK`](super::TICK) has passed.
     Tick,
+}
+
+/// Among whom a blob is searched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The neighbours of this site.
+    Site,
+    /// The neighbours at other sites: one question to each of them, over thin links.
+    OtherSites,
+    /// Whomever the network names: some tens of questions one after the other, most of them over thin links.
+    Network,
 }
 
 /// What to do.
@@ -176,10 +185,9 @@ pub enum Effect {
     OriginContradicts(ChunkIndex),
     /// All chunks are here and the digest is right.
     Verified,
-    /// Ask the neighbours once more: those who were found have failed.
-    Search,
-    /// Ask the rest of the network: this node is to take the blob from outside the site, or nobody in it has a way to it.
-    SearchNetwork,
+    /// Ask these who has the blob: the site once more when those who were found have failed, others when this node is to take
+    /// the blob from outside the site or nobody in it has a way to it.
+    Search(Scope),
     /// Nobody is left to ask.
     Failed(Failure),
 }

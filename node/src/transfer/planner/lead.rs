@@ -13,7 +13,7 @@ use wherry_proto::{Attempt, NodeId, Role, SignedStates, StateChain, StatePrefix}
 
 use super::readings::{LEAD_MARGIN, Past, Seen, Watched, foremost};
 use super::relief::{LAST_RESORT, SLOW_FOR};
-use super::{Effect, LeadEnd, MAX_PEERS, Peer, Planner, Source, Succession};
+use super::{Effect, Farther, LeadEnd, MAX_PEERS, Peer, Planner, Scope, Source, Succession};
 use crate::swarm::{LinkClass, has_long_chain};
 
 /// For how many ticks a leader's reading may stand still before the next in rank takes over, at least: 5 s.
@@ -275,9 +275,13 @@ impl Planner {
         self.lead.signed.as_ref()
     }
 
+    /// Whether there is an origin to read.
+    pub(super) const fn may_read(&self) -> bool {
+        self.origin.offered && !self.origin.exhausted
+    }
+
     pub(super) fn may_lead(&self) -> bool {
-        (self.origin.offered && !self.origin.exhausted)
-            || self.peers.values().any(|peer| peer.class == LinkClass::Wan && peer.is_claimed())
+        self.may_read() || self.peers.values().any(|peer| peer.class == LinkClass::Wan && peer.is_claimed())
     }
 
     /// Time goes by for those who lead, and where nobody does.
@@ -405,7 +409,14 @@ impl Planner {
         self.peers.values().any(|peer| peer.class == LinkClass::Lan && peer.rank > self.lead.rank)
     }
 
+    /// What another site holds need not come from the origin: those there are asked first.
     fn begin_to_lead(&mut self) {
+        if self.farther == Farther::Unasked && !self.is_held() {
+            self.look_farther();
+        }
+        if self.farther == Farther::Asking(Scope::OtherSites) {
+            return;
+        }
         self.lead.begun = true;
         let before = self.lead.by.take().map(|leader| Succession { leader, why: self.lead_end(leader) });
         self.effects.push(Effect::Lead(before));

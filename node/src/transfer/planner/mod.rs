@@ -12,7 +12,7 @@ use std::time::Duration;
 use wherry_proto::{ChunkIndex, ChunkMap, ChunkSet, Digest, Ledger, Link, NodeId, Role, StateChain, rank};
 
 pub use company::{MAX_DROPPED, MAX_PEERS, MAX_RETURNS};
-pub use event::{DropReason, Effect, Event, Failure, LeadEnd, NoStates, Proof, Source, Succession};
+pub use event::{DropReason, Effect, Event, Failure, LeadEnd, NoStates, Proof, Scope, Source, Succession};
 pub use lead::STALL;
 pub use peer::{MAX_REFUSED, PIPELINE};
 pub use room::{Allowance, Lack, MOST_ROOM, Needs, Room, Sharer, USUAL_ROOM};
@@ -113,7 +113,7 @@ pub struct Planner {
     // How many more peers may be followed in this tick.
     may_follow: usize,
     searched_site: bool,
-    network: Network,
+    farther: Farther,
     // How many chunks were here when the last search began.
     here_at_search: Option<u32>,
     // The first chunk that no peer has though its states are known, and for how many ticks it has been that.
@@ -126,12 +126,12 @@ pub struct Planner {
     effects: Vec<Effect>,
 }
 
-/// Whether the rest of the network has been asked who holds the blob.
+/// Who outside the site has been asked for the blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Network {
+enum Farther {
     Unasked,
-    Asked,
-    Searched,
+    Asking(Scope),
+    Asked(Scope),
 }
 
 /// The number after this one in xorshift64 (Marsaglia, 2003).
@@ -185,7 +185,7 @@ impl Planner {
             circle: Circle::default(),
             may_follow: FOLLOWED_A_TICK,
             searched_site: false,
-            network: Network::Unasked,
+            farther: Farther::Unasked,
             here_at_search: None,
             sourceless: None,
             ticks: 0,
@@ -306,8 +306,11 @@ impl Planner {
                 self.origin.exhausted = false;
                 self.origin.error = None;
             }
-            Event::SearchedSite => self.searched_site = true,
-            Event::SearchedNetwork => self.network = Network::Searched,
+            Event::Searched(Scope::Site) => self.searched_site = true,
+            Event::Searched(scope) if self.farther == Farther::Asking(scope) => {
+                self.farther = Farther::Asked(scope);
+            }
+            Event::Searched(_) => {}
             Event::NotHere(node, index) => {
                 let source = Source::Peer(node);
                 let was_held =
@@ -389,7 +392,7 @@ impl Planner {
         self.ask_states();
         self.ask_peers();
         if self.is_to_look_farther() {
-            self.search_network();
+            self.look_farther();
         }
         if self.leads() && !self.has_holder() {
             self.read_origin();

@@ -82,9 +82,7 @@ impl Planner {
     fn attempt_failed(&mut self, index: ChunkIndex, found: Option<Digest>) {
         self.effects.push(Effect::Discard(Source::Origin, index));
         self.stop_origin();
-        let pure =
-            !self.ledger.links().any(|(at, _)| self.from_peers.contains(at) && !self.ledger.is_proven(at));
-        let found = found.filter(|_| pure);
+        let found = found.filter(|_| self.is_all_of_the_origin(index));
         if let Some(found) = found {
             self.origin.wrong = Some(found);
             self.effects.push(Effect::OriginWrong(found));
@@ -92,6 +90,17 @@ impl Planner {
         self.next_attempt(found);
         self.void();
         self.claim_those_aside();
+    }
+
+    /// Whether all but this last chunk has been read from the origin, or is proven: only then is what comes of it the origin's.
+    /// A reading may have begun at a state that somebody made up.
+    fn is_all_of_the_origin(&self, last: ChunkIndex) -> bool {
+        let linked = self.ledger.linked();
+        let is_its = |index: ChunkIndex| {
+            let is_here = linked.contains(index) || self.keeping.contains_key(&index);
+            is_here && (!self.from_peers.contains(index) || self.ledger.is_proven(index))
+        };
+        self.ledger.map().iter().all(|index| index == last || is_its(index))
     }
 
     /// What an attempt gave was wrong: the next origin has its turn, if there is to be another attempt.

@@ -12,7 +12,7 @@ use wherry_proto::{Attempt, ChunkIndex, Digest, Lead, NodeId, State, StateChain,
 
 use super::{Driver, Happening, Held, hash};
 use crate::swarm::LinkClass;
-use crate::transfer::planner::{Event, Source};
+use crate::transfer::planner::{Event, Scope, Source};
 use crate::transfer::sources::{Claim, Found, PeerError};
 
 /// How often a peer may be too busy to give its chain before it is no source.
@@ -29,13 +29,11 @@ fn no_source(node: NodeId, why: PeerError) -> Event {
 }
 
 impl Driver {
-    pub(super) fn search(&self) {
-        self.tell_found(self.parts.peers.search(self.digest()), Event::SearchedSite);
-    }
-
-    pub(super) fn search_network(&self) {
-        debug!(blob = %self.digest().short(), "searches the network for a blob");
-        self.tell_found(self.parts.peers.search_network(self.digest()), Event::SearchedNetwork);
+    pub(super) fn search(&self, scope: Scope) {
+        if scope == Scope::Network {
+            debug!(blob = %self.digest().short(), "searches the network for a blob");
+        }
+        self.tell_found(self.parts.peers.search(self.digest(), scope), Event::Searched(scope));
     }
 
     pub(super) fn ask_roles(&self, but: &BTreeSet<NodeId>) {
