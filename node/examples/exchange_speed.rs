@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use futures::{StreamExt as _, stream};
@@ -91,6 +91,7 @@ fn settings(number: u8, bootstrap: Vec<String>) -> Result<SwarmSettings> {
         bootstrap,
         mdns: false,
         remembered: vec![],
+        announce_after: Duration::ZERO,
         clock: Arc::new(|| 0),
     })
 }

@@ -15,8 +15,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use swarm_support::*;
 use tokio::sync::Notify;
 use wherry_node::swarm::{
-    ANNOUNCERS, ExchangeError, LEAVING_TIME, LinkClass, MAX_SITE_TAGS, Offer, ReadAt, SwarmSettings,
-    UPLOAD_SLOTS,
+    ANNOUNCERS, ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, ReadAt, SwarmSettings, UPLOAD_SLOTS,
 };
 use wherry_proto::{
     Certificate, ChunkMap, Digest, MAX_TAG_PAGE, NodeId, Refusal, Roles, SecretKey, TagMeaning, TagRecord,
@@ -269,9 +268,12 @@ async fn a_provider_is_found_through_a_third_node() {
 
 /// Each announcement is a walk through the network.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_site_that_holds_a_blob_three_announce_it_and_where_these_do_not_hold_it_whoever_does() {
-    let hub = member(20, &[]).await;
-    let mut site = vec![hub];
+async fn of_a_site_that_holds_a_blob_two_announce_it_and_where_these_do_not_hold_it_whoever_does() {
+    let announce_after = Duration::from_secs(1);
+    let member = async |number, bootstrap: &[String]| {
+        start(SwarmSettings { announce_after, ..settings(&key(number), bootstrap) }).await
+    };
+    let mut site = vec![member(20, &[]).await];
     for number in 21..25 {
         site.push(member(number, &[site[0].address(false)]).await);
     }
@@ -315,7 +317,7 @@ async fn of_a_site_that_holds_a_blob_three_announce_it_and_where_these_do_not_ho
     for (digest, node) in own {
         assert_eq!(within(found(digest, 1)).await, BTreeSet::from([node]));
     }
-    assert!(began.elapsed() >= LEAVING_TIME, "{:?}", began.elapsed());
+    assert!(began.elapsed() >= announce_after, "{:?}", began.elapsed());
     assert_eq!(within(found(digest, 0)).await, BTreeSet::new());
     for node in before {
         node.client().announce(digest).await;

@@ -7,7 +7,7 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use tokio::runtime::Runtime;
@@ -74,6 +74,7 @@ impl Liar {
             bootstrap,
             mdns: false,
             remembered: Vec::new(),
+            announce_after: Duration::ZERO,
             clock: Arc::new(now),
         };
         let (asked, silence) = (Arc::new(AtomicU64::new(0)), Arc::new(Silence::default()));

@@ -46,7 +46,7 @@ use crate::images::{AccessRules, ImageError, Images, ImagesParts, TagRules};
 use crate::limits::{self, LimitError, LimitParts, Limits, Talk};
 use crate::status::{self, Addresses, ErrorKind, Metrics};
 use crate::store::{Store, StoreError, StoreSettings};
-use crate::swarm::{self, Client, Swarm, SwarmError, SwarmSettings};
+use crate::swarm::{self, ANNOUNCE_AFTER, Client, Swarm, SwarmError, SwarmSettings};
 use crate::transfer::{Signer, Transfers};
 pub use bring::MAX_PRELOADS;
 use bring::Preloads;
@@ -519,6 +519,7 @@ fn swarm_settings(
         bootstrap: config.bootstrap.clone(),
         mdns: config.mdns,
         remembered,
+        announce_after: ANNOUNCE_AFTER,
         clock: Arc::new(now),
     }
 }

@@ -149,6 +149,7 @@ mod tests {
             bootstrap: Vec::new(),
             mdns: false,
             remembered: Vec::new(),
+            announce_after: Duration::ZERO,
             clock: Arc::new(|| 0),
         };
         let swarm = swarm::start(settings, Arc::new(shelf), stop.clone()).await.unwrap();

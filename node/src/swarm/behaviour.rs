@@ -16,8 +16,8 @@ use super::settings::SwarmError;
 use super::streams::{self, Arrived};
 use super::transport::MAX_HANDSHAKES;
 
-/// How long a provider record lives on the nodes that keep it.
-pub const RECORD_TIME: Duration = Duration::from_secs(30 * 60);
+/// How long a provider record lives on the nodes that keep it: each is a hint, and what the provider answers is the truth.
+pub const RECORD_TIME: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// How many connections are held, and how many of them may be such as others made.
 pub const MAX_CONNECTIONS: u32 = 512;
@@ -148,8 +148,8 @@ fn kademlia(me: PeerId, network: &NetworkId) -> kad::Behaviour<Providers> {
     kad
 }
 
-/// On how many nodes a record is kept.
-const REPLICATION: NonZeroUsize = NonZeroUsize::MIN.saturating_add(11);
+/// On how many nodes a record is kept: as in BitTorrent's Mainline DHT (BEP 5). Each walk asks so many nodes and a few more.
+const REPLICATION: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 
 #[cfg(test)]
 mod tests {

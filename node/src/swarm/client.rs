@@ -18,7 +18,6 @@ use wherry_proto::{
 
 use super::actor::Command;
 use super::admission::Doorkeeper;
-use super::announcements::{LEAVING_TIME, announcers};
 use super::bans::Ban;
 use super::bulk::{self, BulkError, Inbound};
 use super::exchange::{self, Buffers, Downlink, Exchange, Inflow, Patience};
@@ -86,6 +85,7 @@ pub(super) struct Inner {
     pub(super) downlink: Downlink,
     // What neighbours here are to be asked for, and those at other sites.
     pub(super) wants: [Wants; 2],
+    pub(super) announce_after: Duration,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) settled: CancellationToken,
@@ -425,13 +425,11 @@ impl Client {
         Some((number, entry, page))
     }
 
-    /// Tells the network from now on that this node holds a blob, or leaves that to others of the site who hold it too
-    /// ([`ANNOUNCERS`](super::ANNOUNCERS)): where it is for others to tell, this is seen to after
-    /// [`LEAVING_TIME`]. Waits only while very many are told at once.
+    /// Tells the network before long that this node holds a blob ([`announce_after`](super::SwarmSettings::announce_after)), and
+    /// from then on, or leaves that to others of the site who hold it too ([`ANNOUNCERS`](super::ANNOUNCERS)). Waits only while
+    /// very many are told at once.
     pub async fn announce(&self, digest: Digest) {
-        let is_left = announcers(&digest, &self.0.me, self.near().into_iter()).is_some();
-        let pause = if is_left { LEAVING_TIME } else { Duration::ZERO };
-        let due = std::time::Instant::now() + pause;
+        let due = std::time::Instant::now() + self.0.announce_after;
         let _ = self.0.commands.send(Command::Announce { digest, due }).await;
     }
 

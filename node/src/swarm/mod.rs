@@ -42,7 +42,7 @@ mod wants;
 mod windowed;
 
 pub use admission::{ADMISSION_TIME, AdmissionError};
-pub use announcements::{ANNOUNCERS, LEAVING_TIME, MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
+pub use announcements::{ANNOUNCE_AFTER, ANNOUNCERS, MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
 pub use arriving::Arriving;
 pub use ask::{MAX_ASKED, PING_TIME, REPLY_TIME};
 pub use bans::{BAN_TIME, Ban, MAX_BANS};

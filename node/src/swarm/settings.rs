@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use wherry_proto::{Certificate, CertificateError, SecretKey, TextError};
 
@@ -31,6 +32,8 @@ pub struct SwarmSettings {
     pub mdns: bool,
     /// Multiaddrs that [`Client::remember`](super::Client::remember) gave in an earlier run.
     pub remembered: Vec<String>,
+    /// How long the network is not told of what has just come; [`ANNOUNCE_AFTER`](super::ANNOUNCE_AFTER) for a node.
+    pub announce_after: Duration,
     /// The time.
     pub clock: Clock,
 }

@@ -122,6 +122,7 @@ async fn start_settling_by(
         buffers: Buffers::default(),
         downlink: Downlink::default(),
         wants: Default::default(),
+        announce_after: settings.announce_after,
         tasks: TaskTracker::new(),
         stop: shutdown.child_token(),
         settled: CancellationToken::new(),
@@ -372,6 +373,7 @@ mod tests {
             bootstrap: vec![format!("/ip4/127.0.0.1/tcp/{port}")],
             mdns: false,
             remembered: vec![],
+            announce_after: Duration::ZERO,
             clock: Arc::new(|| 0),
         };
         start_settling_by(settings, Arc::new(Nothing), CancellationToken::new(), settled_by).await.unwrap()

@@ -365,6 +365,7 @@ pub fn settings(key: &SecretKey, bootstrap: &[String]) -> SwarmSettings {
         bootstrap: bootstrap.to_vec(),
         mdns: false,
         remembered: vec![],
+        announce_after: Duration::ZERO,
         clock: Arc::new(|| NOW),
     }
 }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -121,6 +122,7 @@ async fn start(number: u8, way: Way, bootstrap: Vec<String>, shelf: Shelf) -> Re
         bootstrap,
         mdns: false,
         remembered: vec![],
+        announce_after: Duration::ZERO,
         clock: Arc::new(|| 0),
     };
     Ok(swarm::start(settings, Arc::new(shelf), CancellationToken::new()).await?)
