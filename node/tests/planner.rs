@@ -545,3 +545,13 @@ fn an_origin_is_not_called_wrong_for_what_comes_of_states_that_somebody_at_anoth
         assert!(world.run(random) && world.disk == world.truth);
     }
 }
+
+#[test]
+fn two_at_another_site_who_contradict_each_other_keep_nobody_from_what_a_third_decides() {
+    for random in (0..1000).chain([1747262833666249646]) {
+        let manners = [Manner::Inventing(1, 2), Manner::Inventing(1, 0), Manner::Vanishing(0)];
+        let mut world = World::spread(CHUNK + 1, 0, (&manners, 2), Origin::Honest);
+        world.limits = 2;
+        assert!(world.run(random) && world.disk == world.truth);
+    }
+}

@@ -11,7 +11,7 @@ mod planner_support;
 
 use std::collections::BTreeSet;
 
-use planner_support::site::{FOLLOWING, Site, all_asked, asked, leading, leads, may_lead, says, ticks};
+use planner_support::site::{FOLLOWING, Site, alone, asked, leading, leads, may_lead, says, ticks};
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, STALL};
 use wherry_proto::{Attempt, Role};
@@ -38,9 +38,9 @@ fn nobody_begins_to_lead_what_a_neighbour_says_it_leads_before_that_one_is_conne
         // Nothing further is heard of it: then its place is free after the usual time.
         let (mut ticks, mut begun) = (0, false);
         while !begun {
-            let mut effects = planner.apply(Event::Tick);
+            let mut effects = alone(&mut planner, Event::Tick);
             if asked(&effects).is_some() {
-                effects = all_asked(&mut planner);
+                effects = alone(&mut planner, Event::RolesAsked);
             }
             begun = leads(&effects);
             ticks += 1;
@@ -65,7 +65,7 @@ fn whoever_is_about_to_lead_asks_those_first_who_do_not_tell_it_yet() {
         assert_eq!(asked(&effects), Some(BTreeSet::from([tells])));
         let word = if leads_there { Role::Leading { attempt: 9, known: 0 } } else { FOLLOWING };
         planner.apply(Event::Met(silent, LinkClass::Lan, Some(word)));
-        assert_eq!(leads(&all_asked(&mut planner)), !leads_there);
+        assert_eq!(leads(&alone(&mut planner, Event::RolesAsked)), !leads_there);
     }
 }
 
@@ -79,7 +79,7 @@ fn the_first_in_rank_that_has_asked_all_does_not_wait_until_newcomers_say_what_t
         let mut effects = planner.apply(Event::Met(site.nodes[newcomer], LinkClass::Lan, None));
         effects.extend(planner.apply(Event::Tick));
         assert!(effects.contains(&Effect::Follow(site.nodes[newcomer])));
-        assert_eq!(leads(&all_asked(&mut planner)), !waits);
+        assert_eq!(leads(&alone(&mut planner, Event::RolesAsked)), !waits);
     }
 }
 
@@ -99,7 +99,7 @@ fn where_a_site_is_larger_than_what_one_node_sees_it_asks_all_before_it_leads() 
     // Though its rank is the lowest, it has a place at once.
     let word = Some(Role::Leading { attempt: 9, known: 0 });
     assert!(planner.apply(Event::Met(leader, LinkClass::Lan, word)).contains(&Effect::Follow(leader)));
-    assert!(!leads(&all_asked(&mut planner)));
+    assert!(!leads(&alone(&mut planner, Event::RolesAsked)));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_leader_that_has_no_time_to_tell_is_asked_again_before_its_place_is_taken() 
             assert!(!leads(&effects));
         }
         planner.apply(word(3 * round));
-        assert!(!leads(&all_asked(&mut planner)));
+        assert!(!leads(&alone(&mut planner, Event::RolesAsked)));
     }
 }
 
@@ -139,9 +139,9 @@ fn of_two_who_are_about_to_lead_at_the_same_time_one_reads_and_the_other_has_not
     let [high, low] = &mut planners;
     low.apply(Event::Met(site.nodes[0], LinkClass::Lan, Some(high.role())));
     assert!(matches!(low.role(), Role::Following { .. }));
-    assert!(!leads(&all_asked(low)));
+    assert!(!leads(&alone(low, Event::RolesAsked)));
     high.apply(Event::Met(site.nodes[1], LinkClass::Lan, Some(low.role())));
-    assert!(leads(&all_asked(high)));
+    assert!(leads(&alone(high, Event::RolesAsked)));
 }
 
 #[test]

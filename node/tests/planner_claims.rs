@@ -12,6 +12,7 @@ mod planner_support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use planner_support::site::alone;
 use planner_support::{CHUNK, blob, invent, true_chain};
 use wherry_node::swarm::LinkClass;
 use wherry_node::transfer::planner::{Effect, Event, Planner, Scope, Source};
@@ -173,8 +174,7 @@ fn a_holder_that_gives_its_chain_to_nobody_keeps_nobody_from_leading() {
     insists(&mut planner, &chain, holder);
     planner.apply(Event::PeerFailed(holder, "a claim without states came".into()));
     assert!((0..SOON).any(|_| {
-        planner.apply(Event::Tick);
-        planner.apply(Event::Searched(Scope::OtherSites));
+        alone(&mut planner, Event::Tick);
         planner.leads()
     }));
 }

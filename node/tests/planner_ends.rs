@@ -9,10 +9,12 @@
 
 mod planner_support;
 
+use std::time::Duration;
+
 use planner_support::site::{Site, asked, leads, may_lead, says, signed, ticks};
 use wherry_node::swarm::LinkClass;
-use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL};
-use wherry_proto::{Attempt, ChunkMap, List, NodeId, Role, Run, Update};
+use wherry_node::transfer::planner::{Effect, Event, MAX_PEERS, Planner, STALL, Source};
+use wherry_proto::{Attempt, ChunkMap, End, Link, List, NodeId, Role, Run, State, Update};
 
 /// How many chunks the blob of a site has.
 fn count() -> u32 {
@@ -84,4 +86,36 @@ fn nobody_takes_over_from_a_reading_that_is_at_its_end_while_others_have_what_ca
     let effects = ticks(&mut planner, 4 * STALL as usize);
     let is_read = |effect: &Effect| matches!(effect, Effect::ReadOrigin(first, _, last) if first.get() == 0 && last.get() < count() / 2);
     assert!(leads(&effects) && effects.iter().any(is_read), "{effects:?}");
+}
+
+/// It knew all states from the beginning: that tells nothing of what the site has.
+#[test]
+fn whoever_took_a_blob_from_another_site_has_a_successor_as_soon_as_one_who_read_it() {
+    let site = Site::new(3);
+    let (other, leader) = (site.nodes[1], site.nodes[2]);
+    let attempt = Attempt { signer: leader, number: 7 };
+    // After how many ticks this node leads once a leader is gone that had so many chunks, on a slow link.
+    let waited = |known: u32, chunks: u32| {
+        let mut planner = site.planner();
+        for node in [other, leader] {
+            planner.apply(Event::Met(node, LinkClass::Lan, None));
+        }
+        has(&mut planner, leader, Role::Leading { attempt: 7, known }, 0, chunks);
+        let words: Vec<u32> = (1..=known).collect();
+        planner.apply(Event::States(leader, attempt, Ok(signed(&site, attempt, &words))));
+        may_lead(&mut planner);
+        let effects = has(&mut planner, other, follows(attempt, known), 0, 8);
+        let fetch = |effect: &Effect| match effect {
+            Effect::Fetch(node, index, starts) if *node == other => Some((*index, starts[0])),
+            _ => None,
+        };
+        let (index, from) = effects.iter().find_map(fetch).unwrap();
+        let link = Link { from, to: End::State(State::Sha256([index.get() + 1; 8])) };
+        planner.apply(Event::Arrived(Source::Peer(other), index, vec![link], Duration::from_secs(20)));
+        ticks(&mut planner, 2);
+        planner.apply(Event::PeerLeft(leader, "killed".into()));
+        (1..100).find(|_| leads(&ticks(&mut planner, 1))).unwrap()
+    };
+    let (reader, taker) = (waited(16, 16), waited(count() - 1, 16));
+    assert!(taker <= reader + 2, "{taker} and {reader} ticks");
 }

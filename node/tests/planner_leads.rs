@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use planner_support::site::{
-    FOLLOWING, Site, all_asked, asked, leading, leads, may_lead, may_lead_after_asking, says, signed, ticks,
+    FOLLOWING, Site, alone, asked, leading, leads, may_lead, may_lead_after_asking, says, signed, ticks,
 };
 use planner_support::{CHUNK, blob, true_chain};
 use wherry_node::swarm::LinkClass;
@@ -36,12 +36,8 @@ fn a_leader_that_others_go_by_is_believed_before_it_has_said_anything_itself() {
         assert!(!leads(&told) && !leads(&may_lead(&mut planner)) && !leads(&planner.apply(Event::Tick)));
     }
     // It says itself that it does not.
-    says(
-        &mut planner,
-        leader,
-        Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false },
-    );
-    assert!(leads(&planner.apply(Event::Searched(Scope::OtherSites))));
+    let role = Role::Following { stream: None, known: 0, may_lead: false, led_slowly: false };
+    assert!(leads(&says(&mut planner, leader, role)));
 }
 
 #[test]
@@ -133,6 +129,19 @@ fn nothing_is_read_before_those_at_other_sites_have_said_whether_they_hold_the_b
 }
 
 #[test]
+fn those_at_other_sites_are_asked_once_more_when_a_limit_has_ended() {
+    let site = Site::new(2);
+    let mut planner = site.planner();
+    assert!(leads(&may_lead(&mut planner)));
+    planner.apply(Event::Limited(true));
+    let mut effects = planner.apply(Event::Limited(false));
+    effects.extend(planner.apply(Event::Tick));
+    effects.extend(planner.apply(Event::RolesAsked));
+    assert!(searches(&effects, Scope::OtherSites) && !leads(&effects), "{effects:?}");
+    assert!(leads(&planner.apply(Event::Searched(Scope::OtherSites))));
+}
+
+#[test]
 fn a_small_blob_is_read_rather_than_searched_for_all_over_the_network_where_there_is_an_origin() {
     let site = Site::new(1);
     let start = |size| Planner::new(site.nodes[0], site.digest, ChunkMap::new(size).unwrap(), &[], 1);
@@ -140,6 +149,11 @@ fn a_small_blob_is_read_rather_than_searched_for_all_over_the_network_where_ther
         let effects = may_lead(&mut start(size));
         assert!(searches(&effects, Scope::OtherSites) && leads(&effects));
         assert_eq!(searches(&effects, Scope::Network), is_searched);
+        // One that gives nothing may be out of reach, whatever it takes to be told so.
+        let mut planner = start(size);
+        let effects: Vec<Effect> =
+            may_lead(&mut planner).into_iter().chain(ticks(&mut planner, 10)).collect();
+        assert!(planner.reads_origin() && searches(&effects, Scope::Network));
         let mut planner = start(size);
         let events = [Event::Searched(Scope::Site), Event::NobodyLeads, Event::Searched(Scope::OtherSites)];
         let effects: Vec<Effect> = events.into_iter().flat_map(|event| planner.apply(event)).collect();
@@ -184,8 +198,7 @@ fn a_word_that_was_asked_for_counts_no_more_once_a_peer_tells_itself() {
     let mut planner = site.planner();
     planner.apply(Event::Met(peer, LinkClass::Lan, Some(Role::Leading { attempt: 9, known: 0 })));
     assert!(!leads(&may_lead(&mut planner)));
-    says(&mut planner, peer, FOLLOWING);
-    assert!(leads(&planner.apply(Event::Searched(Scope::OtherSites))));
+    assert!(leads(&says(&mut planner, peer, FOLLOWING)));
     // It was said before, and came late.
     let late = planner.apply(Event::Met(peer, LinkClass::Lan, Some(Role::Leading { attempt: 9, known: 5 })));
     assert!(late.is_empty());
@@ -203,7 +216,7 @@ fn a_word_with_more_states_than_the_blob_has_counts_for_nothing() {
     let mut effects = planner.apply(Event::RolesAsked);
     for _ in 0..4 {
         effects.extend(planner.apply(Event::Tick));
-        effects.extend(all_asked(&mut planner));
+        effects.extend(alone(&mut planner, Event::RolesAsked));
     }
     assert!(leads(&effects));
 }
@@ -362,8 +375,7 @@ fn a_leader_that_has_finished_is_not_taken_for_one_that_is_gone() {
     let is_fetch = |effect: &Effect| matches!(effect, Effect::Fetch(node, ..) if *node == leader);
     assert!(!effects.is_empty() && effects.iter().all(is_fetch), "{effects:?}");
     // One that then says nothing more is given up all the same.
-    planner.apply(Event::PeerFailed(leader, "silent".into()));
-    planner.apply(Event::Searched(Scope::OtherSites));
+    alone(&mut planner, Event::PeerFailed(leader, "silent".into()));
     assert!(planner.leads());
 }
 

@@ -245,6 +245,19 @@ impl Ledger {
         Some((index, hand.sources().chain(other.sources()).collect()))
     }
 
+    /// Puts the chains first of which one of these sources has signed: where several contradict each other, what is at hand and
+    /// is [disputed](Ledger::dispute) is to be such as can be had now.
+    pub fn prefer(&mut self, is_preferred: impl Fn(&NodeId) -> bool) {
+        let before = self.rivals.first().map(|rival| rival.chain.clone());
+        self.rivals.sort_by_key(|rival| {
+            let is_preferred = rival.sources().any(|node| is_preferred(&node));
+            (rival.is_orphan(), !is_preferred)
+        });
+        if self.rivals.first().map(|rival| &rival.chain) != before.as_ref() {
+            self.relink();
+        }
+    }
+
     /// Takes in that a chunk with this link is here. Returns the signers whose claims it refutes.
     pub fn record(&mut self, index: ChunkIndex, link: Link) -> Vec<NodeId> {
         if self.is_proven(index) || self.known.as_ref().is_some_and(|known| known.link(index) != link) {

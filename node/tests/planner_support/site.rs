@@ -37,19 +37,23 @@ impl Site {
 }
 
 pub fn says(planner: &mut Planner, node: NodeId, role: Role) -> Vec<Effect> {
-    planner.apply(Event::Updated(node, Update { role, here: List::first_of([]) }))
+    alone(planner, Event::Updated(node, Update { role, here: List::first_of([]) }))
+}
+
+/// What comes of an event where nobody at another site holds the blob.
+pub fn alone(planner: &mut Planner, event: Event) -> Vec<Effect> {
+    let mut effects = planner.apply(event);
+    let search = Scope::OtherSites;
+    if effects.contains(&Effect::Search(search)) {
+        effects.extend(planner.apply(Event::Searched(search)));
+    }
+    effects
 }
 
 /// It may lead from now on, if nobody does.
 pub fn may_lead(planner: &mut Planner) -> Vec<Effect> {
-    let events = [Event::OriginOffered, Event::Searched(Scope::Site), Event::Searched(Scope::OtherSites)];
-    events.into_iter().flat_map(|event| planner.apply(event)).collect()
-}
-
-/// All of this site have said what they do, and nobody elsewhere holds the blob.
-pub fn all_asked(planner: &mut Planner) -> Vec<Effect> {
-    let events = [Event::RolesAsked, Event::Searched(Scope::OtherSites)];
-    events.into_iter().flat_map(|event| planner.apply(event)).collect()
+    let events = [Event::OriginOffered, Event::Searched(Scope::Site)];
+    events.into_iter().flat_map(|event| alone(planner, event)).collect()
 }
 
 pub fn leads(effects: &[Effect]) -> bool {
@@ -80,9 +84,8 @@ pub fn leading(site: &Site) -> (Planner, Attempt) {
 /// So much time goes by.
 pub fn ticks(planner: &mut Planner, count: usize) -> Vec<Effect> {
     let tick = |planner: &mut Planner| {
-        let mut effects = planner.apply(Event::Tick);
-        effects.extend(all_asked(planner));
-        effects
+        let events = [Event::Tick, Event::RolesAsked];
+        events.into_iter().flat_map(|event| alone(planner, event)).collect::<Vec<_>>()
     };
     (0..count).flat_map(|_| tick(planner)).collect()
 }
@@ -90,8 +93,8 @@ pub fn ticks(planner: &mut Planner, count: usize) -> Vec<Effect> {
 pub fn may_lead_after_asking(planner: &mut Planner) -> Vec<Effect> {
     let mut effects = may_lead(planner);
     for _ in 0..4 {
-        effects.extend(all_asked(planner));
-        effects.extend(planner.apply(Event::Tick));
+        effects.extend(alone(planner, Event::RolesAsked));
+        effects.extend(alone(planner, Event::Tick));
     }
     effects
 }

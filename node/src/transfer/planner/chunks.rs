@@ -1,12 +1,13 @@
 //! What becomes of a chunk that has come: kept, set aside, or held against whoever sent it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use wherry_proto::{ChunkIndex, End, Link, NodeId, State};
 
 use super::Planner;
 use super::event::{DropReason, Effect, Proof, Source};
-use super::peer::{Chain, smooth};
+use super::peer::{Chain, Peer, smooth};
 use crate::swarm::LinkClass;
 
 /// How many chunks in a row may come from a peer that does not hold the blob, and do not link, before it is dropped: what
@@ -34,6 +35,9 @@ impl Planner {
         };
         let (was_expected, was_held) = (asked.expected, asked.held);
         self.release(source, index);
+        if source == Source::Origin {
+            self.origin.silent = 0;
+        }
         if let Source::Peer(node) = source {
             self.set_busy(node, false);
             self.window.took(took);
@@ -211,7 +215,14 @@ impl Planner {
         self.effects.push(Effect::Verified);
     }
 
-    pub(super) fn settle_dispute(&mut self, index: ChunkIndex, sides: &[NodeId]) {
+    pub(super) fn settle_dispute(&mut self) {
+        // Two who contradict each other and may not be asked now, since they are at another site, would hold up what a third can
+        // decide.
+        let is_source = |(_, peer): &(&NodeId, &Peer)| peer.is_claimed() && self.is_source(peer);
+        let sources: BTreeSet<NodeId> = self.peers.iter().filter(is_source).map(|(node, _)| *node).collect();
+        self.ledger.prefer(|node| sources.contains(node));
+        self.count_taken();
+        let Some((index, sides)) = self.ledger.dispute() else { return };
         if self.asked.contains_key(&index) || self.keeping.contains_key(&index) || self.stale.contains(&index)
         {
             return;

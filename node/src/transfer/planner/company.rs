@@ -33,7 +33,8 @@ pub const MAX_RETURNS: u8 = 5;
 /// to others, at most.
 const MAX_SEARCH_WAIT: u64 = 4;
 
-/// Of how many bytes a blob is at most that is read from an origin rather than searched for all over the network. A search is
+/// Of how many bytes a blob is at most that is read from an origin, as long as it gives something, rather than searched for all
+/// over the network. A search is
 /// some twenty questions with answers of up to 2 kB, and a handshake with each of those that are not connected, most of them
 /// over thin links: of a larger blob that is a hundredth.
 const NOT_WORTH_A_SEARCH: u64 = 6 << 20;
@@ -360,7 +361,10 @@ impl Planner {
         let is_enough = match self.farther {
             Farther::Unasked => false,
             Farther::Asking(_) | Farther::Asked(Scope::Network) => true,
-            Farther::Asked(_) => self.may_read() && self.ledger.map().size() <= NOT_WORTH_A_SEARCH,
+            Farther::Asked(_) => {
+                let is_small = self.ledger.map().size() <= NOT_WORTH_A_SEARCH;
+                is_small && self.may_read() && self.origin.silent < self.stall()
+            }
         };
         if is_enough || !self.searched_site || self.is_held() {
             return false;

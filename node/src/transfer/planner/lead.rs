@@ -16,6 +16,9 @@ use super::relief::{LAST_RESORT, SLOW_FOR};
 use super::{Effect, Farther, LeadEnd, MAX_PEERS, Peer, Planner, Scope, Source, Succession};
 use crate::swarm::{LinkClass, has_long_chain};
 
+/// Which part of a blob's chunks a leader may lack of those whose states it knows, while it reads them in order.
+const OUTRUN: u32 = 8;
+
 /// For how many ticks a leader's reading may stand still before the next in rank takes over, at least: 5 s.
 pub const STALL: u64 = 10;
 
@@ -87,6 +90,8 @@ pub(super) struct Lead {
     pub(super) broken: BTreeSet<NodeId>,
     // Whose readings came to nothing.
     pub(super) void: BTreeSet<NodeId>,
+    // Whether the last leader knew the states of many chunks that it had not got, since it has them from a holder elsewhere.
+    pub(super) outruns: bool,
     // By whom this node is led, or was until it leads itself.
     by: Option<NodeId>,
     // The tick at which others were asked what they do, until they have answered.
@@ -127,6 +132,7 @@ impl Lead {
             request: Request::Unasked,
             broken: BTreeSet::new(),
             void: BTreeSet::new(),
+            outruns: false,
             by: None,
             asking: None,
             slowest: SLOWEST,
@@ -209,6 +215,10 @@ impl Planner {
             if self.lead.request == Request::Denied {
                 self.lead.request = Request::Unasked;
             }
+            // Others may have got it meanwhile.
+            if self.farther != Farther::Asking(Scope::OtherSites) {
+                self.farther = Farther::Unasked;
+            }
             self.lead.broken.clear();
             self.ask_chains();
             return;
@@ -290,6 +300,11 @@ impl Planner {
         self.lead.past.tick(self.ledger.stream().known());
         self.lead.slow = if self.leads_slowly() { self.lead.slow + 1 } else { 0 };
         let leader = self.leader().map(|seen| seen.attempt.signer);
+        if let Some(seen) = self.leader()
+            && let Some(peer) = self.peers.get(&seen.attempt.signer).filter(|peer| peer.tells)
+        {
+            self.lead.outruns = seen.known > peer.here.len() + self.ledger.map().count() / OUTRUN;
+        }
         let reads = self.leader().filter(|seen| seen.begun).map(|seen| seen.attempt.signer);
         if !self.leads()
             && let Some(node) = reads
@@ -357,6 +372,10 @@ impl Planner {
         };
         if waited.is_some_and(|ticks| ticks >= patience) && !self.asks() {
             self.renumber();
+            // What another site holds need not come from the origin.
+            if self.farther == Farther::Unasked && !self.is_held() {
+                self.look_farther();
+            }
             if !self.ask_roles() && !self.awaits_words() {
                 self.begin_to_lead();
             }
@@ -409,12 +428,10 @@ impl Planner {
         self.peers.values().any(|peer| peer.class == LinkClass::Lan && peer.rank > self.lead.rank)
     }
 
-    /// What another site holds need not come from the origin: those there are asked first.
+    /// Unless somebody at another site may still say that it holds the blob, and nobody there has made its claim yet.
     fn begin_to_lead(&mut self) {
-        if self.farther == Farther::Unasked && !self.is_held() {
-            self.look_farther();
-        }
-        if self.farther == Farther::Asking(Scope::OtherSites) {
+        let is_far = |peer: &Peer| peer.class == LinkClass::Wan && peer.is_claimed();
+        if self.farther == Farther::Asking(Scope::OtherSites) && !self.peers.values().any(is_far) {
             return;
         }
         self.lead.begun = true;

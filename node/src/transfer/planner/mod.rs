@@ -350,6 +350,7 @@ impl Planner {
         for peer in self.peers.values_mut() {
             peer.forget_refused(self.ticks);
         }
+        self.origin.silent = if self.reads_origin() { self.origin.silent + 1 } else { 0 };
         self.watch_gap();
         self.hedge();
         self.meet_again();
@@ -385,8 +386,8 @@ impl Planner {
         self.lead_with_chain();
         if self.has_holder() {
             self.stop_origin();
-            if let Some((index, sides)) = self.ledger.dispute() {
-                return self.settle_dispute(index, &sides);
+            if self.ledger.dispute().is_some() {
+                return self.settle_dispute();
             }
         }
         self.ask_states();

@@ -22,6 +22,8 @@ pub(super) struct Origin {
     pub(super) count: usize,
     // The next chunk that is to arrive, the state before it, and the last to be read.
     pub(super) reading: Option<(ChunkIndex, State, ChunkIndex)>,
+    // For how many ticks it has been read without giving a chunk.
+    pub(super) silent: u64,
     // Whether it contradicted peers who were still there.
     pub(super) contradicts: bool,
     // What each attempt gave that failed, if it was read to its end and from the origin alone.
@@ -252,7 +254,8 @@ impl Planner {
         let is_far = |peer: &Peer| peer.class == LinkClass::Wan && peer.is_claimed();
         let goes_by_one = self.lead.attempt.is_some() || self.claims_lead();
         let knows_all = self.ledger.has_chain() || (goes_by_one && is_at_end());
-        knows_all && !self.peers.values().any(is_far)
+        // Of those who follow whoever takes the blob from another site, nobody knows the holder.
+        knows_all && !self.lead.outruns && !self.peers.values().any(is_far)
     }
 
     /// Time goes by for the first chunk that nobody has. That there is one at any time, each time another, is what trading looks
