@@ -164,6 +164,38 @@ async fn what_was_pushed_at_another_site_is_what_a_tag_means_whatever_an_origin_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_anew_at_another_site_is_heard_after_a_meeting_and_when_the_old_is_lost_and_told_here()
+ {
+    let lab = Lab::new().await;
+    let reference = lab.reference("app:1");
+    let [first, second, third] = ["first", "second", "third"].map(|name| lab.image(name));
+    let node = lab.node();
+    let pushed = |image, sequence| {
+        let mut record = record(&reference, image, sequence, NOW);
+        record.word = TagWord::Pushed;
+        record
+    };
+    node.put(&first);
+    node.site.says(pushed(&first, NOW));
+    serves(&node, &reference, &first).await;
+    assert_eq!(node.site.was_told(), []);
+    // Nobody has come: what is known is served at once.
+    node.put(&second);
+    let moved = pushed(&second, NOW + 1);
+    node.site.says_afar(moved.clone());
+    serves(&node, &reference, &first).await;
+    node.site.meetings.fetch_add(1, Ordering::Relaxed);
+    serves(&node, &reference, &second).await;
+    assert_eq!(node.site.was_told(), [moved]);
+
+    node.store.remove(&second.digest).unwrap();
+    node.put(&third);
+    node.site.says_afar(pushed(&third, NOW + 2));
+    serves(&node, &reference, &third).await;
+    assert_eq!(lab.origin.asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_first_in_rank_that_is_silent_keeps_no_client_from_what_is_known() {
     let (_silent, lab) = silent_lab().await;
     let (reference, image) = (lab.reference("app:1"), lab.image("app"));

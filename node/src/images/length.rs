@@ -73,20 +73,20 @@ impl Images {
         })
     }
 
-    /// The first length, of at most `most` bytes, that a peer proves; `None` when none of them can.
+    /// The first length, of at most `most` bytes, that a peer proves; `None` when none of them can. Those farther away are asked
+    /// once nobody nearer does.
     pub(super) async fn proven_length(&self, digest: Digest, most: u64) -> Option<u64> {
         let limits = self.0.parts.transfers.limits();
         let peers = &self.0.parts.peers;
-        let search = |scope| peers.search(digest, scope);
-        let all = search(Scope::Site).chain(search(Scope::OtherSites)).chain(search(Scope::Network));
-        let offers = all.filter_map(|found| {
-            ready(match found {
-                Found { class: LinkClass::Wan, .. } if limits.limited().is_some() => None,
-                Found { node, size, arriving: None, class } if size <= most => Some((node, class, size)),
-                _ => None,
-            })
-        });
-        let proofs = offers.map(async |(node, class, size)| match self.prove(node, digest, size).await {
+        for scope in [Scope::Site, Scope::OtherSites, Scope::Network] {
+            let offers = peers.search(digest, scope).filter_map(|found| {
+                ready(match found {
+                    Found { class: LinkClass::Wan, .. } if limits.limited().is_some() => None,
+                    Found { node, size, arriving: None, class } if size <= most => Some((node, class, size)),
+                    _ => None,
+                })
+            });
+            let proofs = offers.map(async |(node, class, size)| match self.prove(node, digest, size).await {
             Ok(len) => {
                 if class == LinkClass::Wan {
                     limits.count(len);
@@ -98,7 +98,12 @@ impl Images {
                 None
             }
         });
-        pin!(proofs.buffer_unordered(PROVERS).filter_map(ready)).next().await
+            let mut proven = pin!(proofs.buffer_unordered(PROVERS).filter_map(ready));
+            if let Some(size) = proven.next().await {
+                return Some(size);
+            }
+        }
+        None
     }
 
     /// Takes the last chunk of a blob that is said to be of this length, and looks whether it leads to the digest.

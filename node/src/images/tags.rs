@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use wherry_gateway::origin::{ManifestHead, OriginError, describe};
 use wherry_gateway::server::Source;
 use wherry_gateway::{Host, Manifest, Reference, TagOrDigest};
-use wherry_proto::{NodeId, Resolution, TagMeaning, TagRecord, TagWord};
+use wherry_proto::{NodeId, TagMeaning, TagRecord, TagWord};
 
 use super::heard::{Asking, Heard};
 use super::{ImageError, Images, ImagesParts, Resolved, TagEntry, TagPolicy, Unasked, blocking};
@@ -100,12 +100,25 @@ impl Images {
         if caught_up && let Some(resolved) = self.fresh(reference, &heard, until).await? {
             return Ok(resolved);
         }
-        self.hear_all(reference, LinkClass::Lan, &mut heard).await?;
+        self.hear_all(reference, LinkClass::Lan, &mut heard, until).await?;
+        let mut is_asked_afar = !caught_up && self.asks_no_origin(reference, &heard);
+        if is_asked_afar {
+            self.hear_all(reference, LinkClass::Wan, &mut heard, until).await?;
+        }
         self.0.caught_up.add(reference, meetings);
         if (!caught_up || heard.source == Source::Peer)
             && let Some(resolved) = self.fresh(reference, &heard, until).await?
         {
             return Ok(resolved);
+        }
+        // Nobody here gives what it meant: elsewhere it may mean something else by now.
+        if !is_asked_afar && self.asks_no_origin(reference, &heard) {
+            is_asked_afar = true;
+            if self.hear_all(reference, LinkClass::Wan, &mut heard, until).await?
+                && let Some(resolved) = self.fresh(reference, &heard, until).await?
+            {
+                return Ok(resolved);
+            }
         }
         if let Some(resolved) = self.held_fast(reference, &heard, for_all).await? {
             return Ok(resolved);
@@ -127,9 +140,7 @@ impl Images {
             }
         }
         // One node asks those at other sites, as it asks the origin: for all of its own.
-        let before = heard.known.clone();
-        self.hear_all(reference, LinkClass::Wan, &mut heard).await?;
-        if heard.known != before {
+        if !is_asked_afar && self.hear_all(reference, LinkClass::Wan, &mut heard, until).await? {
             if let Some(resolved) = self.fresh(reference, &heard, until).await? {
                 return Ok(resolved);
             }
@@ -181,97 +192,6 @@ impl Images {
             Some(entry) => self.known_instead(reference, entry, heard.source, error, until).await,
             None => Err(error),
         }
-    }
-
-    /// What a tag means that means this for good, whatever an origin would say.
-    ///
-    /// # Errors
-    /// [`ImageError::Lost`] if it was pushed: an origin is not to be asked instead.
-    async fn held_fast(
-        &self,
-        reference: &Reference,
-        heard: &Heard,
-        for_all: bool,
-    ) -> Result<Option<Resolved>, ImageError> {
-        heard.unless_lost(reference)?;
-        match heard.meaning().filter(|entry| self.is_frozen(reference, entry)) {
-            Some(entry) => Ok(Some(self.frozen(reference, entry, for_all).await?)),
-            None => Ok(None),
-        }
-    }
-
-    fn remembered(&self, reference: &Reference) -> Result<Heard, ImageError> {
-        let known = self.0.records.tag_or_removed(reference)?;
-        Ok(Heard { known, source: Source::Store, ahead: None })
-    }
-
-    /// What is known of a tag once all neighbours have been asked about it.
-    pub(super) async fn ask_neighbours(&self, reference: &Reference) -> Result<Heard, ImageError> {
-        let mut heard = self.remembered(reference)?;
-        for class in [LinkClass::Lan, LinkClass::Wan] {
-            self.hear_all(reference, class, &mut heard).await?;
-        }
-        Ok(heard)
-    }
-
-    /// Takes in what all neighbours of a class say of a tag.
-    async fn hear_all(
-        &self,
-        reference: &Reference,
-        class: LinkClass,
-        heard: &mut Heard,
-    ) -> Result<(), ImageError> {
-        for record in self.0.parts.site.records(reference, class).await {
-            self.hear(reference, record, heard).await?;
-        }
-        Ok(())
-    }
-
-    /// Takes in what a node says of a tag.
-    async fn hear(
-        &self,
-        reference: &Reference,
-        record: TagRecord,
-        heard: &mut Heard,
-    ) -> Result<(), ImageError> {
-        let newer = heard.known.as_ref().is_none_or(|entry| record.supersedes(&entry.record));
-        if heard.known.as_ref().is_some_and(|known| self.thaws(reference, known, &record)) {
-            return Ok(());
-        }
-        if newer && self.is_ahead(&record) {
-            if heard.ahead.as_ref().is_none_or(|other| record.supersedes(other)) {
-                heard.ahead = Some(record);
-            }
-            return Ok(());
-        }
-        let confirmed = self.credible(record.time);
-        let same = heard.known.as_ref().is_some_and(|entry| entry.record.digest == record.digest);
-        if newer || (same && self.is_fresh(reference, confirmed)) {
-            let entry = TagEntry { record, confirmed, since: (self.0.parts.clock)() };
-            let (images, reference) = (self.clone(), reference.clone());
-            let change = move || {
-                let stays = |known: &TagEntry| images.thaws(&reference, known, &entry.record);
-                images.change_tag(&reference, |known| (!known.is_some_and(stays)).then(|| entry.clone()))
-            };
-            heard.known = blocking(change).await?;
-            heard.source = Source::Peer;
-            self.is_news();
-        }
-        Ok(())
-    }
-
-    /// The same with the manifest, if it came too and is what the tag means as far as is known now.
-    async fn hear_with_manifest(
-        &self,
-        reference: &Reference,
-        told: Resolution,
-        heard: &mut Heard,
-    ) -> Result<(), ImageError> {
-        self.hear(reference, told.record.clone(), heard).await?;
-        if heard.meaning().is_some_and(|known| known.record.digest == told.record.digest) {
-            self.manifest_told(reference, &told).await;
-        }
-        Ok(())
     }
 
     /// The manifest of what is known of a tag, if an origin said so lately and it can be had until then.

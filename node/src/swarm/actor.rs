@@ -339,6 +339,9 @@ impl Actor {
             stopped.run_until_cancelled(link).await;
         });
         let (certificate, ports) = (hello.certificate.clone(), hello.ports);
+        if neighbour.class == LinkClass::Wan && self.neighbours.of_class(LinkClass::Wan).is_empty() {
+            self.announcements.renew(Instant::now());
+        }
         self.neighbours.insert(Entry { neighbour, certificate, host, ports, asks, stop });
     }
 

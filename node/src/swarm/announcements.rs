@@ -23,6 +23,10 @@ pub const RENEWAL_TIME: Duration = Duration::from_secs(58 * 60);
 /// and leave it to the [`ANNOUNCERS`].
 pub const ANNOUNCE_AFTER: Duration = Duration::from_secs(60);
 
+/// After what time a node that leaves a blob to others looks again whether these are there and hold it, which takes a question to
+/// each of them; and how often, at most, all is told anew since the network is [reached again](Announcements::renew).
+pub(super) const LOOK_TIME: Duration = Duration::from_secs(15 * 60);
+
 /// How many announcements are on their way at once.
 pub const MAX_ANNOUNCING: usize = 8;
 
@@ -66,6 +70,7 @@ pub(super) struct Announcements {
     order: BTreeSet<(Instant, Digest)>,
     under_way: usize,
     paced: Option<Instant>,
+    renewed: Option<Instant>,
 }
 
 impl Announcements {
@@ -79,6 +84,21 @@ impl Announcements {
         }
         self.plan(digest, due);
         true
+    }
+
+    /// Nobody outside the site was reached for a while, and whatever was told then has not left it: all is due soon. Links that
+    /// come and go count once in [`LOOK_TIME`].
+    pub(super) fn renew(&mut self, now: Instant) {
+        if self.renewed.is_some_and(|at| now < at + LOOK_TIME) {
+            return;
+        }
+        self.renewed = Some(now);
+        let soon = now + ANNOUNCE_AFTER;
+        let later: Vec<_> = self.order.iter().filter(|(due, _)| *due > soon).copied().collect();
+        for (due, digest) in later {
+            self.order.remove(&(due, digest));
+            self.plan(digest, soon);
+        }
     }
 
     /// Renews a blob's announcement no more.
@@ -182,6 +202,26 @@ mod tests {
         plan.add(soon, now);
         assert_eq!(plan.next(now), Ok(soon));
         assert_eq!(plan.next(now + ANNOUNCE_AFTER), Ok(later));
+    }
+
+    #[test]
+    fn all_is_told_soon_once_the_network_is_reached_again_but_not_whenever_a_link_comes_back() {
+        let start = Instant::now();
+        let mut plan = Announcements::default();
+        let [digest] = digests(1).collect::<Vec<_>>()[..] else { unreachable!() };
+        plan.add(digest, start);
+        assert_eq!(plan.next(start), Ok(digest));
+        plan.done(&digest, RENEWAL_TIME, start);
+        plan.renew(start);
+        assert_eq!(plan.next(start + PACE), Err(Some(start + ANNOUNCE_AFTER)));
+        let now = start + ANNOUNCE_AFTER;
+        assert_eq!(plan.next(now), Ok(digest));
+        plan.done(&digest, RENEWAL_TIME, now);
+        plan.renew(now);
+        assert_eq!(plan.next(now + PACE), Err(Some(now + RENEWAL_TIME)));
+        let later = start + LOOK_TIME;
+        plan.renew(later);
+        assert_eq!(plan.next(later), Err(Some(later + ANNOUNCE_AFTER)));
     }
 
     #[test]

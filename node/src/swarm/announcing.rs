@@ -7,7 +7,7 @@ use libp2p::kad::QueryId;
 use wherry_proto::{Digest, NodeId};
 
 use super::actor::{Actor, Command};
-use super::announcements::{self, ANNOUNCERS, RENEWAL_TIME, RETRY_TIME, announcers};
+use super::announcements::{self, ANNOUNCERS, LOOK_TIME, RENEWAL_TIME, RETRY_TIME, announcers};
 use super::neighbours::Entry;
 use super::wants::offer;
 
@@ -41,7 +41,7 @@ impl Actor {
             let command = match join_all(offers).await.into_iter().collect::<Option<Vec<_>>>() {
                 Some(offers) if offers.len() == ANNOUNCERS => {
                     let is_coming = offers.iter().any(|offer| offer.arriving.is_some());
-                    let pause = if is_coming { RETRY_TIME } else { RENEWAL_TIME };
+                    let pause = if is_coming { RETRY_TIME } else { LOOK_TIME };
                     Command::LeaveToOthers { digest, pause }
                 }
                 _ => Command::Provide(digest),

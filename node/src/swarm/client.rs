@@ -83,8 +83,8 @@ pub(super) struct Inner {
     pub(super) inbound: Arc<Inbound>,
     pub(super) buffers: Buffers,
     pub(super) downlink: Downlink,
-    // What neighbours here are to be asked for, and those at other sites.
-    pub(super) wants: [Wants; 2],
+    pub(super) near_wants: Wants,
+    pub(super) far_wants: Wants,
     pub(super) announce_after: Duration,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -255,10 +255,10 @@ impl Client {
 
     /// Sees to it that all neighbours of a class are asked about a blob soon.
     fn wanted(&self, digest: Digest, class: LinkClass) -> mpsc::Receiver<Offer> {
-        let Inner { wants: [near, far], neighbours, tasks, stop, .. } = &*self.0;
+        let Inner { near_wants, far_wants, neighbours, tasks, stop, .. } = &*self.0;
         let wants = match class {
-            LinkClass::Lan => near,
-            LinkClass::Wan => far,
+            LinkClass::Lan => near_wants,
+            LinkClass::Wan => far_wants,
         };
         let (offers, turn) = wants.add(digest);
         let wait = match turn {

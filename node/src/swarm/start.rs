@@ -33,6 +33,7 @@ use super::settings::{SwarmError, SwarmSettings};
 use super::streams::{Arrived, Protocol};
 use super::tls::Tls;
 use super::transport;
+use super::wants::Wants;
 
 /// How long the listeners may take to come up.
 const LISTEN_TIME: Duration = Duration::from_secs(5);
@@ -121,7 +122,8 @@ async fn start_settling_by(
         inbound: Arc::default(),
         buffers: Buffers::default(),
         downlink: Downlink::default(),
-        wants: Default::default(),
+        near_wants: Wants::default(),
+        far_wants: Wants::default(),
         announce_after: settings.announce_after,
         tasks: TaskTracker::new(),
         stop: shutdown.child_token(),

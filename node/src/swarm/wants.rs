@@ -74,7 +74,7 @@ pub(super) fn company_time(neighbours: usize) -> Duration {
 /// How many may wait to be asked together; the one that fills it is asked at once, with all of them.
 const MOST_TOGETHER: usize = 8 * MAX_WANT;
 
-/// What is wanted of all neighbours and not asked yet. Clones share it.
+/// What is wanted of all neighbours of a class and not asked yet. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct Wants(Arc<Mutex<Waiting>>);
 
@@ -103,7 +103,7 @@ impl Wants {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more that is wanted. Offers come until all neighbours have answered.
+    /// One more that is wanted. Offers come until all of them have answered.
     pub(super) fn add(&self, digest: Digest) -> (mpsc::Receiver<Offer>, Turn) {
         let (offers, offered) = mpsc::channel(MAX_CONNECTIONS as usize);
         let mut waiting = self.lock();
