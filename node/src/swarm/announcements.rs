@@ -15,7 +15,7 @@ pub const MAX_ANNOUNCED: usize = 65_536;
 pub const ANNOUNCERS: usize = 2;
 
 /// After what time an announcement is renewed: records live twice as long, and a little. A thousand blobs at a site are two
-/// thousand walks of some 50 kB in that time: 25 kB a second over its uplink.
+/// thousand walks in that time, each of some 25 messages of up to 2 kB with what comes back: 29 kB a second over its uplink.
 pub const RENEWAL_TIME: Duration = Duration::from_secs(58 * 60);
 
 /// How long the network is not told of what has just come: meanwhile the rest of the image comes, over a link that is as thin as

@@ -34,9 +34,8 @@ pub const MAX_RETURNS: u8 = 5;
 const MAX_SEARCH_WAIT: u64 = 4;
 
 /// Of how many bytes a blob is at most that is read from an origin, as long as it gives something, rather than searched for all
-/// over the network. A search is
-/// some twenty questions with answers of up to 2 kB, and a handshake with each of those that are not connected, most of them
-/// over thin links: of a larger blob that is a hundredth.
+/// over the network. A search is some twenty questions with answers of up to 2 kB, and a handshake with each of those that are
+/// not connected, most of them over thin links: of a larger blob that is a hundredth or two.
 const NOT_WORTH_A_SEARCH: u64 = 6 << 20;
 
 /// After how many ticks a peer that failed is met again for the first time.
