@@ -152,7 +152,7 @@ fn a_small_blob_is_read_rather_than_searched_for_all_over_the_network_where_ther
         // One that gives nothing may be out of reach, whatever it takes to be told so.
         let mut planner = start(size);
         let effects: Vec<Effect> =
-            may_lead(&mut planner).into_iter().chain(ticks(&mut planner, 10)).collect();
+            may_lead(&mut planner).into_iter().chain(ticks(&mut planner, 20)).collect();
         assert!(planner.reads_origin() && searches(&effects, Scope::Network));
         let mut planner = start(size);
         let events = [Event::Searched(Scope::Site), Event::NobodyLeads, Event::Searched(Scope::OtherSites)];

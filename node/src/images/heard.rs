@@ -70,9 +70,8 @@ impl Images {
         let mut heard = self.remembered(reference)?;
         let said = |class| self.0.parts.site.records(reference, class);
         let (near, far) = tokio::join!(said(LinkClass::Lan), said(LinkClass::Wan));
-        for record in near.into_iter().chain(far) {
-            self.hear(reference, record, &mut heard).await?;
-        }
+        self.take_in(reference, near, LinkClass::Lan, &mut heard).await?;
+        self.take_in(reference, far, LinkClass::Wan, &mut heard).await?;
         Ok(heard)
     }
 
@@ -85,9 +84,20 @@ impl Images {
         heard: &mut Heard,
         until: Instant,
     ) -> Result<bool, ImageError> {
-        let before = heard.known.clone();
         let asking = self.0.parts.site.records(reference, class);
-        for record in heard.unless_late(until, asking).await.unwrap_or_default() {
+        let said = heard.unless_late(until, asking).await.unwrap_or_default();
+        self.take_in(reference, said, class, heard).await
+    }
+
+    async fn take_in(
+        &self,
+        reference: &Reference,
+        said: Vec<TagRecord>,
+        class: LinkClass,
+        heard: &mut Heard,
+    ) -> Result<bool, ImageError> {
+        let before = heard.known.clone();
+        for record in said {
             self.hear(reference, record, heard).await?;
         }
         if class == LinkClass::Wan
@@ -99,12 +109,12 @@ impl Images {
         Ok(heard.known != before)
     }
 
-    /// Whether no origin is asked what a tag means, since it was pushed or its policy says so: of a move at another site this
-    /// one hears from there alone.
+    /// Whether a tag may move and no origin is asked about it, since it was pushed or its policy says so: of a move at another site
+    /// this one hears from there alone.
     pub(super) fn asks_no_origin(&self, reference: &Reference, heard: &Heard) -> bool {
         let asks_none = |entry: &TagEntry| {
             entry.record.word == TagWord::Pushed
-                || self.0.parts.tags.policy(reference) != TagPolicy::OriginFirst
+                || self.0.parts.tags.policy(reference) == TagPolicy::SiteFirst
         };
         heard.meaning().is_some_and(asks_none)
     }

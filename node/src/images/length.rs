@@ -23,6 +23,9 @@ use crate::transfer::{Found, PeerError, Route};
 /// From how many peers at once a last chunk is asked; each takes at most one chunk and one chain of memory.
 const PROVERS: usize = 8;
 
+/// How long those of one kind are asked before others are who are farther away: each has its part of [`PEERS_PATIENCE`].
+const SCOPE_PATIENCE: Duration = Duration::from_millis(1_500);
+
 /// How long peers are asked before the origin is asked too: nodes of a site answer within milliseconds.
 const HEAD_START: Duration = Duration::from_secs(1);
 
@@ -87,19 +90,19 @@ impl Images {
                 })
             });
             let proofs = offers.map(async |(node, class, size)| match self.prove(node, digest, size).await {
-            Ok(len) => {
-                if class == LinkClass::Wan {
-                    limits.count(len);
+                Ok(len) => {
+                    if class == LinkClass::Wan {
+                        limits.count(len);
+                    }
+                    Some(size)
                 }
-                Some(size)
-            }
-            Err(why) => {
-                debug!(blob = %digest.short(), peer = %node, size, why, "a peer does not prove the blob's length");
-                None
-            }
-        });
+                Err(why) => {
+                    debug!(blob = %digest.short(), peer = %node, size, why, "a peer does not prove the blob's length");
+                    None
+                }
+            });
             let mut proven = pin!(proofs.buffer_unordered(PROVERS).filter_map(ready));
-            if let Some(size) = proven.next().await {
+            if let Ok(Some(size)) = timeout(SCOPE_PATIENCE, proven.next()).await {
                 return Some(size);
             }
         }

@@ -114,6 +114,7 @@ impl Images {
         // Nobody here gives what it meant: elsewhere it may mean something else by now.
         if !is_asked_afar && self.asks_no_origin(reference, &heard) {
             is_asked_afar = true;
+            let until = Instant::now() + (ANSWER_TIME - ASKING_TIME);
             if self.hear_all(reference, LinkClass::Wan, &mut heard, until).await?
                 && let Some(resolved) = self.fresh(reference, &heard, until).await?
             {

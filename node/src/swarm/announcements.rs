@@ -86,18 +86,21 @@ impl Announcements {
         true
     }
 
-    /// Nobody outside the site was reached for a while, and whatever was told then has not left it: all is due soon. Links that
-    /// come and go count once in [`LOOK_TIME`].
+    /// Nobody outside the site was reached for a while, and whatever was told then has not left it: all is due within
+    /// [`LOOK_TIME`], so that a thin link that is there again is not filled by it. Links that come and go count once in that time.
     pub(super) fn renew(&mut self, now: Instant) {
-        if self.renewed.is_some_and(|at| now < at + LOOK_TIME) {
-            return;
+        let from = self.renewed.map_or(now, |at| now.max(at + LOOK_TIME));
+        let soon = |digest: &Digest| {
+            let share = digest.as_bytes().first().copied().map_or(0, u32::from);
+            from + LOOK_TIME * share / u32::from(u8::MAX)
+        };
+        let later: Vec<_> = self.order.iter().filter(|(due, digest)| *due > soon(digest)).copied().collect();
+        if !later.is_empty() && from == now {
+            self.renewed = Some(now);
         }
-        self.renewed = Some(now);
-        let soon = now + ANNOUNCE_AFTER;
-        let later: Vec<_> = self.order.iter().filter(|(due, _)| *due > soon).copied().collect();
         for (due, digest) in later {
             self.order.remove(&(due, digest));
-            self.plan(digest, soon);
+            self.plan(digest, soon(&digest));
         }
     }
 
@@ -205,23 +208,34 @@ mod tests {
     }
 
     #[test]
-    fn all_is_told_soon_once_the_network_is_reached_again_but_not_whenever_a_link_comes_back() {
+    fn all_is_told_by_and_by_once_the_network_is_reached_again_but_not_whenever_a_link_comes_back() {
         let start = Instant::now();
         let mut plan = Announcements::default();
-        let [digest] = digests(1).collect::<Vec<_>>()[..] else { unreachable!() };
-        plan.add(digest, start);
-        assert_eq!(plan.next(start), Ok(digest));
-        plan.done(&digest, RENEWAL_TIME, start);
+        let all: Vec<Digest> = digests(8).collect();
+        // Nothing has been told: whoever is met first makes no difference.
         plan.renew(start);
-        assert_eq!(plan.next(start + PACE), Err(Some(start + ANNOUNCE_AFTER)));
-        let now = start + ANNOUNCE_AFTER;
-        assert_eq!(plan.next(now), Ok(digest));
-        plan.done(&digest, RENEWAL_TIME, now);
+        let mut now = start;
+        for digest in &all {
+            plan.add(*digest, now);
+            assert_eq!(plan.next(now), Ok(*digest));
+            plan.done(digest, RENEWAL_TIME, now);
+            now += PACE;
+        }
+        let due = |plan: &Announcements| plan.order.iter().map(|(due, _)| *due).collect::<Vec<_>>();
         plan.renew(now);
-        assert_eq!(plan.next(now + PACE), Err(Some(now + RENEWAL_TIME)));
-        let later = start + LOOK_TIME;
-        plan.renew(later);
-        assert_eq!(plan.next(later), Err(Some(later + ANNOUNCE_AFTER)));
+        let first = due(&plan);
+        assert!(first.iter().all(|due| (now..=now + LOOK_TIME).contains(due)));
+        assert!(*first.last().unwrap() > first[0] + LOOK_TIME / 4, "it is spread");
+        // A link that comes back soon once more has it told when that time is over, however often it does.
+        for digest in &all {
+            plan.remove(digest);
+            plan.add(*digest, now + 3 * LOOK_TIME);
+        }
+        for _ in 0..3 {
+            plan.renew(now + LOOK_TIME / 2);
+            let again = due(&plan);
+            assert!(again.iter().all(|due| (now + LOOK_TIME..=now + 2 * LOOK_TIME).contains(due)));
+        }
     }
 
     #[test]

@@ -229,7 +229,8 @@ impl Planner {
         }
         let ready = sides.iter().filter_map(|node| {
             let peer = self.peers.get(node)?;
-            (!peer.busy && self.is_source(peer)).then_some((peer.class == LinkClass::Wan, *node))
+            let may_be_asked = !peer.busy && self.is_source(peer) && peer.gives(index, self.ticks);
+            may_be_asked.then_some((peer.class == LinkClass::Wan, *node))
         });
         // One at another site only where none is near: of several of a kind, the first.
         if let Some((_, node)) = ready.min_by_key(|(is_dear, _)| *is_dear) {

@@ -362,7 +362,7 @@ impl Planner {
             Farther::Asking(_) | Farther::Asked(Scope::Network) => true,
             Farther::Asked(_) => {
                 let is_small = self.ledger.map().size() <= NOT_WORTH_A_SEARCH;
-                is_small && self.may_read() && self.origin.silent < self.stall()
+                is_small && self.may_read() && self.origin.silent < 2 * self.stall()
             }
         };
         if is_enough || !self.searched_site || self.is_held() {

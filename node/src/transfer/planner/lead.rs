@@ -16,8 +16,8 @@ use super::relief::{LAST_RESORT, SLOW_FOR};
 use super::{Effect, Farther, LeadEnd, MAX_PEERS, Peer, Planner, Scope, Source, Succession};
 use crate::swarm::{LinkClass, has_long_chain};
 
-/// Which part of a blob's chunks a leader may lack of those whose states it knows, while it reads them in order.
-const OUTRUN: u32 = 8;
+/// How many chunks a leader may have without having told so yet.
+const OUTRUN: u32 = 64;
 
 /// For how many ticks a leader's reading may stand still before the next in rank takes over, at least: 5 s.
 pub const STALL: u64 = 10;
@@ -90,8 +90,8 @@ pub(super) struct Lead {
     pub(super) broken: BTreeSet<NodeId>,
     // Whose readings came to nothing.
     pub(super) void: BTreeSet<NodeId>,
-    // Whether the last leader knew the states of many chunks that it had not got, since it has them from a holder elsewhere.
-    pub(super) outruns: bool,
+    // The last reading, if whoever leads knew all states of it and had not got half of the chunks: it has them from a holder elsewhere.
+    pub(super) outrun: Option<Attempt>,
     // By whom this node is led, or was until it leads itself.
     by: Option<NodeId>,
     // The tick at which others were asked what they do, until they have answered.
@@ -132,7 +132,7 @@ impl Lead {
             request: Request::Unasked,
             broken: BTreeSet::new(),
             void: BTreeSet::new(),
-            outruns: false,
+            outrun: None,
             by: None,
             asking: None,
             slowest: SLOWEST,
@@ -157,6 +157,11 @@ impl Lead {
     /// This node's rank for the blob.
     pub(super) const fn rank(&self) -> u64 {
         self.rank
+    }
+
+    /// Whether the states that are gone by tell nothing of what the site has.
+    pub(super) fn is_outrun(&self) -> bool {
+        self.outrun.is_some() && self.outrun == self.attempt
     }
 
     /// For how many ticks there has been nobody to take the blob from.
@@ -303,7 +308,9 @@ impl Planner {
         if let Some(seen) = self.leader()
             && let Some(peer) = self.peers.get(&seen.attempt.signer).filter(|peer| peer.tells)
         {
-            self.lead.outruns = seen.known > peer.here.len() + self.ledger.map().count() / OUTRUN;
+            let knows_all = seen.known + 1 >= self.ledger.map().count();
+            let has_little = 2 * (peer.here.len() + OUTRUN) < seen.known;
+            self.lead.outrun = (knows_all && has_little).then_some(seen.attempt);
         }
         let reads = self.leader().filter(|seen| seen.begun).map(|seen| seen.attempt.signer);
         if !self.leads()

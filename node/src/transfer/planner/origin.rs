@@ -255,13 +255,13 @@ impl Planner {
         let goes_by_one = self.lead.attempt.is_some() || self.claims_lead();
         let knows_all = self.ledger.has_chain() || (goes_by_one && is_at_end());
         // Of those who follow whoever takes the blob from another site, nobody knows the holder.
-        knows_all && !self.lead.outruns && !self.peers.values().any(is_far)
+        knows_all && !self.lead.is_outrun() && !self.peers.values().any(is_far)
     }
 
     /// Time goes by for the first chunk that nobody has. That there is one at any time, each time another, is what trading looks
     /// like.
     pub(super) fn watch_gap(&mut self) {
-        let gap = if self.leads() || self.is_read() { self.gap() } else { None };
+        let gap = if self.leads() || self.is_read() || self.lead.is_outrun() { self.gap() } else { None };
         self.sourceless = gap.map(|(index, _)| match self.sourceless {
             Some((before, ticks)) if before == index => (index, ticks + 1),
             _ => (index, 1),
