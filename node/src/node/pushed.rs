@@ -25,8 +25,12 @@ use crate::images::push::Keeper;
 use crate::store::{Store, StoreError, Table};
 use crate::swarm::LinkClass;
 
-/// How long it takes until further copies are tried anew that no node could take.
-const AGAIN: Duration = Duration::from_secs(30);
+/// How long it takes until further copies are tried anew that no node could take: at first a busy node may not have heard yet
+/// what the tag means, and until there is another copy all hangs on this node.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// The same after many times, of which each takes twice as long as the one before.
+const AGAIN_LATER: Duration = Duration::from_secs(30);
 
 /// How long bringing one image to one node may take until the next one is tried; there it goes on.
 const COPY_TIME: Duration = Duration::from_secs(10 * 60);
@@ -141,18 +145,19 @@ impl Pushed {
 
     /// Brings what was pushed to further nodes, until `stop` is cancelled. Nothing is done while nothing lacks copies.
     pub(super) async fn copy(self, node: Arc<Node>, stop: CancellationToken) {
+        let mut pause = AGAIN;
         loop {
             let is_all = self.lacking().is_empty();
             let again = async {
                 match is_all {
                     true => std::future::pending().await,
-                    false => sleep(AGAIN).await,
+                    false => sleep(pause).await,
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.0.news.notified() => {}
-                () = again => {}
+                () = self.0.news.notified() => pause = AGAIN,
+                () = again => pause = (pause * 2).min(AGAIN_LATER),
             }
             let lacking: Vec<_> =
                 self.lacking().iter().map(|(name, it)| (name.clone(), it.clone())).collect();
