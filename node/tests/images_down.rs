@@ -12,7 +12,7 @@ use images_support::*;
 use tokio::net::TcpListener;
 use wherry_gateway::Reference;
 use wherry_node::swarm::RESOLVE_TIME;
-use wherry_proto::{List, Resolution, TagRecord, TagWord};
+use wherry_proto::{List, Resolution, TagRecord};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_origin_that_is_back_is_asked_again_as_soon_as_it_has_answered_anything() {
@@ -156,9 +156,7 @@ async fn what_was_pushed_at_another_site_is_what_a_tag_means_whatever_an_origin_
     lab.origin.tag("app", "1", &image);
     let node = lab.node();
     node.put(&pushed);
-    let mut record = record(&reference, &pushed, NOW, NOW);
-    record.word = TagWord::Pushed;
-    node.site.says_afar(record);
+    node.site.says_afar(record_of_push(&reference, &pushed, NOW));
     serves(&node, &reference, &pushed).await;
     assert_eq!(lab.origin.asked.load(Ordering::Relaxed), 0);
 }
@@ -170,11 +168,7 @@ async fn what_was_pushed_anew_at_another_site_is_heard_after_a_meeting_and_when_
     let reference = lab.reference("app:1");
     let [first, second, third] = ["first", "second", "third"].map(|name| lab.image(name));
     let node = lab.node();
-    let pushed = |image, sequence| {
-        let mut record = record(&reference, image, sequence, NOW);
-        record.word = TagWord::Pushed;
-        record
-    };
+    let pushed = |image, sequence| record_of_push(&reference, image, sequence);
     node.put(&first);
     node.site.says(pushed(&first, NOW));
     serves(&node, &reference, &first).await;

@@ -16,7 +16,8 @@ use super::relief::{LAST_RESORT, SLOW_FOR};
 use super::{Effect, Farther, LeadEnd, MAX_PEERS, Peer, Planner, Scope, Source, Succession};
 use crate::swarm::{LinkClass, has_long_chain};
 
-/// How many chunks a leader may have without having told so yet.
+/// How many chunks a leader may have without having told this node so yet: twice as many as it holds back from some of its
+/// followers.
 const OUTRUN: u32 = 64;
 
 /// For how many ticks a leader's reading may stand still before the next in rank takes over, at least: 5 s.
