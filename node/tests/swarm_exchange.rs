@@ -16,10 +16,11 @@ use swarm_support::*;
 use tokio::sync::Notify;
 use wherry_node::swarm::{
     ANNOUNCERS, ExchangeError, LinkClass, MAX_SITE_TAGS, Offer, ReadAt, SwarmSettings, UPLOAD_SLOTS,
+    announcers,
 };
 use wherry_proto::{
     Certificate, ChunkMap, Digest, MAX_TAG_PAGE, NodeId, Refusal, Roles, SecretKey, TagMeaning, TagRecord,
-    TagWord, link, rank,
+    TagWord, link,
 };
 
 /// Takes a whole blob, checking each chunk.
@@ -266,7 +267,40 @@ async fn a_provider_is_found_through_a_third_node() {
     assert!(take(&exchange, digest, 5_000).await == bytes);
 }
 
-/// Each announcement is a walk through the network.
+/// More nodes than a walk to the keepers of a record finds, so that there are several regions.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_blobs_that_one_node_announces_is_found_by_whoever_does_not_know_it() {
+    let at = |number: u8, bootstrap: &[String]| SwarmSettings {
+        site: format!("site-{number}"),
+        ..settings(&key(number), bootstrap)
+    };
+    let hub = start(at(20, &[])).await;
+    let holder = start(at(21, &[hub.address(false)])).await;
+    let mut others = Vec::new();
+    for number in 22..42 {
+        let other = start(at(number, &[hub.address(false)])).await;
+        meet(&hub.client(), other.id()).await;
+        others.push(other);
+    }
+    let blobs: Vec<Digest> = (0..100).map(|seed| holder.shelf.add(&noise(100, seed))).collect();
+    for digest in &blobs {
+        holder.client().announce(*digest).await;
+    }
+    let seeker = start(at(42, &[hub.address(false)])).await;
+    meet(&seeker.client(), hub.id()).await;
+    for digest in blobs.iter().step_by(9) {
+        let found = async {
+            loop {
+                let offers = seeker.client().want_of_providers(*digest, Duration::from_secs(5));
+                if let Some(offer) = offers.collect::<Vec<Offer>>().await.first() {
+                    return offer.node;
+                }
+            }
+        };
+        assert_eq!(within(found).await, holder.id());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_site_that_holds_a_blob_two_announce_it_and_where_these_do_not_hold_it_whoever_does() {
     let announce_after = Duration::from_secs(1);
@@ -284,20 +318,19 @@ async fn of_a_site_that_holds_a_blob_two_announce_it_and_where_these_do_not_hold
     }
     let bytes = noise(5_000, 3);
     let digest = Digest::sha256(&bytes);
-    site.sort_by_key(|node| std::cmp::Reverse(rank(&digest, &node.id())));
+    let nodes: Vec<NodeId> = site.iter().map(Node::id).collect();
+    let leaves = |digest: &Digest, node: &NodeId| {
+        announcers(digest, node, nodes.iter().copied().filter(|other| other != node)).is_some()
+    };
+    site.sort_by_key(|node| leaves(&digest, &node.id()));
     let (before, behind) = site.split_at(ANNOUNCERS);
     site.iter().for_each(|node| assert_eq!(node.shelf.add(&bytes), digest));
     // What nobody else holds and is for others to announce too, behind the other: when it is found, that has been decided.
-    let nodes: Vec<NodeId> = site.iter().map(Node::id).collect();
-    let is_left = |bytes: &[u8], node: &NodeId| {
-        let rank = |node: &NodeId| rank(&Digest::sha256(bytes), node);
-        nodes.iter().filter(|other| rank(other) > rank(node)).count() >= ANNOUNCERS
-    };
     let mut all = (50..).map(|seed| noise(5_000, seed));
     let mut own = Vec::new();
     let began = std::time::Instant::now();
     for node in behind {
-        let bytes_of_its_own = all.find(|bytes| is_left(bytes, &node.id())).unwrap();
+        let bytes_of_its_own = all.find(|bytes| leaves(&Digest::sha256(bytes), &node.id())).unwrap();
         let digest = node.shelf.add(&bytes_of_its_own);
         node.client().announce(Digest::sha256(&bytes)).await;
         node.client().announce(digest).await;

@@ -24,7 +24,8 @@ use crate::{BlobName, Digest, PauseRecord, Role, TagRecord, WanWord};
 /// 6: whoever is about to read an origin says so.
 /// 7: tag records say on whose word a tag means what it means.
 /// 8: whoever asks an origin what a reference means for another node gives the manifest with the answer.
-pub const PROTOCOL_VERSION: u16 = 8;
+/// 9: whoever announces blobs names many of them in one question.
+pub const PROTOCOL_VERSION: u16 = 9;
 
 /// The longest name of a site, in bytes.
 pub const MAX_SITE_LEN: usize = 64;
@@ -173,6 +174,9 @@ pub enum Question {
     Preloading(WantedImage),
     /// That a tag means something else than the asker knew. Only neighbours of the same site are listened to.
     Moved(TagRecord),
+    /// That the asker holds these blobs: the peer is among those who are closest to their keys, and is to name the asker for a while
+    /// to whoever looks for their providers.
+    Provide(List<Digest, MAX_WANT>),
 }
 
 /// An image that a node is asked to bring to itself.
@@ -222,6 +226,8 @@ pub enum Answer {
     Preloading(Option<Preloading>),
     /// To [`Question::Moved`]: whether the peer knows that now, or something newer, or nothing at all of the tag.
     Moved(bool),
+    /// To [`Question::Provide`].
+    Provided,
 }
 
 /// What an origin says that a reference means.

@@ -68,6 +68,7 @@ fn question() -> impl Strategy<Value = Question> {
         wanted().prop_map(Question::Preload),
         wanted().prop_map(Question::Preloading),
         record().prop_map(Question::Moved),
+        prop::collection::vec(digest(), 0..=MAX_WANT).prop_map(|d| Question::Provide(List::first_of(d))),
     ]
 }
 
@@ -131,6 +132,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         lead().prop_map(Answer::Lead),
         prop::option::of(word()).prop_map(Answer::Wan),
         any::<bool>().prop_map(Answer::Moved),
+        Just(Answer::Provided),
         prop::sample::select(vec![
             Ok(()),
             Err(PreloadRefusal::Busy),

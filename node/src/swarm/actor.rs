@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use libp2p::kad::store::RecordStore as _;
-use libp2p::kad::{self, GetProvidersOk, InboundRequest, QueryId, QueryResult};
+use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult};
 use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
@@ -19,12 +18,14 @@ use wherry_proto::{Digest, Hello, NodeId, Question};
 
 use super::admission::Doorkeeper;
 use super::announcements::{self, Announcements};
+use super::announcing::Round;
 use super::ask::{self, Asking, MAX_ASKED, REPLY_TIME};
 use super::behaviour::{Behaviour, BehaviourEvent, learn};
 use super::codec::WireError;
 use super::discovery::{Dial, Discovery};
 use super::identity::{Host, node_of, peer_of};
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours};
+use super::regions::Regions;
 use super::streams::{OpenError, Protocol};
 use super::unreached::{self, Unreached};
 
@@ -55,10 +56,12 @@ pub(super) enum Command {
     Providers { digest: Digest, found: mpsc::Sender<NodeId> },
     /// Announce a blob, from the time when it is due on.
     Announce { digest: Digest, due: Instant },
-    /// Tell the network of a blob now: nobody else of the site does.
-    Provide(Digest),
-    /// Others of the site tell the network of a blob; look again after a while whether they do.
-    LeaveToOthers { digest: Digest, pause: Duration },
+    /// Tell the network of some blobs now, since nobody else of the site does, and leave others to others for a while.
+    Provide { own: Vec<Digest>, left: Vec<(Digest, Duration)> },
+    /// Of each of these blobs most of those who keep its record have been told, or not.
+    Told(Vec<(Digest, bool)>),
+    /// Keep that a neighbour holds these blobs.
+    Keep { provider: NodeId, digests: Vec<Digest> },
     /// Announce a blob no more.
     Withdraw(Digest),
     /// Tell which blobs are announced.
@@ -77,7 +80,9 @@ pub(super) struct Actor {
     pub(super) on_loopback: bool,
     pub(super) discovery: Discovery,
     pub(super) announcements: Announcements,
-    pub(super) announcing: HashMap<QueryId, Digest>,
+    pub(super) regions: Regions,
+    // Those to whoever keeps the record of a blob.
+    pub(super) walks: HashMap<QueryId, Round>,
     pub(super) searches: HashMap<QueryId, mpsc::Sender<NodeId>>,
     // Those of whose connections one has ended, until they show that they are there.
     pub(super) probes: HashMap<NodeId, CancellationToken>,
@@ -198,8 +203,12 @@ impl Actor {
                 }
             }
             Command::Announce { digest, due } => self.add_announcement(digest, due),
-            Command::Provide(digest) => self.provide(digest, Instant::now()),
-            Command::LeaveToOthers { digest, pause } => self.leave_to_others(digest, pause, Instant::now()),
+            Command::Provide { own, left } => {
+                self.leave_to_others(left, Instant::now());
+                self.provide(own, Instant::now());
+            }
+            Command::Told(told) => self.on_told(told, Instant::now()),
+            Command::Keep { provider, digests } => self.keep(&provider, &digests, Instant::now()),
             Command::Withdraw(digest) => self.withdraw(&digest),
             Command::Announced(reply) => {
                 let _ = reply.send(self.announcements.all());
@@ -422,27 +431,17 @@ impl Actor {
     }
 
     fn on_kad(&mut self, event: kad::Event, now: Instant) {
-        match event {
-            kad::Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
-                if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add_provider(record) {
-                    tracing::debug!(%error, "a provider record is not kept");
-                }
+        // Records of providers come as questions, many at a time.
+        let kad::Event::OutboundQueryProgressed { id, result, step, .. } = event else { return };
+        match result {
+            QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
+                self.on_providers(id, &providers);
             }
-            kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
-                match result {
-                    QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
-                        self.on_providers(id, &providers);
-                    }
-                    QueryResult::StartProviding(result) => {
-                        self.on_provided(id, result.is_ok(), now);
-                    }
-                    _ => {}
-                }
-                if step.last {
-                    self.searches.remove(&id);
-                }
-            }
+            QueryResult::GetClosestPeers(found) => self.on_walked(id, found, now),
             _ => {}
+        }
+        if step.last {
+            self.searches.remove(&id);
         }
     }
 

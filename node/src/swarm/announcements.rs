@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use libp2p::kad::RecordKey;
 use wherry_proto::{Algorithm, Digest, NodeId, rank};
 
+use super::regions::of_blob;
+
 /// How many blobs one node announces; it holds others in silence, and answers for them when asked.
 pub const MAX_ANNOUNCED: usize = 65_536;
 
@@ -14,8 +16,15 @@ pub const MAX_ANNOUNCED: usize = 65_536;
 /// too.
 pub const ANNOUNCERS: usize = 2;
 
-/// After what time an announcement is renewed: records live twice as long, and a little. A thousand blobs at a site are two
-/// thousand walks in that time, each of some 25 messages of up to 2 kB with what comes back: 29 kB a second over its uplink.
+/// In how many groups blobs are announced, by the first bits of their keys. Those of one group are announced by the same nodes of
+/// a site, so that one walk and one message serve many of them; more groups share what others then ask of these nodes with more
+/// of the site, and take a walk each.
+const GROUPS: usize = 8;
+
+/// How many blobs are announced together.
+const MAX_TOGETHER: usize = 1024;
+
+/// After what time an announcement is renewed: records live twice as long, and a little.
 pub const RENEWAL_TIME: Duration = Duration::from_secs(58 * 60);
 
 /// How long the network is not told of what has just come: meanwhile the rest of the image comes, over a link that is as thin as
@@ -23,14 +32,18 @@ pub const RENEWAL_TIME: Duration = Duration::from_secs(58 * 60);
 /// and leave it to the [`ANNOUNCERS`].
 pub const ANNOUNCE_AFTER: Duration = Duration::from_secs(60);
 
-/// After what time a node that leaves a blob to others looks again whether these are there and hold it, which takes a question to
-/// each of them; and how often, at most, all is told anew since the network is [reached again](Announcements::renew).
+/// After what time a node that leaves a blob to others looks again whether these are there and hold it; how often, at most, all is
+/// told anew since the network is [reached again](Announcements::renew); and what is due within this time goes along with what is
+/// due now.
 pub(super) const LOOK_TIME: Duration = Duration::from_secs(15 * 60);
 
-/// How many announcements are on their way at once.
+/// Of what has not been told yet only what is due within this time goes along.
+const SOON: Duration = Duration::from_secs(15);
+
+/// How many groups are announced at once.
 pub const MAX_ANNOUNCING: usize = 8;
 
-/// How soon one announcement follows another: at most twenty a second.
+/// How soon one group follows another: at most twenty a second.
 const PACE: Duration = Duration::from_millis(50);
 
 /// How long to wait with one that could not be made, or that is left to nodes that do not hold the blob yet.
@@ -49,16 +62,22 @@ pub(super) fn key(digest: &Digest) -> RecordKey {
     RecordKey::from(multihash)
 }
 
+/// The group of a blob: those of one begin alike, so that the same nodes keep their records.
+fn group(digest: &Digest) -> usize {
+    usize::from(of_blob(digest)[0]) * GROUPS / (usize::from(u8::MAX) + 1)
+}
+
 /// To which nodes of its site `me` leaves it to announce a blob, if they hold it: those that come first in rank. `None` if
 /// it is one of these itself.
-pub(super) fn announcers(
+pub fn announcers(
     digest: &Digest,
     me: &NodeId,
     near: impl Iterator<Item = NodeId>,
 ) -> Option<[NodeId; ANNOUNCERS]> {
-    let own = rank(digest, me);
+    let group = Digest::sha256(&[group(digest) as u8]);
+    let own = rank(&group, me);
     let mut before: Vec<_> =
-        near.map(|node| (rank(digest, &node), node)).filter(|(rank, _)| *rank > own).collect();
+        near.map(|node| (rank(&group, &node), node)).filter(|(rank, _)| *rank > own).collect();
     before.sort_unstable_by(|one, two| two.cmp(one));
     before.iter().map(|(_, node)| *node).take(ANNOUNCERS).collect::<Vec<_>>().try_into().ok()
 }
@@ -66,90 +85,123 @@ pub(super) fn announcers(
 /// The plan.
 #[derive(Default)]
 pub(super) struct Announcements {
-    due: HashMap<Digest, Option<Instant>>,
-    order: BTreeSet<(Instant, Digest)>,
+    planned: HashMap<Digest, Planned>,
+    // Of each group, what is due when.
+    due: [BTreeSet<(Instant, Digest)>; GROUPS],
     under_way: usize,
     paced: Option<Instant>,
     renewed: Option<Instant>,
 }
 
+/// One blob.
+struct Planned {
+    group: usize,
+    // `None` while it is under way.
+    due: Option<Instant>,
+    // Whether it was told before, or left to others.
+    is_told: bool,
+}
+
 impl Announcements {
     /// Announces a blob from `due` on; `false` if there are too many.
     pub(super) fn add(&mut self, digest: Digest, due: Instant) -> bool {
-        if self.due.contains_key(&digest) {
+        if self.has(&digest) {
             return true;
         }
-        if self.due.len() >= MAX_ANNOUNCED {
+        if self.planned.len() >= MAX_ANNOUNCED {
             return false;
         }
-        self.plan(digest, due);
+        let group = group(&digest);
+        self.planned.insert(digest, Planned { group, due: Some(due), is_told: false });
+        self.due[group].insert((due, digest));
         true
     }
 
     /// Nobody outside the site was reached for a while, and whatever was told then has not left it: all is due within
-    /// [`LOOK_TIME`], so that a thin link that is there again is not filled by it. Links that come and go count once in that time.
+    /// [`LOOK_TIME`], one group after the other, so that a thin link that is there again is not filled by it. Links that come and
+    /// go count once in that time.
     pub(super) fn renew(&mut self, now: Instant) {
         let from = self.renewed.map_or(now, |at| now.max(at + LOOK_TIME));
-        let soon = |digest: &Digest| {
-            let share = digest.as_bytes().first().copied().map_or(0, u32::from);
-            from + LOOK_TIME * share / u32::from(u8::MAX)
-        };
-        let later: Vec<_> = self.order.iter().filter(|(due, digest)| *due > soon(digest)).copied().collect();
-        if !later.is_empty() && from == now {
-            self.renewed = Some(now);
+        let mut any = false;
+        for (number, group) in (0..).zip(&mut self.due) {
+            let soon = from + LOOK_TIME * number / GROUPS as u32;
+            // The first digest that is due later than that.
+            let later = group.iter().find(|(due, _)| *due > soon).copied();
+            let later = later.map(|later| group.split_off(&later)).unwrap_or_default();
+            any |= !later.is_empty();
+            for (_, digest) in later {
+                group.insert((soon, digest));
+                if let Some(planned) = self.planned.get_mut(&digest) {
+                    planned.due = Some(soon);
+                }
+            }
         }
-        for (due, digest) in later {
-            self.order.remove(&(due, digest));
-            self.plan(digest, soon(&digest));
+        if any && from == now {
+            self.renewed = Some(now);
         }
     }
 
     /// Renews a blob's announcement no more.
     pub(super) fn remove(&mut self, digest: &Digest) {
-        if let Some(Some(due)) = self.due.remove(digest) {
-            self.order.remove(&(due, *digest));
+        if let Some(Planned { group, due: Some(due), .. }) = self.planned.remove(digest) {
+            self.due[group].remove(&(due, *digest));
         }
     }
 
     /// Whether a blob is announced, or is to be.
     pub(super) fn has(&self, digest: &Digest) -> bool {
-        self.due.contains_key(digest)
+        self.planned.contains_key(digest)
     }
 
     /// Every blob that is announced, at most [`MAX_ANNOUNCED`].
     pub(super) fn all(&self) -> Vec<Digest> {
-        self.due.keys().copied().collect()
+        self.planned.keys().copied().collect()
     }
 
-    /// The next blob to announce now or, if there is none, when to ask again.
-    pub(super) fn next(&mut self, now: Instant) -> Result<Digest, Option<Instant>> {
+    /// The blobs to announce together now, which are of one group and under way until [`again`](Self::again), as they all are until
+    /// [`end`](Self::end); or, if there are none, when to ask again.
+    pub(super) fn next(&mut self, now: Instant) -> Result<Vec<Digest>, Option<Instant>> {
         if self.under_way >= MAX_ANNOUNCING {
             return Err(None);
         }
-        let Some((due, digest)) = self.order.first().copied() else { return Err(None) };
+        let first = |group: &BTreeSet<(Instant, Digest)>| group.first().map(|(due, _)| *due);
+        let firsts = self.due.iter().enumerate().filter_map(|(number, group)| Some((first(group)?, number)));
+        let Some((due, group)) = firsts.min() else { return Err(None) };
         let from = self.paced.map_or(due, |paced| due.max(paced));
         if from > now {
             return Err(Some(from));
         }
-        self.order.pop_first();
-        self.due.insert(digest, None);
+        let is_told = |digest: &Digest| self.planned.get(digest).is_some_and(|planned| planned.is_told);
+        let goes_along = |(due, digest): &&(Instant, Digest)| {
+            *due <= now + SOON || (*due <= now + LOOK_TIME && is_told(digest))
+        };
+        let together: Vec<_> =
+            self.due[group].iter().filter(goes_along).take(MAX_TOGETHER).copied().collect();
+        for (due, digest) in &together {
+            self.due[group].remove(&(*due, *digest));
+            if let Some(planned) = self.planned.get_mut(digest) {
+                planned.due = None;
+            }
+        }
         self.under_way += 1;
         self.paced = Some(now + PACE);
-        Ok(digest)
+        Ok(together.into_iter().map(|(_, digest)| digest).collect())
     }
 
-    /// An announcement is done, or left to others; the next one is due after `pause`.
-    pub(super) fn done(&mut self, digest: &Digest, pause: Duration, now: Instant) {
-        self.under_way = self.under_way.saturating_sub(1);
+    /// A blob was announced, or left to others; it is due again after `pause`.
+    pub(super) fn again(&mut self, digest: &Digest, pause: Duration, now: Instant) {
         // It may have been withdrawn meanwhile and be planned anew.
-        if let Some(None) = self.due.get(digest) {
-            self.plan(*digest, now + pause);
+        if let Some(planned) = self.planned.get_mut(digest)
+            && planned.due.is_none()
+        {
+            (planned.due, planned.is_told) = (Some(now + pause), true);
+            self.due[planned.group].insert((now + pause, *digest));
         }
     }
 
-    fn plan(&mut self, digest: Digest, due: Instant) {
-        self.due.insert(digest, Some(due));
-        self.order.insert((due, digest));
+    /// What was begun by [`next`](Self::next) is done.
+    pub(super) fn end(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
     }
 }
 
@@ -159,73 +211,124 @@ mod tests {
 
     use super::*;
 
-    fn digests(count: u32) -> impl Iterator<Item = Digest> {
-        (0..count).map(|number| Digest::sha256(&number.to_be_bytes()))
+    /// Blobs of the first group.
+    fn alike(count: usize) -> Vec<Digest> {
+        digests().filter(|digest| group(digest) == 0).take(count).collect()
+    }
+
+    /// A blob of each group.
+    fn one_of_each() -> Vec<Digest> {
+        (0..GROUPS).map(|number| digests().find(|digest| group(digest) == number).unwrap()).collect()
+    }
+
+    fn digests() -> impl Iterator<Item = Digest> {
+        (0_u32..).map(|number| Digest::sha256(&number.to_be_bytes()))
+    }
+
+    fn done(plan: &mut Announcements, digests: &[Digest], now: Instant) {
+        digests.iter().for_each(|digest| plan.again(digest, RENEWAL_TIME, now));
+        plan.end();
     }
 
     #[test]
-    fn many_blobs_are_announced_at_a_pace_and_few_at_once() {
-        let start = Instant::now();
+    fn blobs_of_a_group_are_announced_together_and_groups_at_a_pace() {
+        let mut now = Instant::now();
         let mut plan = Announcements::default();
-        digests(100).for_each(|digest| assert!(plan.add(digest, start)));
-        let mut now = start;
+        let all: BTreeSet<Digest> = digests().take(1000).collect();
+        all.iter().for_each(|digest| assert!(plan.add(*digest, now)));
+        let mut announced = BTreeSet::new();
+        for _ in 0..GROUPS {
+            let together = plan.next(now).unwrap();
+            assert!(together.iter().all(|digest| group(digest) == group(&together[0])));
+            announced.extend(together);
+            assert!(plan.next(now).is_err());
+            now += PACE;
+        }
+        assert_eq!(announced, all);
+    }
+
+    #[test]
+    fn no_more_is_under_way_than_may_be() {
+        let mut now = Instant::now();
+        let mut plan = Announcements::default();
+        for digest in digests().take(2 * MAX_ANNOUNCING * MAX_TOGETHER) {
+            plan.add(digest, now);
+        }
+        let mut begun = Vec::new();
         for _ in 0..MAX_ANNOUNCING {
-            plan.next(now).unwrap();
-            assert_eq!(
-                plan.next(now),
-                if plan.under_way == MAX_ANNOUNCING { Err(None) } else { Err(Some(now + PACE)) }
-            );
+            begun.push(plan.next(now).unwrap());
+            assert!(begun.iter().all(|together| together.len() <= MAX_TOGETHER));
             now += PACE;
         }
         assert_eq!(plan.next(now), Err(None));
+        done(&mut plan, &begun[0], now);
+        assert!(plan.next(now).is_ok());
     }
 
     #[test]
     fn an_announcement_is_renewed_until_it_is_withdrawn() {
         let now = Instant::now();
         let mut plan = Announcements::default();
-        let [digest] = digests(1).collect::<Vec<_>>()[..] else { unreachable!() };
+        let [digest] = alike(1)[..] else { unreachable!() };
         plan.add(digest, now);
-        assert_eq!(plan.next(now), Ok(digest));
-        plan.done(&digest, RENEWAL_TIME, now);
+        assert_eq!(plan.next(now), Ok(vec![digest]));
+        done(&mut plan, &[digest], now);
         assert_eq!(plan.next(now + PACE), Err(Some(now + RENEWAL_TIME)));
-        assert_eq!(plan.next(now + RENEWAL_TIME), Ok(digest));
+        assert_eq!(plan.next(now + RENEWAL_TIME), Ok(vec![digest]));
         plan.remove(&digest);
-        plan.done(&digest, RENEWAL_TIME, now);
+        done(&mut plan, &[digest], now);
         assert_eq!(plan.next(now + 2 * RENEWAL_TIME), Err(None));
     }
 
     #[test]
-    fn what_is_to_be_announced_later_holds_up_nothing_that_is_due() {
+    fn what_is_to_be_announced_later_holds_up_nothing_that_is_due_and_does_not_go_along() {
         let now = Instant::now();
         let mut plan = Announcements::default();
-        let [later, soon] = digests(2).collect::<Vec<_>>()[..] else { unreachable!() };
+        let [later, soon] = alike(2)[..] else { unreachable!() };
         plan.add(later, now + ANNOUNCE_AFTER);
         assert_eq!(plan.next(now), Err(Some(now + ANNOUNCE_AFTER)));
         plan.add(soon, now);
-        assert_eq!(plan.next(now), Ok(soon));
-        assert_eq!(plan.next(now + ANNOUNCE_AFTER), Ok(later));
+        assert_eq!(plan.next(now), Ok(vec![soon]));
+        assert_eq!(plan.next(now + ANNOUNCE_AFTER), Ok(vec![later]));
+    }
+
+    #[test]
+    fn what_was_told_at_other_times_is_renewed_together() {
+        let (start, minute) = (Instant::now(), Duration::from_secs(60));
+        let mut plan = Announcements::default();
+        let all = alike(10);
+        for (number, digest) in (0..).zip(&all) {
+            let now = start + minute * number;
+            plan.add(*digest, now);
+            assert_eq!(plan.next(now), Ok(vec![*digest]));
+            done(&mut plan, &[*digest], now);
+        }
+        assert_eq!(plan.next(start + RENEWAL_TIME), Ok(all));
     }
 
     #[test]
     fn all_is_told_by_and_by_once_the_network_is_reached_again_but_not_whenever_a_link_comes_back() {
         let start = Instant::now();
         let mut plan = Announcements::default();
-        let all: Vec<Digest> = digests(8).collect();
+        let all = one_of_each();
         // Nothing has been told: whoever is met first makes no difference.
         plan.renew(start);
         let mut now = start;
         for digest in &all {
             plan.add(*digest, now);
-            assert_eq!(plan.next(now), Ok(*digest));
-            plan.done(digest, RENEWAL_TIME, now);
+            assert_eq!(plan.next(now), Ok(vec![*digest]));
+            done(&mut plan, &[*digest], now);
             now += PACE;
         }
-        let due = |plan: &Announcements| plan.order.iter().map(|(due, _)| *due).collect::<Vec<_>>();
+        let due = |plan: &Announcements| {
+            let mut due: Vec<_> = plan.due.iter().flatten().map(|(due, _)| *due).collect();
+            due.sort_unstable();
+            due
+        };
         plan.renew(now);
         let first = due(&plan);
         assert!(first.iter().all(|due| (now..=now + LOOK_TIME).contains(due)));
-        assert!(*first.last().unwrap() > first[0] + LOOK_TIME / 4, "it is spread");
+        assert!(*first.last().unwrap() > first[0] + LOOK_TIME / 2, "it is spread");
         // A link that comes back soon once more has it told when that time is over, however often it does.
         for digest in &all {
             plan.remove(digest);
@@ -234,6 +337,7 @@ mod tests {
         for _ in 0..3 {
             plan.renew(now + LOOK_TIME / 2);
             let again = due(&plan);
+            assert_eq!(again.len(), all.len());
             assert!(again.iter().all(|due| (now + LOOK_TIME..=now + 2 * LOOK_TIME).contains(due)));
         }
     }
@@ -242,16 +346,16 @@ mod tests {
     fn what_was_withdrawn_and_comes_back_while_it_is_announced_is_announced_again_and_withdrawn_for_good() {
         let mut now = Instant::now();
         let mut plan = Announcements::default();
-        let [digest] = digests(1).collect::<Vec<_>>()[..] else { unreachable!() };
+        let [digest] = alike(1)[..] else { unreachable!() };
         plan.add(digest, now);
-        assert_eq!(plan.next(now), Ok(digest));
+        assert_eq!(plan.next(now), Ok(vec![digest]));
         plan.remove(&digest);
         plan.add(digest, now);
         // That was the first one, which told others before it was withdrawn.
-        plan.done(&digest, RENEWAL_TIME, now);
+        done(&mut plan, &[digest], now);
         now += PACE;
-        assert_eq!(plan.next(now), Ok(digest));
-        plan.done(&digest, RENEWAL_TIME, now);
+        assert_eq!(plan.next(now), Ok(vec![digest]));
+        done(&mut plan, &[digest], now);
         plan.remove(&digest);
         assert_eq!(plan.next(now + 2 * RENEWAL_TIME), Err(None));
     }
@@ -260,7 +364,7 @@ mod tests {
     fn two_nodes_of_a_site_announce_a_blob_and_others_leave_it_to_them_be_the_site_large_or_small() {
         for count in [1, 3, 4, 40] {
             let nodes: Vec<NodeId> = (0..count).map(|seed| SecretKey::from_seed([seed; 32]).node()).collect();
-            for digest in digests(20) {
+            for digest in digests().take(20) {
                 let left = nodes.iter().filter_map(|me| {
                     announcers(&digest, me, nodes.iter().copied().filter(|node| node != me))
                 });
@@ -272,10 +376,22 @@ mod tests {
     }
 
     #[test]
+    fn a_site_shares_what_is_to_be_announced_among_its_nodes() {
+        let nodes: Vec<NodeId> = (0..40).map(|seed| SecretKey::from_seed([seed; 32]).node()).collect();
+        let me = SecretKey::from_seed([99; 32]).node();
+        let all: BTreeSet<NodeId> = one_of_each()
+            .iter()
+            .filter_map(|digest| announcers(digest, &me, nodes.iter().copied()))
+            .flatten()
+            .collect();
+        assert!(all.len() > GROUPS, "{} nodes announce all", all.len());
+    }
+
+    #[test]
     fn the_number_of_announced_blobs_is_bounded() {
         let now = Instant::now();
         let mut plan = Announcements::default();
-        let taken = digests(MAX_ANNOUNCED as u32 + 5).filter(|digest| plan.add(*digest, now)).count();
+        let taken = digests().take(MAX_ANNOUNCED + 5).filter(|digest| plan.add(*digest, now)).count();
         assert_eq!(taken, MAX_ANNOUNCED);
     }
 

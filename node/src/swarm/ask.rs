@@ -17,6 +17,7 @@ use wherry_proto::{
     Resolution, Role, TagPage,
 };
 
+use super::actor::Command;
 use super::codec::{WireError, read_within, write_within};
 use super::errands::{Errand, Errands};
 use super::holdings::Holdings;
@@ -108,14 +109,18 @@ const MAX_ANSWERING: usize = 32;
 /// other question, and fewer than all, so that nobody takes the place of everybody.
 const MAX_ERRANDS_FOR_ONE: usize = 16;
 
+/// What all questions are answered with. Clones share it.
+#[derive(Clone)]
+pub(super) struct Answerer {
+    pub(super) holdings: Arc<dyn Holdings>,
+    pub(super) errands: Arc<Errands>,
+    pub(super) neighbours: Arc<Neighbours>,
+    // Of the event loop, where records are kept.
+    pub(super) commands: mpsc::WeakSender<Command>,
+}
+
 /// Answers a neighbour's questions until the stream ends. Says why it did.
-pub(super) async fn answer<S>(
-    stream: S,
-    asker: NodeId,
-    holdings: Arc<dyn Holdings>,
-    errands: Arc<Errands>,
-    neighbours: Arc<Neighbours>,
-) -> WireError
+pub(super) async fn answer<S>(stream: S, asker: NodeId, answerer: Answerer) -> WireError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -136,8 +141,10 @@ where
     let questions =
         stream::unfold(questions, |mut questions| async { Some((questions.recv().await?, questions)) });
     let own_errands = Semaphore::new(MAX_ERRANDS_FOR_ONE);
+    let Answerer { holdings, errands, neighbours, commands } = answerer;
     let answers = questions.map(|Ask { id, question }| {
         let (holdings, own_errands, errands) = (Arc::clone(&holdings), &own_errands, &errands);
+        let commands = &commands;
         if matches!(question, Question::Want(_) | Question::Tag(_) | Question::Resolve(_)) {
             neighbours.seeks(&asker);
         }
@@ -150,6 +157,14 @@ where
                         Some((_own, errand)) => Ok(run_errand(&*holdings, asker, &errand).await),
                         None => Ok(decline(&question)),
                     }
+                }
+                Question::Provide(digests) => {
+                    // It is gone where the node shuts down.
+                    if let Some(commands) = commands.upgrade() {
+                        let keep = Command::Keep { provider: asker, digests: digests.into_vec() };
+                        let _ = commands.send(keep).await;
+                    }
+                    Ok(Answer::Provided)
                 }
                 _ => tokio::task::spawn_blocking(move || look_up(&*holdings, asker, &question)).await,
             };
@@ -246,6 +261,7 @@ fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answe
         Question::Preload(image) => Answer::Preload(holdings.preload(asker, image)),
         Question::Preloading(image) => Answer::Preloading(holdings.preloading(image)),
         Question::Moved(record) => Answer::Moved(holdings.moved(asker, record)),
+        Question::Provide(_) => Answer::Provided,
         Question::Resolve(_) | Question::Lead { .. } => decline(question),
     }
 }
@@ -265,8 +281,10 @@ mod tests {
     use super::super::holdings::ReadAt;
     use super::*;
 
-    fn nobody() -> Arc<Neighbours> {
-        Arc::new(Neighbours::new())
+    /// Answers by these, for a node that has no neighbours.
+    fn answerer(holdings: Arc<dyn Holdings>, errands: Arc<Errands>) -> Answerer {
+        let commands = mpsc::channel(1).0.downgrade();
+        Answerer { holdings, errands, neighbours: Arc::new(Neighbours::new()), commands }
     }
 
     /// Holds nothing, and counts how many ask at a time.
@@ -302,7 +320,7 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(64 << 10);
         let counting = Arc::new(Counting::default());
         let asker = SecretKey::from_seed([2; 32]).node();
-        tokio::spawn(answer(ours.compat(), asker, counting.clone(), Arc::default(), nobody()));
+        tokio::spawn(answer(ours.compat(), asker, answerer(counting.clone(), Arc::default())));
         let question = |id| {
             let digests = List::first_of((0..MAX_WANT).map(|n| Digest::sha256(&[n as u8])));
             encode_frame(&Ask { id, question: Question::Want(digests) }).unwrap()
@@ -355,7 +373,7 @@ mod tests {
     ) -> (Vec<u32>, impl Sized) {
         let (ours, mut theirs) = tokio::io::duplex(64 << 10);
         let asker = SecretKey::from_seed([2; 32]).node();
-        tokio::spawn(answer(ours.compat(), asker, Arc::new(Unanswered), Arc::clone(errands), nobody()));
+        tokio::spawn(answer(ours.compat(), asker, answerer(Arc::new(Unanswered), Arc::clone(errands))));
         for id in 0..many {
             let reference = format!("r.example/a:{}", tag(id)).parse().unwrap();
             let ask = Ask { id, question: Question::Resolve(reference) };
@@ -408,7 +426,7 @@ mod tests {
         let errands = Arc::<Errands>::default();
         let (ours, mut theirs) = tokio::io::duplex(64 << 10);
         let asker = SecretKey::from_seed([2; 32]).node();
-        tokio::spawn(answer(ours.compat(), asker, Arc::new(Unanswered), Arc::clone(&errands), nobody()));
+        tokio::spawn(answer(ours.compat(), asker, answerer(Arc::new(Unanswered), Arc::clone(&errands))));
         let ask = Ask { id: 0, question: Question::Resolve("r.example/a:1".parse().unwrap()) };
         theirs.write_all(&encode_frame(&ask).unwrap()).await.unwrap();
         let began = tokio::time::Instant::now();
@@ -448,7 +466,7 @@ mod tests {
         let node = |seed| SecretKey::from_seed([seed; 32]).node();
         for (asker, expected) in [(node(2), Holding::Held { size: 5 }), (node(3), Holding::No)] {
             let (ours, mut theirs) = tokio::io::duplex(64 << 10);
-            tokio::spawn(answer(ours.compat(), asker, Arc::new(GivesTo(node(2))), Arc::default(), nobody()));
+            tokio::spawn(answer(ours.compat(), asker, answerer(Arc::new(GivesTo(node(2))), Arc::default())));
             let question = Question::Want(List::first_of([Digest::sha256(b"any")]));
             theirs.write_all(&encode_frame(&Ask { id: 1, question }).unwrap()).await.unwrap();
             let reply = read_within::<Reply>(&mut theirs, REPLY_TIME).await.unwrap();

@@ -1,6 +1,5 @@
 //! What runs over libp2p connections once they are admitted.
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use libp2p::connection_limits::{self, ConnectionLimits};
@@ -12,6 +11,7 @@ use tokio::sync::mpsc;
 use wherry_proto::NetworkId;
 
 use super::records::Providers;
+use super::regions::KEEPERS;
 use super::settings::SwarmError;
 use super::streams::{self, Arrived};
 use super::transport::MAX_HANDSHAKES;
@@ -128,12 +128,11 @@ fn kademlia(me: PeerId, network: &NetworkId) -> kad::Behaviour<Providers> {
     #[expect(clippy::expect_used, reason = "the name starts with a slash")]
     let mut config = kad::Config::new(StreamProtocol::try_from_owned(name).expect("a slash in front"));
     config
-        // Renewed by this node itself, at its own pace; nothing else is published.
+        // What this node provides it tells in its own words, at its own pace; nothing else is published.
         .set_provider_publication_interval(None)
-        .set_provider_record_ttl(Some(RECORD_TIME))
         .set_replication_interval(None)
         .set_publication_interval(None)
-        // Value records come as events, which are thrown away.
+        // What others would have kept in Kademlia's words comes as events, which are thrown away.
         .set_record_filtering(StoreInserts::FilterBoth)
         .set_caching(Caching::Disabled)
         // Addresses come from the hello, where a node says at which ports it listens.
@@ -142,14 +141,11 @@ fn kademlia(me: PeerId, network: &NetworkId) -> kad::Behaviour<Providers> {
         .set_query_timeout(QUERY_TIME)
         .set_substreams_timeout(KAD_STREAM_TIME)
         .set_max_packet_size(MAX_KAD_PACKET)
-        .set_replication_factor(REPLICATION);
+        .set_replication_factor(KEEPERS);
     let mut kad = kad::Behaviour::with_config(me, Providers::new(me), config);
     kad.set_mode(Some(Mode::Server));
     kad
 }
-
-/// On how many nodes a record is kept: as in BitTorrent's Mainline DHT (BEP 5). Each walk asks so many nodes and a few more.
-const REPLICATION: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 
 #[cfg(test)]
 mod tests {

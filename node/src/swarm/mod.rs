@@ -29,6 +29,7 @@ mod muxer;
 mod neighbours;
 mod records;
 mod refusals;
+mod regions;
 mod settings;
 mod shares;
 mod start;
@@ -42,7 +43,9 @@ mod wants;
 mod windowed;
 
 pub use admission::{ADMISSION_TIME, AdmissionError};
-pub use announcements::{ANNOUNCE_AFTER, ANNOUNCERS, MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME};
+pub use announcements::{
+    ANNOUNCE_AFTER, ANNOUNCERS, MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME, announcers,
+};
 pub use arriving::Arriving;
 pub use ask::{MAX_ASKED, PING_TIME, REPLY_TIME};
 pub use bans::{BAN_TIME, Ban, MAX_BANS};

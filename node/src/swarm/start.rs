@@ -19,16 +19,16 @@ use wherry_proto::NodeId;
 use super::actor::{Actor, Command, MAX_COMMANDS};
 use super::admission::Doorkeeper;
 use super::announcements::Announcements;
-use super::ask;
+use super::ask::{self, Answerer};
 use super::behaviour::Behaviour;
 use super::bulk::{self, Inbound};
 use super::client::{Client, Door, Inner, SETTLE_TIME};
 use super::discovery::Discovery;
-use super::errands::Errands;
 use super::exchange::{self, Buffers, Downlink, Uploader};
 use super::holdings::Holdings;
 use super::identity::{keypair, node_of};
 use super::neighbours::Neighbours;
+use super::regions::Regions;
 use super::settings::{SwarmError, SwarmSettings};
 use super::streams::{Arrived, Protocol};
 use super::tls::Tls;
@@ -165,7 +165,8 @@ async fn start_settling_by(
         unreached: Arc::clone(&inner.unreached),
         discovery: Discovery::new(&settings.bootstrap, &settings.remembered, Instant::now(), keeper.now())?,
         announcements: Announcements::default(),
-        announcing: HashMap::new(),
+        regions: Regions::default(),
+        walks: HashMap::new(),
         searches: HashMap::new(),
         probes: HashMap::new(),
         commands: orders,
@@ -193,9 +194,12 @@ async fn start_settling_by(
         keeper: Arc::clone(&keeper),
         asks: Arc::default(),
         exchanges: Arc::clone(&inner.inbound),
-        holdings,
-        errands: Arc::default(),
-        neighbours: Arc::clone(&inner.neighbours),
+        answerer: Answerer {
+            holdings,
+            errands: Arc::default(),
+            neighbours: Arc::clone(&inner.neighbours),
+            commands: inner.commands.downgrade(),
+        },
         uploader,
         stop: inner.stop.clone(),
         tasks: inner.tasks.clone(),
@@ -270,9 +274,7 @@ struct Takers {
     keeper: Arc<Doorkeeper>,
     asks: Arc<Inbound>,
     exchanges: Arc<Inbound>,
-    holdings: Arc<dyn Holdings>,
-    errands: Arc<Errands>,
-    neighbours: Arc<Neighbours>,
+    answerer: Answerer,
     uploader: Arc<Uploader>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -303,14 +305,11 @@ impl Takers {
             Some(Err(why)) => return tracing::info!(peer = %node, %why, "a stream is refused"),
             None => return,
         }
-        let (holdings, uploader) = (Arc::clone(&self.holdings), Arc::clone(&self.uploader));
-        let (errands, neighbours) = (Arc::clone(&self.errands), Arc::clone(&self.neighbours));
+        let (answerer, uploader) = (self.answerer.clone(), Arc::clone(&self.uploader));
         self.tasks.spawn(async move {
             let serve = async {
                 match protocol {
-                    Protocol::Ask => {
-                        ask::answer(stream, node, holdings, errands, neighbours).await.to_string()
-                    }
+                    Protocol::Ask => ask::answer(stream, node, answerer).await.to_string(),
                     Protocol::Exchange => exchange::serve(uploader, node, stream.compat(), None).await,
                 }
             };

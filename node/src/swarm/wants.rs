@@ -63,6 +63,22 @@ async fn offers(entry: &Entry, digests: &[Digest]) -> Vec<Option<Offer>> {
     holdings.iter().map(offer).collect()
 }
 
+/// What a neighbour says of blobs, in the same order.
+pub(super) async fn all_offers(entry: &Entry, digests: &[Digest]) -> Vec<Option<Offer>> {
+    let mut all = Vec::with_capacity(digests.len());
+    for some in digests.chunks(MAX_WANT) {
+        let offered = offers(entry, some).await;
+        let is_mute = offered.len() < some.len();
+        all.extend(offered);
+        if is_mute {
+            // Each further question would wait for as long.
+            break;
+        }
+    }
+    all.resize(digests.len(), None);
+    all
+}
+
 /// How long a question to so many neighbours waits for others.
 pub(super) fn company_time(neighbours: usize) -> Duration {
     if neighbours < MANY {

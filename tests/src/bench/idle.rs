@@ -1,19 +1,29 @@
 //! What nodes cost that have nothing to do, in a network namespace where nobody else sends a byte.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use wherry_node::swarm::ANNOUNCE_AFTER;
+use wherry_tests::blobs::push_image;
 use wherry_tests::lab::Lab;
 use wherry_tests::netns::Alone;
 use wherry_tests::network::Network;
 use wherry_tests::node::Options;
+use wherry_tests::registry::{self, Registry};
 
 use super::table::{Goal, Table};
 
 /// How long the nodes are left to settle, and then watched.
 const SETTLE: Duration = Duration::from_secs(15);
 const WATCH: Duration = Duration::from_secs(60);
+
+/// How many nodes there are beside the one that announces, and how many blobs it holds.
+const OTHERS: usize = 23;
+const BLOBS: usize = 100;
+
+/// How long announcements may take once they have begun.
+const ANNOUNCING: Duration = Duration::from_secs(30);
 
 /// Two nodes that know each other; the figures are the first one's.
 pub(crate) fn two_nodes(table: &mut Table) -> Result<()> {
@@ -46,6 +56,40 @@ fn watch() -> Result<[f64; 4]> {
         (loopback()? - traffic) as f64 / seconds,
         (written(a.process()?.pid())? - before) as f64 / seconds,
     ])
+}
+
+/// What it costs to tell a network of nodes that know each other, each at a site of its own, what one of them holds.
+pub(crate) fn announcements(table: &mut Table) -> Result<()> {
+    let bytes = std::thread::spawn(announce).join().ok().context("the watching thread")??;
+    table.figure("traffic for each blob that a node announces, both ways", bytes, "B", Goal::None);
+    Ok(())
+}
+
+fn announce() -> Result<f64> {
+    let _alone = Alone::enter()?;
+    let lab = Lab::new()?;
+    let network = Network::new(&lab)?;
+    let origin = Registry::start(&lab, "origin", registry::Options::default())?;
+    let image = push_image(origin.addr(), "bench/announced", "1", 41, &[1 << 10; BLOBS])?;
+    let host = origin.addr().to_string();
+    let options = |number: usize| Options::origin(&host).with("--site").with(format!("site{number}"));
+    let holder = network.member(&lab, "holder", options(0), &[])?;
+    let others: Vec<_> = (1..=OTHERS)
+        .map(|number| network.member(&lab, &format!("other-{number}"), options(number), &[&holder]))
+        .collect::<Result<_>>()?;
+    std::thread::sleep(SETTLE);
+    holder.run(&["pull", &image.reference(&host)])?;
+    let pulled = Instant::now();
+    std::thread::sleep(ANNOUNCE_AFTER / 6);
+    // Beside what they say to each other anyway.
+    let (before, start) = (loopback()?, Instant::now());
+    std::thread::sleep((ANNOUNCE_AFTER / 2).saturating_sub(start.elapsed()));
+    let rate = (loopback()? - before) as f64 / start.elapsed().as_secs_f64();
+    let (before, start) = (loopback()?, Instant::now());
+    std::thread::sleep((ANNOUNCE_AFTER + ANNOUNCING).saturating_sub(pulled.elapsed()));
+    let announced = (loopback()? - before) as f64 - rate * start.elapsed().as_secs_f64();
+    drop(others);
+    Ok(announced / image.blobs().len() as f64)
 }
 
 /// Bytes that went over loopback so far, headers included.

@@ -39,6 +39,7 @@ Benchmarks, all of the first ones if none is named:
   many      1,000 blobs of 10 KiB from one warm peer, and a manifest's first byte
   memory    resident memory while 4 GiB pass through
   idle      resident memory, CPU and traffic of nodes with nothing to do
+  announce  traffic for each blob that a node tells the network of
   size      the binary
   sim       the swarm in a simulation: what S1, S1b, S2, S5 and S6 should come to, and 10 to 1,000 nodes;
             sim S1 S6/4: those alone, here S6 at a quarter of its rates
@@ -50,9 +51,10 @@ Only when named, with scenarios and options of its own (wherry-bench swarm --hel
 
 The environment variable WHERRY_BIN names the binary; measure a release build.";
 
-const ALL: [&str; 13] = [
+const ALL: [&str; 14] = [
     "size",
     "idle",
+    "announce",
     "gateway",
     "small",
     "push",
@@ -116,6 +118,7 @@ fn main() -> Result<()> {
             "many" => peer::many(&mut table)?,
             "memory" => memory::four_gib(&mut table)?,
             "idle" => idle::two_nodes(&mut table)?,
+            "announce" => idle::announcements(&mut table)?,
             "size" => size(&mut table)?,
             "sim" => {
                 sim::scenarios(&[])?;
