@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use wherry_node::swarm::ANNOUNCE_AFTER;
+use wherry_node::swarm::{ANNOUNCE_AFTER, PING_TIME};
 use wherry_tests::blobs::push_image;
 use wherry_tests::lab::Lab;
 use wherry_tests::netns::Alone;
@@ -22,8 +22,12 @@ const WATCH: Duration = Duration::from_secs(60);
 const OTHERS: usize = 23;
 const BLOBS: usize = 100;
 
-/// How long announcements may take once they have begun.
-const ANNOUNCING: Duration = Duration::from_secs(30);
+/// How long they are left to settle: half a minute after they have met, connections that nobody uses end.
+const SETTLE_ALL: Duration = Duration::from_secs(45);
+
+/// How long they are watched before it announces, and while it does: in each such time all ask each other once whether they are
+/// there.
+const ROUND: Duration = PING_TIME;
 
 /// Two nodes that know each other; the figures are the first one's.
 pub(crate) fn two_nodes(table: &mut Table) -> Result<()> {
@@ -77,17 +81,16 @@ fn announce() -> Result<f64> {
     let others: Vec<_> = (1..=OTHERS)
         .map(|number| network.member(&lab, &format!("other-{number}"), options(number), &[&holder]))
         .collect::<Result<_>>()?;
-    std::thread::sleep(SETTLE);
+    std::thread::sleep(SETTLE_ALL);
     holder.run(&["pull", &image.reference(&host)])?;
     let pulled = Instant::now();
-    std::thread::sleep(ANNOUNCE_AFTER / 6);
-    // Beside what they say to each other anyway.
-    let (before, start) = (loopback()?, Instant::now());
-    std::thread::sleep((ANNOUNCE_AFTER / 2).saturating_sub(start.elapsed()));
-    let rate = (loopback()? - before) as f64 / start.elapsed().as_secs_f64();
-    let (before, start) = (loopback()?, Instant::now());
-    std::thread::sleep((ANNOUNCE_AFTER + ANNOUNCING).saturating_sub(pulled.elapsed()));
-    let announced = (loopback()? - before) as f64 - rate * start.elapsed().as_secs_f64();
+    let at = |time: Duration| {
+        std::thread::sleep(time.saturating_sub(pulled.elapsed()));
+        loopback()
+    };
+    let middle = ANNOUNCE_AFTER - ROUND / 2;
+    let [first, second, third] = [at(middle - ROUND)?, at(middle)?, at(middle + ROUND)?];
+    let announced = (third - second) as f64 - (second - first) as f64;
     drop(others);
     Ok(announced / image.blobs().len() as f64)
 }
