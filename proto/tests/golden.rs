@@ -219,6 +219,8 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("ask-preloading", frame(Ask { id: 10, question: Question::Preloading(wanted(None)) })),
         ("ask-moved", frame(Ask { id: 11, question: Question::Moved(record()) })),
         ("reply-moved", frame(Reply { id: 11, answer: Answer::Moved(true) })),
+        ("ask-provide", frame(Ask { id: 12, question: Question::Provide(List::first_of([blob().digest])) })),
+        ("reply-provided", frame(Reply { id: 12, answer: Answer::Provided })),
         ("reply-preload", preload(Ok(()))),
         ("reply-preload-busy", preload(Err(PreloadRefusal::Busy))),
         ("reply-preload-name", preload(Err(PreloadRefusal::Name))),

@@ -19,7 +19,7 @@ use wherry_proto::{Digest, Hello, NodeId, Question};
 use super::admission::Doorkeeper;
 use super::announcements::{self, Announcements};
 use super::announcing::Round;
-use super::ask::{self, Asking, MAX_ASKED, REPLY_TIME};
+use super::ask::{self, Asking, FAR_PING_TIME, MAX_ASKED, PING_TIME, REPLY_TIME};
 use super::behaviour::{Behaviour, BehaviourEvent, learn};
 use super::codec::WireError;
 use super::discovery::{Dial, Discovery};
@@ -342,7 +342,11 @@ impl Actor {
         );
         let (asks, questions) = mpsc::channel(MAX_ASKED);
         let stop = self.stop.child_token();
-        let link = link(node, self.to_self.clone(), questions);
+        let ping_time = match neighbour.class {
+            LinkClass::Lan => PING_TIME,
+            LinkClass::Wan => FAR_PING_TIME,
+        };
+        let link = link(node, ping_time, self.to_self.clone(), questions);
         let stopped = stop.clone();
         self.tasks.spawn(async move {
             stopped.run_until_cancelled(link).await;
@@ -459,7 +463,12 @@ impl Actor {
 }
 
 /// Keeps a stream for questions to a neighbour open, and so the connection alive, until it is stopped.
-async fn link(node: NodeId, commands: mpsc::WeakSender<Command>, mut questions: mpsc::Receiver<Asking>) {
+async fn link(
+    node: NodeId,
+    ping_time: Duration,
+    commands: mpsc::WeakSender<Command>,
+    mut questions: mpsc::Receiver<Asking>,
+) {
     let mut failures = 0u32;
     loop {
         let began = Instant::now();
@@ -472,7 +481,7 @@ async fn link(node: NodeId, commands: mpsc::WeakSender<Command>, mut questions: 
         let (why, is_silent) = match opened.await {
             Ok(Ok(stream)) => {
                 failures = 0;
-                let why = ask::ask(stream, &mut questions).await;
+                let why = ask::ask(stream, &mut questions, ping_time).await;
                 (why.to_string(), matches!(why, WireError::Silent(_)))
             }
             Ok(Err(error)) => (error.to_string(), false),

@@ -27,15 +27,20 @@ use super::neighbours::Neighbours;
 /// How many questions to one neighbour may be under way; further ones go unanswered.
 pub const MAX_ASKED: usize = 256;
 
-/// How long a link is quiet before the neighbour is asked whether it is there: one whose machine has lost its power counts as
-/// gone after this and [`REPLY_TIME`]. Sooner is dearer, since each asks all others.
+/// How long a link is quiet before a neighbour of the site is asked whether it is there: one whose machine has lost its power
+/// counts as gone after this and [`REPLY_TIME`]. Sooner is dearer, since each asks all others.
 pub const PING_TIME: Duration = Duration::from_secs(30);
+
+/// The same for one at another site: what is asked by each of a site about each of another goes over links that may be thin and paid
+/// by the byte, and whoever is asked for something there is waited for by few, and not for long. Short enough for the address
+/// translators on the way, which forget a TCP connection that has been quiet for five minutes or longer.
+pub const FAR_PING_TIME: Duration = Duration::from_secs(120);
 
 /// How long a neighbour may take to answer before it counts as gone.
 pub const REPLY_TIME: Duration = Duration::from_secs(10);
 
 /// How long an asking neighbour may be quiet: it pings more often than that.
-pub(super) const ASKER_IDLE: Duration = Duration::from_secs(120);
+pub(super) const ASKER_IDLE: Duration = Duration::from_secs(2 * FAR_PING_TIME.as_secs() + 60);
 
 /// A question, and where its answer goes. No answer comes if the neighbour goes away first.
 pub(super) struct Asking {
@@ -45,8 +50,13 @@ pub(super) struct Asking {
 
 type Waiting = Mutex<HashMap<u32, oneshot::Sender<Answer>>>;
 
-/// Puts questions to a neighbour over a stream, until the stream fails. Says why it did.
-pub(super) async fn ask<S>(stream: S, questions: &mut mpsc::Receiver<Asking>) -> WireError
+/// Puts questions to a neighbour over a stream, until the stream fails, and asks whether it is there after each `ping_time` in which
+/// it is asked nothing. Says why the stream failed.
+pub(super) async fn ask<S>(
+    stream: S,
+    questions: &mut mpsc::Receiver<Asking>,
+    ping_time: Duration,
+) -> WireError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -55,7 +65,7 @@ where
     let read = async {
         loop {
             // There is always a reply due: to a ping at least.
-            match read_within::<Reply>(&mut reader, PING_TIME + REPLY_TIME).await {
+            match read_within::<Reply>(&mut reader, ping_time + REPLY_TIME).await {
                 Ok(reply) => {
                     let asker = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&reply.id);
                     if let Some(asker) = asker {
@@ -68,7 +78,7 @@ where
     };
     let write = async {
         for id in 0.. {
-            let question = match timeout(PING_TIME, questions.recv()).await {
+            let question = match timeout(ping_time, questions.recv()).await {
                 Ok(Some(Asking { question, reply })) => {
                     let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
                     if waiting.len() >= MAX_ASKED {

@@ -47,7 +47,7 @@ pub use announcements::{
     ANNOUNCE_AFTER, ANNOUNCERS, MAX_ANNOUNCED, MAX_ANNOUNCING, RENEWAL_TIME, announcers,
 };
 pub use arriving::Arriving;
-pub use ask::{MAX_ASKED, PING_TIME, REPLY_TIME};
+pub use ask::{FAR_PING_TIME, MAX_ASKED, PING_TIME, REPLY_TIME};
 pub use bans::{BAN_TIME, Ban, MAX_BANS};
 pub use behaviour::{MAX_CONNECTIONS, RECORD_TIME};
 pub use bulk::{

@@ -1,10 +1,10 @@
 //! What nodes cost that have nothing to do, in a network namespace where nobody else sends a byte.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use wherry_node::swarm::{ANNOUNCE_AFTER, PING_TIME};
+use wherry_node::swarm::{FAR_PING_TIME, PING_TIME};
 use wherry_tests::blobs::push_image;
 use wherry_tests::lab::Lab;
 use wherry_tests::netns::Alone;
@@ -14,46 +14,50 @@ use wherry_tests::registry::{self, Registry};
 
 use super::table::{Goal, Table};
 
-/// How long the nodes are left to settle, and then watched.
-const SETTLE: Duration = Duration::from_secs(15);
-const WATCH: Duration = Duration::from_secs(60);
+/// How long the nodes are left to settle: half a minute after they have met, connections that nobody uses end.
+const SETTLE: Duration = Duration::from_secs(45);
+
+/// How long they are watched: in this time each asks the other twice whether it is there.
+const WATCH: Duration = PING_TIME.saturating_mul(2);
+const WATCH_FAR: Duration = FAR_PING_TIME.saturating_mul(2);
 
 /// How many nodes there are beside the one that announces, and how many blobs it holds.
 const OTHERS: usize = 23;
 const BLOBS: usize = 100;
 
-/// How long they are left to settle: half a minute after they have met, connections that nobody uses end.
-const SETTLE_ALL: Duration = Duration::from_secs(45);
-
-/// How long they are watched before it announces, and while it does: in each such time all ask each other once whether they are
-/// there.
-const ROUND: Duration = PING_TIME;
+/// How long they are watched before there is anything to announce, and while that is announced: in each such time all ask each
+/// other once whether they are there.
+const ROUND: Duration = FAR_PING_TIME;
 
 /// Two nodes that know each other; the figures are the first one's.
 pub(crate) fn two_nodes(table: &mut Table) -> Result<()> {
     // In a thread of its own, so that other benchmarks stay where they are.
-    let watched = std::thread::spawn(watch).join().ok().context("the watching thread")??;
-    let [memory, cpu, traffic, written] = watched;
+    let watch = |other: Options, time| {
+        std::thread::spawn(move || watch(other, time)).join().ok().context("the watching thread")?
+    };
+    let [memory, cpu, traffic, written] = watch(Options::default(), WATCH)?;
+    let [_, _, far, _] = watch(Options::default().with("--site").with("elsewhere"), WATCH_FAR)?;
     table.figure("resident memory of an idle node", memory, "MiB", Goal::AtMost(30.0));
     table.figure("CPU of an idle node, of one core", cpu, "%", Goal::None);
     table.figure("traffic of an idle node for each neighbour, both ways", traffic, "B/s", Goal::None);
+    table.figure("  for each neighbour at another site", far, "B/s", Goal::None);
     table.figure("bytes that an idle node writes to the disk", written, "B/s", Goal::None);
     Ok(())
 }
 
-fn watch() -> Result<[f64; 4]> {
+fn watch(other: Options, time: Duration) -> Result<[f64; 4]> {
     let _alone = Alone::enter()?;
     let lab = Lab::new()?;
     let network = Network::new(&lab)?;
     let mut a = network.member(&lab, "a", Options::default(), &[])?;
-    let _b = network.member(&lab, "b", Options::default(), &[&a])?;
+    let _b = network.member(&lab, "b", other, &[&a])?;
     // A measurement over time needs time to pass.
     std::thread::sleep(SETTLE);
     let (traffic, cpu) = (loopback()?, a.process()?.usage()?.cpu);
     let before = written(a.process()?.pid())?;
-    std::thread::sleep(WATCH);
+    std::thread::sleep(time);
     let usage = a.process()?.usage()?;
-    let seconds = WATCH.as_secs_f64();
+    let seconds = time.as_secs_f64();
     Ok([
         usage.resident as f64 / f64::from(1 << 20),
         (usage.cpu - cpu) / seconds * 100.0,
@@ -81,16 +85,16 @@ fn announce() -> Result<f64> {
     let others: Vec<_> = (1..=OTHERS)
         .map(|number| network.member(&lab, &format!("other-{number}"), options(number), &[&holder]))
         .collect::<Result<_>>()?;
-    std::thread::sleep(SETTLE_ALL);
-    holder.run(&["pull", &image.reference(&host)])?;
-    let pulled = Instant::now();
-    let at = |time: Duration| {
-        std::thread::sleep(time.saturating_sub(pulled.elapsed()));
-        loopback()
+    std::thread::sleep(SETTLE);
+    let round = || {
+        let before = loopback()?;
+        std::thread::sleep(ROUND);
+        anyhow::Ok(loopback()? - before)
     };
-    let middle = ANNOUNCE_AFTER - ROUND / 2;
-    let [first, second, third] = [at(middle - ROUND)?, at(middle)?, at(middle + ROUND)?];
-    let announced = (third - second) as f64 - (second - first) as f64;
+    let idle = round()?;
+    holder.run(&["pull", &image.reference(&host)])?;
+    // That begins a minute later.
+    let announced = round()? as f64 - idle as f64;
     drop(others);
     Ok(announced / image.blobs().len() as f64)
 }
