@@ -37,9 +37,10 @@ pub use membership::{
     CERTIFICATE_PREFIX, Certificate, CertificateError, CertificateTextError, MAX_CERTIFICATE_TEXT, Roles,
 };
 pub use message::{
-    Answer, Ask, Hello, Holding, Lead, LeadRefusal, MAX_MANIFEST_TOLD, MAX_PLATFORM_LEN, MAX_SITE_LEN,
-    MAX_TAG_PAGE, MAX_WANT, MAX_WHY_LEN, PROTOCOL_VERSION, Ports, PreloadRefusal, PreloadState, Preloading,
-    Question, Reply, Resolution, SiteName, TagName, TagPage, Version, WantedImage,
+    Answer, Ask, Hello, Holding, Lead, LeadRefusal, MAX_ADDRESS_LEN, MAX_MANIFEST_TOLD, MAX_PLATFORM_LEN,
+    MAX_PROVIDER_ADDRESSES, MAX_SITE_LEN, MAX_TAG_PAGE, MAX_WANT, MAX_WHY_LEN, PROTOCOL_VERSION, Ports,
+    PreloadRefusal, PreloadState, Preloading, Provide, Question, Reply, Resolution, SiteName, TagName,
+    TagPage, Version, WantedImage,
 };
 pub use prefix::StatePrefix;
 pub use rank::{lot, rank};

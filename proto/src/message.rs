@@ -33,6 +33,12 @@ pub const MAX_SITE_LEN: usize = 64;
 /// How many digests one question may name.
 pub const MAX_WANT: usize = 64;
 
+/// How many addresses of itself a provider tells.
+pub const MAX_PROVIDER_ADDRESSES: usize = 8;
+
+/// The longest of them, in bytes.
+pub const MAX_ADDRESS_LEN: usize = 256;
+
 /// How many tags one answer may name; whoever wants more asks for those behind the last.
 pub const MAX_TAG_PAGE: usize = 128;
 
@@ -174,9 +180,18 @@ pub enum Question {
     Preloading(WantedImage),
     /// That a tag means something else than the asker knew. Only neighbours of the same site are listened to.
     Moved(TagRecord),
-    /// That the asker holds these blobs: the peer is among those who are closest to their keys, and is to name the asker for a while
+    /// That the asker holds some blobs: the peer is among those who are closest to their keys, and is to name the asker for a while
     /// to whoever looks for their providers.
-    Provide(List<Digest, MAX_WANT>),
+    Provide(Provide),
+}
+
+/// What a node holds, for those who keep that for the network.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Provide {
+    /// The blobs.
+    pub blobs: List<Digest, MAX_WANT>,
+    /// Where the node can be reached, as it says: multiaddrs, in their binary form.
+    pub addresses: List<List<u8, MAX_ADDRESS_LEN>, MAX_PROVIDER_ADDRESSES>,
 }
 
 /// An image that a node is asked to bring to itself.
@@ -226,7 +241,7 @@ pub enum Answer {
     Preloading(Option<Preloading>),
     /// To [`Question::Moved`]: whether the peer knows that now, or something newer, or nothing at all of the tag.
     Moved(bool),
-    /// To [`Question::Provide`].
+    /// To [`Question::Provide`]: the peer has heard it. How much it keeps is bounded, and not told.
     Provided,
 }
 

@@ -119,6 +119,10 @@ fn every_message_has_the_bytes_that_are_written_down() {
         life: 1 << 63,
     };
     let want = Question::Want(List::first_of([blob().digest, Digest::of(Algorithm::Sha512, b"blob")]));
+    let provide = Provide {
+        blobs: List::first_of([blob().digest]),
+        addresses: List::first_of([List::first_of([4, 192, 0, 2, 1, 6, 0x0f, 0xd2])]),
+    };
     let holdings = Answer::Want(List::first_of([Holding::No, Holding::Held { size: 1 << 40 }]));
     let arriving = |role| {
         frame(Reply { id: 1, answer: Answer::Want(List::first_of([Holding::Arriving { size: 5, role }])) })
@@ -219,7 +223,7 @@ fn every_message_has_the_bytes_that_are_written_down() {
         ("ask-preloading", frame(Ask { id: 10, question: Question::Preloading(wanted(None)) })),
         ("ask-moved", frame(Ask { id: 11, question: Question::Moved(record()) })),
         ("reply-moved", frame(Reply { id: 11, answer: Answer::Moved(true) })),
-        ("ask-provide", frame(Ask { id: 12, question: Question::Provide(List::first_of([blob().digest])) })),
+        ("ask-provide", frame(Ask { id: 12, question: Question::Provide(provide) })),
         ("reply-provided", frame(Reply { id: 12, answer: Answer::Provided })),
         ("reply-preload", preload(Ok(()))),
         ("reply-preload-busy", preload(Err(PreloadRefusal::Busy))),

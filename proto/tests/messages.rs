@@ -68,8 +68,17 @@ fn question() -> impl Strategy<Value = Question> {
         wanted().prop_map(Question::Preload),
         wanted().prop_map(Question::Preloading),
         record().prop_map(Question::Moved),
-        prop::collection::vec(digest(), 0..=MAX_WANT).prop_map(|d| Question::Provide(List::first_of(d))),
+        provide().prop_map(Question::Provide),
     ]
+}
+
+fn provide() -> impl Strategy<Value = Provide> {
+    let address = prop::collection::vec(any::<u8>(), 0..=MAX_ADDRESS_LEN).prop_map(List::first_of);
+    let addresses = prop::collection::vec(address, 0..=MAX_PROVIDER_ADDRESSES);
+    (prop::collection::vec(digest(), 0..=MAX_WANT), addresses).prop_map(|(blobs, addresses)| Provide {
+        blobs: List::first_of(blobs),
+        addresses: List::first_of(addresses),
+    })
 }
 
 fn pause() -> impl Strategy<Value = PauseRecord> {

@@ -14,18 +14,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wherry_proto::{Digest, Hello, NodeId, Question};
+use wherry_proto::{Digest, Hello, NodeId, Provide, Question};
 
 use super::admission::Doorkeeper;
-use super::announcements::{self, Announcements};
-use super::announcing::Round;
+use super::announcements::{self, Announcements, Outcome};
+use super::announcing::Aiming;
 use super::ask::{self, Asking, FAR_PING_TIME, MAX_ASKED, PING_TIME, REPLY_TIME};
 use super::behaviour::{Behaviour, BehaviourEvent, learn};
 use super::codec::WireError;
 use super::discovery::{Dial, Discovery};
 use super::identity::{Host, node_of, peer_of};
 use super::neighbours::{Entry, LinkClass, Neighbour, Neighbours};
-use super::regions::Regions;
 use super::streams::{OpenError, Protocol};
 use super::unreached::{self, Unreached};
 
@@ -57,11 +56,11 @@ pub(super) enum Command {
     /// Announce a blob, from the time when it is due on.
     Announce { digest: Digest, due: Instant },
     /// Tell the network of some blobs now, since nobody else of the site does, and leave others to others for a while.
-    Provide { own: Vec<Digest>, left: Vec<(Digest, Duration)> },
-    /// Of each of these blobs most of those who keep its record have been told, or not.
-    Told(Vec<(Digest, bool)>),
-    /// Keep that a neighbour holds these blobs.
-    Keep { provider: NodeId, digests: Vec<Digest> },
+    Provide { own: Vec<Digest>, left: Vec<(Digest, Outcome)> },
+    /// Those who keep the records of these blobs have been told, or not.
+    Told(Vec<(Digest, Outcome)>),
+    /// Keep that a neighbour holds some blobs.
+    Keep(NodeId, Box<Provide>),
     /// Announce a blob no more.
     Withdraw(Digest),
     /// Tell which blobs are announced.
@@ -80,9 +79,7 @@ pub(super) struct Actor {
     pub(super) on_loopback: bool,
     pub(super) discovery: Discovery,
     pub(super) announcements: Announcements,
-    pub(super) regions: Regions,
-    // Those to whoever keeps the record of a blob.
-    pub(super) walks: HashMap<QueryId, Round>,
+    pub(super) aiming: Aiming,
     pub(super) searches: HashMap<QueryId, mpsc::Sender<NodeId>>,
     // Those of whose connections one has ended, until they show that they are there.
     pub(super) probes: HashMap<NodeId, CancellationToken>,
@@ -208,7 +205,7 @@ impl Actor {
                 self.provide(own, Instant::now());
             }
             Command::Told(told) => self.on_told(told, Instant::now()),
-            Command::Keep { provider, digests } => self.keep(&provider, &digests, Instant::now()),
+            Command::Keep(provider, provide) => self.keep(&provider, &provide, Instant::now()),
             Command::Withdraw(digest) => self.withdraw(&digest),
             Command::Announced(reply) => {
                 let _ = reply.send(self.announcements.all());
@@ -352,6 +349,7 @@ impl Actor {
             stopped.run_until_cancelled(link).await;
         });
         let (certificate, ports) = (hello.certificate.clone(), hello.ports);
+        self.aiming.meet(&node);
         if neighbour.class == LinkClass::Wan && self.neighbours.of_class(LinkClass::Wan).is_empty() {
             self.announcements.renew(Instant::now());
         }
@@ -436,12 +434,12 @@ impl Actor {
 
     fn on_kad(&mut self, event: kad::Event, now: Instant) {
         // Records of providers come as questions, many at a time.
-        let kad::Event::OutboundQueryProgressed { id, result, step, .. } = event else { return };
+        let kad::Event::OutboundQueryProgressed { id, result, stats, step } = event else { return };
         match result {
             QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
                 self.on_providers(id, &providers);
             }
-            QueryResult::GetClosestPeers(found) => self.on_walked(id, found, now),
+            QueryResult::GetClosestPeers(found) => self.on_walked(id, found, &stats, now),
             _ => {}
         }
         if step.last {

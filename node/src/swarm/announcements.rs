@@ -17,14 +17,14 @@ pub const MAX_ANNOUNCED: usize = 65_536;
 pub const ANNOUNCERS: usize = 2;
 
 /// In how many groups blobs are announced, by the first bits of their keys. Those of one group are announced by the same nodes of
-/// a site, so that one walk and one message serve many of them; more groups share what others then ask of these nodes with more
-/// of the site, and take a walk each.
+/// a site, so that a walk and a message serve many of them; more groups share what others then ask of these nodes with more of the
+/// site, and take a walk each at least.
 const GROUPS: usize = 8;
 
-/// How many blobs are announced together.
+/// How many blobs of a group are announced together.
 const MAX_TOGETHER: usize = 1024;
 
-/// After what time an announcement is renewed: records live twice as long, and a little.
+/// After what time an announcement is renewed, or somewhat earlier with others: records live twice as long, and a little.
 pub const RENEWAL_TIME: Duration = Duration::from_secs(58 * 60);
 
 /// How long the network is not told of what has just come: meanwhile the rest of the image comes, over a link that is as thin as
@@ -33,21 +33,22 @@ pub const RENEWAL_TIME: Duration = Duration::from_secs(58 * 60);
 pub const ANNOUNCE_AFTER: Duration = Duration::from_secs(60);
 
 /// After what time a node that leaves a blob to others looks again whether these are there and hold it; how often, at most, all is
-/// told anew since the network is [reached again](Announcements::renew); and what is due within this time goes along with what is
-/// due now.
-pub(super) const LOOK_TIME: Duration = Duration::from_secs(15 * 60);
+/// told anew since the network is [reached again](Announcements::renew); and what is to be renewed within this time goes along with
+/// what is due now.
+const LOOK_TIME: Duration = Duration::from_secs(15 * 60);
 
-/// Of what has not been told yet only what is due within this time goes along.
+/// Of what is not to be renewed only what is due within this time goes along.
 const SOON: Duration = Duration::from_secs(15);
 
-/// How many groups are announced at once.
+/// How many times blobs of some group are announced at once.
 pub const MAX_ANNOUNCING: usize = 8;
 
 /// How soon one group follows another: at most twenty a second.
 const PACE: Duration = Duration::from_millis(50);
 
-/// How long to wait with one that could not be made, or that is left to nodes that do not hold the blob yet.
-pub(super) const RETRY_TIME: Duration = Duration::from_secs(30);
+/// How long to wait with one that could not be made, doubled with each further failure up to [`LOOK_TIME`], or that is left to nodes
+/// that do not hold the blob yet.
+const RETRY_TIME: Duration = Duration::from_secs(30);
 
 /// Under which key Kademlia keeps who provides a blob: the digest as a multihash.
 pub(super) fn key(digest: &Digest) -> RecordKey {
@@ -62,7 +63,7 @@ pub(super) fn key(digest: &Digest) -> RecordKey {
     RecordKey::from(multihash)
 }
 
-/// The group of a blob: those of one begin alike, so that the same nodes keep their records.
+/// The group of a blob: keys of one begin alike, so that few nodes keep the records of many of them.
 fn group(digest: &Digest) -> usize {
     usize::from(of_blob(digest)[0]) * GROUPS / (usize::from(u8::MAX) + 1)
 }
@@ -98,8 +99,49 @@ struct Planned {
     group: usize,
     // `None` while it is under way.
     due: Option<Instant>,
-    // Whether it was told before, or left to others.
-    is_told: bool,
+    // When it is due at the latest after what is under way, since the network was reached again meanwhile.
+    latest: Option<Instant>,
+    // What came of it the last time.
+    last: Option<Outcome>,
+    failures: u32,
+}
+
+/// What came of announcing a blob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    /// Half of those who keep its record or more have been told.
+    Told,
+    /// The same, but there may be others who should keep it.
+    ToldSome,
+    /// It is left to others, who hold it.
+    Left,
+    /// It is left to others, on whose way it is.
+    Coming,
+    /// Too few could be told, or those to whom it might be left did not answer.
+    Failed,
+}
+
+impl Planned {
+    fn new(group: usize, due: Instant) -> Self {
+        Self { group, due: Some(due), latest: None, last: None, failures: 0 }
+    }
+
+    /// When it is due again.
+    fn again(&mut self, outcome: Outcome, now: Instant) -> Instant {
+        self.failures = if outcome == Outcome::Failed { self.failures.saturating_add(1) } else { 0 };
+        let pause = match outcome {
+            Outcome::Told => RENEWAL_TIME,
+            Outcome::ToldSome | Outcome::Left => LOOK_TIME,
+            Outcome::Coming => RETRY_TIME,
+            Outcome::Failed => {
+                let doubled = 2_u32.saturating_pow(self.failures.saturating_sub(1));
+                RETRY_TIME.saturating_mul(doubled).min(LOOK_TIME)
+            }
+        };
+        let due = self.latest.take().map_or(now + pause, |latest| latest.min(now + pause));
+        (self.due, self.last) = (Some(due), Some(outcome));
+        due
+    }
 }
 
 impl Announcements {
@@ -112,7 +154,7 @@ impl Announcements {
             return false;
         }
         let group = group(&digest);
-        self.planned.insert(digest, Planned { group, due: Some(due), is_told: false });
+        self.planned.insert(digest, Planned::new(group, due));
         self.due[group].insert((due, digest));
         true
     }
@@ -122,9 +164,14 @@ impl Announcements {
     /// go count once in that time.
     pub(super) fn renew(&mut self, now: Instant) {
         let from = self.renewed.map_or(now, |at| now.max(at + LOOK_TIME));
+        let soon = |group| from + LOOK_TIME * group / GROUPS as u32;
         let mut any = false;
+        for planned in self.planned.values_mut().filter(|planned| planned.due.is_none()) {
+            planned.latest = Some(soon(planned.group as u32));
+            any = true;
+        }
         for (number, group) in (0..).zip(&mut self.due) {
-            let soon = from + LOOK_TIME * number / GROUPS as u32;
+            let soon = soon(number);
             // The first digest that is due later than that.
             let later = group.iter().find(|(due, _)| *due > soon).copied();
             let later = later.map(|later| group.split_off(&later)).unwrap_or_default();
@@ -171,7 +218,8 @@ impl Announcements {
         if from > now {
             return Err(Some(from));
         }
-        let is_told = |digest: &Digest| self.planned.get(digest).is_some_and(|planned| planned.is_told);
+        let is_told =
+            |digest: &Digest| self.planned.get(digest).is_some_and(|known| known.last == Some(Outcome::Told));
         let goes_along = |(due, digest): &&(Instant, Digest)| {
             *due <= now + SOON || (*due <= now + LOOK_TIME && is_told(digest))
         };
@@ -188,14 +236,14 @@ impl Announcements {
         Ok(together.into_iter().map(|(_, digest)| digest).collect())
     }
 
-    /// A blob was announced, or left to others; it is due again after `pause`.
-    pub(super) fn again(&mut self, digest: &Digest, pause: Duration, now: Instant) {
+    /// What came of a blob's announcement, which says when it is due again.
+    pub(super) fn again(&mut self, digest: &Digest, outcome: Outcome, now: Instant) {
         // It may have been withdrawn meanwhile and be planned anew.
         if let Some(planned) = self.planned.get_mut(digest)
             && planned.due.is_none()
         {
-            (planned.due, planned.is_told) = (Some(now + pause), true);
-            self.due[planned.group].insert((now + pause, *digest));
+            let due = planned.again(outcome, now);
+            self.due[planned.group].insert((due, *digest));
         }
     }
 
@@ -226,7 +274,7 @@ mod tests {
     }
 
     fn done(plan: &mut Announcements, digests: &[Digest], now: Instant) {
-        digests.iter().for_each(|digest| plan.again(digest, RENEWAL_TIME, now));
+        digests.iter().for_each(|digest| plan.again(digest, Outcome::Told, now));
         plan.end();
     }
 
@@ -339,6 +387,46 @@ mod tests {
             let again = due(&plan);
             assert_eq!(again.len(), all.len());
             assert!(again.iter().all(|due| (now + LOOK_TIME..=now + 2 * LOOK_TIME).contains(due)));
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_when_the_network_is_reached_again_is_told_once_more_before_long() {
+        let now = Instant::now();
+        let mut plan = Announcements::default();
+        let [digest] = alike(1)[..] else { unreachable!() };
+        plan.add(digest, now);
+        assert_eq!(plan.next(now), Ok(vec![digest]));
+        plan.renew(now);
+        done(&mut plan, &[digest], now);
+        assert!(plan.next(now + LOOK_TIME).is_ok());
+        done(&mut plan, &[digest], now);
+        assert_eq!(plan.next(now + LOOK_TIME), Err(Some(now + RENEWAL_TIME)));
+    }
+
+    #[test]
+    fn what_fails_is_tried_again_ever_later_and_takes_nothing_along_that_is_left_to_others() {
+        let mut now = Instant::now();
+        let mut plan = Announcements::default();
+        let [failing, left] = alike(2)[..] else { unreachable!() };
+        plan.add(failing, now);
+        plan.add(left, now);
+        assert!(plan.next(now).is_ok());
+        plan.again(&left, Outcome::Left, now);
+        for pause in [30, 60, 120, 240] {
+            plan.again(&failing, Outcome::Failed, now);
+            plan.end();
+            let due = now + Duration::from_secs(pause);
+            assert_eq!(plan.next(now + PACE), Err(Some(due)));
+            assert_eq!(plan.next(due), Ok(vec![failing]));
+            now = due;
+        }
+        plan.remove(&left);
+        for _ in 0..40 {
+            plan.again(&failing, Outcome::Failed, now);
+            plan.end();
+            now += LOOK_TIME;
+            assert_eq!(plan.next(now), Ok(vec![failing]), "it is not given up");
         }
     }
 

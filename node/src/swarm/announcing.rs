@@ -1,23 +1,26 @@
 //! Telling the network what this node holds, or leaving that to others of the site who hold it too.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream;
+use libp2p::Multiaddr;
 use libp2p::kad::store::RecordStore as _;
-use libp2p::kad::{GetClosestPeersError, GetClosestPeersOk, GetClosestPeersResult, ProviderRecord, QueryId};
+use libp2p::kad::{
+    GetClosestPeersError, GetClosestPeersOk, GetClosestPeersResult, ProviderRecord, QueryId, QueryStats,
+};
 use tokio::time::timeout;
-use wherry_proto::{Answer, Digest, List, MAX_WANT, NodeId, Question};
+use wherry_proto::{Answer, Digest, List, MAX_ADDRESS_LEN, MAX_WANT, NodeId, Provide, Question};
 
 use super::actor::{Actor, Command};
-use super::announcements::{self, ANNOUNCERS, LOOK_TIME, RENEWAL_TIME, RETRY_TIME, announcers};
+use super::announcements::{self, ANNOUNCERS, Outcome, announcers};
 use super::ask::REPLY_TIME;
 use super::behaviour::RECORD_TIME;
 use super::identity::{node_of, peer_of};
 use super::neighbours::Entry;
-use super::regions::{FOUND, of_blob};
+use super::regions::{FOUND, Regions, Walked, of_blob};
 use super::wants::all_offers;
 
 /// How many nodes are told at a time of what is announced together.
@@ -25,10 +28,33 @@ const TOLD_AT_ONCE: usize = 8;
 
 /// Blobs that are announced together.
 #[derive(Default)]
-pub(super) struct Round {
-    // Those of which it is known which nodes keep their records.
-    aimed: Vec<(Digest, Vec<NodeId>)>,
+struct Round {
+    aimed: Vec<Aimed>,
+    // Those of which a walk has to tell who keeps their records.
     open: Vec<Digest>,
+}
+
+/// A blob, and who keeps its record.
+struct Aimed {
+    digest: Digest,
+    keepers: Vec<NodeId>,
+    walked: Walked,
+}
+
+/// Who is to be told of what is announced.
+#[derive(Default)]
+pub(super) struct Aiming {
+    regions: Regions,
+    // One at a time: what it tells is mostly true for others as well, and several would fill a thin link.
+    walk: Option<(QueryId, Digest)>,
+    waiting: Vec<Round>,
+}
+
+impl Aiming {
+    /// A node is connected.
+    pub(super) fn meet(&mut self, node: &NodeId) {
+        self.regions.meet(node);
+    }
 }
 
 impl Actor {
@@ -61,16 +87,18 @@ impl Actor {
         let others: Vec<Entry> = others.iter().filter_map(|node| self.neighbours.get(node)).collect();
         let commands = self.to_self.clone();
         self.tasks.spawn(async move {
-            let offers = join_all(others.iter().map(|other| all_offers(other, &together))).await;
+            let said = join_all(others.iter().map(|other| all_offers(other, &together))).await;
             let (mut own, mut left) = (Vec::new(), Vec::new());
             for (number, digest) in together.into_iter().enumerate() {
-                let of_each = offers.iter().map(|offers| offers.get(number).copied().flatten());
-                match of_each.collect::<Option<Vec<_>>>() {
-                    Some(all) if all.len() == ANNOUNCERS => {
-                        let is_coming = all.iter().any(|offer| offer.arriving.is_some());
-                        left.push((digest, if is_coming { RETRY_TIME } else { LOOK_TIME }));
-                    }
-                    _ => own.push(digest),
+                let of_each: Vec<_> = said.iter().filter_map(|offers| offers.get(number)).collect();
+                if of_each.len() < ANNOUNCERS {
+                    // Whoever does not answer is as good as gone, and is none of them then.
+                    left.push((digest, Outcome::Failed));
+                } else if of_each.iter().any(|offer| offer.is_none()) {
+                    own.push(digest);
+                } else {
+                    let is_coming = of_each.into_iter().flatten().any(|offer| offer.arriving.is_some());
+                    left.push((digest, if is_coming { Outcome::Coming } else { Outcome::Left }));
                 }
             }
             if let Some(commands) = commands.upgrade() {
@@ -79,11 +107,13 @@ impl Actor {
         });
     }
 
-    /// What was told of these before lapses.
-    pub(super) fn leave_to_others(&mut self, left: Vec<(Digest, Duration)>, now: Instant) {
-        for (digest, pause) in left {
-            self.provide_no_more(&digest);
-            self.announcements.again(&digest, pause, now);
+    /// What was told before of those that others hold lapses.
+    pub(super) fn leave_to_others(&mut self, left: Vec<(Digest, Outcome)>, now: Instant) {
+        for (digest, outcome) in left {
+            if outcome != Outcome::Failed {
+                self.provide_no_more(&digest);
+            }
+            self.announcements.again(&digest, outcome, now);
         }
     }
 
@@ -99,113 +129,149 @@ impl Actor {
             }
         }
         self.aim(Round { aimed: Vec::new(), open }, now);
+        self.walk();
     }
 
-    /// Tells them once it is known of each blob who they are: as long as it is not, a walk tells of one, and mostly of others too.
+    /// Tells them if it is known of all these blobs who they are; else a walk has to tell.
     fn aim(&mut self, mut round: Round, now: Instant) {
         for digest in std::mem::take(&mut round.open) {
-            match self.regions.keepers(&of_blob(&digest), now) {
-                Some(keepers) => round.aimed.push((digest, keepers)),
+            match self.aiming.regions.keepers(&of_blob(&digest), now) {
+                Some((keepers, walked)) => round.aimed.push(Aimed { digest, keepers, walked }),
                 None => round.open.push(digest),
             }
         }
-        match round.open.first() {
-            Some(digest) => {
-                let key = announcements::key(digest).to_vec();
-                let walk = self.swarm.behaviour_mut().kad.get_n_closest_peers(key, FOUND);
-                self.walks.insert(walk, round);
-            }
-            None => self.tell(round.aimed),
+        if round.open.is_empty() {
+            self.tell(round.aimed);
+        } else {
+            self.aiming.waiting.push(round);
         }
     }
 
-    /// A walk to the keepers of a record is over.
-    pub(super) fn on_walked(&mut self, walk: QueryId, found: GetClosestPeersResult, now: Instant) {
-        let Some(mut round) = self.walks.remove(&walk) else { return };
-        let (peers, is_whole) = match found {
-            Ok(GetClosestPeersOk { peers, .. }) => (peers, true),
-            Err(GetClosestPeersError::Timeout { peers, .. }) => (peers, false),
+    /// Begins a walk if one is needed and none is under way.
+    fn walk(&mut self) {
+        let first = self.aiming.waiting.iter().find_map(|round| round.open.first()).copied();
+        if let (None, Some(digest)) = (&self.aiming.walk, first) {
+            let key = announcements::key(&digest).to_vec();
+            let query = self.swarm.behaviour_mut().kad.get_n_closest_peers(key, FOUND);
+            self.aiming.walk = Some((query, digest));
+        }
+    }
+
+    /// A walk is over.
+    pub(super) fn on_walked(
+        &mut self,
+        query: QueryId,
+        found: GetClosestPeersResult,
+        stats: &QueryStats,
+        now: Instant,
+    ) {
+        let is_ours = |(walk, _): &mut (QueryId, Digest)| *walk == query;
+        let Some((_, digest)) = self.aiming.walk.take_if(is_ours) else { return };
+        let (peers, walked) = match found {
+            Ok(GetClosestPeersOk { peers, .. }) if stats.num_failures() == 0 => (peers, Walked::Whole),
+            Ok(GetClosestPeersOk { peers, .. }) => (peers, Walked::PastSome),
+            Err(GetClosestPeersError::Timeout { peers, .. }) => (peers, Walked::CutShort),
         };
         let nodes: Vec<NodeId> = peers.iter().filter_map(|peer| node_of(&peer.peer_id)).collect();
-        match round.open.first() {
-            Some(digest) if !nodes.is_empty() => {
-                self.regions.learn(of_blob(digest), nodes, is_whole, now);
-                self.aim(round, now);
-            }
-            _ => {
-                for digest in round.open.drain(..) {
-                    self.announcements.again(&digest, RETRY_TIME, now);
+        // Where nobody answers, or not in time, the next walk would hardly do better.
+        let is_last = nodes.is_empty() || walked == Walked::CutShort;
+        if !nodes.is_empty() {
+            self.aiming.regions.learn(of_blob(&digest), nodes, walked, now);
+        }
+        for round in std::mem::take(&mut self.aiming.waiting) {
+            self.aim(round, now);
+        }
+        if is_last {
+            for round in std::mem::take(&mut self.aiming.waiting) {
+                for digest in &round.open {
+                    self.announcements.again(digest, Outcome::Failed, now);
                 }
                 self.tell(round.aimed);
             }
         }
+        self.walk();
     }
 
     /// Tells each keeper of all blobs whose records it is to keep.
-    fn tell(&mut self, aimed: Vec<(Digest, Vec<NodeId>)>) {
+    fn tell(&mut self, aimed: Vec<Aimed>) {
         let mut of_each = BTreeMap::<NodeId, Vec<usize>>::new();
-        for (number, (_, keepers)) in aimed.iter().enumerate() {
+        for (number, Aimed { keepers, .. }) in aimed.iter().enumerate() {
             for keeper in keepers {
                 of_each.entry(*keeper).or_default().push(number);
             }
         }
         tracing::debug!(blobs = aimed.len(), nodes = of_each.len(), "tells the network what it holds");
-        // Whoever a walk has found is connected, or has gone since.
+        // Whoever a walk has found was connected then; those that have gone since are not told.
         let of_each: Vec<_> = of_each
             .into_iter()
             .filter_map(|(keeper, numbers)| Some((self.neighbours.get(&keeper)?, numbers)))
             .collect();
+        let addresses = self.swarm.external_addresses().filter(|address| address.len() <= MAX_ADDRESS_LEN);
+        let addresses: Vec<_> = addresses.map(|address| List::first_of(address.to_vec())).collect();
         let commands = self.to_self.clone();
         self.tasks.spawn(async move {
-            let aimed = &aimed;
-            let told = stream::iter(of_each)
+            let (aimed, addresses) = (&aimed, &addresses);
+            let mut told = stream::iter(of_each)
                 .map(|(keeper, numbers)| async move {
                     let mut told = Vec::new();
                     for some in numbers.chunks(MAX_WANT) {
-                        let digests =
-                            some.iter().filter_map(|number| aimed.get(*number)).map(|(digest, _)| *digest);
-                        let question = Question::Provide(List::first_of(digests));
-                        match timeout(REPLY_TIME, keeper.ask(question)).await {
+                        let blobs = some.iter().filter_map(|number| aimed.get(*number)).map(|it| it.digest);
+                        let provide = Provide {
+                            blobs: List::first_of(blobs),
+                            addresses: List::first_of(addresses.iter().cloned()),
+                        };
+                        match timeout(REPLY_TIME, keeper.ask(Question::Provide(provide))).await {
                             Ok(Some(Answer::Provided)) => told.extend_from_slice(some),
                             _ => break,
                         }
                     }
                     told
                 })
-                .buffer_unordered(TOLD_AT_ONCE);
+                .buffer_unordered(TOLD_AT_ONCE)
+                .boxed();
             let mut counts = vec![0; aimed.len()];
-            let mut told = std::pin::pin!(told);
             while let Some(numbers) = told.next().await {
                 numbers.into_iter().for_each(|number| counts[number] += 1);
             }
-            // Most of them are enough: whoever looks for a record asks them all.
-            let told = aimed
-                .iter()
-                .zip(counts)
-                .map(|((digest, keepers), count)| (*digest, 2 * count >= keepers.len()));
+            // Half of them are enough: whoever looks for a record asks several.
+            let told = aimed.iter().zip(counts).map(|(Aimed { digest, keepers, walked }, count)| {
+                let outcome = match walked {
+                    _ if 2 * count < keepers.len() => Outcome::Failed,
+                    Walked::CutShort => Outcome::ToldSome,
+                    Walked::Whole | Walked::PastSome => Outcome::Told,
+                };
+                (*digest, outcome)
+            });
             if let Some(commands) = commands.upgrade() {
                 let _ = commands.send(Command::Told(told.collect())).await;
             }
         });
     }
 
-    /// So many of the keepers of each have been told of it, or not.
-    pub(super) fn on_told(&mut self, told: Vec<(Digest, bool)>, now: Instant) {
-        for (digest, is_told) in told {
-            if !is_told {
+    /// Blobs that were announced together have been, as far as that was possible.
+    pub(super) fn on_told(&mut self, told: Vec<(Digest, Outcome)>, now: Instant) {
+        for (digest, outcome) in told {
+            if outcome == Outcome::Failed {
                 tracing::debug!(%digest, "too few of those who keep its record could be told");
-                self.regions.forget(&of_blob(&digest));
+                self.aiming.regions.forget(&of_blob(&digest));
             }
-            self.announcements.again(&digest, if is_told { RENEWAL_TIME } else { RETRY_TIME }, now);
+            self.announcements.again(&digest, outcome, now);
         }
         self.announcements.end();
     }
 
     /// A neighbour holds these, and this node is to tell that to whoever looks for them.
-    pub(super) fn keep(&mut self, provider: &NodeId, digests: &[Digest], now: Instant) {
+    pub(super) fn keep(&mut self, provider: &NodeId, provide: &Provide, now: Instant) {
         let (Some(entry), Some(peer)) = (self.neighbours.get(provider), peer_of(provider)) else { return };
-        let addresses = entry.host.addresses(&entry.ports);
-        for digest in digests {
+        // Where it is seen from here, and what it says itself, which others may reach and this node may not.
+        let mut addresses = entry.host.addresses(&entry.ports);
+        for told in provide.addresses.iter() {
+            match Multiaddr::try_from(told.to_vec()) {
+                Ok(address) if !addresses.contains(&address) => addresses.push(address),
+                _ => {}
+            }
+        }
+        for digest in provide.blobs.iter() {
             let (key, addresses) = (announcements::key(digest), addresses.clone());
             let record = ProviderRecord { key, provider: peer, expires: Some(now + RECORD_TIME), addresses };
             if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add_provider(record) {

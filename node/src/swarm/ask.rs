@@ -168,10 +168,10 @@ where
                         None => Ok(decline(&question)),
                     }
                 }
-                Question::Provide(digests) => {
+                Question::Provide(provide) => {
                     // It is gone where the node shuts down.
                     if let Some(commands) = commands.upgrade() {
-                        let keep = Command::Keep { provider: asker, digests: digests.into_vec() };
+                        let keep = Command::Keep(asker, Box::new(provide));
                         let _ = commands.send(keep).await;
                     }
                     Ok(Answer::Provided)

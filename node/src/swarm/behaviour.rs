@@ -41,7 +41,7 @@ const QUERY_TIME: Duration = Duration::from_secs(10);
 const KAD_STREAM_TIME: Duration = Duration::from_secs(5);
 
 /// How often the table of nodes is refreshed, which takes a walk for each of its parts: some seven, in each of which twenty nodes
-/// answer with 3 kB in a network of two dozen. Seldom, since whoever announces anything walks through all parts once an hour.
+/// answer with 3 kB in a network of two dozen. Seldom: whoever connects is learned of at once, and walks pass over who has gone.
 const REFRESH_TIME: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// The longest Kademlia message, in bytes.

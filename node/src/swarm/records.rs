@@ -1,12 +1,13 @@
 //! Who provides which blob, as far as this node keeps it for the network: hints, short-lived and bounded.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use libp2p::PeerId;
 use libp2p::kad::store::{Error, RecordStore, Result};
 use libp2p::kad::{ProviderRecord, Record, RecordKey};
+use wherry_proto::{MAX_ADDRESS_LEN, MAX_PROVIDER_ADDRESSES};
 
 /// How many provider records of others are kept: about 200 bytes each, so some 12 MiB at most.
 const MAX_RECORDS: usize = 65_536;
@@ -17,12 +18,6 @@ const MAX_PER_PEER: usize = 8_192;
 /// How many providers are kept for one blob.
 const MAX_PER_BLOB: usize = 20;
 
-/// How many addresses are kept of a provider.
-const MAX_ADDRESSES: usize = 8;
-
-/// The longest address that is kept, in bytes.
-const MAX_ADDRESS_LEN: usize = 256;
-
 /// The longest key, in bytes: a SHA-512 multihash has 66.
 const MAX_KEY_LEN: usize = 80;
 
@@ -30,11 +25,20 @@ const MAX_KEY_LEN: usize = 80;
 pub(super) struct Providers {
     me: PeerId,
     own: HashSet<RecordKey>,
-    records: HashMap<RecordKey, Vec<ProviderRecord>>,
-    count: usize,
+    records: HashMap<RecordKey, Vec<Kept>>,
     per_peer: HashMap<PeerId, usize>,
-    // Every record that was put in, the oldest first, to find those that have expired.
-    ages: VecDeque<(Instant, RecordKey, PeerId)>,
+    // Every record by when it expires.
+    ages: BTreeMap<Age, (RecordKey, PeerId)>,
+    // How many were put in so far, renewals included.
+    puts: u64,
+}
+
+/// When a record expires, and a number that no other one has.
+type Age = (Instant, u64);
+
+struct Kept {
+    record: ProviderRecord,
+    age: Age,
 }
 
 impl Providers {
@@ -43,23 +47,19 @@ impl Providers {
             me,
             own: HashSet::new(),
             records: HashMap::new(),
-            count: 0,
             per_peer: HashMap::new(),
-            ages: VecDeque::new(),
+            ages: BTreeMap::new(),
+            puts: 0,
         }
     }
 
     /// Drops the records whose time is over.
     pub(super) fn expire(&mut self, now: Instant) {
-        while self.ages.front().is_some_and(|(expires, ..)| *expires <= now) {
-            let Some((_, key, peer)) = self.ages.pop_front() else { break };
-            // A record that was renewed has a later time and another entry.
-            let over = self.records.get(&key).is_some_and(|records| {
-                records.iter().any(|record| record.provider == peer && record.is_expired(now))
-            });
-            if over {
-                self.remove_provider(&key, &peer);
-            }
+        while let Some((_, (key, peer))) =
+            self.ages.first_key_value().filter(|((expires, _), _)| *expires <= now)
+        {
+            let (key, peer) = (key.clone(), *peer);
+            self.remove_provider(&key, &peer);
         }
     }
 }
@@ -87,45 +87,39 @@ impl RecordStore for Providers {
             return Err(Error::ValueTooLarge);
         }
         record.addresses.retain(|address| address.len() <= MAX_ADDRESS_LEN);
-        record.addresses.truncate(MAX_ADDRESSES);
-        let (key, peer, expires) = (record.key.clone(), record.provider, record.expires);
-        self.expire(Instant::now());
+        record.addresses.truncate(MAX_PROVIDER_ADDRESSES);
+        let (key, peer, now) = (record.key.clone(), record.provider, Instant::now());
+        self.expire(now);
         if peer == self.me {
             // How many there are is bounded where they are announced; they end when they are withdrawn.
             self.own.insert(key);
             return Ok(());
         }
-        if let Some(old) =
-            self.records.get_mut(&key).and_then(|records| records.iter_mut().find(|old| old.provider == peer))
-        {
-            *old = record;
+        self.puts += 1;
+        let age = (record.expires.unwrap_or(now), self.puts);
+        let kept = self.records.get_mut(&key);
+        if let Some(old) = kept.and_then(|kept| kept.iter_mut().find(|old| old.record.provider == peer)) {
+            self.ages.remove(&old.age);
+            *old = Kept { record, age };
         } else {
             let per_peer = self.per_peer.get(&peer).copied().unwrap_or(0);
-            if self.count >= MAX_RECORDS || per_peer >= MAX_PER_PEER {
+            if self.ages.len() >= MAX_RECORDS || per_peer >= MAX_PER_PEER {
                 return Err(Error::MaxProvidedKeys);
             }
-            let records = self.records.entry(key.clone()).or_default();
-            if records.len() >= MAX_PER_BLOB {
+            let kept = self.records.entry(key.clone()).or_default();
+            if kept.len() >= MAX_PER_BLOB {
                 return Ok(());
             }
-            records.push(record);
-            self.count += 1;
+            kept.push(Kept { record, age });
             self.per_peer.insert(peer, per_peer + 1);
         }
-        if let Some(expires) = expires {
-            // A peer that renews all the time would fill this: beyond twice the records, the oldest go early.
-            if self.ages.len() >= 2 * MAX_RECORDS
-                && let Some((_, key, peer)) = self.ages.pop_front()
-            {
-                self.remove_provider(&key, &peer);
-            }
-            self.ages.push_back((expires, key, peer));
-        }
+        self.ages.insert(age, (key, peer));
         Ok(())
     }
 
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
-        let mut records = self.records.get(key).cloned().unwrap_or_default();
+        let kept = self.records.get(key).into_iter().flatten();
+        let mut records: Vec<_> = kept.map(|kept| kept.record.clone()).collect();
         if self.own.contains(key) {
             // Without addresses: libp2p puts in those that this node listens on.
             records.push(ProviderRecord::new(key.clone(), self.me, vec![]));
@@ -142,16 +136,14 @@ impl RecordStore for Providers {
             self.own.remove(key);
             return;
         }
-        let Some(records) = self.records.get_mut(key) else { return };
-        let before = records.len();
-        records.retain(|record| record.provider != *peer);
-        let removed = before - records.len();
-        if records.is_empty() {
+        let Some(kept) = self.records.get_mut(key) else { return };
+        let Some(place) = kept.iter().position(|kept| kept.record.provider == *peer) else { return };
+        self.ages.remove(&kept.swap_remove(place).age);
+        if kept.is_empty() {
             self.records.remove(key);
         }
-        self.count -= removed;
         if let Some(count) = self.per_peer.get_mut(peer) {
-            *count -= removed;
+            *count -= 1;
             if *count == 0 {
                 self.per_peer.remove(peer);
             }
@@ -184,7 +176,7 @@ mod tests {
         store.expire(now + 2 * minute);
         assert_eq!(store.providers(&RecordKey::new(&1u32.to_be_bytes())).len(), 1);
         assert_eq!(store.providers(&RecordKey::new(&2u32.to_be_bytes())).len(), 0);
-        assert_eq!((store.count, store.per_peer[&peer]), (1, 1));
+        assert_eq!((store.ages.len(), store.per_peer[&peer]), (1, 1));
     }
 
     #[test]
@@ -208,6 +200,19 @@ mod tests {
     }
 
     #[test]
+    fn whoever_renews_without_end_drives_out_nothing_of_others() {
+        let later = Instant::now() + Duration::from_secs(60);
+        let (mut store, honest, greedy) =
+            (Providers::new(PeerId::random()), PeerId::random(), PeerId::random());
+        store.add_provider(record(0, honest, later)).unwrap();
+        for _ in 0..3 * MAX_RECORDS {
+            store.add_provider(record(1, greedy, later)).unwrap();
+        }
+        assert_eq!(store.providers(&RecordKey::new(&0u32.to_be_bytes()))[0].provider, honest);
+        assert_eq!(store.ages.len(), 2);
+    }
+
+    #[test]
     fn one_blob_has_a_bounded_number_of_providers() {
         let later = Instant::now() + Duration::from_secs(60);
         let mut store = Providers::new(PeerId::random());
@@ -215,6 +220,6 @@ mod tests {
             store.add_provider(record(7, PeerId::random(), later)).unwrap();
         }
         assert_eq!(store.providers(&RecordKey::new(&7u32.to_be_bytes())).len(), MAX_PER_BLOB);
-        assert_eq!(store.count, MAX_PER_BLOB);
+        assert_eq!(store.ages.len(), MAX_PER_BLOB);
     }
 }

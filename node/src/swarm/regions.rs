@@ -15,13 +15,9 @@ use super::identity::peer_of;
 /// On how many nodes a record is kept, those that are closest to its key: as in BitTorrent's Mainline DHT (BEP 5).
 pub(super) const KEEPERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 
-/// How many nodes a walk finds. Twice the [`KEEPERS`], so that mostly there are as many among them that begin like the key and
-/// that no other node can come between.
+/// How many nodes a walk finds. Twice the [`KEEPERS`], so that mostly there are about as many among them that begin like the key,
+/// and between which there are no others.
 pub(super) const FOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
-
-/// Fewer nodes than this that begin like the key tell of that key alone: others next to it would have to be kept by nodes that
-/// the walk has not come to.
-const LEAST_INSIDE: usize = 4;
 
 /// For how long what a walk has found is gone by: nodes come and go.
 const FRESH: Duration = Duration::from_secs(15 * 60);
@@ -57,11 +53,23 @@ fn alike(one: &Place, other: &Place) -> u32 {
     zeros as u32 * u8::BITS + rest
 }
 
+/// How a walk ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Walked {
+    /// All whom it asked have answered.
+    Whole,
+    /// Some did not, and others took their place.
+    PastSome,
+    /// Its time was over before it came to those who are closest.
+    CutShort,
+}
+
 /// All places that begin like one, and the nodes that are closest to them.
 struct Region {
     at: Place,
     bits: u32,
     nodes: Vec<(Place, NodeId)>,
+    walked: Walked,
     until: Instant,
 }
 
@@ -76,26 +84,30 @@ impl Region {
 pub(super) struct Regions(Vec<Region>);
 
 impl Regions {
-    /// A walk to a place has found these nodes, which are the closest to it; `is_whole` unless its time was over first.
+    /// A walk to a place has found these nodes, which are the closest to it unless it was cut short.
     pub(super) fn learn(
         &mut self,
         at: Place,
         nodes: impl IntoIterator<Item = NodeId>,
-        is_whole: bool,
+        walked: Walked,
         now: Instant,
     ) {
         let mut nodes: Vec<_> = nodes.into_iter().filter_map(|node| Some((of_node(&node)?, node))).collect();
         nodes.sort_unstable_by_key(|(there, _)| distance(&at, there));
         let farthest = nodes.last().map_or(0, |(there, _)| alike(&at, there));
         let inside = nodes.iter().filter(|(there, _)| alike(&at, there) > farthest).count();
-        let bits = match is_whole {
+        let bits = match walked {
             // There are no others.
-            true if nodes.len() < FOUND.get() => 0,
-            // Whoever is closer than the farthest that was found was found as well.
-            true if inside >= LEAST_INSIDE => farthest + 1,
+            Walked::Whole if nodes.len() < FOUND.get() => 0,
+            // Whoever is closer than the farthest that was found was found as well. Of whoever keeps a record there the closest are
+            // right; the rest may be others a little farther away where these are few.
+            Walked::Whole | Walked::PastSome if inside > 0 => farthest + 1,
+            // All of a small network that answered.
+            Walked::PastSome if nodes.len() < FOUND.get() => farthest,
+            Walked::CutShort if inside >= KEEPERS.get() => farthest + 1,
             _ => at.len() as u32 * u8::BITS,
         };
-        let region = Region { at, bits, nodes, until: now + FRESH };
+        let region = Region { at, bits, nodes, walked, until: now + FRESH };
         // What it tells of is known better now.
         self.0.retain(|old| old.until > now && !(region.has(&old.at) && region.bits <= old.bits));
         if self.0.len() >= MAX_REGIONS {
@@ -104,20 +116,27 @@ impl Regions {
         self.0.push(region);
     }
 
-    /// The nodes that keep the record of what is there, at most [`KEEPERS`] and the closest first; `None` if a walk has to tell.
-    pub(super) fn keepers(&self, at: &Place, now: Instant) -> Option<Vec<NodeId>> {
+    /// The nodes that keep the record of what is there, at most [`KEEPERS`] and the closest first, and how the walk ended that has
+    /// found them; `None` if a walk has to tell.
+    pub(super) fn keepers(&self, at: &Place, now: Instant) -> Option<(Vec<NodeId>, Walked)> {
         let known = self.0.iter().filter(|region| region.until > now && region.has(at));
         let region = known.max_by_key(|region| region.bits)?;
         let mut nodes: Vec<_> =
             region.nodes.iter().map(|(there, node)| (distance(at, there), *node)).collect();
         nodes.sort_unstable();
         nodes.truncate(KEEPERS.get());
-        Some(nodes.into_iter().map(|(_, node)| node).collect())
+        Some((nodes.into_iter().map(|(_, node)| node).collect(), region.walked))
     }
 
     /// What is known of a place does not hold any more.
     pub(super) fn forget(&mut self, at: &Place) {
         self.0.retain(|region| !region.has(at));
+    }
+
+    /// There is a node of which the walks may not have known.
+    pub(super) fn meet(&mut self, node: &NodeId) {
+        let Some(at) = of_node(node) else { return };
+        self.0.retain(|region| !region.has(&at) || region.nodes.iter().any(|(_, known)| known == node));
     }
 }
 
@@ -153,12 +172,11 @@ mod tests {
     fn keep_all(network: &[(Place, NodeId)], blobs: u64, mut check: impl FnMut(&Place, &[NodeId])) -> usize {
         let (mut regions, now, mut walks) = (Regions::default(), Instant::now(), 0);
         for at in (0..blobs).map(blob) {
-            let keepers = regions.keepers(&at, now).unwrap_or_else(|| {
+            if regions.keepers(&at, now).is_none() {
                 walks += 1;
-                regions.learn(at, closest(network, &at, FOUND.get()), true, now);
-                regions.keepers(&at, now).unwrap()
-            });
-            check(&at, &keepers);
+                regions.learn(at, closest(network, &at, FOUND.get()), Walked::Whole, now);
+            }
+            check(&at, &regions.keepers(&at, now).unwrap().0);
         }
         walks
     }
@@ -181,15 +199,37 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_was_cut_short_tells_of_its_own_blob_alone() {
+    fn where_nearly_all_nodes_are_in_one_half_blobs_of_the_other_take_no_walk_each() {
+        let all = network(100);
+        let (left, right): (Vec<_>, Vec<_>) = all.into_iter().partition(|(at, _)| at[0] < 0x80);
+        let few: Vec<_> = left.into_iter().take(2).chain(right.into_iter().take(20)).collect();
+        let walks = keep_all(&few, 1000, |at, keepers| {
+            assert_eq!(keepers[0], closest(&few, at, 1)[0]);
+        });
+        assert!(walks < 20, "{walks} walks");
+    }
+
+    #[test]
+    fn a_walk_that_was_cut_short_and_has_found_few_tells_of_its_own_blob_alone() {
         let (network, now, at) = (network(100), Instant::now(), blob(1));
         let mut regions = Regions::default();
         let found = closest(&network, &at, 3);
-        regions.learn(at, found.clone(), false, now);
-        assert_eq!(regions.keepers(&at, now), Some(found));
+        regions.learn(at, found.clone(), Walked::CutShort, now);
+        assert_eq!(regions.keepers(&at, now), Some((found, Walked::CutShort)));
         let mut next = at;
         next[31] ^= 1;
         assert_eq!(regions.keepers(&next, now), None);
+    }
+
+    #[test]
+    fn a_walk_that_went_past_some_does_not_say_that_there_are_no_others() {
+        let (network, now, at) = (network(10), Instant::now(), blob(1));
+        let mut regions = Regions::default();
+        regions.learn(at, closest(&network, &at, 10), Walked::PastSome, now);
+        assert!(regions.keepers(&at, now).is_some());
+        let mut opposite = at;
+        opposite[0] ^= 0x80;
+        assert_eq!(regions.keepers(&opposite, now), None);
     }
 
     #[test]
@@ -197,11 +237,24 @@ mod tests {
         let (network, now, at) = (network(5), Instant::now(), blob(1));
         let mut regions = Regions::default();
         assert_eq!(regions.keepers(&at, now), None);
-        regions.learn(at, closest(&network, &at, FOUND.get()), true, now);
+        let known = closest(&network, &at, FOUND.get());
+        regions.learn(at, known.clone(), Walked::Whole, now);
         assert!(regions.keepers(&blob(2), now + FRESH - Duration::from_secs(1)).is_some());
         assert_eq!(regions.keepers(&at, now + FRESH), None);
+        // Whoever was found may come again.
+        regions.meet(&known[0]);
+        assert!(regions.keepers(&at, now).is_some());
         regions.forget(&blob(3));
         assert_eq!(regions.keepers(&at, now), None);
+    }
+
+    #[test]
+    fn a_node_that_comes_keeps_the_records_that_are_told_from_then_on() {
+        let (all, now, at) = (network(6), Instant::now(), blob(1));
+        let mut regions = Regions::default();
+        regions.learn(at, all[..5].iter().map(|(_, node)| *node), Walked::Whole, now);
+        regions.meet(&all[5].1);
+        assert_eq!(regions.keepers(&at, now), None, "a walk is to tell");
     }
 
     #[test]
@@ -209,7 +262,7 @@ mod tests {
         let (mut regions, now) = (Regions::default(), Instant::now());
         let node = network(1)[0].1;
         for number in 0..2 * MAX_REGIONS as u64 {
-            regions.learn(blob(number), [node], false, now);
+            regions.learn(blob(number), [node], Walked::CutShort, now);
         }
         assert_eq!(regions.0.len(), MAX_REGIONS);
         assert!(regions.keepers(&blob(2 * MAX_REGIONS as u64 - 1), now).is_some());

@@ -19,6 +19,7 @@ use wherry_proto::NodeId;
 use super::actor::{Actor, Command, MAX_COMMANDS};
 use super::admission::Doorkeeper;
 use super::announcements::Announcements;
+use super::announcing::Aiming;
 use super::ask::{self, Answerer};
 use super::behaviour::Behaviour;
 use super::bulk::{self, Inbound};
@@ -28,7 +29,6 @@ use super::exchange::{self, Buffers, Downlink, Uploader};
 use super::holdings::Holdings;
 use super::identity::{keypair, node_of};
 use super::neighbours::Neighbours;
-use super::regions::Regions;
 use super::settings::{SwarmError, SwarmSettings};
 use super::streams::{Arrived, Protocol};
 use super::tls::Tls;
@@ -165,8 +165,7 @@ async fn start_settling_by(
         unreached: Arc::clone(&inner.unreached),
         discovery: Discovery::new(&settings.bootstrap, &settings.remembered, Instant::now(), keeper.now())?,
         announcements: Announcements::default(),
-        regions: Regions::default(),
-        walks: HashMap::new(),
+        aiming: Aiming::default(),
         searches: HashMap::new(),
         probes: HashMap::new(),
         commands: orders,

@@ -63,7 +63,7 @@ async fn offers(entry: &Entry, digests: &[Digest]) -> Vec<Option<Offer>> {
     holdings.iter().map(offer).collect()
 }
 
-/// What a neighbour says of blobs, in the same order.
+/// What a neighbour says of blobs, in the same order; of fewer if it stops to answer in time.
 pub(super) async fn all_offers(entry: &Entry, digests: &[Digest]) -> Vec<Option<Offer>> {
     let mut all = Vec::with_capacity(digests.len());
     for some in digests.chunks(MAX_WANT) {
@@ -75,7 +75,6 @@ pub(super) async fn all_offers(entry: &Entry, digests: &[Digest]) -> Vec<Option<
             break;
         }
     }
-    all.resize(digests.len(), None);
     all
 }
 
