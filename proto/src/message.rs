@@ -37,7 +37,7 @@ pub const MAX_WANT: usize = 64;
 pub const MAX_PROVIDER_ADDRESSES: usize = 8;
 
 /// The longest of them, in bytes.
-pub const MAX_ADDRESS_LEN: usize = 256;
+pub const MAX_ADDRESS_LEN: usize = 128;
 
 /// How many tags one answer may name; whoever wants more asks for those behind the last.
 pub const MAX_TAG_PAGE: usize = 128;

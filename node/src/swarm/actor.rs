@@ -17,8 +17,8 @@ use tokio_util::task::TaskTracker;
 use wherry_proto::{Digest, Hello, NodeId, Provide, Question};
 
 use super::admission::Doorkeeper;
+use super::aiming::Aiming;
 use super::announcements::{self, Announcements, Outcome};
-use super::announcing::Aiming;
 use super::ask::{self, Asking, FAR_PING_TIME, MAX_ASKED, PING_TIME, REPLY_TIME};
 use super::behaviour::{Behaviour, BehaviourEvent, learn};
 use super::codec::WireError;
@@ -80,6 +80,8 @@ pub(super) struct Actor {
     pub(super) discovery: Discovery,
     pub(super) announcements: Announcements,
     pub(super) aiming: Aiming,
+    // To those who keep the record of a blob.
+    pub(super) walk: Option<QueryId>,
     pub(super) searches: HashMap<QueryId, mpsc::Sender<NodeId>>,
     // Those of whose connections one has ended, until they show that they are there.
     pub(super) probes: HashMap<NodeId, CancellationToken>,
@@ -284,7 +286,7 @@ impl Actor {
         let known = self.listening().len();
         let loopback = matches!(Host::of(&address), Some(Host::Ip(ip)) if ip.is_loopback());
         if known < MAX_OWN_ADDRESSES && loopback == self.on_loopback {
-            // Whoever looks for a provider gets its addresses from Kademlia, which tells the external ones.
+            // Those who keep records are told the external ones, as is whoever walks to this node.
             self.swarm.add_external_address(address.clone());
         }
         self.listening().push(address);
@@ -351,6 +353,7 @@ impl Actor {
         let (certificate, ports) = (hello.certificate.clone(), hello.ports);
         self.aiming.meet(&node);
         if neighbour.class == LinkClass::Wan && self.neighbours.of_class(LinkClass::Wan).is_empty() {
+            self.aiming.meet_many();
             self.announcements.renew(Instant::now());
         }
         self.neighbours.insert(Entry { neighbour, certificate, host, ports, asks, stop });

@@ -15,47 +15,17 @@ use tokio::time::timeout;
 use wherry_proto::{Answer, Digest, List, MAX_ADDRESS_LEN, MAX_WANT, NodeId, Provide, Question};
 
 use super::actor::{Actor, Command};
+use super::aiming::Aimed;
 use super::announcements::{self, ANNOUNCERS, Outcome, announcers};
 use super::ask::REPLY_TIME;
 use super::behaviour::RECORD_TIME;
 use super::identity::{node_of, peer_of};
 use super::neighbours::Entry;
-use super::regions::{FOUND, Regions, Walked, of_blob};
+use super::regions::{FOUND, Walked};
 use super::wants::all_offers;
 
 /// How many nodes are told at a time of what is announced together.
 const TOLD_AT_ONCE: usize = 8;
-
-/// Blobs that are announced together.
-#[derive(Default)]
-struct Round {
-    aimed: Vec<Aimed>,
-    // Those of which a walk has to tell who keeps their records.
-    open: Vec<Digest>,
-}
-
-/// A blob, and who keeps its record.
-struct Aimed {
-    digest: Digest,
-    keepers: Vec<NodeId>,
-    walked: Walked,
-}
-
-/// Who is to be told of what is announced.
-#[derive(Default)]
-pub(super) struct Aiming {
-    regions: Regions,
-    // One at a time: what it tells is mostly true for others as well, and several would fill a thin link.
-    walk: Option<(QueryId, Digest)>,
-    waiting: Vec<Round>,
-}
-
-impl Aiming {
-    /// A node is connected.
-    pub(super) fn meet(&mut self, node: &NodeId) {
-        self.regions.meet(node);
-    }
-}
 
 impl Actor {
     pub(super) fn add_announcement(&mut self, digest: Digest, due: Instant) {
@@ -91,11 +61,11 @@ impl Actor {
             let (mut own, mut left) = (Vec::new(), Vec::new());
             for (number, digest) in together.into_iter().enumerate() {
                 let of_each: Vec<_> = said.iter().filter_map(|offers| offers.get(number)).collect();
-                if of_each.len() < ANNOUNCERS {
+                if of_each.iter().any(|offer| offer.is_none()) {
+                    own.push(digest);
+                } else if of_each.len() < ANNOUNCERS {
                     // Whoever does not answer is as good as gone, and is none of them then.
                     left.push((digest, Outcome::Failed));
-                } else if of_each.iter().any(|offer| offer.is_none()) {
-                    own.push(digest);
                 } else {
                     let is_coming = of_each.into_iter().flatten().any(|offer| offer.arriving.is_some());
                     left.push((digest, if is_coming { Outcome::Coming } else { Outcome::Left }));
@@ -128,32 +98,17 @@ impl Actor {
                 tracing::debug!(%digest, %error, "an own record is not kept");
             }
         }
-        self.aim(Round { aimed: Vec::new(), open }, now);
+        if let Some(aimed) = self.aiming.add(open, now) {
+            self.tell(aimed);
+        }
         self.walk();
-    }
-
-    /// Tells them if it is known of all these blobs who they are; else a walk has to tell.
-    fn aim(&mut self, mut round: Round, now: Instant) {
-        for digest in std::mem::take(&mut round.open) {
-            match self.aiming.regions.keepers(&of_blob(&digest), now) {
-                Some((keepers, walked)) => round.aimed.push(Aimed { digest, keepers, walked }),
-                None => round.open.push(digest),
-            }
-        }
-        if round.open.is_empty() {
-            self.tell(round.aimed);
-        } else {
-            self.aiming.waiting.push(round);
-        }
     }
 
     /// Begins a walk if one is needed and none is under way.
     fn walk(&mut self) {
-        let first = self.aiming.waiting.iter().find_map(|round| round.open.first()).copied();
-        if let (None, Some(digest)) = (&self.aiming.walk, first) {
+        if let Some(digest) = self.aiming.next_walk() {
             let key = announcements::key(&digest).to_vec();
-            let query = self.swarm.behaviour_mut().kad.get_n_closest_peers(key, FOUND);
-            self.aiming.walk = Some((query, digest));
+            self.walk = Some(self.swarm.behaviour_mut().kad.get_n_closest_peers(key, FOUND));
         }
     }
 
@@ -165,30 +120,21 @@ impl Actor {
         stats: &QueryStats,
         now: Instant,
     ) {
-        let is_ours = |(walk, _): &mut (QueryId, Digest)| *walk == query;
-        let Some((_, digest)) = self.aiming.walk.take_if(is_ours) else { return };
+        if self.walk.take_if(|walk| *walk == query).is_none() {
+            return;
+        }
+        let all_answered = stats.num_failures() == 0 && stats.num_pending() == 0;
         let (peers, walked) = match found {
-            Ok(GetClosestPeersOk { peers, .. }) if stats.num_failures() == 0 => (peers, Walked::Whole),
+            Ok(GetClosestPeersOk { peers, .. }) if all_answered => (peers, Walked::Whole),
             Ok(GetClosestPeersOk { peers, .. }) => (peers, Walked::PastSome),
             Err(GetClosestPeersError::Timeout { peers, .. }) => (peers, Walked::CutShort),
         };
-        let nodes: Vec<NodeId> = peers.iter().filter_map(|peer| node_of(&peer.peer_id)).collect();
-        // Where nobody answers, or not in time, the next walk would hardly do better.
-        let is_last = nodes.is_empty() || walked == Walked::CutShort;
-        if !nodes.is_empty() {
-            self.aiming.regions.learn(of_blob(&digest), nodes, walked, now);
+        let nodes = peers.iter().filter_map(|peer| node_of(&peer.peer_id)).collect();
+        let ready = self.aiming.walked(nodes, walked, |digest| self.announcements.has(digest), now);
+        for digest in &ready.failed {
+            self.announcements.again(digest, Outcome::Failed, now);
         }
-        for round in std::mem::take(&mut self.aiming.waiting) {
-            self.aim(round, now);
-        }
-        if is_last {
-            for round in std::mem::take(&mut self.aiming.waiting) {
-                for digest in &round.open {
-                    self.announcements.again(digest, Outcome::Failed, now);
-                }
-                self.tell(round.aimed);
-            }
-        }
+        ready.rounds.into_iter().for_each(|aimed| self.tell(aimed));
         self.walk();
     }
 
@@ -253,7 +199,7 @@ impl Actor {
         for (digest, outcome) in told {
             if outcome == Outcome::Failed {
                 tracing::debug!(%digest, "too few of those who keep its record could be told");
-                self.aiming.regions.forget(&of_blob(&digest));
+                self.aiming.missed(&digest);
             }
             self.announcements.again(&digest, outcome, now);
         }

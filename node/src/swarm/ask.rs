@@ -36,7 +36,7 @@ pub const PING_TIME: Duration = Duration::from_secs(30);
 /// translators on the way, which forget a TCP connection that has been quiet for five minutes or longer.
 pub const FAR_PING_TIME: Duration = Duration::from_secs(120);
 
-/// How long a neighbour may take to answer before it counts as gone.
+/// How long a neighbour may take to say that it is there before it counts as gone.
 pub const REPLY_TIME: Duration = Duration::from_secs(10);
 
 /// How long an asking neighbour may be quiet: it pings more often than that.

@@ -8,6 +8,7 @@
 
 mod actor;
 mod admission;
+mod aiming;
 mod announcements;
 mod announcing;
 mod arriving;

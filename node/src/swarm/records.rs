@@ -9,7 +9,7 @@ use libp2p::kad::store::{Error, RecordStore, Result};
 use libp2p::kad::{ProviderRecord, Record, RecordKey};
 use wherry_proto::{MAX_ADDRESS_LEN, MAX_PROVIDER_ADDRESSES};
 
-/// How many provider records of others are kept: about 200 bytes each, so some 12 MiB at most.
+/// How many provider records of others are kept: about 500 bytes each with two addresses, so some 32 MiB at most.
 const MAX_RECORDS: usize = 65_536;
 
 /// How many of them one peer may have here.

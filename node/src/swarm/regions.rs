@@ -102,14 +102,18 @@ impl Regions {
             // Whoever is closer than the farthest that was found was found as well. Of whoever keeps a record there the closest are
             // right; the rest may be others a little farther away where these are few.
             Walked::Whole | Walked::PastSome if inside > 0 => farthest + 1,
-            // All of a small network that answered.
-            Walked::PastSome if nodes.len() < FOUND.get() => farthest,
-            Walked::CutShort if inside >= KEEPERS.get() => farthest + 1,
+            // Nearly all of a small network, as far as it answers.
+            Walked::CutShort if inside > 0 && nodes.len() < FOUND.get() => farthest + 1,
+            Walked::PastSome | Walked::CutShort if nodes.len() < FOUND.get() => farthest,
             _ => at.len() as u32 * u8::BITS,
         };
         let region = Region { at, bits, nodes, walked, until: now + FRESH };
         // What it tells of is known better now.
-        self.0.retain(|old| old.until > now && !(region.has(&old.at) && region.bits <= old.bits));
+        let tells_more = |old: &Region| {
+            let is_within = region.has(&old.at) && region.bits <= old.bits;
+            is_within && (region.walked != Walked::CutShort || old.walked == Walked::CutShort)
+        };
+        self.0.retain(|old| old.until > now && !tells_more(old));
         if self.0.len() >= MAX_REGIONS {
             self.0.remove(0);
         }
@@ -120,7 +124,7 @@ impl Regions {
     /// found them; `None` if a walk has to tell.
     pub(super) fn keepers(&self, at: &Place, now: Instant) -> Option<(Vec<NodeId>, Walked)> {
         let known = self.0.iter().filter(|region| region.until > now && region.has(at));
-        let region = known.max_by_key(|region| region.bits)?;
+        let region = known.max_by_key(|region| (region.walked != Walked::CutShort, region.bits))?;
         let mut nodes: Vec<_> =
             region.nodes.iter().map(|(there, node)| (distance(at, there), *node)).collect();
         nodes.sort_unstable();
@@ -210,15 +214,22 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_was_cut_short_and_has_found_few_tells_of_its_own_blob_alone() {
+    fn a_walk_that_was_cut_short_among_many_nodes_tells_of_its_own_blob_alone_and_until_another_knows_better()
+    {
         let (network, now, at) = (network(100), Instant::now(), blob(1));
         let mut regions = Regions::default();
-        let found = closest(&network, &at, 3);
-        regions.learn(at, found.clone(), Walked::CutShort, now);
-        assert_eq!(regions.keepers(&at, now), Some((found, Walked::CutShort)));
+        let met: Vec<NodeId> = network.iter().map(|(_, node)| *node).take(FOUND.get()).collect();
+        regions.learn(at, met, Walked::CutShort, now);
+        assert!(regions.keepers(&at, now).is_some_and(|(_, walked)| walked == Walked::CutShort));
         let mut next = at;
         next[31] ^= 1;
         assert_eq!(regions.keepers(&next, now), None);
+        let right = closest(&network, &at, FOUND.get());
+        regions.learn(next, right.clone(), Walked::Whole, now);
+        assert_eq!(regions.keepers(&at, now), Some((right[..KEEPERS.get()].to_vec(), Walked::Whole)));
+        // Nor does one that is cut short later.
+        regions.learn(at, [right[0]], Walked::CutShort, now);
+        assert!(regions.keepers(&at, now).is_some_and(|(_, walked)| walked == Walked::Whole));
     }
 
     #[test]
@@ -260,9 +271,9 @@ mod tests {
     #[test]
     fn the_number_of_regions_is_bounded() {
         let (mut regions, now) = (Regions::default(), Instant::now());
-        let node = network(1)[0].1;
+        let nodes: Vec<NodeId> = network(FOUND.get() as u16).into_iter().map(|(_, node)| node).collect();
         for number in 0..2 * MAX_REGIONS as u64 {
-            regions.learn(blob(number), [node], Walked::CutShort, now);
+            regions.learn(blob(number), nodes.clone(), Walked::CutShort, now);
         }
         assert_eq!(regions.0.len(), MAX_REGIONS);
         assert!(regions.keepers(&blob(2 * MAX_REGIONS as u64 - 1), now).is_some());

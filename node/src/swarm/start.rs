@@ -18,8 +18,8 @@ use wherry_proto::NodeId;
 
 use super::actor::{Actor, Command, MAX_COMMANDS};
 use super::admission::Doorkeeper;
+use super::aiming::Aiming;
 use super::announcements::Announcements;
-use super::announcing::Aiming;
 use super::ask::{self, Answerer};
 use super::behaviour::Behaviour;
 use super::bulk::{self, Inbound};
@@ -166,6 +166,7 @@ async fn start_settling_by(
         discovery: Discovery::new(&settings.bootstrap, &settings.remembered, Instant::now(), keeper.now())?,
         announcements: Announcements::default(),
         aiming: Aiming::default(),
+        walk: None,
         searches: HashMap::new(),
         probes: HashMap::new(),
         commands: orders,
