@@ -19,7 +19,7 @@ use wherry_proto::{Digest, Hello, NodeId, Provide, Question};
 use super::admission::Doorkeeper;
 use super::aiming::Aiming;
 use super::announcements::{self, Announcements, Outcome};
-use super::ask::{self, Asking, FAR_PING_TIME, MAX_ASKED, PING_TIME, REPLY_TIME};
+use super::ask::{self, Asking, MAX_ASKED, Quiet, REPLY_TIME};
 use super::behaviour::{Behaviour, BehaviourEvent, learn};
 use super::codec::WireError;
 use super::discovery::{Dial, Discovery};
@@ -341,11 +341,7 @@ impl Actor {
         );
         let (asks, questions) = mpsc::channel(MAX_ASKED);
         let stop = self.stop.child_token();
-        let ping_time = match neighbour.class {
-            LinkClass::Lan => PING_TIME,
-            LinkClass::Wan => FAR_PING_TIME,
-        };
-        let link = link(node, ping_time, self.to_self.clone(), questions);
+        let link = link(node, Quiet::of(neighbour.class), self.to_self.clone(), questions);
         let stopped = stop.clone();
         self.tasks.spawn(async move {
             stopped.run_until_cancelled(link).await;
@@ -466,7 +462,7 @@ impl Actor {
 /// Keeps a stream for questions to a neighbour open, and so the connection alive, until it is stopped.
 async fn link(
     node: NodeId,
-    ping_time: Duration,
+    quiet: Quiet,
     commands: mpsc::WeakSender<Command>,
     mut questions: mpsc::Receiver<Asking>,
 ) {
@@ -482,7 +478,7 @@ async fn link(
         let (why, is_silent) = match opened.await {
             Ok(Ok(stream)) => {
                 failures = 0;
-                let why = ask::ask(stream, &mut questions, ping_time).await;
+                let why = ask::ask(stream, &mut questions, quiet).await;
                 (why.to_string(), matches!(why, WireError::Silent(_)))
             }
             Ok(Err(error)) => (error.to_string(), false),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream;
 use futures::{AsyncRead, AsyncWrite, StreamExt as _};
@@ -22,7 +22,7 @@ use super::codec::{WireError, read_within, write_within};
 use super::errands::{Errand, Errands};
 use super::holdings::Holdings;
 use super::leading::{LEAD_TIME, RESOLVE_TIME};
-use super::neighbours::Neighbours;
+use super::neighbours::{LinkClass, Neighbours};
 
 /// How many questions to one neighbour may be under way; further ones go unanswered.
 pub const MAX_ASKED: usize = 256;
@@ -48,15 +48,30 @@ pub(super) struct Asking {
     pub(super) reply: oneshot::Sender<Answer>,
 }
 
-type Waiting = Mutex<HashMap<u32, oneshot::Sender<Answer>>>;
+/// How long a neighbour may be quiet.
+#[derive(Clone, Copy)]
+pub(super) struct Quiet {
+    /// Until it is asked whether it is there.
+    ping: Duration,
+    /// While an answer is due, which comes sooner even where it has to be had of an origin.
+    owing: Duration,
+}
 
-/// Puts questions to a neighbour over a stream, until the stream fails, and asks whether it is there after each `ping_time` in which
-/// it is asked nothing. Says why the stream failed.
-pub(super) async fn ask<S>(
-    stream: S,
-    questions: &mut mpsc::Receiver<Asking>,
-    ping_time: Duration,
-) -> WireError
+impl Quiet {
+    pub(super) const fn of(class: LinkClass) -> Self {
+        let ping = match class {
+            LinkClass::Lan => PING_TIME,
+            LinkClass::Wan => FAR_PING_TIME,
+        };
+        Self { ping, owing: Duration::from_secs(PING_TIME.as_secs() + REPLY_TIME.as_secs()) }
+    }
+}
+
+/// Who waits for an answer, and since when.
+type Waiting = Mutex<HashMap<u32, (oneshot::Sender<Answer>, Instant)>>;
+
+/// Puts questions to a neighbour over a stream until it fails or the neighbour is quiet for too long. Says which.
+pub(super) async fn ask<S>(stream: S, questions: &mut mpsc::Receiver<Asking>, quiet: Quiet) -> WireError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -65,10 +80,20 @@ where
     let read = async {
         loop {
             // There is always a reply due: to a ping at least.
-            match read_within::<Reply>(&mut reader, ping_time + REPLY_TIME).await {
+            let mut reply = pin!(read_within::<Reply>(&mut reader, quiet.ping + REPLY_TIME));
+            let reply = loop {
+                match timeout(quiet.owing, &mut reply).await {
+                    Ok(reply) => break reply,
+                    Err(_) if waits_since(&waiting, quiet.owing) => {
+                        break Err(WireError::Silent(quiet.owing));
+                    }
+                    Err(_) => {}
+                }
+            };
+            match reply {
                 Ok(reply) => {
                     let asker = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&reply.id);
-                    if let Some(asker) = asker {
+                    if let Some((asker, _)) = asker {
                         let _ = asker.send(reply.answer);
                     }
                 }
@@ -78,16 +103,16 @@ where
     };
     let write = async {
         for id in 0.. {
-            let question = match timeout(ping_time, questions.recv()).await {
+            let question = match timeout(quiet.ping, questions.recv()).await {
                 Ok(Some(Asking { question, reply })) => {
                     let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
                     if waiting.len() >= MAX_ASKED {
-                        waiting.retain(|_, asker| !asker.is_closed());
+                        waiting.retain(|_, (asker, _)| !asker.is_closed());
                     }
                     if waiting.len() >= MAX_ASKED {
                         continue;
                     }
-                    waiting.insert(id, reply);
+                    waiting.insert(id, (reply, Instant::now()));
                     question
                 }
                 Ok(None) => break,
@@ -110,6 +135,12 @@ where
         let _ = timeout(REPLY_TIME, writer.shutdown()).await;
     }
     why
+}
+
+/// Whether an answer is due since so long.
+fn waits_since(waiting: &Waiting, long: Duration) -> bool {
+    let waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    waiting.values().any(|(_, since)| since.elapsed() >= long)
 }
 
 /// How many questions of one neighbour are being answered at a time; the next is read when one of them is.
@@ -323,6 +354,22 @@ mod tests {
         fn tag(&self, _: &str) -> Option<TagRecord> {
             None
         }
+    }
+
+    /// Asked nothing, it would be asked whether it is there after a minute.
+    const QUIET: Quiet = Quiet { ping: Duration::from_secs(60), owing: Duration::from_millis(50) };
+
+    #[tokio::test]
+    async fn a_neighbour_that_owes_an_answer_is_gone_long_before_one_that_is_asked_nothing() {
+        let (ours, _theirs) = tokio::io::duplex(64 << 10);
+        let (asks, mut questions) = mpsc::channel(1);
+        let mut asking = pin!(ask(ours.compat(), &mut questions, QUIET));
+        assert!(timeout(4 * QUIET.owing, &mut asking).await.is_err(), "nothing is due");
+        let (reply, answer) = oneshot::channel();
+        asks.try_send(Asking { question: Question::Ping, reply }).ok().unwrap();
+        let why = timeout(QUIET.ping / 2, asking).await.expect("an answer is due");
+        assert!(matches!(why, WireError::Silent(_)), "{why}");
+        assert!(answer.await.is_err());
     }
 
     #[tokio::test(flavor = "multi_thread")]
