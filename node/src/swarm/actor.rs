@@ -1,6 +1,7 @@
 //! The event loop: one task owns the libp2p swarm, takes commands, and never waits for anybody.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,9 @@ const LINK_RETRY: Duration = Duration::from_secs(2);
 /// How long a neighbour may take to show that it is there when one of several connections to it has ended: whoever was
 /// killed says no word on those over QUIC.
 const PROBE_TIME: Duration = REPLY_TIME;
+
+/// How many addresses are dialed at a time of whoever is wanted by name, or somebody waits for: more than a node has.
+const ALL_AT_ONCE: NonZeroU8 = NonZeroU8::MAX;
 
 /// How many own addresses are told to others.
 const MAX_OWN_ADDRESSES: usize = 8;
@@ -143,6 +147,7 @@ impl Actor {
             (Some(peer), _) => DialOpts::peer_id(peer)
                 .condition(PeerCondition::DisconnectedAndNotDialing)
                 .addresses(dial.addresses.clone())
+                .override_dial_concurrency_factor(ALL_AT_ONCE)
                 .build(),
             (None, Some(address)) => DialOpts::unknown_peer_id().address(address.clone()).build(),
             (None, None) => return,
@@ -453,7 +458,8 @@ impl Actor {
             let Some(node) = node_of(peer) else { continue };
             // While the search goes on, Kademlia knows the addresses that came with the record.
             let condition = PeerCondition::DisconnectedAndNotDialing;
-            let _ = self.swarm.dial(DialOpts::peer_id(*peer).condition(condition).build());
+            let dial = DialOpts::peer_id(*peer).condition(condition);
+            let _ = self.swarm.dial(dial.override_dial_concurrency_factor(ALL_AT_ONCE).build());
             let _ = found.try_send(node);
         }
     }

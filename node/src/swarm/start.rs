@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,10 @@ const MAX_STREAMS_PER_PEER: usize = 3;
 
 /// How long a connection without any stream is kept.
 pub(super) const IDLE_CONNECTION_TIME: Duration = Duration::from_secs(30);
+
+/// How many addresses of a node are dialed at a time by walks through the table of nodes, where TCP stands first. Whoever answers
+/// there would be shaken hands with over QUIC as well, over a link that may be thin, and an idle connection over QUIC costs more.
+const ONE_AFTER_THE_OTHER: NonZeroU8 = NonZeroU8::MIN;
 
 /// A swarm that is running.
 pub struct Swarm {
@@ -155,7 +160,9 @@ async fn start_settling_by(
 
     let transport = transport::build(&keypair, &keeper)?;
     let (behaviour, arrivals) = Behaviour::new(peer, &keeper.network, settings.mdns)?;
-    let config = Config::with_executor(executor(&inner)).with_idle_connection_timeout(IDLE_CONNECTION_TIME);
+    let config = Config::with_executor(executor(&inner))
+        .with_idle_connection_timeout(IDLE_CONNECTION_TIME)
+        .with_dial_concurrency_factor(ONE_AFTER_THE_OTHER);
     let mut actor = Actor {
         swarm: libp2p::Swarm::new(transport, behaviour, peer, config),
         doorkeeper: Arc::clone(&keeper),
