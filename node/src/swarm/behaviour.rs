@@ -34,8 +34,9 @@ const MAX_PENDING: u32 = 2 * MAX_HANDSHAKES as u32;
 /// transports.
 const MAX_PER_PEER: u32 = 4;
 
-/// How long a walk through the table of nodes may take: twice as long as it waits for one node that is gone without a word.
-const QUERY_TIME: Duration = Duration::from_secs(20);
+/// How long a walk through the table of nodes may take. Those of a site that comes up fill its uplink where that is thin: with
+/// twice as long, they went on into the first pull.
+const QUERY_TIME: Duration = Duration::from_secs(10);
 
 /// How long one node may take to answer in such a walk.
 const KAD_STREAM_TIME: Duration = Duration::from_secs(5);
