@@ -32,10 +32,9 @@ pub const RENEWAL_TIME: Duration = Duration::from_secs(58 * 60);
 /// and leave it to the [`ANNOUNCERS`].
 pub const ANNOUNCE_AFTER: Duration = Duration::from_secs(60);
 
-/// After what time a node that leaves a blob to others looks again whether these are there and hold it; when what was told to some
-/// alone is told again; how often, at most, all is
-/// told anew since the network is [reached again](Announcements::renew); and what is to be renewed within this time goes along with
-/// what is due now.
+/// After what time a node that leaves a blob to others looks again whether these are there and hold it, and what was told to some
+/// alone is told again; how often, at most, all is told anew since the network is [reached again](Announcements::renew); and what
+/// is to be renewed within this time goes along with what is due now.
 const LOOK_TIME: Duration = Duration::from_secs(15 * 60);
 
 /// Of what is not to be renewed only what is due within this time goes along.

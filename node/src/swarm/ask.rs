@@ -302,8 +302,7 @@ fn look_up(holdings: &dyn Holdings, asker: NodeId, question: &Question) -> Answe
         Question::Preload(image) => Answer::Preload(holdings.preload(asker, image)),
         Question::Preloading(image) => Answer::Preloading(holdings.preloading(image)),
         Question::Moved(record) => Answer::Moved(holdings.moved(asker, record)),
-        Question::Provide(_) => Answer::Provided,
-        Question::Resolve(_) | Question::Lead { .. } => decline(question),
+        Question::Resolve(_) | Question::Lead { .. } | Question::Provide(_) => decline(question),
     }
 }
 
